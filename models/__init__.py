@@ -1,0 +1,7 @@
+"""Encoders, heads and tasks. This package knows torch and einops only: nothing of processes, files or training."""
+
+from models.build import build_encoder, build_model, build_task
+from models.multitask import MultiTaskModel
+from models.tasks import Classification, Task
+
+__all__ = ["Classification", "MultiTaskModel", "Task", "build_encoder", "build_model", "build_task"]
