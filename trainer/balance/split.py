@@ -1,0 +1,54 @@
+"""The autograd node: z -> T views of z; its one backward receives the gradients of all tasks at once.
+
+Shapes: T tasks, B samples, D representation width, N = B * D entries of z on this rank.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ENTRIES = 16_384
+"""Entries of z whose products are summed in the gradient's own precision before float64 takes over."""
+
+Combine = Callable[[Tensor], Tensor]
+"""(T, N) task gradients -> (N,) the gradient that flows on into the encoder."""
+
+
+def split(z: Tensor, num_tasks: int, combine: Combine) -> tuple[Tensor, ...]:
+    """Give every task its own view of the representation.
+
+    Forward is the identity and copies nothing. Backward runs once, after the heads of all tasks, calls
+    `combine(gradients_TN)` and hands its answer to the encoder. A view that no loss used contributes zeros.
+    """
+    views: tuple[Tensor, ...] = _Split.apply(z, num_tasks, combine)
+    return views
+
+
+def gram(gradients_TN: Tensor) -> Tensor:
+    """Gram matrix of the rows: float64, (T, T).
+
+    Products are accumulated in float32 (or float64, for float64 gradients) over `CHUNK_ENTRIES` entries at a time and
+    the chunks in float64, so that the rounding error does not grow with the batch.
+    """
+    if gradients_TN.dtype != torch.float64:
+        gradients_TN = gradients_TN.float()
+    total_TT = gradients_TN.new_zeros((len(gradients_TN), len(gradients_TN)), dtype=torch.float64)
+    for chunk_Tn in gradients_TN.split(CHUNK_ENTRIES, dim=1):
+        total_TT += chunk_Tn @ chunk_Tn.T
+    return total_TT
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, num_tasks: int, combine: Combine) -> tuple[Tensor, ...]:
+        ctx.combine = combine
+        return tuple(z.view_as(z) for _ in range(num_tasks))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradients_TN = torch.stack([gradient.reshape(-1) for gradient in gradients])
+        return ctx.combine(gradients_TN).view_as(gradients[0]), None, None
