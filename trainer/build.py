@@ -1,0 +1,71 @@
+"""Configuration + data folder -> the parts of a run."""
+
+from collections.abc import Sequence
+
+import torch
+
+from models import MultiTaskModel, Task, build_encoder, build_model, build_task
+from trainer.balance import Balancer, Fixed, MinNormWeighting, Uniform, Weighting
+from trainer.config import BalanceConfig, Experiment
+from trainer.data.manifest import Manifest
+from trainer.errors import UserError
+from trainer.runtime.setup import Runtime
+
+
+def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
+    """The tasks `names` of the data, or all of them.
+
+    Raises:
+        UserError: the data has no such task.
+    """
+    specs = manifest.tasks if names is None else manifest.select_tasks(names)
+    return [build_task(spec.name, spec.kind, spec.classes) for spec in specs]
+
+
+def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:
+    """Encoder and heads with the initial parameters that the seed decides, the same on every rank.
+
+    Raises:
+        UserError: a name or an option of the model is wrong.
+    """
+    image, config = manifest.image, experiment.model
+    torch.manual_seed(experiment.seed)
+    try:
+        encoder = build_encoder(
+            config.encoder.name, config.encoder.options, (image.channels, image.height, image.width)
+        )
+        return build_model(encoder, tasks, config.head.name, config.head.options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def build_weighting(config: BalanceConfig, names: Sequence[str]) -> Weighting:
+    """The rule that finds α.
+
+    Raises:
+        UserError: fixed weights that do not fit the tasks.
+    """
+    if config.weighting == "min_norm":
+        return MinNormWeighting()
+    if config.weighting == "uniform":
+        return Uniform()
+    weights = config.weights or {}
+    if set(weights) != set(names):
+        raise UserError(
+            f"balance.weights names the tasks {', '.join(sorted(weights))}; expected one weight for each of "
+            f"{', '.join(names)}: type balance.weights={{{', '.join(f'{n}: {1 / len(names):.3g}' for n in names)}}}"
+        )
+    try:
+        return Fixed([weights[name] for name in names])
+    except ValueError as error:
+        raise UserError(f"balance.weights: {error}") from error
+
+
+def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime) -> Balancer:
+    """The balancer over all ranks.
+
+    Raises:
+        UserError: fixed weights that do not fit the tasks.
+    """
+    names = [task.name for task in tasks]
+    return Balancer(names, build_weighting(config, names), group=runtime.balance_group)

@@ -1,0 +1,318 @@
+"""One run's configuration: typed, frozen, strict. Unknown keys and wrong types are errors that say what to type."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the configuration. Each field's documentation stands under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Where the samples come from."""
+
+    path: Path
+    """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it."""
+    tasks: tuple[str, ...] | None = None
+    """The tasks to train, of those in the manifest. null: all of them."""
+    workers: int = Field(0, ge=0)
+    """Data worker processes a rank. 0: decode in the training process. Does not change what is trained on."""
+    verify: Literal["checksum", "size"] = "checksum"
+    """What is compared with the manifest before step 1: every shard's SHA-256, or only its size in bytes."""
+
+
+class EncoderConfig(Section):
+    """The shared encoder."""
+
+    name: str
+    """lenet, or the dotted path of your own: called with (image_shape, **options), has an attribute `width`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the encoder."""
+
+
+class HeadConfig(Section):
+    """The head that each task gets."""
+
+    name: str = "linear"
+    """linear, mlp, or the dotted path of your own: called with (width, outputs, **options)."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the head."""
+
+
+class ModelConfig(Section):
+    """One encoder, one head a task."""
+
+    encoder: EncoderConfig
+    head: HeadConfig = HeadConfig()
+
+
+class BalanceConfig(Section):
+    """How the task weights α are found in each step."""
+
+    weighting: Literal["min_norm", "uniform", "fixed"] = "min_norm"
+    """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below."""
+    weights: dict[str, float] | None = None
+    """For `fixed`: a weight >= 0 for each task; they sum to 1. A task of weight 0 trains its head only."""
+
+    @model_validator(mode="after")
+    def _weights_belong_to_fixed(self) -> Self:
+        if (self.weighting == "fixed") != (self.weights is not None):
+            raise ValueError(
+                f"weighting '{self.weighting}' with weights {self.weights}: 'fixed' and weights go together"
+            )
+        return self
+
+
+class OptimizerConfig(Section):
+    """The optimizer and its learning rate at each step."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    learning_rate: float = Field(gt=0)
+    """The peak; the schedule multiplies it."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """For sgd."""
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    """step: times `decay_factor` every `decay_every_steps`. cosine: down to 0 at the last step."""
+    decay_every_steps: int | None = Field(None, gt=0)
+    decay_factor: float | None = Field(None, gt=0, le=1)
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear growth from 0 to the peak."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Upper bound of the gradient's norm over all parameters. null: no clipping."""
+
+    @model_validator(mode="after")
+    def _options_belong_together(self) -> Self:
+        decay = (self.decay_every_steps, self.decay_factor)
+        if (self.schedule == "step") != all(decay) or any(decay) != all(decay):
+            raise ValueError(
+                f"schedule '{self.schedule}' with decay_every_steps={decay[0]} and decay_factor={decay[1]}: "
+                "'step' needs both, the others neither"
+            )
+        if self.momentum and self.name != "sgd":
+            raise ValueError(f"momentum={self.momentum} has no effect with '{self.name}': it belongs to sgd")
+        return self
+
+
+class TrainConfig(Section):
+    """How long, and on how much at a time."""
+
+    steps: int = Field(gt=0)
+    """Optimizer steps. `paretrain check` prints the number of steps an epoch."""
+    global_batch: int = Field(gt=0)
+    """Samples a step over all processes; the number of processes must divide it."""
+    log_every_steps: int = Field(10, gt=0)
+    eval_every_steps: int = Field(gt=0)
+    """Steps between evaluations on the test split. The last step is always evaluated."""
+
+
+class CheckpointConfig(Section):
+    """What is kept, to be resumed from."""
+
+    every_steps: int = Field(gt=0)
+    """Steps between checkpoints. The last step is always saved."""
+    keep: int = Field(2, gt=0)
+    """Checkpoints kept; older ones are removed once a newer one is complete."""
+
+
+class ParallelConfig(Section):
+    """The processes that must run. Anything else at start is an error, never a fallback."""
+
+    processes: int = Field(1, gt=0)
+    """Processes over all machines."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(1, gt=0)
+    """CPU threads a process computes with."""
+    timeout_seconds: float = Field(600, gt=0)
+    """How long a process waits for another one before it gives up."""
+
+
+class WandbConfig(Section):
+    """Tracking in Weights & Biases. metrics.jsonl and report.html are always written."""
+
+    mode: Literal["auto", "online", "offline", "off"] = "auto"
+    """auto: online with a key, offline without; off: not at all."""
+    project: str = "paretrain"
+
+
+class Experiment(Section):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's folder is `output`/`name`."""
+    seed: int = Field(0, ge=0)
+    """Decides the initial parameters, the order of the samples and dropout."""
+    output: Path = Path("runs")
+    """Folder of all runs."""
+    data: DataConfig
+    model: ModelConfig
+    balance: BalanceConfig = BalanceConfig()
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    parallel: ParallelConfig = ParallelConfig()
+    wandb: WandbConfig = WandbConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything that the run leaves stands."""
+        return self.output / self.name
+
+    @model_validator(mode="after")
+    def _processes_divide_the_batch(self) -> Self:
+        batch, processes = self.train.global_batch, self.parallel.processes
+        if batch % processes:
+            nearest = max(batch // processes, 1) * processes
+            raise ValueError(
+                f"train.global_batch={batch} cannot be divided among parallel.processes={processes}: "
+                f"type train.global_batch={nearest}"
+            )
+        return self
+
+
+RESUMABLE = ("parallel", "wandb", "data.path", "data.workers", "data.verify", "checkpoint", "output")
+"""What may differ between a run and its continuation: it does not decide which numbers come out.
+
+data.path may move: the checkpoint holds the data's fingerprint. train.steps may change: the schedule is a function of
+the step, and `cosine` alone depends on the last one.
+"""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a YAML file and apply `a.b=value` overrides, whose values are YAML too.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key or value is wrong; names the key and a likely correction.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise UserError(f"no configuration file {path}. Configurations of this project: ls configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    return parse_config(_apply(_parse_yaml(text, str(path)), overrides), str(path))
+
+
+def parse_config(values: Any, source: str) -> Experiment:
+    """Validate plain values, as YAML gives them.
+
+    Raises:
+        UserError: a key or value is wrong; all faults are named at once.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source} must hold keys and values, found {type(values).__name__}")
+    try:
+        # As JSON: there a list may become a tuple and a string a Path, but "5" is no number.
+        return Experiment.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+        raise UserError(f"{source} is not a valid configuration:\n{faults}") from None
+    except TypeError as error:
+        raise UserError(f"{source} holds a value that JSON does not know (a date? quote it): {error}") from None
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """Write every value, defaults included; `parse_config` reads it back unchanged."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """Lines `key: old -> new` for every value that a continued run may not change."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    ignored = RESUMABLE if new.optimizer.schedule == "cosine" else (*RESUMABLE, "train.steps")
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in ignored)
+    ]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader as YAML 1.2 has it: 5e-4 is a number, `off` a word; and a key given twice is refused."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as the base class has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) != len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
+        return mapping
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not YAML: {error}") from None
+
+
+def _apply(values: Any, overrides: Sequence[str]) -> Any:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"found '{override}', expected key=value, such as train.steps=100")
+        *parents, last = key.split(".")
+        target = values
+        for parent in parents:
+            if not isinstance(target, dict) or not isinstance(target.setdefault(parent, {}), dict):
+                raise UserError(f"override '{override}': '{parent}' is a value, not a section with keys")
+            target = target[parent]
+        if not isinstance(target, dict):
+            raise UserError(f"override '{override}': the configuration is not made of keys and values")
+        target[last] = _parse_yaml(text, f"override '{override}'")
+    return values
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    location, kind = fault["loc"], fault["type"]
+    key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key '{key}': {hint}"
+    if kind == "missing":
+        return f"missing key '{key}'"
+    if kind == "value_error":
+        return f"{key + ': ' if key else ''}{fault['ctx']['error']}"
+    found = fault["input"] if not isinstance(fault["input"], dict) else "a section with keys"
+    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {found!r}"
+
+
+def _fields_at(location: Sequence[str | int]) -> list[str]:
+    section: Any = Experiment
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,103 @@
+"""The run's folder: what belongs in it, and whether this configuration may go on from what is there."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.config import Experiment, differences, parse_config, to_yaml
+from trainer.errors import UserError
+from trainer.runtime.checkpoint import latest
+
+CONFIG = "config.yaml"
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+LOG = "log.txt"
+SUMMARY = "summary.json"
+REPORT = "report.html"
+CHECKPOINTS = "checkpoints"
+PACKAGES = ("paretrain", "torch", "accelerate", "numpy", "scipy", "webdataset", "opencv-python-headless")
+
+
+def claim(experiment: Experiment) -> Path | None:
+    """Make the run's folder ready, and find the checkpoint to go on from; None for a new run.
+
+    Raises:
+        UserError: the folder belongs to another configuration, or cannot be written.
+    """
+    run_dir = experiment.run_dir
+    checkpoint = latest(run_dir / CHECKPOINTS)
+    if (run_dir / CONFIG).exists():
+        _refuse_another_config(experiment, run_dir)
+    try:
+        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        (run_dir / CONFIG).write_text(to_yaml(experiment))
+        (run_dir / RUN).write_text(json.dumps(_provenance(experiment), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
+    return checkpoint
+
+
+def read_config(run_dir: Path) -> Experiment:
+    """The resolved configuration of a run.
+
+    Raises:
+        UserError: `run_dir` is not a run's folder.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run's folder: no {CONFIG} in it. Runs of this folder: ls runs/")
+    return parse_config(yaml.safe_load(path.read_text()), str(path))
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Leave the run's last word."""
+    (run_dir / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _refuse_another_config(experiment: Experiment, run_dir: Path) -> None:
+    changed = differences(read_config(run_dir), experiment)
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise UserError(
+            f"the run in {run_dir} was started with another configuration:\n{lines}\n"
+            f"To start a new run, type name=ANOTHER_NAME; to replace this one, remove its folder first: rm -r {run_dir}"
+        )
+
+
+def _provenance(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "command": " ".join(sys.argv),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "cpu_cores": os.cpu_count(),
+        "world_size": experiment.parallel.processes,
+        "git": _git_state(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """The commit of the code that runs, and whether it was changed since; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -1,0 +1,240 @@
+"""Checkpoints: written aside, described by a manifest, published by one rename, pointed to by LATEST.
+
+A checkpoint is a folder step_00001000/ that holds model.safetensors, state.pt (optimizer, cursor, weighting: the same
+on every rank), rank_00000.pt (each rank's random generators) and manifest.json (step, world size, size and SHA-256 of
+each file). It appears under its name only when it is whole. Nothing in it is unpickled: torch.load(weights_only=True).
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.runtime.setup import Runtime
+
+MANIFEST = "manifest.json"
+LATEST = "LATEST"
+MODEL = "model.safetensors"
+STATE = "state.pt"
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint that LATEST names, or None where none was ever published."""
+    pointer = folder / LATEST
+    if not pointer.exists():
+        return None
+    return folder / pointer.read_text().strip()
+
+
+def folder_of_step(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` stands, if there is one."""
+    return folder / f"step_{step:08d}"
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    model: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    runtime: Runtime,
+    keep: int,
+) -> None:
+    """Write and publish a checkpoint. Collective: every rank calls it at the same step.
+
+    Args:
+        folder: the run's checkpoint folder.
+        step: optimizer steps done.
+        model: the whole model's tensors; rank 0 writes them.
+        state: what else is the same on every rank; rank 0 writes it.
+        runtime: the processes.
+        keep: how many published checkpoints stay.
+
+    Raises:
+        UserError: a file could not be written on some rank; the last published checkpoint stands.
+    """
+    final = folder_of_step(folder, step)
+    aside = final.with_suffix(".tmp")
+    try:
+        with runtime.together(), _disk_errors(step, folder):
+            aside.mkdir(parents=True, exist_ok=True)
+            _write(aside / _rank_file(runtime.rank), _to_bytes(_generators()))
+            if runtime.is_main:
+                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
+                _write(aside / MODEL, safetensors.torch.save(tensors))
+                _write(aside / STATE, _to_bytes(dict(state)))
+        with runtime.together(), _disk_errors(step, folder):
+            if runtime.is_main:
+                _publish(aside, final, step, runtime.world_size)
+                _prune(folder, keep, newest=final)
+    except UserError:
+        if runtime.is_main:
+            shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in memory.
+
+    Attributes:
+        path: the checkpoint's folder.
+        model: the whole model's tensors.
+        state: what `save` was given.
+        generators: this rank's random generators; None where the checkpoint is of another world size, whose ranks drew
+            other numbers.
+    """
+
+    path: Path
+    model: dict[str, Tensor]
+    state: dict[str, Any]
+    generators: dict[str, Tensor] | None
+
+    def restore_generators(self) -> None:
+        """Let random numbers go on where the checkpoint left off."""
+        if self.generators is None:
+            return
+        torch.set_rng_state(self.generators["torch"])
+        if "cuda" in self.generators and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.generators["cuda"])
+
+
+def load(path: Path, runtime: Runtime) -> Snapshot:
+    """Check a checkpoint against its manifest and read it. Collective.
+
+    Raises:
+        UserError: a file is missing, incomplete or changed.
+    """
+    with runtime.together():
+        checked = verify(path) if runtime.is_main else {}
+    manifest = runtime.from_main(checked)
+    with runtime.together():
+        try:
+            return Snapshot(
+                path=path,
+                model=safetensors.torch.load_file(path / MODEL),
+                state=_from_file(path / STATE),
+                generators=_from_file(path / _rank_file(runtime.rank))
+                if manifest["world_size"] == runtime.world_size
+                else None,
+            )
+        except OSError as error:
+            raise UserError(f"checkpoint {path} cannot be read: {error}") from None
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Compare a checkpoint with its manifest, byte for byte.
+
+    Raises:
+        UserError: a file is missing, incomplete or changed; says which, and how to go on from another checkpoint.
+    """
+    others = sorted(other.name for other in path.parent.glob("step_????????") if other.name != path.name)
+    way_out = "To start anew, remove the run's folder."
+    if others:
+        way_out = f"To go on from {others[-1]}: echo {others[-1]} > {path.parent / LATEST}"
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is not complete: no readable {MANIFEST} ({error}). {way_out}") from None
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise UserError(f"checkpoint {path} is not complete: {name} is missing. {way_out}")
+        found = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        if found != expected:
+            what = f"{found['bytes']} bytes, expected {expected['bytes']}"
+            if found["bytes"] == expected["bytes"]:
+                what = f"SHA-256 {found['sha256'][:12]}…, expected {expected['sha256'][:12]}…"
+            raise UserError(f"checkpoint {path} has changed since it was written: {name} has {what}. {way_out}")
+    return manifest
+
+
+def _publish(aside: Path, final: Path, step: int, world_size: int) -> None:
+    files = [MODEL, STATE, *(_rank_file(rank) for rank in range(world_size))]
+    for file in aside.iterdir():
+        if file.name not in files:
+            file.unlink()  # Left by a run of another world size that died in the middle of this very save.
+    sums = {name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in files}
+    manifest = {"format": 1, "step": step, "world_size": world_size, "files": sums}
+    _write(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
+    if final.exists():
+        shutil.rmtree(final)  # The same step, saved again after a resume from an older checkpoint.
+    os.replace(aside, final)
+    pointer = final.parent / f"{LATEST}.tmp"
+    _write(pointer, final.name.encode())
+    os.replace(pointer, final.parent / LATEST)
+    _sync_folder(final.parent)
+
+
+def _prune(folder: Path, keep: int, newest: Path) -> None:
+    published = sorted(path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name) and path != newest)
+    for old in published[: max(len(published) - keep + 1, 0)]:
+        shutil.rmtree(old)
+    for torn in folder.glob("step_*.tmp"):
+        shutil.rmtree(torn)
+
+
+def _generators() -> dict[str, Any]:
+    state: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank_{rank:05d}.pt"
+
+
+def _to_bytes(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _from_file(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _disk_errors(step: int, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        stands = latest(folder)
+        raise UserError(
+            f"the checkpoint of step {step} could not be written: {error}. "
+            f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
+            "Make room or repair the disk, then type the same command again to go on"
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,181 @@
+"""Processes: start them, check that they are the ones that were asked for, wrap the model, let them agree.
+
+The only file that builds an Accelerator; with checkpoint.py the only one that knows how the model is spread.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from trainer.config import ParallelConfig
+from trainer.errors import LostPeerError, UserError
+
+Value = TypeVar("Value")
+
+_LOST_PEER = re.compile(
+    r"connection (closed|reset|refused)|timed? ?out|broken pipe|no route to host|remote process|peer|gloo|nccl",
+    re.IGNORECASE,
+)
+"""How torch's back ends word the loss of another process; they have no exception type of their own for it."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """This process among its peers.
+
+    Attributes:
+        rank: this process, 0 to world_size - 1.
+        world_size: number of processes that share each global batch.
+        device: where the model lives.
+        balance_group: a process group for the exchange of the Gram matrix alone, so that its messages never wait in
+            line behind those of the data-parallel wrapper; None with one process.
+    """
+
+    accelerator: Accelerator
+    rank: int
+    world_size: int
+    device: torch.device
+    balance_group: dist.ProcessGroup | None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the one that speaks and writes."""
+        return self.rank == 0
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Move the model to the device and wrap it so that its gradients are averaged over the ranks."""
+        model, optimizer = self.accelerator.prepare(model, optimizer)
+        if self.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
+            raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
+        return model, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """One ordinary backward."""
+        # On one thread the wrapper's collectives and the exchange are issued in the same order on every rank.
+        with torch.autograd.set_multithreading_enabled(False):
+            self.accelerator.backward(loss)
+
+    def clip_gradients(self, model: nn.Module, limit: float | None) -> Tensor:
+        """Scale the gradients down to a norm of at most `limit` (None: leave them). Returns their norm before."""
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), limit if limit is not None else float("inf"))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the ranks, on every rank."""
+        total = values.to(self.device, copy=True)
+        if self.world_size > 1:
+            dist.all_reduce(total)
+        return total.to(values.device)
+
+    def from_main(self, value: Value) -> Value:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all ranks, in rank order, on every rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Fail together: a UserError of any rank inside the block is raised on every rank when all have left it.
+
+        The block itself must not communicate, or a rank that failed would leave the others waiting.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as caught:
+            error = caught
+        faults = self.gather(str(error) if error else None)
+        broken = [rank for rank, fault in enumerate(faults) if fault is not None]
+        if broken:
+            where = "" if len(broken) == self.world_size else f" (on rank {', '.join(map(str, broken))} only)"
+            raise UserError(f"{faults[broken[0]]}{where}") from error
+
+
+@contextmanager
+def joined(config: ParallelConfig) -> Iterator[Runtime]:
+    """Join the other processes, make sure that they are the ones that `config` asks for, and leave them at the end.
+
+    Raises:
+        UserError: another number of processes runs than was asked for, or the device is not there.
+        LostPeerError: inside the block, another process went away or did not answer in time.
+    """
+    try:
+        yield _start(config)
+    except RuntimeError as error:
+        if not _LOST_PEER.search(str(error)):
+            raise
+        rank, host = os.environ.get("RANK", "0"), socket.gethostname()
+        raise LostPeerError(
+            f"rank {rank} on {host} stopped: another process of this run is gone or stuck ({_last_line(error)})"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _start(config: ParallelConfig) -> Runtime:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "parallel.device=cuda, but torch finds no GPU here. To run on the CPU, type parallel.device=cpu"
+        )
+    torch.set_num_threads(config.threads)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Before anybody connects: a rank that waits for one that was never started would wait for the whole time-out.
+    check_world_size(asked=config.processes, launched=launched, joined=launched)
+    timeout = timedelta(seconds=config.timeout_seconds)
+    accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)])
+    counted = torch.ones(1, device=accelerator.device)
+    if dist.is_initialized():
+        dist.all_reduce(counted)
+    check_world_size(config.processes, launched, joined=accelerator.num_processes)
+    check_world_size(config.processes, launched, joined=int(counted))
+    group = dist.new_group(group_desc="balance", timeout=timeout) if accelerator.num_processes > 1 else None
+    return Runtime(accelerator, accelerator.process_index, accelerator.num_processes, accelerator.device, group)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def check_world_size(asked: int, launched: int, joined: int) -> None:
+    """Compare the three numbers of processes that must be one.
+
+    A launcher that starts N processes which never meet trains N models that all believe to be the only one
+    (`accelerate launch --cpu`, or `--multi_gpu` on a machine without a GPU, do so without a word).
+
+    Args:
+        asked: parallel.processes of the configuration.
+        launched: WORLD_SIZE in the environment, as the launcher set it; 1 without a launcher.
+        joined: processes that take part in a collective.
+
+    Raises:
+        UserError: they differ.
+    """
+    if asked == launched == joined:
+        return
+    raise UserError(
+        f"{asked} processes were asked for (parallel.processes), {launched} launched (WORLD_SIZE), and {joined} joined "
+        f"on {socket.gethostname()}: they must be the same.\n"
+        f"  to run {asked} on this machine: paretrain train CONFIG --processes {asked}\n"
+        f"  under your own launcher: accelerate launch --config_file launch/accelerate/cpu.yaml "
+        f"--num_processes {asked} -m trainer.train CONFIG\n"
+        f"  to run as launched: add parallel.processes={launched}"
+    )
