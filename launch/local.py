@@ -1,5 +1,6 @@
 """Start the processes of one run on this machine, through `accelerate launch`, and say how they ended."""
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    # Its report of a rank that ended is said below in one line; the rank itself has said why.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = ["--config_file", str(ACCELERATE_CONFIG), "--num_processes", str(processes)]
     try:
         launch_command(launch_command_parser().parse_args([*options, "-m", "trainer.train", *arguments]))

@@ -53,7 +53,7 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float)
         "tasks": f"{len(run.tasks)}: " + ", ".join(run.task_names[:MAX_TASKS_SHOWN]),
         "parameters": f"{encoder + heads:,}: encoder {encoder:,}, heads {heads:,}",
         "batch": f"{config.global_batch} samples a step = {config.global_batch // processes} on each of {processes} "
-        "process(es)",
+        f"process{'es' if processes > 1 else ''}",
         "length": f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps",
         "exchange": f"{message_bytes(len(run.tasks)):,} bytes a process and step for α, "
         f"{4 * (encoder + heads):,} bytes for the gradients",

@@ -62,13 +62,13 @@ def test_uniform_is_the_gradient_of_the_mean_loss() -> None:
         torch.testing.assert_close(parameter.grad, reference.grad, atol=1e-14, rtol=1e-12)
 
 
-def test_the_gram_matrix_of_float32_rows_is_accumulated_in_float64() -> None:
-    """A long row of small numbers after a large one: a float32 sum loses them."""
-    num_entries = 20 * CHUNK_ENTRIES
+def test_the_gram_matrix_of_float32_rows_is_that_of_float64() -> None:
+    """A long row of small numbers after a large one, over several chunks: a float32 sum loses them."""
+    num_entries = 3 * CHUNK_ENTRIES + 7
     rows_TN = torch.full((1, num_entries), 1e-3)
     rows_TN[0, 0] = 100.0
     exact = 100.0**2 + (num_entries - 1) * float(np.float32(1e-3)) ** 2
-    assert float(gram(rows_TN)) == pytest.approx(exact, rel=1e-7)
+    assert float(gram(rows_TN)) == pytest.approx(exact, rel=1e-12)
 
 
 def test_z_of_any_shape_and_a_view_that_no_loss_uses() -> None:

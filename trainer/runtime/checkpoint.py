@@ -117,9 +117,7 @@ def load(path: Path, runtime: Runtime) -> Snapshot:
     Raises:
         UserError: a file is missing, incomplete or changed.
     """
-    with runtime.together():
-        checked = verify(path) if runtime.is_main else {}
-    manifest = runtime.from_main(checked)
+    manifest = runtime.on_main(lambda: verify(path))
     with runtime.together():
         try:
             return Snapshot(

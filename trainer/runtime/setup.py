@@ -6,11 +6,11 @@ The only file that builds an Accelerator; with checkpoint.py the only one that k
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -77,11 +77,18 @@ class Runtime:
             dist.all_reduce(total)
         return total.to(values.device)
 
-    def from_main(self, value: Value) -> Value:
-        """Rank 0's value, on every rank."""
-        box = [value]
+    def on_main(self, work: Callable[[], Value]) -> Value:
+        """Do `work`, which must not communicate, on rank 0; what it returns, or its UserError, is every rank's."""
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[0] = work()
+            except UserError as error:
+                box[1] = str(error)
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise UserError(box[1])
         return box[0]
 
     def gather(self, value: Value) -> list[Value]:

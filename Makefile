@@ -1,0 +1,35 @@
+# Two commands for a fresh machine with Python 3.11+, make and a compiler:
+#   make train    environment, shards, a 2-process run on real digits, its report
+#   make test     environment, lint, types, all tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Written last, so that an interrupted installation is done again; newer requirements do it again too.
+READY := $(VENV)/ready
+
+.PHONY: train test lint clean
+
+train: $(READY) data/digits/manifest.json
+	$(BIN)/paretrain train configs/digits.yaml --processes 2
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+data/digits/manifest.json: | $(READY)
+	$(BIN)/paretrain data digits --out data/digits
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version): make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,wandb]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,168 @@
+"""A user's mistake gets one clear message and exit code 2, before any step; never a traceback."""
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Command
+from trainer.cli import main
+
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Say:
+    """What the command says when it refuses `arguments`."""
+
+    def say(*arguments: object) -> str:
+        assert main([str(argument) for argument in arguments]) == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("paretrain: error: ")
+        assert len(errors.splitlines()) <= 12, "more than a screen"
+        return errors
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stpes=3", "unknown key 'train.stpes': did you mean 'steps'?"),
+        ("trian.steps=3", "unknown key 'trian': did you mean 'train'?"),
+        ("train.steps=many", "train.steps: input should be a valid integer, found 'many'"),
+        ("train.steps=0", "train.steps: input should be greater than 0, found 0"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate: input should be greater than 0, found -1"),
+        ("parallel.processes=3", "train.global_batch=40 cannot be divided among parallel.processes=3"),
+        ("train.global_batch=500", "400 samples, less than one global batch of 500"),
+        ("data.path=nowhere", "No data folder nowhere"),
+        ("data.tasks=[lefft]", "has no task 'lefft'; did you mean 'left'?"),
+        ("balance.weighting=fixed", "'fixed' and weights go together"),
+        ("balance={weighting: fixed, weights: {left: 1.0}}", "expected one weight for each of left, right"),
+        ("balance={weighting: fixed, weights: {left: 1.0, right: 1.0}}", "must sum to 1"),
+        ("model.encoder.name=lenett", "no encoder 'lenett'. Did you mean 'lenet'?"),
+        ("model.encoder.name=my.own.Encoder", "encoder 'my.own.Encoder' cannot be imported"),
+        ("model.encoder.options={drop: 0.1}", "encoder 'lenet' has no option 'drop'. Did you mean 'dropout'?"),
+        ("model.encoder.options={dropout: 7}", "encoder 'lenet' cannot be built with dropout=7"),
+        ("parallel.device=cuda", "torch finds no GPU here"),
+        ("optimizer.schedule=step", "'step' needs both"),
+        ("name=../elsewhere", "name: string should match pattern"),
+        ("steps", "found 'steps', expected key=value"),
+    ],
+)
+def test_a_wrong_value_is_named_before_anything_is_written(
+    override: str, message: str, config: Path, run_dir: Path, refusal: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "cuda" in override:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    # `check` knows how to divide among more processes than it runs on; `train` would launch them.
+    assert message in refusal("check", config, override)
+    assert not run_dir.exists()
+
+
+def test_a_configuration_that_is_none(tmp_path: Path, refusal: Say) -> None:
+    assert "no configuration file" in refusal("train", tmp_path / "missing.yaml")
+    for text, message in {
+        "train: [": "is not YAML",
+        "- a": "must hold keys and values, found list",
+        "name: a\nname: b": "key given twice: name",
+    }.items():
+        path = tmp_path / "bad.yaml"
+        path.write_text(text)
+        assert message in refusal("train", path)
+
+
+@pytest.fixture
+def own_data(digits: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(digits, tmp_path / "own"))
+
+
+def test_shards_that_disagree_with_their_manifest(own_data: Path, config: Path, run_dir: Path, refusal: Say) -> None:
+    shard = next(own_data.glob("train-*.tar"))
+    override = f"data.path={own_data}"
+    content = bytearray(shard.read_bytes())
+    content[2000] ^= 1
+    shard.write_bytes(content)
+    assert shard.name in refusal("train", config, override)
+    shard.write_bytes(content[:-1024])
+    assert shard.name in refusal("train", config, override)
+    shard.unlink()
+    assert shard.name in refusal("train", config, override)
+    (own_data / "manifest.json").write_text("{")
+    assert "is not JSON" in refusal("train", config, override)
+    assert not run_dir.exists()
+
+
+def test_a_run_folder_of_another_configuration_prints_the_difference(config: Path, run_dir: Path, refusal: Say) -> None:
+    assert main(["train", str(config), "train.steps=1"]) == 0
+    said = refusal("train", config, "train.steps=2", "seed=7", "optimizer.learning_rate=0.1", "checkpoint.keep=9")
+    assert "seed: 0 -> 7" in said
+    assert "optimizer.learning_rate: 0.05 -> 0.1" in said
+    assert "keep" not in said, "how many checkpoints are kept decides no number"
+    assert "train.steps" not in said, "a longer run goes on from a shorter one"
+
+
+@pytest.fixture
+def checkpoints(config: Path, run_dir: Path) -> Path:
+    """Two complete checkpoints, of steps 3 and 6."""
+    assert main(["train", str(config)]) == 0
+    return run_dir / "checkpoints"
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_way_out_works(checkpoints: Path, config: Path, refusal: Say) -> None:
+    newest = checkpoints / "step_00000006"
+    model = newest / "model.safetensors"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    said = refusal("train", config, "train.steps=9")
+    assert "has changed since it was written: model.safetensors has SHA-256" in said
+    model.write_bytes(content[:-4])
+    said = refusal("eval", checkpoints.parent)
+    assert f"model.safetensors has {len(content) - 4} bytes, expected {len(content)}" in said
+    model.unlink()
+    assert "is not complete: model.safetensors is missing" in refusal("train", config, "train.steps=9")
+    (newest / "manifest.json").unlink()
+    said = refusal("train", config, "train.steps=9")
+    assert "no readable manifest.json" in said
+    assert f"echo step_00000003 > {checkpoints / 'LATEST'}" in said
+    (checkpoints / "LATEST").write_text("step_00000003\n")
+    assert main(["train", str(config), "train.steps=9"]) == 0
+    assert (checkpoints / "LATEST").read_text() == "step_00000009"
+
+
+def test_a_checkpoint_of_other_data_or_another_model(
+    checkpoints: Path, config: Path, tmp_path: Path, refusal: Say
+) -> None:
+    assert main(["data", "digits", "--out", str(tmp_path / "other"), "--seed", "1"]) == 0
+    said = refusal("train", config, "train.steps=9", f"data.path={tmp_path / 'other'}")
+    assert "was trained on other data" in said
+
+
+def test_eval_of_what_is_not_there(checkpoints: Path, tmp_path: Path, refusal: Say) -> None:
+    assert "is not a run's folder" in refusal("eval", tmp_path / "nowhere")
+    assert "has no checkpoint step_00000005; found: step_00000003, step_00000006" in refusal(
+        "eval", checkpoints.parent, "--step", 5
+    )
+    assert "has no split 'tset'; did you mean 'test'?" in refusal("eval", checkpoints.parent, "--split", "tset")
+
+
+def test_a_full_disk_while_saving_leaves_the_last_checkpoint(config: Path, run_dir: Path, paretrain: Command) -> None:
+    """No file may grow beyond 60 kB, less than the model: the write itself fails, as on a full disk."""
+    assert paretrain("train", config, "train.steps=3").returncode == 0
+    before = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    limit = (60_000, resource.RLIM_INFINITY)
+    done = paretrain(
+        "train", config, "--processes", 2, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
+    assert done.returncode == 2
+    assert "the checkpoint of step 6 could not be written" in done.stderr
+    assert "step_00000003, stands" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == before
+    again = paretrain("train", config, "--processes", 2)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 6

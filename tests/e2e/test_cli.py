@@ -1,0 +1,58 @@
+"""The command itself: what it imports, what it shows, and that every configuration of the project passes it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Command
+from trainer.cli import main
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def test_help_waits_for_no_heavy_import(paretrain: Command) -> None:
+    program = (
+        "import sys; from trainer.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'accelerate', 'matplotlib', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name in ("train", "check", "eval", "report", "data"):
+        assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_passes_check(config: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On small data of the same shape, with the batch and the processes that it states."""
+    assert main(["check", str(config), f"data.path={digits}"]) == 0
+    shown = capsys.readouterr().out
+    assert "ready to train" in shown
+    assert "duality gap" in shown
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(config), "name=before", "--processes", "2", "train.global_batch=48"]) == 0
+    shown = capsys.readouterr().out
+    assert "before: ready to train" in shown
+    assert "48 samples a step = 24 on each of 2 processes" in shown
+
+
+def test_an_unknown_option_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(config), "--proceses", "2"])
+    assert "unrecognized arguments: --proceses" in capsys.readouterr().err
+
+
+def test_reports_of_several_runs_side_by_side(config: Path, run_dir: Path, tmp_path: Path) -> None:
+    for weighting in ("min_norm", "uniform"):
+        assert main(["train", str(config), f"name={weighting}", f"balance.weighting={weighting}", "train.steps=3"]) == 0
+    page = tmp_path / "both.html"
+    assert (
+        main(["report", *(str(run_dir.with_name(name)) for name in ("min_norm", "uniform")), "--out", str(page)]) == 0
+    )
+    assert "min_norm" in page.read_text()
+    assert "uniform" in page.read_text()

@@ -1,0 +1,179 @@
+"""A run through the real command: what it leaves, how it goes on, that the number of processes does not matter."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import ROOT, Command, command_line, environment
+from trainer.observe.metrics import read_metrics
+
+CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
+"""What two equal runs may differ in."""
+
+
+def numbers(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's metrics without the clock."""
+    return [
+        {key: value for key, value in record.items() if key not in CLOCK}
+        for record in read_metrics(run_dir / "metrics.jsonl")
+    ]
+
+
+def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[torch.Tensor]]:
+    """The last checkpoint: parameters; step, cursor, optimizer and weighting; each rank's random generator."""
+    folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "LATEST").read_text()
+    state = torch.load(folder / "state.pt", weights_only=True)
+    del state["seconds"], state["fingerprint"]
+    generators = [torch.load(path, weights_only=True)["torch"] for path in sorted(folder.glob("rank_*.pt"))]
+    return load_file(folder / "model.safetensors"), state, generators
+
+
+def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain: Command) -> None:
+    done = paretrain("train", config, "--processes", 2)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    kinds = [(record["kind"], record["step"]) for record in numbers(run_dir)]
+    assert [step for kind, step in kinds if kind == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [step for kind, step in kinds if kind == "eval"] == [3, 6]
+    last = [record for record in numbers(run_dir) if record["kind"] == "train"][-1]
+    assert sum(last["alpha"].values()) == pytest.approx(1)
+    assert last["gap"] <= 1e-12 * last["min_norm"]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["steps"], summary["samples"], summary["world_size"]) == (6, 240, 2)
+    assert set(summary["final_errors"]) == {"left", "right"}
+    provenance = json.loads((run_dir / "run.json").read_text())
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert "train" in provenance["command"]
+    assert (run_dir / "report.html").stat().st_size > 10_000
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
+        "LATEST",
+        "step_00000003",
+        "step_00000006",
+    ]
+
+
+def test_evaluation_counts_every_test_sample_once_on_any_number_of_processes(
+    config: Path, run_dir: Path, paretrain: Command
+) -> None:
+    for processes in (1, 2, 4):
+        name = f"on{processes}"
+        no_dropout = ["model.encoder.options={dropout: 0.0}", "model.head.options={dropout: 0.0}"]
+        done = paretrain("train", config, "--processes", processes, f"name={name}", *no_dropout)
+        assert done.returncode == 0, done.stderr
+    alone, two, four = (run_dir.with_name(f"on{processes}") for processes in (1, 2, 4))
+    for other in (two, four):
+        for expected, found in zip(numbers(alone), numbers(other), strict=True):
+            if expected["kind"] == "eval":
+                assert expected["samples"] == found["samples"] == 90
+                assert found["errors"] == expected["errors"]
+            if expected["kind"] == "train":
+                assert found["alpha"] == pytest.approx(expected["alpha"], abs=1e-5)
+                assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+        for name, tensor in checkpoint(alone)[0].items():
+            torch.testing.assert_close(checkpoint(other)[0][name], tensor, rtol=1e-4, atol=1e-6)
+    evaluated = paretrain("eval", alone)
+    assert evaluated.returncode == 0, evaluated.stderr
+    final = json.loads((alone / "summary.json").read_text())["final_errors"]
+    for task, error in final.items():
+        assert re.search(rf"{task}.*{error:.2f}", evaluated.stdout), evaluated.stdout
+
+
+def test_a_killed_rank_is_named_and_the_run_goes_on_bit_for_bit(
+    config: Path, run_dir: Path, paretrain: Command
+) -> None:
+    """Uninterrupted, and killed between two checkpoints: the same parameters, optimizer, random state and metrics."""
+    length = ["train.steps=24", "checkpoint.every_steps=4", "train.eval_every_steps=8"]
+    whole = paretrain("train", config, "--processes", 2, "name=whole", *length)
+    assert whole.returncode == 0, whole.stderr
+
+    arguments = ["train", config, "--processes", 2, *length]
+    process = subprocess.Popen(
+        command_line(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        victim = wait_for_rank(process, rank=1, until=run_dir / "checkpoints" / "LATEST")
+        os.kill(victim, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGKILL
+    assert f"rank 1 (process {victim}) was ended by SIGKILL" in errors
+    assert "Traceback" not in errors
+    assert not (run_dir / "summary.json").exists(), "the run was over before it could be killed"
+
+    again = paretrain(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "goes on after step" in again.stdout
+    assert numbers(run_dir) == numbers(run_dir.with_name("whole"))
+    for found, expected in zip(checkpoint(run_dir), checkpoint(run_dir.with_name("whole")), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def wait_for_rank(process: subprocess.Popen[str], rank: int, until: Path) -> int:
+    """The process id of a rank of the launched run, as soon as `until` exists."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if until.exists():
+            for child in psutil.Process(process.pid).children(recursive=True):
+                if child.environ().get("RANK") == str(rank):
+                    return child.pid
+        time.sleep(0.01)
+    raise AssertionError(f"rank {rank} was not seen before {until} in time")
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_one_message(config: Path, paretrain: Command) -> None:
+    encoder = "model.encoder={name: tests.e2e.faulty.NanOnRank1}"
+    done = paretrain("train", config, "--processes", 2, encoder, limit_seconds=60)
+    assert done.returncode == 2
+    message = "stopped at step 3: not finite: loss and gradient of task 'left' on rank 1"
+    assert message in done.stderr
+    assert done.stderr.count("paretrain: error") == 1
+    assert "Traceback" not in done.stderr
+
+
+def accelerate_launch(options: list[str], config: Path) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options]
+    return subprocess.run(
+        [*launcher, "-m", "trainer.train", str(config), "parallel.processes=2"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+LAUNCHES = {
+    "a single process where two were asked for": ["--cpu", "--num_processes", "2"],
+    "three processes where two were asked for": [
+        "--config_file",
+        "launch/accelerate/cpu.yaml",
+        "--num_processes",
+        "3",
+    ],
+}
+
+
+@pytest.mark.parametrize("options", LAUNCHES.values(), ids=LAUNCHES)
+def test_another_number_of_processes_than_asked_for_is_refused(options: list[str], config: Path, run_dir: Path) -> None:
+    done = accelerate_launch(options, config)
+    assert done.returncode != 0
+    assert "2 processes were asked for (parallel.processes)" in done.stderr
+    assert not run_dir.exists()
+
+
+def test_accelerate_launch_trains_as_the_command_does(config: Path, run_dir: Path) -> None:
+    done = accelerate_launch(["--config_file", "launch/accelerate/cpu.yaml", "--num_processes", "2"], config)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run_dir / "summary.json").read_text())["world_size"] == 2
