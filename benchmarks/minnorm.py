@@ -1,0 +1,199 @@
+"""Times the min-norm solver against its peers, one thread, side by side:  python -m benchmarks.minnorm [--quick]
+
+Structures of the T gradients, as multi-task training meets them. Warm means: every gradient changed by 5 %, and the
+solve starts from the support of the answer before. All answers are judged alike, in float64, by gap / (trace(M) / T).
+Times are the best of the repeats in CPU milliseconds, which a busy machine disturbs least. The last line printed is one
+JSON object.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import quadprog
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import nnls
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torchjd.aggregation import MGDAWeighting
+
+from trainer.balance.minnorm import solve
+
+SIZES = (2, 10, 40, 100, 400, 1000, 4096)
+QUICK_SIZES = (2, 10, 40, 100, 400, 1000)
+# A peer that spent this long (seconds) at one size is left out at the larger ones.
+PATIENCE_SECONDS = {True: 0.1, False: 20.0}
+REPEAT_SECONDS = {True: 0.02, False: 0.5}
+OWN_REPEATS = 5  # ours is measured at least this often: at T = 1000 one repeat fills the quick budget
+
+Solver = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
+
+def orthogonal(rng: np.random.Generator, T: int) -> np.ndarray:
+    return np.diag(rng.uniform(0.5, 2.0, T))
+
+
+def independent(rng: np.random.Generator, T: int) -> np.ndarray:
+    return rng.standard_normal((T, 2 * T))
+
+
+def correlated(rng: np.random.Generator, T: int) -> np.ndarray:
+    return rng.standard_normal((T, 2 * T)) + 2 * rng.standard_normal(2 * T)
+
+
+def scales(rng: np.random.Generator, T: int) -> np.ndarray:
+    """Norms over six decades, so a Gram over twelve."""
+    return independent(rng, T) * 10 ** np.clip(rng.standard_normal((T, 1)), -3, 3)
+
+
+def low_rank_inside(rng: np.random.Generator, T: int) -> np.ndarray:
+    """Rank T/4: zero lies in the hull, the value is 0 and the answer is not unique."""
+    return rng.standard_normal((T, math.ceil(T / 4)))
+
+
+def low_rank_outside(rng: np.random.Generator, T: int) -> np.ndarray:
+    rank = math.ceil(T / 4)
+    return rng.standard_normal((T, rank)) + 2 * rng.standard_normal(rank)
+
+
+def duplicated(rng: np.random.Generator, T: int) -> np.ndarray:
+    distinct = independent(rng, T)[: math.ceil(T / 4)] + 0.5 * rng.standard_normal(2 * T)
+    return distinct[rng.integers(0, len(distinct), T)]
+
+
+def collinear(rng: np.random.Generator, T: int) -> np.ndarray:
+    return rng.standard_normal(2 * T) + 1e-4 * rng.standard_normal((T, 2 * T))
+
+
+def zero_rows(rng: np.random.Generator, T: int) -> np.ndarray:
+    gradients = independent(rng, T)
+    gradients[::7] = 0.0
+    return gradients
+
+
+STRUCTURES = (
+    orthogonal,
+    independent,
+    correlated,
+    scales,
+    low_rank_inside,
+    low_rank_outside,
+    duplicated,
+    collinear,
+    zero_rows,
+)
+
+
+def grams(structure: Callable[..., np.ndarray], T: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the Gram and the Gram after a 5 % change of every gradient."""
+    rng = np.random.default_rng(T)
+    now = structure(rng, T)
+    change = rng.standard_normal(now.shape)
+    change *= 0.05 * np.linalg.norm(now, axis=1, keepdims=True) / np.linalg.norm(change, axis=1, keepdims=True)
+    later = now + change
+    return now @ now.T, later @ later.T
+
+
+def paretrain(gram_TT: np.ndarray, support: np.ndarray | None) -> np.ndarray:
+    return solve(gram_TT, support=support).alpha_T
+
+
+def goldfarb_idnani(gram_TT: np.ndarray, support: np.ndarray | None) -> np.ndarray:
+    T = len(gram_TT)
+    scale = np.trace(gram_TT) / T or 1.0
+    constraints = np.concatenate([np.ones((T, 1)), np.eye(T)], axis=1)
+    bounds = np.zeros(T + 1)
+    bounds[0] = 1.0
+    # quadprog needs a positive definite matrix; 1e-12 is the smallest ridge with which it survives these structures.
+    hessian = gram_TT / scale + 1e-12 * np.eye(T)
+    return quadprog.solve_qp(hessian, np.zeros(T), constraints, bounds, 1)[0]
+
+
+def lawson_hanson(gram_TT: np.ndarray, support: np.ndarray | None) -> np.ndarray:
+    T = len(gram_TT)
+    scale = np.trace(gram_TT) / T or 1.0
+    factor = np.linalg.cholesky(gram_TT / scale + 1.0 + 1e-12 * np.eye(T))
+    x, _ = nnls(factor.T, np.linalg.solve(factor, np.ones(T)))
+    return x / x.sum()
+
+
+mgda = MGDAWeighting()
+
+
+def torchjd(gram_TT: np.ndarray, support: np.ndarray | None) -> np.ndarray:
+    return mgda(torch.from_numpy(gram_TT)).numpy()
+
+
+PEERS: dict[str, Solver] = {"quadprog": goldfarb_idnani, "nnls": lawson_hanson, "torchjd": torchjd}
+
+
+def relative_gap(gram_TT: np.ndarray, alpha_T: np.ndarray) -> float:
+    alpha_T = np.maximum(alpha_T, 0.0)
+    alpha_T = alpha_T / alpha_T.sum()
+    product_T = gram_TT @ alpha_T
+    scale = np.trace(gram_TT) / len(gram_TT) or 1.0
+    return max(0.0, float(alpha_T @ product_T - product_T.min())) / scale
+
+
+def measure(
+    solver: Solver, gram_TT: np.ndarray, support: np.ndarray | None, budget_seconds: float
+) -> tuple[float, float]:
+    """Returns the best CPU milliseconds over repeats that fill the budget, and the relative gap."""
+    times: list[float] = []
+    least = OWN_REPEATS if solver is paretrain else 1
+    while len(times) < least or sum(times) < budget_seconds:
+        started = time.process_time()
+        alpha_T = solver(gram_TT, support)
+        times.append(time.process_time() - started)
+    return 1e3 * min(times), relative_gap(gram_TT, alpha_T)
+
+
+def run(quick: bool, console: Console) -> list[dict]:
+    rows: list[dict] = []
+    for structure in STRUCTURES:
+        title = structure.__name__.replace("_", " ")
+        table = Table("T", "start", "paretrain", *PEERS, title=f"{title}: CPU ms (relative gap)", title_justify="left")
+        tired: set[str] = set()
+        for T in QUICK_SIZES if quick else SIZES:
+            cold_TT, warm_TT = grams(structure, T)
+            support = solve(cold_TT).support
+            for start, gram_TT, before in (("cold", cold_TT, None), ("warm", warm_TT, support)):
+                cells = []
+                for name, solver in {"paretrain": paretrain, **PEERS}.items():
+                    # The peers cannot start warm: their cold row says all.
+                    if name in tired or (name != "paretrain" and start == "warm"):
+                        cells.append("")
+                        continue
+                    console.print(f"{title}: T={T} {start} {name} ...", end="\r", style="dim")
+                    try:
+                        ms, gap = measure(solver, gram_TT, before, REPEAT_SECONDS[quick])
+                    except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+                        cells.append(f"failed: {error}"[:24])
+                        continue
+                    if name != "paretrain" and ms > 1e3 * PATIENCE_SECONDS[quick]:
+                        tired.add(name)
+                    cells.append(f"{ms:.3f} ({gap:.0e})")
+                    rows.append(
+                        {"structure": title, "T": T, "start": start, "solver": name, "ms": round(ms, 4), "gap": gap}
+                    )
+                table.add_row(str(T), start, *cells)
+        console.print(table)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.minnorm", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="sizes up to 1000, few repeats: under 40 seconds")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        rows = run(quick, Console(width=120))
+    print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
