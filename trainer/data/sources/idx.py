@@ -1,0 +1,74 @@
+"""IDX, the format of the MNIST files: a magic number, the axes' lengths, then bytes.
+
+Shapes: N images, H rows, W columns.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from trainer.errors import UserError
+
+_UINT8 = 8
+_STEMS = ("{split}-{what}-idx{axes}-ubyte", "{split}-{what}.idx{axes}-ubyte")
+
+
+def read_idx(folder: Path, split: str, what: str, *, axes: int) -> tuple[bytes, np.ndarray]:
+    """Finds and reads a file by its standard name, gzipped or not.
+
+    Args:
+        folder: where it lies.
+        split: `train` or `t10k`.
+        what: `images` or `labels`.
+        axes: 3 for images, 1 for labels.
+
+    Returns:
+        The whole uncompressed file, and its uint8 array.
+
+    Raises:
+        UserError: no such file, or one that is not a whole IDX file of unsigned bytes with that many axes.
+    """
+    path = _find(folder, split, what, axes)
+    content = _uncompressed(path)
+    expected = struct.pack(">HBB", 0, _UINT8, axes)
+    header_bytes = 4 + 4 * axes
+    if content[:4] != expected or len(content) < header_bytes:
+        raise UserError(
+            f"{path} is not an IDX file of {what}: expected it to begin with {expected!r}, found {content[:4]!r}.\n"
+            + _download_again(path)
+        )
+    shape = struct.unpack_from(f">{axes}I", content, 4)
+    wanted = header_bytes + math.prod(shape)
+    if len(content) != wanted:
+        raise UserError(
+            f"{path}: its header promises shape {shape}, so {wanted} bytes, but it holds {len(content)}.\n"
+            + _download_again(path)
+        )
+    return content, np.frombuffer(content, np.uint8, offset=header_bytes).reshape(shape)
+
+
+def _find(folder: Path, split: str, what: str, axes: int) -> Path:
+    names = [stem.format(split=split, what=what, axes=axes) for stem in _STEMS]
+    names += [f"{name}.gz" for name in names]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"{folder} has no {names[0]} (nor {', '.join(names[1:])}).\n"
+        "Point --mnist at the folder with the four MNIST files: train- and t10k-, images and labels."
+    )
+
+
+def _uncompressed(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}.\n{_download_again(path)}") from None
+
+
+def _download_again(path: Path) -> str:
+    return f"It may be a broken or mistaken download: fetch {path.name} again."

@@ -1,0 +1,73 @@
+"""MultiMNIST, from the standard MNIST files.
+
+Shapes: N images, H rows, W columns.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.manifest import Manifest
+from trainer.data.order import hash64
+from trainer.data.sources.idx import read_idx
+from trainer.data.sources.pairs import SIDE, make_pairs, write_pairs
+from trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_FILES = {"train": "train", "test": "t10k"}
+
+ORIGINAL_SHA256 = {
+    "train-images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""Of the uncompressed files of the original MNIST."""
+
+
+def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
+    """Writes MultiMNIST shards: every image once as the left digit, over a random right one of the same split.
+
+    The construction is the paper's (Sener & Koltun 2018, arXiv 1810.04650, section 5.1). Files with MNIST's names but
+    other content, such as Fashion-MNIST or a subset, are taken as they are: a warning and the manifest say so.
+
+    Args:
+        mnist: folder with the four IDX files, gzipped or not.
+        out: the data folder to make.
+        seed: of the partners.
+
+    Raises:
+        UserError: a file that is missing, damaged, or does not fit the others; or as `write_shards`.
+    """
+    splits, sha256 = {}, {}
+    for stream, (split, prefix) in enumerate(_FILES.items()):
+        images_file, images_NHW = read_idx(mnist, prefix, "images", axes=3)
+        labels_file, labels_N = read_idx(mnist, prefix, "labels", axes=1)
+        _check(images_NHW, labels_N, f"{mnist}, {prefix}")
+        sha256[f"{prefix}-images"] = hashlib.sha256(images_file).hexdigest()
+        sha256[f"{prefix}-labels"] = hashlib.sha256(labels_file).hexdigest()
+        rows_N = np.arange(len(images_NHW))
+        partners_N = hash64(seed, stream, rows_N) % np.uint64(len(rows_N))
+        splits[split] = make_pairs(images_NHW, labels_N, rows_N, partners_N)
+    original = sha256 == ORIGINAL_SHA256
+    if not original:
+        others = ", ".join(name for name, found in sha256.items() if found != ORIGINAL_SHA256[name])
+        logger.warning("%s: not the original MNIST (%s differ). The shards are made from what is there.", mnist, others)
+    return write_pairs(
+        out,
+        name="multimnist",
+        made_by={"source": "multimnist", "seed": seed, "original_mnist": original, "sha256": sha256},
+        splits=splits,
+    )
+
+
+def _check(images_NHW: np.ndarray, labels_N: np.ndarray, where: str) -> None:
+    if images_NHW.shape[1:] != (SIDE, SIDE):
+        raise UserError(f"{where}: expected images of {SIDE} x {SIDE} pixels, found {images_NHW.shape[1:]}.")
+    if len(images_NHW) != len(labels_N):
+        raise UserError(f"{where}: expected as many labels as images, found {len(labels_N)} and {len(images_NHW)}.")
+    if len(labels_N) == 0 or labels_N.max() > 9:
+        raise UserError(f"{where}: expected labels from 0 to 9, found {np.unique(labels_N)[-3:].tolist()}.")
