@@ -1,0 +1,217 @@
+import re
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.observe.run_folders import write_run
+from trainer.errors import UserError
+from trainer.observe import report_figures as figures
+from trainer.observe.metrics import MetricsLog
+from trainer.observe.report import write_report
+from trainer.observe.report_tables import duration
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+HOSTILE = "<script>alert(1)</script> & \"quoted\" $x_1$ 'é'"
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser would, strictly: every tag closed in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.bold: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")
+        ]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if self._open and self._open[-1] in ("td", "th", "b"):
+            self.rows[-1][-1] += data
+        if self._open and self._open[-1] == "b":
+            self.bold.append(data)
+
+    def row(self, label: str) -> list[str]:
+        return next(row for row in self.rows if row[0] == label)
+
+
+def report(out: Path, *run_dirs: Path) -> Page:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would be noise on the user's screen
+        write_report(run_dirs, out)
+    page = Page(out)
+    assert "script" not in page.tags
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]*)", page.source))
+    assert "@import" not in page.source
+    assert not list(out.parent.glob("*.tmp"))
+    return page
+
+
+def test_one_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "digits", ["left", "right"])
+    page = report(tmp_path / "deep" / "er" / "report.html", run)
+    assert page.row("left") == ["left", "1.00", "1.00", "0.0250", "50.00"]
+    assert page.row("mean")[:3] == ["mean", "1.50", "1.50"]
+    assert page.tags.count("svg") == 10  # all figures but the gradient norm, which this run has not measured
+    for unit in ("test error (%)", "weight α", "squared gradient norm", "samples/s", "data wait (%)", "cosine", "step"):
+        assert unit in page.text
+    assert "2 min 14 s" in page.text
+    assert "-0.50" in page.text  # the conflict map of few tasks states its numbers
+    assert "accelerate launch & <more>" in page.text
+    assert "continues after <kill>" in page.text
+    assert "has not finished" not in page.text
+
+
+def test_many_tasks_fold_the_table_and_draw_maps(tmp_path: Path) -> None:
+    page = report(tmp_path / "report.html", write_run(tmp_path / "many", [f"task{index}" for index in range(20)]))
+    shown = [row[0] for row in page.rows]
+    assert shown[:4] == ["task", "mean", "task19", "task18"]  # the worst first
+    assert len(shown) == 1 + 1 + 10 + 1 + 20
+    assert sum(link.startswith("data:image/png") for link in page.links) == 6  # three maps and their colour bars
+    assert "-0.50" not in page.text
+
+
+def test_several_runs_stand_side_by_side_with_the_best_in_bold(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", ["left", "right"], scale=2.0)
+    second = write_run(tmp_path / "second", ["left", "right"], scale=1.0, steps=20)
+    page = report(tmp_path / "report.html", first, second)
+    assert page.rows[0] == ["", "first", "second"]
+    assert page.row("worst task's error (%)") == ["worst task's error (%)", "4.00", "2.00"]
+    assert page.row("left error (%)") == ["left error (%)", "2.00", "1.00"]
+    assert page.row("samples/s") == ["samples/s", "500", "1,000"]
+    assert page.bold == ["2.00", "1.50", "1.00", "2.00", "1,000"]
+
+
+def test_runs_of_different_tasks_and_states_compare(tmp_path: Path) -> None:
+    empty = tmp_path / "elsewhere" / "same"
+    empty.mkdir(parents=True)
+    (empty / "config.yaml").write_text("name: same\n")
+    unfinished = write_run(tmp_path / "same", ["depth", "left"], finished=False)
+    many = write_run(tmp_path / "many", [f"task{index}" for index in range(20)])
+    page = report(tmp_path / "report.html", many, unfinished, empty)
+    assert page.rows[0] == ["", str(many), str(unfinished), str(empty)]  # two are called the same: their paths tell
+    assert page.row("mean error (%)") == ["mean error (%)", "10.50", "1.50", "–"]
+    assert page.text.count("has not finished") == 2
+
+
+def test_an_unfinished_run_without_evaluation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "live", ["left", "right"], evals=False, finished=False, steps=25)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    page = report(tmp_path / "report.html", run)
+    assert "live has not finished: step 25 of 25" in page.text
+    assert page.row("right")[:3] == ["right", "–", "–"]
+    assert "test error" not in page.text
+
+
+def test_a_run_that_trains_on_after_its_end_is_not_finished(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "longer", ["left"], steps=20)
+    log = MetricsLog(run / "metrics.jsonl", resume_step=20)
+    log.write({"kind": "eval", "step": 40, "errors": {"left": 0.25}, "losses": {}, "samples": 10, "seconds": 0.1})
+    log.close()
+    page = report(tmp_path / "report.html", run)
+    assert "longer has not finished" in page.text
+    assert page.row("left")[1] == "0.25"
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_run_that_has_just_begun(tmp_path: Path, steps: int) -> None:
+    run = write_run(tmp_path / "new", ["left", "right"], steps=steps, finished=False)
+    page = report(tmp_path / "report.html", run)
+    assert ("no step is logged yet" in page.text) == (steps == 0)
+    assert ("svg" in page.tags) == (steps == 1)
+
+
+def test_all_text_is_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a<b>&c", [HOSTILE, "任务"])
+    page = report(tmp_path / "report.html", run)
+    assert "a<b>&c" in page.text
+    assert page.row(HOSTILE)[1] == "1.00"
+    assert "<script>alert" not in page.source
+    assert "任务" in page.text
+    assert ">$x$</text>" in figures.cosine_map(np.eye(2), ["$x$", "y"])  # no formula: it is a name
+
+
+def test_the_same_numbers_give_the_same_drawing() -> None:
+    steps_S = np.arange(1.0, 9.0)
+    drawn = [figures.curves([figures.Line(steps_S, steps_S % 3, "#000000")], "loss", log=True) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert "(0 drawn at 1e-01)" in drawn[0]
+    assert "drawn at" not in figures.curves([figures.Line(steps_S, steps_S, "#000000")], "loss", log=True)
+    assert "(0 drawn at 1e-20)" in figures.curves([figures.Line(steps_S, 0 * steps_S, "#000000")], "gap", log=True)
+
+
+def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
+    for found, folder in {"no such folder": tmp_path / "no", "it is empty": tmp_path}.items():
+        with pytest.raises(UserError, match=rf"is not a run: {found}[\s\S]*paretrain report runs/NAME"):
+            write_report([folder], tmp_path / "report.html")
+    (tmp_path / "cat.png").touch()
+    with pytest.raises(UserError, match=r"holds cat\.png"):
+        write_report([tmp_path], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", ['{"torn', "[]"])
+def test_a_damaged_summary_is_an_error(tmp_path: Path, content: str) -> None:
+    run = write_run(tmp_path / "digits", ["left"])
+    (run / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=r"summary\.json[\s\S]*rm "):
+        write_report([run], tmp_path / "report.html")
+
+
+def test_cosines_are_those_of_the_gradients() -> None:
+    gradients_TD = np.random.default_rng(0).normal(size=(5, 7))
+    gradients_TD[3] = 0
+    found_TT = figures.cosines(gradients_TD @ gradients_TD.T)
+    for row, column in np.ndindex(5, 5):
+        left, right = gradients_TD[row], gradients_TD[column]
+        if 3 in (row, column):
+            assert np.isnan(found_TT[row, column])
+        else:
+            np.testing.assert_allclose(found_TT[row, column], left @ right / np.sqrt(left @ left * (right @ right)))
+
+
+def test_tasks_that_agree_stand_together() -> None:
+    camps_T = np.array([0, 1, 0, 1, 1, 0])
+    order = figures.order_by_agreement(np.where(camps_T[:, None] == camps_T, 0.9, -0.9))
+    assert sorted(order) == list(range(6))
+    assert np.count_nonzero(np.diff(camps_T[order])) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(8.14, "8.1 s"), (134, "2 min 14 s"), (3599.6, "1 h 00 min"), (11220, "3 h 07 min")]
+)
+def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -1,0 +1,193 @@
+"""What a run measures: one JSON object a line in `metrics.jsonl`, and the clock behind samples/s and data wait.
+
+The file is the source of truth for the report, the progress lines and wandb. Every record has a `kind` ("train",
+"gram", "eval" or "note") and the optimizer `step` that it speaks of.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from trainer.errors import UserError
+
+
+class MetricsLog:
+    """Appends records to `metrics.jsonl`, each on the disk's side of the process before `write` returns.
+
+    A resumed run repeats every step after its checkpoint, so their old records are dropped first: the file then equals
+    that of an uninterrupted run, but for the clock. Write a step's records before its checkpoint, or a stop between
+    the two loses them.
+
+    Args:
+        path: The file, usually `runs/NAME/metrics.jsonl`; its folder exists.
+        resume_step: None starts a new, empty file. Otherwise the step of the checkpoint that the run continues from:
+            records past it, and a last line that was torn by a crash, are dropped.
+
+    Raises:
+        UserError: On resume, the file is missing or damaged before its last line.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int | None) -> None:
+        if resume_step is not None:
+            _drop_records_after(path, resume_step)
+        self._file = path.open("w" if resume_step is None else "a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one record. A number that is not finite becomes null: JSON knows neither NaN nor infinity."""
+        self._file.write(_to_line(record))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; no record can be written after it."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads every record of a metrics file, in order; a torn last line, as of a run in progress, is left out.
+
+    Raises:
+        UserError: The file cannot be read, or a complete line of it is not a record.
+    """
+    return [record for _, record in _complete_lines(path)]
+
+
+def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the evaluations among `records` say: `final_errors`, `best_errors` and `best_step`.
+
+    Final is the last evaluation, best the one whose mean error over the tasks is lowest (the first of equals): all its
+    errors belong to one and the same model. Errors are percent by task; a task without one (null) counts as 100 %.
+    Without an evaluation the errors are empty and the step is None.
+    """
+    evaluations = [record for record in records if record["kind"] == "eval"]
+    if not evaluations:
+        return {"final_errors": {}, "best_errors": {}, "best_step": None}
+
+    def mean_error(record: Mapping[str, Any]) -> float:
+        return fmean(100.0 if error is None else error for error in record["errors"].values())
+
+    best = min(evaluations, key=mean_error)
+    return {"final_errors": evaluations[-1]["errors"], "best_errors": best["errors"], "best_step": best["step"]}
+
+
+class Throughput:
+    """Measures samples per second and the share of time spent waiting for data, between two readings.
+
+    Args:
+        elapsed_seconds: What earlier parts of a resumed run have taken; the run's clock goes on from there.
+        clock: Seconds from an arbitrary start; tests pass their own.
+    """
+
+    def __init__(self, *, elapsed_seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._started_at = clock() - elapsed_seconds
+        self._read_at = clock()
+        self._num_samples = 0
+        self._waited_seconds = 0.0
+        self._paused_seconds = 0.0
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds that the whole run has taken, earlier parts and pauses included; save it in the checkpoint."""
+        return self._clock() - self._started_at
+
+    def count(self, num_samples: int) -> None:
+        """Adds the samples of a step, those of all ranks together."""
+        self._num_samples += num_samples
+
+    @contextmanager
+    def data_wait(self) -> Iterator[None]:
+        """Times the wait for the next batch: `with throughput.data_wait(): batch = next(batches)`."""
+        entered_at = self._clock()
+        try:
+            yield
+        finally:
+            self._waited_seconds += self._clock() - entered_at
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps an evaluation or a checkpoint out of both numbers; the run's clock goes on."""
+        entered_at = self._clock()
+        try:
+            yield
+        finally:
+            self._paused_seconds += self._clock() - entered_at
+
+    def read(self) -> dict[str, float]:
+        """Closes the interval since the last reading and opens the next one.
+
+        Returns:
+            `seconds` of the whole run; `samples_per_second` and `data_wait_percent` of the interval.
+        """
+        now = self._clock()
+        interval_seconds = now - self._read_at - self._paused_seconds
+        reading = {
+            "seconds": now - self._started_at,
+            "samples_per_second": self._num_samples / interval_seconds if interval_seconds > 0 else 0.0,
+            "data_wait_percent": 100 * self._waited_seconds / interval_seconds if interval_seconds > 0 else 0.0,
+        }
+        self._read_at = now
+        self._num_samples = 0
+        self._waited_seconds = self._paused_seconds = 0.0
+        return reading
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    # Written aside and renamed: a crash right here must not cost the history.
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        file.writelines(line for line, record in _complete_lines(path) if record["step"] <= step)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(
+            f"cannot read the metrics of the run: {path} ({error.strerror}).\n"
+            f"Put the file back, or go on without the run's history: touch {path}"
+        ) from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            record = _parse(line)
+            if record is not None:
+                yield line.rstrip(b"\n") + b"\n", record
+            elif line.endswith(b"\n"):  # a line is written at once, its end last: only a torn one lacks it
+                raise UserError(
+                    f"{path}, line {number} is not a metrics record: {line[:80]!r}\n"
+                    'Expected one JSON object a line, with "kind" and "step"; only the last line may be incomplete.\n'
+                    f"Remove the line with: sed -i {number}d {path}"
+                )
+
+
+def _to_line(record: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(record, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_without_non_finite(record), allow_nan=False) + "\n"
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(item) for item in value]
+    return value
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and {"kind", "step"} <= record.keys() else None

@@ -1,0 +1,179 @@
+"""How the training is doing, for the person who watches: a live bar on a terminal, plain lines everywhere else.
+
+The plain lines carry no time of day and go to the run's log.txt in every case, so two runs can be compared with diff.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import progress
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+MAX_TASKS_A_LINE = 4
+"""With more tasks a line speaks of their mean, the worst one and the largest weight."""
+
+ETA_WINDOW_SECONDS = 600
+"""The speed behind the ETA is that of the last ten minutes, evaluations and checkpoints included."""
+
+
+class Progress:
+    """Shows records to people; a context manager, so that the terminal is restored whatever happens.
+
+    Args:
+        log_path: The run's log.txt; lines are appended.
+        total_steps: Optimizer steps of the whole run.
+        start_step: Steps done before: 0, or the step of the checkpoint that the run continues from.
+        console: Where to show; the process's stdout by default.
+    """
+
+    def __init__(self, log_path: Path, total_steps: int, start_step: int, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._total_steps = total_steps
+        self._file = log_path.open("a", encoding="utf-8")
+        self._bar = None
+        if self._console.is_interactive:
+            self._bar = _Bar(self._console, total_steps, start_step)
+            self._bar.start()
+
+    def train(self, record: Mapping[str, Any]) -> None:
+        """Shows a "train" record: moves the bar, or writes a line."""
+        self._log(train_line(record, self._total_steps))
+        if self._bar is None:
+            self._print(train_line(record, self._total_steps))
+        else:
+            self._bar.show(record)
+
+    def eval(self, record: Mapping[str, Any]) -> None:
+        """Shows an "eval" record, as a line that stays."""
+        self._log(eval_line(record))
+        self._print(eval_line(record))
+
+    def note(self, text: str) -> None:
+        """Shows a sentence, as a line that stays."""
+        self._log(text)
+        self._print(text)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands and closes the log."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _log(self, line: str) -> None:
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def _print(self, line: str) -> None:
+        self._console.print(Text(_printable(line, self._console)), soft_wrap=True)
+
+
+def train_line(record: Mapping[str, Any], total_steps: int) -> str:
+    """The plain line of a "train" record."""
+    return "  ".join(
+        [
+            f"step {record['step']}/{total_steps}",
+            *_numbers(record, brief=len(record["losses"]) > MAX_TASKS_A_LINE),
+            f"lr {record['learning_rate']:.3g}",
+            f"{record['samples_per_second']:,.0f} samples/s",
+            f"data wait {record['data_wait_percent']:.1f}%",
+        ]
+    )
+
+
+def eval_line(record: Mapping[str, Any]) -> str:
+    """The plain line of an "eval" record."""
+    errors = record["errors"]
+    shown = _summary(errors, _percent) if len(errors) > MAX_TASKS_A_LINE else _each(errors, _percent)
+    return f"eval at step {record['step']}  error {shown}  in {record['seconds']:.1f} s"
+
+
+def status_line(record: Mapping[str, Any], width: int) -> str:
+    """The losses and weights of a "train" record: of every task if they fit into `width` cells, else summed up."""
+    full = "   ".join(_numbers(record, brief=False))
+    return full if cell_len(full) <= width else "   ".join(_numbers(record, brief=True))
+
+
+class _Bar(progress.Progress):
+    """One line with the bar, one with the numbers.
+
+    It redraws when there is news and has no thread of its own: nothing runs beside the training.
+    """
+
+    def __init__(self, console: Console, total_steps: int, start_step: int) -> None:
+        super().__init__(
+            progress.TextColumn("step"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(bar_width=None),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[speed]}"),
+            progress.TextColumn("ETA"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            expand=True,
+            speed_estimate_period=ETA_WINDOW_SECONDS,
+        )
+        self._steps = self.add_task("", total=total_steps, completed=start_step, speed="", numbers="")
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        self.update(
+            self._steps,
+            completed=record["step"],
+            speed=f"{record['samples_per_second']:,.0f} samples/s",
+            numbers=_printable(status_line(record, self.console.width), self.console),
+            refresh=True,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["numbers"], style="dim", no_wrap=True, overflow="crop")
+
+
+def _printable(text: str, console: Console) -> str:
+    # A task's name may hold letters that the terminal's encoding lacks: a question mark there must not end a training.
+    return text.encode(console.encoding, "replace").decode(console.encoding)
+
+
+def _numbers(record: Mapping[str, Any], *, brief: bool) -> list[str]:
+    losses, alpha = record["losses"], record["alpha"]
+    if not brief:
+        return [f"loss {_each(losses, _loss)}", f"alpha {_each(alpha, _weight)}"]
+    heaviest = max(alpha, key=lambda task: alpha[task] or 0.0)
+    return [f"loss {_summary(losses, _loss)}", f"alpha max {_weight(alpha[heaviest])} ({heaviest})"]
+
+
+def _each(values: Mapping[str, float | None], form: Callable[[float], str]) -> str:
+    return " ".join(f"{task} {'-' if value is None else form(value)}" for task, value in values.items())
+
+
+def _summary(values: Mapping[str, float | None], form: Callable[[float], str]) -> str:
+    known = {task: value for task, value in values.items() if value is not None}
+    if not known:
+        return "-"
+    worst = max(known, key=lambda task: known[task])
+    return f"mean {form(sum(known.values()) / len(known))} worst {form(known[worst])} ({worst})"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _weight(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f}%"

@@ -1,0 +1,187 @@
+"""The report's numbers: runs -> headline, key figures and tables, as HTML fragments."""
+
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from trainer.observe.run_folder import RunFolder
+
+MAX_TABLE_TASKS = 16
+NUM_WORST_TASKS = 10
+"""With more than MAX_TABLE_TASKS tasks, these many stand in the table and the others are folded away below it."""
+
+NONE = "–"
+
+
+def text(value: object) -> str:
+    """Escapes what came from a user for a place between tags."""
+    return html.escape(str(value))
+
+
+def headline(run: RunFolder) -> str:
+    """What was trained, in one line; what the run does not know yet is left out."""
+    weighting = _weighting(run)
+    counted = ("parameters", "parameters"), ("world_size", "processes"), ("samples", "samples")
+    parts = [f"{len(run.tasks):,} tasks" if run.tasks else None, f"{weighting} weights" if weighting else None]
+    parts += [f"{run.latest(key):,} {unit}" for key, unit in counted if run.latest(key) is not None]
+    return text(" · ".join(part for part in parts if part))
+
+
+def notice_if_unfinished(run: RunFolder, name: str) -> str:
+    """A line that says how far a run without a summary has come."""
+    if run.summary is not None:
+        return ""
+    total = run.config.get("train", {}).get("steps")
+    reached = run.latest("step")
+    where = "no step is logged yet" if reached is None else f"step {reached:,}{f' of {total:,}' if total else ''}"
+    return f'<p class="notice">{text(name)} has not finished: {where}.</p>'
+
+
+def key_figures(run: RunFolder) -> str:
+    """The few numbers that one would tell a friend."""
+    found: list[tuple[str, str, str]] = []
+    errors = _known(run.errors["final_errors"])
+    if errors:
+        worst = max(errors, key=lambda task: errors[task])
+        found.append(("Error of the worst task", f"{errors[worst]:.2f} %", worst))
+        found.append(("Mean error", f"{fmean(errors.values()):.2f} %", f"over {len(errors):,} tasks"))
+    if (seconds := _seconds(run)) is not None:
+        found.append(("Wall time", duration(seconds), f"{_steps(run):,} steps"))
+    if (speed := run.latest("samples_per_second")) is not None:
+        found.append(("Samples/s", f"{speed:,.0f}", f"{run.latest('data_wait_percent'):.1f} % waiting for data"))
+    cells = "".join(
+        f"<div><dt>{label}</dt><dd>{value}<small>{text(detail)}</small></dd></div>" for label, value, detail in found
+    )
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def task_table(run: RunFolder) -> str:
+    """Final and best error, last loss and mean weight of every task of one run."""
+    if not run.tasks:
+        return ""
+    final, best, best_step = (run.errors[key] for key in ("final_errors", "best_errors", "best_step"))
+    last = (run.of_kind("train") or [{"losses": {}}])[-1]["losses"]
+    alpha_T = 100 * np.nan_to_num(run.by_task("train", "alpha", run.tasks)).mean(axis=0) if last else []
+    mean_alpha = dict(zip(run.tasks, alpha_T, strict=True)) if last else {}
+    header = (
+        "task",
+        "final error (%)",
+        "best error (%)" if best_step is None else f"error at best step {best_step:,} (%)",
+        "last training loss",
+        "mean weight α (%)",
+    )
+
+    def row(task: str) -> list[str]:
+        return [
+            text(task),
+            _number(final.get(task), ".2f"),
+            _number(best.get(task), ".2f"),
+            _number(last.get(task), ".4f"),
+            _number(mean_alpha.get(task), ".2f"),
+        ]
+
+    mean_row = ["mean", _mean(final), _mean(best), _mean(last, ".4f"), NONE]
+    return _fold(header, [mean_row] if len(run.tasks) > 1 else [], run.tasks, row, _known(final), [])
+
+
+def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]]) -> str:
+    """Final errors of several runs, the lowest in bold, and what each run cost."""
+    tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
+    finals = [_known(run.errors["final_errors"]) for run in runs]
+    worst = {task: max((final[task] for final in finals if task in final), default=0.0) for task in tasks}
+    header = ["", *(f'<i style="background:{colour}"></i>{text(name)}' for name, colour in legend)]
+
+    def error_row(label: str, values: Iterable[float | None]) -> list[str]:
+        return [f"{text(label)} error (%)", *_best_bold(list(values), ".2f", min)]
+
+    def cost_row(label: str, values: Iterable[Any], form: Callable[[Any], str]) -> list[str]:
+        return [label, *(NONE if value is None else text(form(value)) for value in values)]
+
+    above = [
+        error_row("worst task's", [max(final.values()) if final else None for final in finals]),
+        error_row("mean", [fmean(final.values()) if final else None for final in finals]),
+    ]
+    below = [
+        cost_row("weights", [_weighting(run) for run in runs], str),
+        cost_row("processes", [run.latest("world_size") for run in runs], str),
+        cost_row("steps", [_steps(run) for run in runs], "{:,}".format),
+        cost_row("wall time", [_seconds(run) for run in runs], duration),
+        ["samples/s", *_best_bold([run.latest("samples_per_second") for run in runs], ",.0f", max)],
+        cost_row("data wait", [run.latest("data_wait_percent") for run in runs], "{:.1f} %".format),
+        cost_row("peak memory", [run.latest("peak_memory_mib") for run in runs], "{:,.0f} MiB".format),
+    ]
+    return _fold(
+        header, above, tasks, lambda task: error_row(task, [final.get(task) for final in finals]), worst, below
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8.1 s, 2 min 14 s, 3 h 07 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _weighting(run: RunFolder) -> str | None:
+    return run.latest("weighting") or run.config.get("balance", {}).get("weighting")
+
+
+def _steps(run: RunFolder) -> int | None:
+    return run.latest("steps") or run.latest("step")
+
+
+def _seconds(run: RunFolder) -> float | None:
+    return run.latest("wall_seconds") or run.latest("seconds")
+
+
+def _fold(
+    header: Sequence[str],
+    above: list[list[str]],
+    tasks: Sequence[str],
+    row: Callable[[str], list[str]],
+    error: Mapping[str, float],
+    below: list[list[str]],
+) -> str:
+    """A table with a row a task; of many tasks the worst stand in it, and all of them are folded away after it."""
+    if len(tasks) <= MAX_TABLE_TASKS:
+        return _table(header, above + [row(task) for task in tasks] + below)
+    worst = sorted(tasks, key=lambda task: -error.get(task, 0.0))[:NUM_WORST_TASKS]
+    return (
+        _table(header, above + [row(task) for task in worst] + below)
+        + f"<details><summary>All {len(tasks):,} tasks (above: the {NUM_WORST_TASKS} with the largest error)</summary>"
+        + _table(header, [row(task) for task in tasks])
+        + "</details>"
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
+    body = "".join(
+        f'<tr><th scope="row">{label}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for label, *cells in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _best_bold(values: Sequence[float | None], form: str, best_of: Callable[[Iterable[float]], float]) -> list[str]:
+    known = [value for value in values if value is not None]
+    best = f"{best_of(known):{form}}" if len(known) > 1 else None  # as printed: equal to the eye is equally good
+    cells = [_number(value, form) for value in values]
+    return [f"<b>{cell}</b>" if cell == best else cell for cell in cells]
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {task: value for task, value in values.items() if value is not None}
+
+
+def _mean(values: Mapping[str, float | None], form: str = ".2f") -> str:
+    known = _known(values)
+    return f"{fmean(known.values()):{form}}" if known else NONE
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else f"{value:{form}}"
