@@ -1,8 +1,10 @@
 """What a run says of itself: numbers while it trains; at its end a summary and a report."""
 
 import resource
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -37,8 +39,9 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
                 observers = Everybody(metrics, progress, tracker)
         yield observers
         peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
+        bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples), Counter())
         if run.runtime.is_main:
-            summary = _summary(run, peak_memory_mib)
+            summary = _summary(run) | {"peak_memory_mib": peak_memory_mib, "bad_samples": dict(bad_samples)}
             write_summary(run_dir, summary)
             tracker.close(summary)
             write_report([run_dir], run_dir / REPORT)
@@ -74,21 +77,19 @@ def _opening(run: Run, resumed: bool) -> str:
     )
 
 
-def _summary(run: Run, peak_memory_mib: float) -> dict[str, Any]:
+def _summary(run: Run) -> dict[str, Any]:
     records = read_metrics(run.experiment.run_dir / METRICS)
     trained = [record for record in records if record["kind"] == "train"]
-    samples = run.step * run.experiment.train.global_batch
     return {
         "tasks": run.task_names,
         "weighting": run.experiment.balance.weighting,
         **errors_so_far(records),
         "steps": run.step,
-        "samples": samples,
+        "samples": run.step * run.experiment.train.global_batch,
         "wall_seconds": trained[-1]["seconds"],
-        "samples_per_second": samples / trained[-1]["seconds"],
-        "data_wait_percent": sum(record["data_wait_percent"] for record in trained) / len(trained),
+        "samples_per_second": fmean(record["samples_per_second"] for record in trained),
+        "data_wait_percent": fmean(record["data_wait_percent"] for record in trained),
         "world_size": run.runtime.world_size,
-        "peak_memory_mib": peak_memory_mib,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
     }
 

@@ -57,6 +57,11 @@ class Run:
         """Names of the tasks, in the order of every (T,) tensor."""
         return [task.name for task in self.tasks]
 
+    def close(self) -> None:
+        """End the data workers."""
+        self.train_batches.close()
+        self.test_batches.close()
+
     def to_input(self, images_BHWC: Tensor) -> Tensor:
         """uint8 images -> the model's input, on its device."""
         return to_input(images_BHWC, self.image, self.runtime.device)

@@ -1,6 +1,7 @@
 """Train one run: build -> fit -> close. What `accelerate launch -m trainer.train CONFIG [a.b=c ...]` runs."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from trainer.config import Experiment, load_config
@@ -29,7 +30,7 @@ def train(experiment: Experiment) -> None:
         if run.step >= experiment.train.steps:
             say_complete(run)
             return
-        with observed(run, resumed=checkpoint is not None) as observers:
+        with closing(run), observed(run, resumed=checkpoint is not None) as observers:
             fit(run, observers)
 
 

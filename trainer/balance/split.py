@@ -10,44 +10,31 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ENTRIES = 65_536
-"""Entries of z that are in memory as float64 at a time."""
+from trainer.balance.gram import gram
 
-Combine = Callable[[Tensor], Tensor]
-"""(T, N) task gradients -> (N,) the gradient that flows on into the encoder."""
+Weigh = Callable[[Tensor], Tensor]
+"""(T, T) float64 Gram matrix of this rank, given away -> (T,) float64 α, the same on all ranks."""
 
 
-def split(z: Tensor, num_tasks: int, combine: Combine) -> tuple[Tensor, ...]:
+def split(z: Tensor, num_tasks: int, weigh: Weigh) -> tuple[Tensor, ...]:
     """Give every task its own view of the representation.
 
-    Forward is the identity and copies nothing. Backward runs once, after the heads of all tasks, calls
-    `combine(gradients_TN)` and hands its answer to the encoder. A view that no loss used contributes zeros.
+    Forward is the identity and copies nothing. Backward runs once, after the heads of all tasks, asks `weigh` for α and
+    hands Σ α_t g_t to the encoder. A view that no loss used contributes zeros.
     """
-    views: tuple[Tensor, ...] = _Split.apply(z, num_tasks, combine)
+    views: tuple[Tensor, ...] = _Split.apply(z, num_tasks, weigh)
     return views
-
-
-def gram(gradients_TN: Tensor) -> Tensor:
-    """Gram matrix of the rows: float64, (T, T).
-
-    Products of float32 numbers are exact in float64. A sum in float32 would leave dependent gradients with a matrix that
-    is indefinite by 1e-7, and its minimum would be noise.
-    """
-    total_TT = gradients_TN.new_zeros((len(gradients_TN), len(gradients_TN)), dtype=torch.float64)
-    for chunk_Tn in gradients_TN.split(CHUNK_ENTRIES, dim=1):
-        wide_Tn = chunk_Tn.double()
-        total_TT += wide_Tn @ wide_Tn.T
-    return total_TT
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, num_tasks: int, combine: Combine) -> tuple[Tensor, ...]:
-        ctx.combine = combine
+    def forward(ctx: Any, z: Tensor, num_tasks: int, weigh: Weigh) -> tuple[Tensor, ...]:
+        ctx.weigh = weigh
         return tuple(z.view_as(z) for _ in range(num_tasks))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradients_TN = torch.stack([gradient.reshape(-1) for gradient in gradients])
-        return ctx.combine(gradients_TN).view_as(gradients[0]), None, None
+        alpha_T = ctx.weigh(gram(gradients_TN)).to(gradients_TN)
+        return (alpha_T @ gradients_TN).view_as(gradients[0]), None, None

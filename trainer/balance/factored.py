@@ -1,0 +1,47 @@
+"""The autograd node that is the split and the first linear layer of T stacked heads at once.
+
+Task t's outputs depend on z through its own weights alone, so its gradient with respect to z is g_t = E_t W_t: the
+errors and the weights say all, and T gradients of the size of z need never exist. T = 10,000 heads then fit.
+
+Shapes: T tasks, B samples, C outputs a task, D representation width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trainer.balance.gram import stacked_gram
+from trainer.balance.split import Weigh
+
+
+def linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigh: Weigh) -> Tensor:
+    """Apply T linear layers to one z: (B, T, C).
+
+    Backward gives weight and bias their own unweighted gradients, and Σ α_t g_t, with `weigh`'s α, to z. The outputs of
+    a task must reach the loss of that task alone.
+    """
+    outputs_BTC: Tensor = _StackedLinear.apply(z_BD, weight_TCD, bias_TC, weigh)
+    return outputs_BTC
+
+
+class _StackedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigh: Weigh) -> Tensor:
+        ctx.save_for_backward(z_BD, weight_TCD)
+        ctx.has_bias, ctx.weigh = bias_TC is not None, weigh
+        outputs_BN = F.linear(z_BD, weight_TCD.flatten(0, 1), None if bias_TC is None else bias_TC.flatten())
+        return outputs_BN.unflatten(1, weight_TCD.shape[:2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, errors_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        z_BD, weight_TCD = ctx.saved_tensors
+        # Under autocast the outputs, and so the errors, are of a lower precision than the parameters.
+        errors_BTC, z_BD = errors_BTC.to(weight_TCD), z_BD.to(weight_TCD)
+        alpha_T = ctx.weigh(stacked_gram(errors_BTC, weight_TCD)).to(weight_TCD)
+        combined_BD = (errors_BTC * alpha_T[:, None]).flatten(1) @ weight_TCD.flatten(0, 1)
+        weight_gradient_TCD = (errors_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)
+        return combined_BD, weight_gradient_TCD, errors_BTC.sum(dim=0) if ctx.has_bias else None, None

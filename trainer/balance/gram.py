@@ -1,0 +1,98 @@
+"""Gram matrices of task gradients, in float64: of gradients in memory, and of the first layer of stacked heads.
+
+Products of float32 numbers are exact in float64. A sum in float32 would leave dependent gradients with a matrix that is
+indefinite by 1e-7; its minimum would be noise, and the certificate one of noise. For 1000 linear heads on z of width
+512 that costs 20 ms of one core instead of 10.
+
+Shapes: T tasks, B samples, C outputs a task (K after `_reduced`), D representation width, N = B * D entries of z.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_ENTRIES = 2**22
+"""Entries of task gradients that are in memory as float64 at a time: 32 MiB."""
+
+BLOCK_TASKS = 64
+"""Rows of the matrix that are computed at a time; everything left of the block on the diagonal is known by symmetry."""
+
+
+def gram(gradients_TN: Tensor) -> Tensor:
+    """Gram matrix of the rows: float64, (T, T)."""
+    gram_TT = _zeros(gradients_TN)
+    _add(gram_TT, gradients_TN)
+    return _mirrored(gram_TT)
+
+
+def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
+    """Gram matrix of the gradients g_t = E_t W_t of T linear maps z -> z W_tᵀ: float64, (T, T).
+
+    Two ways, the one with fewer operations. Factored: <g_s, g_t> = Σ_cc' (E_sᵀ E_t)_cc' (W_s W_tᵀ)_cc', for few outputs,
+    as classifications have. Sample by sample, as `gram` of some of the gradients' columns at a time, for many outputs, as
+    a hidden layer has. Neither makes a T x B x D tensor.
+
+    Args:
+        errors_BTC: the gradients of all tasks' losses with respect to the outputs.
+        weight_TCD: the weights.
+    """
+    errors_BTK, weight_TKD = _reduced(errors_BTC, weight_TCD)
+    num_samples, num_tasks, num_outputs = errors_BTK.shape
+    width = weight_TKD.shape[2]
+    if (num_samples + width) * num_outputs**2 <= num_samples * width:
+        return _mirrored(_factored(errors_BTK.double(), weight_TKD.double()))
+    gram_TT = _zeros(weight_TKD)
+    errors_TBK = errors_BTK.transpose(0, 1)
+    for errors_TbK in errors_TBK.split(max(1, CHUNK_ENTRIES // (num_tasks * width)), dim=1):
+        _add(gram_TT, (errors_TbK @ weight_TKD).flatten(1))
+    return _mirrored(gram_TT)
+
+
+def _reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
+    """Use one output less where the errors of each sample and task sum to zero, as those of every softmax do.
+
+    Then Σ_c e_c w_c = Σ_{c>0} e_c (w_c - w_0). "Zero" is what the rounding of the errors themselves allows, so the answer
+    changes by no more than one more rounding of e_0 would change it, whatever the losses are.
+    """
+    num_outputs = errors_BTC.shape[2]
+    rounding_BT = num_outputs * torch.finfo(errors_BTC.dtype).eps * errors_BTC.abs().amax(dim=2)
+    if num_outputs == 1 or not bool((errors_BTC.sum(dim=2).abs() <= rounding_BT).all()):
+        return errors_BTC, weight_TCD
+    return errors_BTC[:, :, 1:], weight_TCD[:, 1:] - weight_TCD[:, :1]
+
+
+def _factored(errors_BTK: Tensor, weight_TKD: Tensor) -> Tensor:
+    gram_TT = _zeros(weight_TKD)
+    num_tasks, num_outputs, _ = weight_TKD.shape
+    for rows, columns in _upper_blocks(num_tasks):
+        left_Bt, right_Bu = errors_BTK[:, rows].flatten(1), errors_BTK[:, columns].flatten(1)
+        products_tu = left_Bt.T @ right_Bu
+        products_tu *= weight_TKD[rows].flatten(0, 1) @ weight_TKD[columns].flatten(0, 1).T
+        gram_TT[rows, columns] = products_tu.view(-1, num_outputs, num_tasks - rows.start, num_outputs).sum((1, 3))
+    return gram_TT
+
+
+def _add(gram_TT: Tensor, gradients_TN: Tensor) -> None:
+    """Add the rows' products to the upper blocks."""
+    num_tasks = len(gradients_TN)
+    for chunk_Tn in gradients_TN.split(max(1, CHUNK_ENTRIES // num_tasks), dim=1):
+        wide_Tn = chunk_Tn.double()
+        for rows, columns in _upper_blocks(num_tasks):
+            gram_TT[rows, columns].addmm_(wide_Tn[rows], wide_Tn[columns].T)
+
+
+def _zeros(like_T: Tensor) -> Tensor:
+    return like_T.new_zeros((len(like_T), len(like_T)), dtype=torch.float64)
+
+
+def _upper_blocks(num_tasks: int) -> Iterator[tuple[slice, slice]]:
+    for start in range(0, num_tasks, BLOCK_TASKS):
+        yield slice(start, start + BLOCK_TASKS), slice(start, num_tasks)
+
+
+def _mirrored(gram_TT: Tensor) -> Tensor:
+    """Fill the lower blocks, in place."""
+    for rows, _ in _upper_blocks(len(gram_TT)):
+        gram_TT[rows.stop :, rows] = gram_TT[rows, rows.stop :].T
+    return gram_TT
