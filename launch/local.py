@@ -15,6 +15,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     Where a process dies without a word, one line says which and how.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Its report of a rank that ended is said below in one line; the rank itself has said why.
@@ -22,6 +23,10 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     options = ["--config_file", str(ACCELERATE_CONFIG), "--num_processes", str(processes)]
     try:
         launch_command(launch_command_parser().parse_args([*options, "-m", "trainer.train", *arguments]))
+    except SignalException as stopped:
+        name = signal.Signals(stopped.sigval).name
+        print(f"paretrain: stopped by {name}. The last checkpoint stands: type the same command again", file=sys.stderr)
+        return 128 + stopped.sigval
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
