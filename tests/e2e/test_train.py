@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +94,19 @@ def test_evaluation_counts_every_test_sample_once_on_any_number_of_processes(
 def test_a_killed_rank_is_named_and_the_run_goes_on_bit_for_bit(
     config: Path, run_dir: Path, paretrain: Command
 ) -> None:
-    """Uninterrupted, and killed between two checkpoints: the same parameters, optimizer, random state and metrics."""
+    """Uninterrupted, and killed between two checkpoints: the same parameters, optimizer, random state and metrics.
+
+    On four processes: with two, a sum over ranks has only one order.
+    """
     length = ["train.steps=24", "checkpoint.every_steps=4", "train.eval_every_steps=8"]
-    whole = paretrain("train", config, "--processes", 2, "name=whole", *length)
+    whole = paretrain("train", config, "--processes", 4, "name=whole", *length)
     assert whole.returncode == 0, whole.stderr
 
-    arguments = ["train", config, "--processes", 2, *length]
-    process = subprocess.Popen(
-        command_line(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
+    arguments = ["train", config, "--processes", 4, *length]
+    with started(*arguments) as process:
         victim = wait_for_rank(process, rank=1, until=run_dir / "checkpoints" / "LATEST")
         os.kill(victim, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 128 + signal.SIGKILL
     assert f"rank 1 (process {victim}) was ended by SIGKILL" in errors
     assert "Traceback" not in errors
@@ -118,6 +118,31 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_bit_for_bit(
     assert numbers(run_dir) == numbers(run_dir.with_name("whole"))
     for found, expected in zip(checkpoint(run_dir), checkpoint(run_dir.with_name("whole")), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_ctrl_c_ends_every_process_with_one_line(config: Path, run_dir: Path) -> None:
+    with started("train", config, "--processes", 2, "train.steps=100000") as process:
+        child = wait_for_rank(process, rank=1, until=run_dir / "checkpoints" / "LATEST")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "paretrain: stopped by SIGINT. The last checkpoint stands" in errors
+    assert "Traceback" not in errors
+    assert not psutil.pid_exists(child)
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The real command, running; it is gone at the end of the block."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command_line(*arguments), cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def wait_for_rank(process: subprocess.Popen[str], rank: int, until: Path) -> int:
