@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from models import MultiTaskModel, Task, build_encoder, build_model, build_task
-from trainer.balance import Balancer, Fixed, MinNormWeighting, Uniform, Weighting
+from trainer.balance import Balancer
+from trainer.balance.weightings.build import build_weighting
 from trainer.config import BalanceConfig, Experiment
 from trainer.data.manifest import Manifest
 from trainer.errors import UserError
@@ -41,33 +42,24 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_weighting(config: BalanceConfig, names: Sequence[str]) -> Weighting:
-    """The rule that finds α.
+def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
+    """The balancer over all ranks, with its rule; `seed` decides what a random rule draws.
 
     Raises:
-        UserError: fixed weights that do not fit the tasks.
-    """
-    if config.weighting == "min_norm":
-        return MinNormWeighting()
-    if config.weighting == "uniform":
-        return Uniform()
-    weights = config.weights or {}
-    if set(weights) != set(names):
-        raise UserError(
-            f"balance.weights names the tasks {', '.join(sorted(weights))}; expected one weight for each of "
-            f"{', '.join(names)}: type balance.weights={{{', '.join(f'{n}: {1 / len(names):.3g}' for n in names)}}}"
-        )
-    try:
-        return Fixed([weights[name] for name in names])
-    except ValueError as error:
-        raise UserError(f"balance.weights: {error}") from error
-
-
-def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime) -> Balancer:
-    """The balancer over all ranks.
-
-    Raises:
-        UserError: fixed weights that do not fit the tasks.
+        UserError: no such rule or option, or weights or a preference that do not fit the tasks.
     """
     names = [task.name for task in tasks]
-    return Balancer(names, build_weighting(config, names), group=runtime.balance_group)
+    try:
+        weighting = build_weighting(
+            config.weighting,
+            config.options,
+            tasks=names,
+            weights=config.weights,
+            preference=config.preference,
+            normalise=config.normalise,
+            reference=config.reference,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Balancer(names, weighting, group=runtime.balance_group)

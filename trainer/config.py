@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -60,10 +60,22 @@ class ModelConfig(Section):
 class BalanceConfig(Section):
     """How the task weights α are found in each step."""
 
-    weighting: Literal["min_norm", "uniform", "fixed"] = "min_norm"
-    """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below."""
+    weighting: str = "min_norm"
+    """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. random: RLW. uncertainty:
+    Kendall 2018. gradnorm: Chen 2018. dwa: Liu 2019. tension: CDTT. Or a dotted path: a rule of TorchJD that needs the
+    Gram matrix alone, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the rule, such as {learning_rate: 0.01} for `uncertainty`."""
     weights: dict[str, float] | None = None
     """For `fixed`: a weight >= 0 for each task; they sum to 1. A task of weight 0 trains its head only."""
+    preference: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """For `min_norm`: relative importance of each task. Steers to the point of the Pareto front where preference times
+    loss is the same for all tasks: {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`."""
+    normalise: Literal["none", "l2", "loss", "loss+"] = "none"
+    """Apply the rule to gradients divided by their norm (l2), their loss, or both (loss+); α is rescaled to fit the
+    gradients as they are."""
+    reference: bool = False
+    """true: do not rescale α after `normalise`, as the code published with MGDA-UB does. For comparison only."""
 
     @model_validator(mode="after")
     def _weights_belong_to_fixed(self) -> Self:
@@ -71,6 +83,14 @@ class BalanceConfig(Section):
             raise ValueError(
                 f"weighting '{self.weighting}' with weights {self.weights}: 'fixed' and weights go together"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.preference is not None and self.weighting != "min_norm":
+            raise ValueError(f"preference has no effect with weighting '{self.weighting}': it belongs to min_norm")
+        if self.reference and self.normalise == "none":
+            raise ValueError("reference: true has no effect with normalise: none; type balance.normalise=l2, say")
         return self
 
 

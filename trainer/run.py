@@ -89,7 +89,7 @@ def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snap
         network=network,
         model=model,
         optimizer=optimizer,
-        balancer=build_balancer(experiment.balance, tasks, runtime),
+        balancer=build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed),
         train_batches=train_batches,
         test_batches=test_batches,
         throughput=Throughput(elapsed_seconds=state["seconds"]),

@@ -2,14 +2,34 @@
 
 from trainer.balance.balancer import Balancer
 from trainer.balance.exchange import Balance, BalanceError
-from trainer.balance.weightings import Fixed, MinNormWeighting, Uniform, Weighting, Weights
+from trainer.balance.weightings import (
+    Chebyshev,
+    DynamicWeightAverage,
+    Fixed,
+    GradNorm,
+    MinNormWeighting,
+    Normalised,
+    Random,
+    Tension,
+    Uncertainty,
+    Uniform,
+    Weighting,
+    Weights,
+)
 
 __all__ = [
     "Balance",
     "BalanceError",
     "Balancer",
+    "Chebyshev",
+    "DynamicWeightAverage",
     "Fixed",
+    "GradNorm",
     "MinNormWeighting",
+    "Normalised",
+    "Random",
+    "Tension",
+    "Uncertainty",
     "Uniform",
     "Weighting",
     "Weights",

@@ -32,10 +32,14 @@ class Balance:
     """What one step's exchange found.
 
     Attributes:
-        alpha_T: float64 weights; 0 for inactive tasks. They sum to 1, or to 0 where no task is active.
+        alpha_T: float64 weights; 0 for inactive tasks. Those of this project's rules are >= 0 and sum to 1 (to 0
+            where no task is active); those of `tension`, and of TorchJD's rules, may be any finite numbers.
         min_norm: αᵀMα, the squared norm of the combined representation gradient.
-        gap: duality gap αᵀMα - min_t (Mα)_t over the active tasks; 0 exactly at the min-norm point.
-        certified: whether the rule vouches for α (for min_norm: the gap is within the solver's tolerance).
+        gap: duality gap αᵀMα - min_t (Mα)_t over the active tasks. For weights on the simplex it is 0 exactly at the
+            min-norm point, and tells how far another rule, or a normalised one, is from it.
+        certified: whether each min-norm problem that the rule solved is within the solver's tolerance. For `min_norm`
+            that is the gap above; where the gradients are normalised or a preference is set, it is the gap of the
+            problem so changed. A rule that solves none has nothing to certify, and it is True.
         active_T: bool, the tasks with labels and a non-zero gradient in this step, on any rank.
         counts_T: labelled samples of each task over all ranks.
         losses_T: mean loss of each task over all ranks.
@@ -137,12 +141,11 @@ def exchange(
     """
     num_tasks = len(counts_T)
     counts = counts_T.cpu().numpy()
-    summed = ranks.sum_to_first(_pack(gram_TT, losses_T)).cpu()
+    reduced_TT, means_T = _reduce(gram_TT, losses_T, ranks)
     verdict = np.zeros(3 + 3 * num_tasks)
     found: Balance | None = None
     failure = ""
     if ranks.rank == 0:
-        reduced_TT, means_T = _unpack(summed.numpy(), num_tasks)
         try:
             status, found = _decide(reduced_TT, means_T, counts, rule)
         except Exception as error:  # Whatever happened here, the other ranks wait for the broadcast.
@@ -174,17 +177,24 @@ def message_bytes(num_tasks: int) -> int:
     return 8 * (num_tasks + num_tasks * (num_tasks + 1) // 2 + num_tasks + 3 + 3 * num_tasks)
 
 
+def _reduce(gram_TT: Tensor, losses_T: Tensor, ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
+    """Gram matrix and losses of the whole batch, on rank 0; elsewhere unspecified. Alone, nothing is copied."""
+    if ranks.size == 1:
+        return gram_TT.cpu().numpy(), losses_T.cpu().numpy()
+    return _unpack(ranks.sum_to_first(_pack(gram_TT, losses_T)).cpu().numpy(), len(losses_T))
+
+
 def _pack(gram_TT: Tensor, losses_T: Tensor) -> Tensor:
-    rows, columns = torch.triu_indices(len(losses_T), len(losses_T), device=gram_TT.device)
-    return torch.cat([gram_TT[rows, columns], losses_T.to(gram_TT)])
+    return torch.cat([row_T[task:] for task, row_T in enumerate(gram_TT)] + [losses_T.to(gram_TT)])
 
 
 def _unpack(message: np.ndarray, num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
-    gram_TT = np.zeros((num_tasks, num_tasks))
-    upper = np.triu_indices(num_tasks)
-    gram_TT[upper] = message[:-num_tasks]
-    gram_TT.T[upper] = gram_TT[upper]
-    return gram_TT, message[-num_tasks:]
+    gram_TT = np.empty((num_tasks, num_tasks))
+    end = 0
+    for task in range(num_tasks):
+        start, end = end, end + num_tasks - task
+        gram_TT[task, task:] = gram_TT[task:, task] = message[start:end]
+    return gram_TT, message[end:]
 
 
 def _decide(
@@ -201,8 +211,10 @@ def _decide(
     min_norm = gap = 0.0
     certified = True
     if tasks_A.size:
-        gram_AA = gram_TT[np.ix_(tasks_A, tasks_A)]
+        gram_AA = gram_TT if active_T.all() else gram_TT[np.ix_(tasks_A, tasks_A)]
         weights = rule(gram_AA, losses_T[tasks_A], tasks_A)
+        if weights.alpha_A.shape != tasks_A.shape or not np.isfinite(weights.alpha_A).all():
+            raise ValueError(f"expected {tasks_A.size} finite weights, found {weights.alpha_A}")
         slopes_A = gram_AA @ weights.alpha_A
         alpha_T[tasks_A] = weights.alpha_A
         min_norm = float(weights.alpha_A @ slopes_A)
