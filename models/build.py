@@ -10,14 +10,20 @@ from torch import nn
 
 from models.heads import linear_head, mlp_head
 from models.lenet import LeNet
-from models.multitask import MultiTaskModel
+from models.multitask import MultiTaskModel, SeparateHeads, StackedHeads
+from models.resnet import resnet18, resnet34, resnet50
 from models.tasks import Classification, Task
 
-ENCODERS: Mapping[str, Callable[..., nn.Module]] = {"lenet": LeNet}
+ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
+    "lenet": LeNet,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+}
 """`build(image_shape, **options)` -> a module with an attribute `width`."""
 
-HEADS: Mapping[str, Callable[..., nn.Module]] = {"linear": linear_head, "mlp": mlp_head}
-"""`build(width, outputs, **options)` -> a module."""
+HEADS: Mapping[str, Callable[..., nn.Sequential]] = {"linear": linear_head, "mlp": mlp_head}
+"""`build(width, outputs, **options)` -> layers that `StackedHeads` can stack; a dotted path may give any module."""
 
 
 def build_task(name: str, kind: str, classes: Sequence[str]) -> Task:
@@ -44,13 +50,19 @@ def build_encoder(name: str, options: Mapping[str, Any], image_shape: tuple[int,
 
 
 def build_model(encoder: nn.Module, tasks: Sequence[Task], head: str, options: Mapping[str, Any]) -> MultiTaskModel:
-    """Put one head of the kind `head` for each task on the encoder.
+    """Put one head of the kind `head` for each task on the encoder; of tasks that are alike, as one stack.
 
     Raises:
         ValueError: no such name, dotted path or option, or a value it refuses.
     """
-    heads = {task.name: _build("head", HEADS, head, options, encoder.width, task.num_outputs) for task in tasks}
-    return MultiTaskModel(encoder, heads)
+    heads: list[Any] = [_build("head", HEADS, head, options, encoder.width, task.num_outputs) for task in tasks]
+    stackable = head in HEADS and _alike(tasks)
+    return MultiTaskModel(encoder, StackedHeads(heads) if stackable else SeparateHeads(heads))
+
+
+def _alike(tasks: Sequence[Task]) -> bool:
+    """Whether the first task's loss and error serve for all of them."""
+    return all(isinstance(task, Classification) and task.num_outputs == tasks[0].num_outputs for task in tasks)
 
 
 def _build(

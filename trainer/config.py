@@ -64,6 +64,11 @@ class BalanceConfig(Section):
     """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. random: RLW. uncertainty:
     Kendall 2018. gradnorm: Chen 2018. dwa: Liu 2019. tension: CDTT. Or a dotted path: a rule of TorchJD that needs the
     Gram matrix alone, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
+    space: Literal["representation", "parameters"] = "representation"
+    """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward a task, to compare with."""
+    monitor_every_steps: int | None = Field(None, gt=0)
+    """Steps between looks at the parameter-space gradients of the tasks: how much the worst task falls, and how many
+    ascend. Each costs one more forward and one backward a task. null: never."""
     options: dict[str, Any] = {}
     """Keyword arguments of the rule, such as {learning_rate: 0.01} for `uncertainty`."""
     weights: dict[str, float] | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import Task
+from models import Task, task_errors, task_losses
 from trainer.data.loader import Batch
 from trainer.runtime.setup import Runtime
 
@@ -55,9 +55,8 @@ def evaluate(
     with runtime.together():
         for batch in batches:
             outputs = model(to_input(batch.images_BHWC))
-            for row_4, task in zip(totals_T4, tasks, strict=True):
-                output, target = outputs[task.name], batch.targets[task.name].to(runtime.device)
-                row_4 += torch.stack([*task.error(output, target), *task.loss(output, target)]).double()
+            measured = *task_errors(tasks, outputs, batch.targets), *task_losses(tasks, outputs, batch.targets)
+            totals_T4 += torch.stack([column_T.double() for column_T in measured], dim=1)
     model.train(was_training)
     totals_T4 = runtime.sum(totals_T4).cpu()
     rows = {task.name: row_4.tolist() for task, row_4 in zip(tasks, totals_T4, strict=True)}

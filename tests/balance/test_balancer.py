@@ -8,7 +8,7 @@ from torch import nn
 from tests.distributed.problem import Problem, two_pass_step
 from trainer import Balancer
 from trainer.balance import Fixed, Uniform
-from trainer.balance.split import CHUNK_ENTRIES, gram
+from trainer.balance.gram import gram
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 3, 5])
@@ -19,8 +19,8 @@ def test_one_backward_equals_two_passes(num_tasks: int) -> None:
     expected_alpha_T = two_pass_step(expected, x_BCHW, labels_TB)
     model = problem.model()
     balancer = Balancer(tasks=num_tasks)
-    outputs = model(x_BCHW, split=balancer.split)
-    losses = [task.loss(outputs[task.name], labels_B) for task, labels_B in zip(problem.tasks, labels_TB, strict=True)]
+    outputs = model(x_BCHW, balancer=balancer)
+    losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(problem.tasks)]
     balancer.total(*zip(*losses, strict=True)).backward()
     torch.testing.assert_close(balancer.alpha, expected_alpha_T, atol=1e-12, rtol=0)
     for parameter, reference in zip(model.parameters(), expected.parameters(), strict=True):
@@ -35,8 +35,8 @@ def test_heads_keep_their_own_gradient_whatever_alpha_is() -> None:
     for weights in ([1.0, 0.0], [0.25, 0.75]):
         model = problem.model()
         balancer = Balancer(tasks=2, weighting=Fixed(weights))
-        outputs = model(x_BCHW, split=balancer.split)
-        losses = [task.loss(outputs[task.name], labels_TB[t]) for t, task in enumerate(problem.tasks)]
+        outputs = model(x_BCHW, balancer=balancer)
+        losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(problem.tasks)]
         balancer.total(*zip(*losses, strict=True)).backward()
         gradients.append([parameter.grad for parameter in model.heads.parameters()])
         assert balancer.alpha.tolist() == weights
@@ -50,13 +50,13 @@ def test_uniform_is_the_gradient_of_the_mean_loss() -> None:
     model, expected = problem.model(), problem.model()
     outputs = expected(x_BCHW)
     means = [
-        nn.functional.cross_entropy(outputs[task.name], labels_TB[t], ignore_index=-1)
-        for t, task in enumerate(problem.tasks)
+        nn.functional.cross_entropy(output, labels_B, ignore_index=-1)
+        for output, labels_B in zip(outputs, labels_TB, strict=True)
     ]
     (sum(means) / 3).backward()
     balancer = Balancer(tasks=3, weighting=Uniform())
-    outputs = model(x_BCHW, split=balancer.split)
-    losses = [task.loss(outputs[task.name], labels_TB[t]) for t, task in enumerate(problem.tasks)]
+    outputs = model(x_BCHW, balancer=balancer)
+    losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(problem.tasks)]
     balancer.total(*zip(*losses, strict=True)).backward()
     for parameter, reference in zip(model.encoder.parameters(), expected.encoder.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, reference.grad, atol=1e-14, rtol=1e-12)
@@ -64,7 +64,7 @@ def test_uniform_is_the_gradient_of_the_mean_loss() -> None:
 
 def test_the_gram_matrix_of_float32_rows_is_that_of_float64() -> None:
     """A long row of small numbers after a large one, over several chunks: a float32 sum loses them."""
-    num_entries = 3 * CHUNK_ENTRIES + 7
+    num_entries = 200_003
     rows_TN = torch.full((1, num_entries), 1e-3)
     rows_TN[0, 0] = 100.0
     exact = 100.0**2 + (num_entries - 1) * float(np.float32(1e-3)) ** 2

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models import Classification, MultiTaskModel
 from models.heads import mlp_head
 from models.lenet import LeNet
+from models.multitask import SeparateHeads
 from tests.balance.oracle import min_norm_by_enumeration
 
 MISSING = -1
@@ -38,8 +39,8 @@ class Problem:
     def model(self) -> MultiTaskModel:
         torch.manual_seed(0)
         encoder = LeNet((1, 16, 16), width=12, dropout=0.0)
-        heads = {task.name: mlp_head(12, 4, hidden=8, dropout=0.0) for task in self.tasks}
-        return MultiTaskModel(encoder, heads).to(self.dtype)
+        heads = [mlp_head(12, 4, hidden=8, dropout=0.0) for _ in self.tasks]
+        return MultiTaskModel(encoder, SeparateHeads(heads)).to(self.dtype)
 
     def data(self, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, 1, 16, 16) and labels (T, B) of the whole batch; learnable, so that the losses do move."""

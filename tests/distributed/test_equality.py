@@ -40,9 +40,9 @@ def train_in_one_backward(rank: int, problem: Problem, cut: list[int]) -> tuple[
     alphas = []
     for step in range(problem.steps):
         x_BCHW, labels_TB = problem.data(step)
-        outputs = model(x_BCHW[mine], split=balancer.split)
+        outputs = model(x_BCHW[mine], balancer=balancer)
         sums, counts = zip(
-            *(task.loss(outputs[task.name], labels_TB[t, mine]) for t, task in enumerate(problem.tasks)), strict=True
+            *(task.loss(outputs[t], labels_TB[t, mine]) for t, task in enumerate(problem.tasks)), strict=True
         )
         balancer.total(sums, counts).backward()
         alphas.append(balancer.alpha)

@@ -17,7 +17,7 @@ from trainer.balance.gram import stacked_gram
 from trainer.balance.split import Weigh
 
 
-def linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigh: Weigh) -> Tensor:
+def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigh: Weigh) -> Tensor:
     """Apply T linear layers to one z: (B, T, C).
 
     Backward gives weight and bias their own unweighted gradients, and Σ α_t g_t, with `weigh`'s α, to z. The outputs of

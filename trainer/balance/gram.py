@@ -15,7 +15,7 @@ from torch import Tensor
 CHUNK_ENTRIES = 2**22
 """Entries of task gradients that are in memory as float64 at a time: 32 MiB."""
 
-BLOCK_TASKS = 64
+BLOCK_TASKS = 128
 """Rows of the matrix that are computed at a time; everything left of the block on the diagonal is known by symmetry."""
 
 
@@ -29,9 +29,9 @@ def gram(gradients_TN: Tensor) -> Tensor:
 def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
     """Gram matrix of the gradients g_t = E_t W_t of T linear maps z -> z W_tᵀ: float64, (T, T).
 
-    Two ways, the one with fewer operations. Factored: <g_s, g_t> = Σ_cc' (E_sᵀ E_t)_cc' (W_s W_tᵀ)_cc', for few outputs,
-    as classifications have. Sample by sample, as `gram` of some of the gradients' columns at a time, for many outputs, as
-    a hidden layer has. Neither makes a T x B x D tensor.
+    Two ways, the one with fewer operations. Factored, <g_s, g_t> = Σ_cc' (E_sᵀ E_t)_cc' (W_s W_tᵀ)_cc', for few
+    outputs, as classifications have. Sample by sample, the gradients of some samples at a time, for many outputs, as a
+    hidden layer has. Neither makes a T x B x D tensor.
 
     Args:
         errors_BTC: the gradients of all tasks' losses with respect to the outputs.
@@ -44,7 +44,7 @@ def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
         return _mirrored(_factored(errors_BTK.double(), weight_TKD.double()))
     gram_TT = _zeros(weight_TKD)
     errors_TBK = errors_BTK.transpose(0, 1)
-    for errors_TbK in errors_TBK.split(max(1, CHUNK_ENTRIES // (num_tasks * width)), dim=1):
+    for errors_TbK in errors_TBK.split(max(1, _columns(num_tasks) // width), dim=1):
         _add(gram_TT, (errors_TbK @ weight_TKD).flatten(1))
     return _mirrored(gram_TT)
 
@@ -52,8 +52,8 @@ def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
 def _reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
     """Use one output less where the errors of each sample and task sum to zero, as those of every softmax do.
 
-    Then Σ_c e_c w_c = Σ_{c>0} e_c (w_c - w_0). "Zero" is what the rounding of the errors themselves allows, so the answer
-    changes by no more than one more rounding of e_0 would change it, whatever the losses are.
+    Then Σ_c e_c w_c = Σ_{c>0} e_c (w_c - w_0). "Zero" is what the rounding of the errors themselves allows, so the
+    answer changes by no more than one more rounding of e_0 would change it, whatever the losses are.
     """
     num_outputs = errors_BTC.shape[2]
     rounding_BT = num_outputs * torch.finfo(errors_BTC.dtype).eps * errors_BTC.abs().amax(dim=2)
@@ -63,23 +63,30 @@ def _reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _factored(errors_BTK: Tensor, weight_TKD: Tensor) -> Tensor:
-    gram_TT = _zeros(weight_TKD)
     num_tasks, num_outputs, _ = weight_TKD.shape
+    gram_TT = weight_TKD.new_empty((num_tasks, num_tasks))
     for rows, columns in _upper_blocks(num_tasks):
         left_Bt, right_Bu = errors_BTK[:, rows].flatten(1), errors_BTK[:, columns].flatten(1)
         products_tu = left_Bt.T @ right_Bu
         products_tu *= weight_TKD[rows].flatten(0, 1) @ weight_TKD[columns].flatten(0, 1).T
-        gram_TT[rows, columns] = products_tu.view(-1, num_outputs, num_tasks - rows.start, num_outputs).sum((1, 3))
+        if num_outputs > 1:
+            products_tu = products_tu.view(-1, num_outputs, num_tasks - rows.start, num_outputs).sum((1, 3))
+        gram_TT[rows, columns] = products_tu
     return gram_TT
 
 
 def _add(gram_TT: Tensor, gradients_TN: Tensor) -> None:
     """Add the rows' products to the upper blocks."""
     num_tasks = len(gradients_TN)
-    for chunk_Tn in gradients_TN.split(max(1, CHUNK_ENTRIES // num_tasks), dim=1):
+    for chunk_Tn in gradients_TN.split(_columns(num_tasks), dim=1):
         wide_Tn = chunk_Tn.double()
         for rows, columns in _upper_blocks(num_tasks):
             gram_TT[rows, columns].addmm_(wide_Tn[rows], wide_Tn[columns].T)
+
+
+def _columns(num_tasks: int) -> int:
+    """Columns of T gradients to make float64 at a time: 32,768 for few tasks, as a longer sum rounds more."""
+    return max(1, CHUNK_ENTRIES // max(num_tasks, BLOCK_TASKS))
 
 
 def _zeros(like_T: Tensor) -> Tensor:

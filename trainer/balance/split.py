@@ -16,7 +16,7 @@ Weigh = Callable[[Tensor], Tensor]
 """(T, T) float64 Gram matrix of this rank, given away -> (T,) float64 α, the same on all ranks."""
 
 
-def split(z: Tensor, num_tasks: int, weigh: Weigh) -> tuple[Tensor, ...]:
+def fan_out(z: Tensor, num_tasks: int, weigh: Weigh) -> tuple[Tensor, ...]:
     """Give every task its own view of the representation.
 
     Forward is the identity and copies nothing. Backward runs once, after the heads of all tasks, asks `weigh` for α and

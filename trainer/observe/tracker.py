@@ -149,7 +149,7 @@ class _WandbTracker(Tracker):
         self._say = say
 
     def log(self, record: Mapping[str, Any]) -> None:
-        if self._run is None or record["kind"] not in ("train", "eval"):
+        if self._run is None or record["kind"] not in ("train", "eval", "monitor"):
             return
         try:
             self._run.log(flatten(record))

@@ -1,0 +1,97 @@
+"""Measures what α costs several processes:  python -m benchmarks.exchange [--processes 2]
+
+Each process runs DDP over gloo on ResNet-18, 64 images of 64 x 64 a process, one thread. The share is the wall time
+within the exchange (pack, reduce, solve, broadcast) over that of the step: of each step the shortest among the
+processes, since the one that arrives last waits for nobody; then the median over steps. The last line printed is one
+JSON object.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import nn
+
+from benchmarks.methods import Problem
+from models import task_losses
+from trainer import Balancer
+from trainer.balance.exchange import exchange
+
+SIZES = (2, 40, 1000)
+NUM_STEPS = 5
+
+
+def measure(rank: int, processes: int, num_tasks: int, store: str, answer: Connection) -> None:
+    """Send the seconds of each step and those of the exchange in it."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+    problem = Problem("resnet18", num_tasks, separate=False)
+    model = nn.parallel.DistributedDataParallel(problem.model)
+    balancer = Balancer(num_tasks)
+    inside = 0.0
+
+    def timed_exchange(*arguments: Any, **named: Any) -> Any:
+        nonlocal inside
+        started = time.perf_counter()
+        found = exchange(*arguments, **named)
+        inside = time.perf_counter() - started
+        return found
+
+    rows = []
+    with threadpool_limits(1), mock.patch("trainer.balance.balancer.exchange", timed_exchange):
+        for _ in range(NUM_STEPS + 1):
+            dist.barrier()
+            started = time.perf_counter()
+            model.zero_grad()
+            outputs = model(problem.images_BCHW, balancer=balancer)
+            balancer.total(*task_losses(problem.tasks, outputs, problem.targets)).backward()
+            rows.append((time.perf_counter() - started, inside))
+    answer.send(rows[1:])
+    dist.destroy_process_group()
+
+
+def share(processes: int, num_tasks: int) -> tuple[float, float]:
+    """Median seconds of a step, and median share of the exchange."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = []
+        for rank in range(processes):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=measure, args=(rank, processes, num_tasks, f"{folder}/store", theirs))
+            process.start()
+            ranks.append((process, ours))
+        steps = list(zip(*(ours.recv() for _, ours in ranks), strict=True))
+        for process, _ in ranks:
+            process.join()
+    seconds = [max(step for step, _ in of_ranks) for of_ranks in steps]
+    shares = [min(inside for _, inside in of_ranks) / whole for of_ranks, whole in zip(steps, seconds, strict=True)]
+    return statistics.median(seconds), statistics.median(shares)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exchange", description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=2)
+    processes = parser.parse_args().processes
+    table = Table("T", "step (s)", "exchange (%)", title=f"ResNet-18, {processes} processes")
+    rows = []
+    for num_tasks in SIZES:
+        seconds, part = share(processes, num_tasks)
+        table.add_row(str(num_tasks), f"{seconds:.2f}", f"{100 * part:.2f}")
+        rows.append({"T": num_tasks, "processes": processes, "step_seconds": seconds, "exchange_share": part})
+    Console(width=120).print(table)
+    print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
