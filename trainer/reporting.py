@@ -45,6 +45,7 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
             write_summary(run_dir, summary)
             tracker.close(summary)
             write_report([run_dir], run_dir / REPORT)
+            progress.note(_closing(run, summary))
             progress.note(f"report: {run_dir / REPORT}")
 
 
@@ -74,6 +75,17 @@ def _opening(run: Run, resumed: bool) -> str:
         f"process{'es' if count > 1 else ''}; {experiment.train.global_batch} samples a step, "
         f"{run.train_batches.steps_per_epoch} steps an epoch; "
         + (f"goes on after step {run.step}" if resumed else "starts")
+    )
+
+
+def _closing(run: Run, summary: dict[str, Any]) -> str:
+    errors = {task: error for task, error in summary["final_errors"].items() if error is not None}
+    worst = max(errors, key=errors.__getitem__, default=None)
+    said = f"worst task {worst} {errors[worst]:.2f} %, mean {fmean(errors.values()):.2f} %" if worst else "no labels"
+    return (
+        f"{run.experiment.name}: {summary['steps']:,} steps in {summary['wall_seconds']:.0f} s, "
+        f"{summary['samples_per_second']:,.0f} samples/s, {summary['data_wait_percent']:.1f} % waiting for data; "
+        f"test error: {said}"
     )
 
 
