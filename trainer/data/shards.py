@@ -4,7 +4,6 @@ A conversion works in a subfolder and moves whole, synced files into place, the 
 is complete, a folder without one is refused. The same samples give the same bytes.
 """
 
-import hashlib
 import io
 import itertools
 import json
@@ -33,6 +32,7 @@ from trainer.data.manifest import (
     TaskSpec,
 )
 from trainer.errors import UserError
+from trainer.files import sha256, sync_folder, write_durably
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def write_shards(
             for split, samples in splits.items()
         }
         manifest = Manifest(name=name, made_by=made_by, image=image, tasks=tuple(tasks), splits=specs)
-        _write(partial / MANIFEST_NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
+        write_durably(partial / MANIFEST_NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
         for spec in specs.values():
             for file in spec.files:
                 (partial / file.file).rename(out / file.file)
-        _sync(out)
+        sync_folder(out)
         (partial / MANIFEST_NAME).rename(out / MANIFEST_NAME)
         partial.rmdir()
-        _sync(out)
+        sync_folder(out)
     except OSError as error:
         raise UserError(
             f"Writing the data folder {out} failed: {error}.\n"
@@ -152,7 +152,7 @@ def _verify_file(folder: Path, spec: FileSpec, *, checksum: bool) -> None:
     if size != spec.bytes:
         raise UserError(f"{path}: expected {spec.bytes} bytes, found {size}.\n{remedy(folder)}")
     try:
-        found = _sha256(path) if checksum else spec.sha256
+        found = sha256(path) if checksum else spec.sha256
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}.\n{remedy(folder)}") from error
     if found != spec.sha256:
@@ -226,32 +226,12 @@ def _members(key: str, sample: Sample, image: ImageSpec) -> dict[str, Any]:
     return {"__key__": key, image.encoding: sample.image, "json": text.encode()}
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _write_array(path: Path, array: np.ndarray) -> FileSpec:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    _write(path, buffer.getvalue())
+    write_durably(path, buffer.getvalue())
     return FileSpec(**_describe(path))
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _describe(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}

@@ -5,7 +5,6 @@ on every rank), rank_00000.pt (each rank's random generators) and manifest.json 
 each file). It appears under its name only when it is whole. Nothing in it is unpickled: torch.load(weights_only=True).
 """
 
-import hashlib
 import io
 import json
 import os
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UserError
+from trainer.files import sha256, sync_folder, write_durably
 from trainer.runtime.setup import Runtime
 
 MANIFEST = "manifest.json"
@@ -70,11 +70,11 @@ def save(
     try:
         with runtime.together(), _disk_errors(step, folder):
             aside.mkdir(parents=True, exist_ok=True)
-            _write(aside / _rank_file(runtime.rank), _to_bytes(_generators()))
+            write_durably(aside / _rank_file(runtime.rank), _to_bytes(_generators()))
             if runtime.is_main:
                 tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-                _write(aside / MODEL, safetensors.torch.save(tensors))
-                _write(aside / STATE, _to_bytes(dict(state)))
+                write_durably(aside / MODEL, safetensors.torch.save(tensors))
+                write_durably(aside / STATE, _to_bytes(dict(state)))
         with runtime.together(), _disk_errors(step, folder):
             if runtime.is_main:
                 _publish(aside, final, step, runtime.world_size)
@@ -150,7 +150,7 @@ def verify(path: Path) -> dict[str, Any]:
         file = path / name
         if not file.is_file():
             raise UserError(f"checkpoint {path} is not complete: {name} is missing. {way_out}")
-        found = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        found = {"bytes": file.stat().st_size, "sha256": sha256(file)}
         if found != expected:
             what = f"{found['bytes']} bytes, expected {expected['bytes']}"
             if found["bytes"] == expected["bytes"]:
@@ -164,16 +164,16 @@ def _publish(aside: Path, final: Path, step: int, world_size: int) -> None:
     for file in aside.iterdir():
         if file.name not in files:
             file.unlink()  # Left by a run of another world size that died in the middle of this very save.
-    sums = {name: {"bytes": (aside / name).stat().st_size, "sha256": _sha256(aside / name)} for name in files}
+    sums = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256(aside / name)} for name in files}
     manifest = {"format": 1, "step": step, "world_size": world_size, "files": sums}
-    _write(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
+    write_durably(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
     if final.exists():
         shutil.rmtree(final)  # The same step, saved again after a resume from an older checkpoint.
     os.replace(aside, final)
     pointer = final.parent / f"{LATEST}.tmp"
-    _write(pointer, final.name.encode())
+    write_durably(pointer, final.name.encode())
     os.replace(pointer, final.parent / LATEST)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
@@ -216,23 +216,3 @@ def _disk_errors(step: int, folder: Path) -> Iterator[None]:
             f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
             "Make room or repair the disk, then type the same command again to go on"
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
