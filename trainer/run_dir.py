@@ -27,23 +27,31 @@ CHECKPOINTS = "checkpoints"
 PACKAGES = ("paretrain", "torch", "accelerate", "numpy", "scipy", "webdataset", "opencv-python-headless")
 
 
-def claim(experiment: Experiment) -> Path | None:
-    """Make the run's folder ready, and find the checkpoint to go on from; None for a new run.
+def find_checkpoint(experiment: Experiment) -> Path | None:
+    """The checkpoint that the run goes on from; None for a new run. Writes nothing.
 
     Raises:
-        UserError: the folder belongs to another configuration, or cannot be written.
+        UserError: the run's folder belongs to another configuration.
     """
     run_dir = experiment.run_dir
-    checkpoint = latest(run_dir / CHECKPOINTS)
     if (run_dir / CONFIG).exists():
         _refuse_another_config(experiment, run_dir)
+    return latest(run_dir / CHECKPOINTS)
+
+
+def claim(experiment: Experiment) -> None:
+    """Make the run's folder this configuration's, once everything that it asks for could be built.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    run_dir = experiment.run_dir
     try:
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         (run_dir / CONFIG).write_text(to_yaml(experiment))
         (run_dir / RUN).write_text(json.dumps(_provenance(experiment), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
-    return checkpoint
 
 
 def read_config(run_dir: Path) -> Experiment:

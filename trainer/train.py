@@ -11,7 +11,7 @@ from trainer.errors import UserError, run_command
 from trainer.loop import fit
 from trainer.reporting import observed, say_complete
 from trainer.run import build_run
-from trainer.run_dir import claim
+from trainer.run_dir import claim, find_checkpoint
 from trainer.runtime.checkpoint import load
 from trainer.runtime.setup import Runtime, joined
 
@@ -25,11 +25,12 @@ def train(experiment: Experiment) -> None:
     """
     with joined(experiment.parallel) as runtime:
         manifest = open_data(experiment, runtime)
-        checkpoint = runtime.on_main(lambda: claim(experiment))
+        checkpoint = runtime.on_main(lambda: find_checkpoint(experiment))
         run = build_run(experiment, manifest, runtime, load(checkpoint, runtime) if checkpoint else None)
         if run.step >= experiment.train.steps:
             say_complete(run)
             return
+        runtime.on_main(lambda: claim(experiment))
         with closing(run), observed(run, resumed=checkpoint is not None) as observers:
             fit(run, observers)
 

@@ -63,6 +63,13 @@ def test_a_wrong_value_is_named_before_anything_is_written(
     assert not run_dir.exists()
 
 
+def test_a_mistake_can_be_mended_and_the_same_run_started(config: Path, run_dir: Path, refusal: Say) -> None:
+    """A run that could not even be built leaves no folder that would refuse the mended configuration."""
+    assert "no encoder 'lenett'" in refusal("train", config, "model.encoder.name=lenett")
+    assert not run_dir.exists()
+    assert main(["train", str(config), "train.steps=1"]) == 0
+
+
 def test_a_configuration_that_is_none(tmp_path: Path, refusal: Say) -> None:
     assert "no configuration file" in refusal("train", tmp_path / "missing.yaml")
     for text, message in {
