@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.data.commands import add_data_commands
 from trainer.errors import run_command
 
 
@@ -68,18 +69,6 @@ def _report(options: argparse.Namespace) -> None:
     print(f"report: {out}")
 
 
-def _digits(options: argparse.Namespace) -> None:
-    from trainer.data.sources.digits import write_digits
-
-    write_digits(options.out, seed=options.seed)
-
-
-def _multimnist(options: argparse.Namespace) -> None:
-    from trainer.data.sources.multimnist import write_multimnist
-
-    write_multimnist(options.mnist, options.out, seed=options.seed)
-
-
 def _overrides(options: argparse.Namespace) -> list[str]:
     processes = [] if options.processes is None else [f"parallel.processes={options.processes}"]
     return [*options.overrides, *processes]
@@ -111,17 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html, in the folder of a single run")
     report.set_defaults(run=_report)
 
-    data = commands.add_parser("data", help="make a data folder of WebDataset shards")
-    sources = data.add_subparsers(title="sources", required=True, metavar="SOURCE")
-    digits = sources.add_parser(
-        "digits", help="pairs of scikit-learn's bundled handwritten digits, nothing to download"
-    )
-    _add_out(digits)
-    digits.set_defaults(run=_digits)
-    multimnist = sources.add_parser("multimnist", help="pairs of MNIST digits, as in Sener & Koltun 2018")
-    multimnist.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder of the four IDX files")
-    _add_out(multimnist)
-    multimnist.set_defaults(run=_multimnist)
+    add_data_commands(commands)
     return parser
 
 
@@ -129,8 +108,3 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace those of the file")
     parser.add_argument("--processes", type=int, metavar="N", help="short for parallel.processes=N")
-
-
-def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to make")
-    parser.add_argument("--seed", type=int, default=0, help="decides the pairs (default: 0)")
