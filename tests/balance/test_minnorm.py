@@ -1,6 +1,6 @@
 """The min-norm solver against independent oracles, on every structure that gradients take.
 
-Shapes: T tasks, S the tasks of a support.
+Shapes: T tasks, S the tasks of a support, N supports, K = S + 1.
 """
 
 from itertools import combinations
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from benchmarks.minnorm import STRUCTURES, grams
-from trainer.balance.minnorm import MinNorm, solve
+from trainer.balance.minnorm import MinNorm, search, solve
 
 
 def touching(rng: np.random.Generator, T: int) -> np.ndarray:
@@ -75,20 +75,24 @@ def assert_certified(gram_TT: np.ndarray, answer: MinNorm, tolerance: float = 1e
 
 def value_by_enumeration(gram_TT: np.ndarray) -> float:
     """The smallest value over all supports, each with the minimum of its equality-constrained problem if feasible."""
+    gram_TT = gram_TT / (unit := scale_of(gram_TT) or 1.0)
     best = gram_TT.diagonal().min()
     for size in range(2, len(gram_TT) + 1):
-        for support in combinations(range(len(gram_TT)), size):
-            block_SS = gram_TT[np.ix_(support, support)]
-            kkt = np.block([[block_SS, np.ones((size, 1))], [np.ones((1, size)), np.zeros((1, 1))]])
-            alpha_S = np.linalg.lstsq(kkt, np.eye(size + 1)[-1], rcond=1e-12)[0][:size]
-            if alpha_S.min() >= -1e-9:
-                alpha_S = np.maximum(alpha_S, 0) / np.maximum(alpha_S, 0).sum()
-                best = min(best, alpha_S @ block_SS @ alpha_S)
-    return float(best)
+        supports_NS = np.array(list(combinations(range(len(gram_TT)), size)))
+        kkt_NKK = np.ones((len(supports_NS), size + 1, size + 1))
+        kkt_NKK[:, :size, :size] = blocks_NSS = gram_TT[supports_NS[:, :, None], supports_NS[:, None, :]]
+        kkt_NKK[:, size, size] = 0.0
+        alpha_NS = np.linalg.pinv(kkt_NKK, rcond=1e-12, hermitian=True)[:, :size, size]
+        feasible_N = alpha_NS.min(axis=1) >= -1e-9
+        alpha_NS = np.maximum(alpha_NS[feasible_N], 0)
+        alpha_NS /= alpha_NS.sum(axis=1, keepdims=True)
+        values_N = np.einsum("ns,nst,nt->n", alpha_NS, blocks_NSS[feasible_N], alpha_NS)
+        best = min(best, values_N.min(initial=np.inf))
+    return float(best) * unit
 
 
 @pytest.mark.parametrize("structure", STRUCTURES + HARD, ids=lambda structure: structure.__name__)
-@pytest.mark.parametrize("T", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("T", [1, 2, 3, 5, 8, 12])
 def test_value_is_the_best_over_all_supports(structure, T):
     gram_TT, _ = grams(structure, T)
     answer = solve(gram_TT)
@@ -114,6 +118,33 @@ def test_certified_at_a_thousand_tasks():
     answer = solve(before_TT)
     assert_certified(before_TT, answer)
     assert_certified(gram_TT, solve(gram_TT, support=answer.support))
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [structure for structure in STRUCTURES if structure.__name__ not in ("collinear", "zero_rows")],
+    ids=lambda structure: structure.__name__,
+)
+def test_float32_factors_lose_no_digit(structure, monkeypatch):
+    """Sizes at which the linear systems are factored in float32 and refined."""
+    T = 560
+    before_TT, gram_TT = grams(structure, T)
+    before = solve(before_TT)
+    assert_certified(before_TT, before)
+    warm = solve(gram_TT, support=before.support)
+    assert_certified(gram_TT, warm)
+    assert (warm.alpha_T == solve(gram_TT, support=before.support).alpha_T).all()
+    monkeypatch.setattr(search, "SINGLE_FROM", T + 1)
+    in_double = solve(gram_TT, support=before.support)
+    assert warm.value == pytest.approx(in_double.value, abs=4e-12 * scale_of(gram_TT))
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+def test_float32_factors_bear_any_unit_and_an_immediate_answer(unit):
+    for gram_TT in (unit * np.eye(600), unit * np.diag(np.linspace(1, 2, 600))):
+        answer = solve(gram_TT)
+        assert_certified(gram_TT, answer)
+        np.testing.assert_allclose(answer.alpha_T * gram_TT.diagonal(), answer.value, rtol=1e-9)
 
 
 def test_agrees_with_quadprog():
@@ -281,6 +312,24 @@ def test_the_unit_of_the_loss_does_not_matter(rows, exponent):
     np.testing.assert_allclose(scaled.alpha_T @ rows, answer.alpha_T @ rows, atol=1e-5)
     assert scaled.value / 2.0**exponent == pytest.approx(answer.value, abs=1e-9)
     assert scaled.certified
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1), st.integers(-30, 30), st.integers(0, 6), st.data())
+def test_few_tasks_of_any_scale_with_ties_are_optimal_cold_and_warm(T, seed, exponent, decades, data):
+    """The sizes that the fewest numpy calls serve: copies, opposites and zeros among gradients of unequal length."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((T, data.draw(st.integers(1, 2 * T)))) * 10 ** rng.uniform(
+        -decades / 2, decades / 2, (T, 1)
+    )
+    for _ in range(data.draw(st.integers(0, 3))):
+        rows[rng.integers(T)] = data.draw(st.sampled_from([1.0, 1.0, -1.0, 0.0, 2.0])) * rows[rng.integers(T)]
+    gram_TT = rows @ rows.T * 10.0**exponent
+    best = value_by_enumeration(gram_TT)
+    support = np.array(data.draw(st.lists(st.integers(0, T - 1), max_size=T)), dtype=int)
+    for answer in (solve(gram_TT), solve(gram_TT, support=support)):
+        assert_certified(gram_TT, answer)
+        assert answer.value == pytest.approx(best, abs=1e-10 * scale_of(gram_TT))
 
 
 @settings(max_examples=100, deadline=None)

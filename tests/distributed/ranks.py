@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import os
 import tempfile
 import time
 import traceback
@@ -16,7 +17,9 @@ import torch.distributed as dist
 
 # Forked from a clean server that has torch in memory already: a rank starts in a tenth of a second, not in five.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch._dynamo", "torch.distributed.optim", "tests.distributed.problem"])
+PRELOADED = "torch._inductor.compile_fx torch.distributed.optim torch.distributed.fsdp accelerate deepspeed"
+_context.set_forkserver_preload([*PRELOADED.split(), "tests.distributed.problem"])
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed asks for it while it is imported.
 
 
 class RankFailed(AssertionError):

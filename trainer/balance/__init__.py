@@ -1,7 +1,8 @@
 """Representation gradients -> α: what this project is for."""
 
 from trainer.balance.balancer import Balancer
-from trainer.balance.exchange import Balance, BalanceError
+from trainer.balance.exchange import Balance, BalanceError, NonFiniteError
+from trainer.balance.nonfinite import Broken
 from trainer.balance.weightings import (
     Chebyshev,
     DynamicWeightAverage,
@@ -21,11 +22,13 @@ __all__ = [
     "Balance",
     "BalanceError",
     "Balancer",
+    "Broken",
     "Chebyshev",
     "DynamicWeightAverage",
     "Fixed",
     "GradNorm",
     "MinNormWeighting",
+    "NonFiniteError",
     "Normalised",
     "Random",
     "Tension",

@@ -4,16 +4,20 @@ Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.balance.exchange import Balance, Ranks, exchange
+from trainer.balance.exchange import Balance, exchange
 from trainer.balance.factored import stacked_linear
 from trainer.balance.gram import gram
+from trainer.balance.nonfinite import OnNonFinite, zero_gradients
 from trainer.balance.parameters import task_gradients
-from trainer.balance.split import Weigh, fan_out
+from trainer.balance.ranks import Ranks
+from trainer.balance.split import Weigh, Weighed, fan_out
 from trainer.balance.weightings import MinNormWeighting, Weighting
 
 
@@ -41,6 +45,14 @@ class Balancer:
         group: the process group that shares the batch; None is the default group, or this process alone where
             torch.distributed is not initialised. The data-parallel wrapper must AVERAGE gradients over the same ranks,
             as DDP, FSDP and DeepSpeed ZeRO do.
+        on_nonfinite: what happens where a task's loss, or its gradient with respect to z, is NaN or infinite on any
+            rank; the same on every rank, and told in `last.broken`.
+            stop: the backward raises NonFiniteError, with the same words everywhere.
+            skip_step: the encoder gets no gradient, the weighting learns nothing, `last.active_T` is all False: make
+            no optimizer step.
+            drop_task: α, the encoder's and the other heads' gradients are those of a batch without the broken tasks.
+            Call `zero_broken(heads)` after the backward: their own heads' gradients hold NaN until then. Where no
+            other task has a label it stops.
 
     Attributes:
         last: what the last backward's exchange found (`Balance`); None before the first one.
@@ -51,14 +63,18 @@ class Balancer:
         tasks: int | Sequence[str],
         weighting: Weighting | None = None,
         group: dist.ProcessGroup | None = None,
+        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         self.names = [f"{task}" for task in range(tasks)] if isinstance(tasks, int) else list(tasks)
         if not self.names:
             raise ValueError("a Balancer needs at least one task, found none")
+        if on_nonfinite not in get_args(OnNonFinite):
+            raise ValueError(f"on_nonfinite must be one of {', '.join(get_args(OnNonFinite))}, found '{on_nonfinite}'")
         self.weighting: Weighting = weighting or MinNormWeighting()
         self.last: Balance | None = None
         self._ranks = Ranks(group)
-        self._pending = _Pending()
+        self._on_nonfinite = on_nonfinite
+        self._pending = _Step()
 
     @property
     def alpha(self) -> Tensor:
@@ -71,10 +87,12 @@ class Balancer:
             raise RuntimeError("there is no α yet: call split, total and backward first")
         return torch.from_numpy(self.last.alpha_T.copy())
 
+    @torch.compiler.disable(reason="α is found in eager mode: compile the encoder and the heads")
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
         """Give each task its view of z, a tensor of any shape whose gradient belongs to this rank's samples alone."""
         return fan_out(z, len(self.names), self._begin())
 
+    @torch.compiler.disable(reason="α is found in eager mode: compile the encoder and the heads")
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None = None) -> Tensor:
         """Apply the first linear layer of T stacked heads to z, in place of `split`.
 
@@ -98,7 +116,9 @@ class Balancer:
             )
         return stacked_linear(z_BD, weight_TCD, bias_TC, self._begin())
 
-    def total(self, sums: Tensor | Sequence[Tensor], counts: Tensor | Sequence[Tensor]) -> Tensor:
+    def total(
+        self, sums: Tensor | Sequence[Tensor], counts: Tensor | Sequence[Tensor], gradient_scale: float = 1.0
+    ) -> Tensor:
         """Turn this rank's loss sums into the scalar to call `backward` on. Collective: one T-number all-reduce.
 
         The scalar is W Σ_t S_t / N_t with N_t the labelled samples of task t over all W ranks, so that the wrapper's
@@ -108,14 +128,36 @@ class Balancer:
         Args:
             sums: (T,) each task's loss SUMMED over this rank's labelled samples.
             counts: (T,) the number of those samples.
+            gradient_scale: by what the caller multiplies the scalar before the backward, the same on all ranks:
+                `scaler.get_scale()` of a GradScaler. What the balancer finds is that of the gradients without it.
+                Above 1, a gradient that is not finite while all losses are is an overflow, whatever `on_nonfinite`
+                says: every rank's encoder gets NaN, so that every rank's scaler skips the step and backs off. Once it
+                has backed off to 1, such a gradient is no overflow any more.
 
         Raises:
-            ValueError: not one sum and one count for each task.
+            ValueError: not one sum and one count for each task, or a scale that is not positive.
         """
+        if not 0 < gradient_scale < float("inf"):
+            raise ValueError(f"gradient_scale must be positive and finite, found {gradient_scale}")
         means_T, counts_T = self._global_means(sums, counts)
-        self._pending.losses_T = means_T.detach().double()
-        self._pending.counts_T = counts_T
+        self._pending.totals = _Totals(means_T.detach().double(), counts_T, gradient_scale)
         return self._ranks.size * means_T.sum()
+
+    def zero_broken(self, heads: Sequence[nn.Module] | nn.Module) -> None:
+        """Zero the gradients of the broken tasks' own parameters; with `drop_task`, after the backward, on every rank.
+
+        Weight decay and momentum still move these parameters.
+
+        Args:
+            heads: a list of one module a task, in the order of the tasks; or a module made of such lists and of
+                parameters with a row a task, as stacked heads have.
+
+        Raises:
+            ValueError: `heads` is something else.
+            RuntimeError: a parameter has no `.grad`: no backward came, or the wrapper keeps the gradients to itself.
+        """
+        if self.last is not None and self.last.broken is not None:
+            zero_gradients(heads, self.last.broken.tasks, len(self.names))
 
     def parameter_gradients(
         self,
@@ -148,17 +190,21 @@ class Balancer:
             counts: (T,) as `total` takes them.
             shared: the encoder's parameters, which get Σ α_t ∂L_t/∂θ.
             own: the heads' parameters, which get their own unweighted gradient.
+
+        Raises:
+            NonFiniteError: as in the backward of `total`; `drop_task` stops too, since here NaN of one task reaches the
+                gradients of all.
         """
         means_T, counts_T = self._global_means(sums, counts)
         gradients_TP = task_gradients(means_T, shared, self._ranks)
         own_gradients = torch.autograd.grad(means_T.sum(), list(own))
+        # Every rank holds the whole batch's matrix already, and the exchange adds them up.
         gram_TT = gram(gradients_TP)
-        if self._ranks.rank > 0:
-            gram_TT.zero_()  # Every rank holds the whole batch's matrix already, and the exchange adds them up.
-        self.last = exchange(
-            gram_TT, means_T.detach().double(), counts_T, rule=self.weighting, ranks=self._ranks, names=self.names
-        )
-        combined = (self.alpha.to(gradients_TP) @ gradients_TP).split([parameter.numel() for parameter in shared])
+        gram_TT /= self._ranks.size
+        alpha_T, left_out = self._exchange(gram_TT, _Totals(means_T.detach().double(), counts_T))
+        if left_out:
+            gradients_TP[left_out] = 0
+        combined = (alpha_T.to(gradients_TP) @ gradients_TP).split([parameter.numel() for parameter in shared])
         for parameter, gradient_P in zip(shared, combined, strict=True):
             parameter.grad = gradient_P.view_as(parameter)
         for parameter, gradient in zip(own, own_gradients, strict=True):
@@ -179,25 +225,52 @@ class Balancer:
 
     def _begin(self) -> Weigh:
         """Start a step. Returns what its backward calls."""
-        pending = self._pending = _Pending()
+        pending = self._pending = _Step()
         return lambda gram_TT: self._weigh(gram_TT, pending)
 
-    def _weigh(self, gram_TT: Tensor, pending: "_Pending") -> Tensor:
+    def _weigh(self, gram_TT: Tensor, pending: "_Step") -> Weighed:
         """Run inside backward, on every rank: this rank's Gram matrix of all tasks' gradients -> α."""
-        if pending.losses_T is None or pending.counts_T is None:
-            raise RuntimeError("backward() came before balancer.total(sums, counts): call backward on what it returns")
+        if pending.totals is None:
+            raise RuntimeError(
+                "backward() came before balancer.total(sums, counts): call backward on what it returns. If you did, "
+                "the split ran again inside the backward: keep it out of reentrant checkpointing (use_reentrant=False)"
+            )
+        # The caller scaled the gradients and total() multiplied them by W for the wrapper's average; the Gram matrix is
+        # that of the mean losses themselves.
+        gram_TT /= (self._ranks.size * pending.totals.gradient_scale) ** 2
+        return self._exchange(gram_TT, pending.totals)
+
+    def _exchange(self, gram_TT: Tensor, totals: "_Totals") -> Weighed:
         # The last step's Gram matrix makes room for this one's: each takes 800 MB for 10,000 tasks.
         self.last = None
-        # total() multiplied by W for the wrapper's average; the Gram matrix is that of the mean losses themselves.
-        gram_TT /= self._ranks.size**2
         self.last = exchange(
-            gram_TT, pending.losses_T, pending.counts_T, rule=self.weighting, ranks=self._ranks, names=self.names
+            gram_TT,
+            totals.losses_T,
+            totals.counts_T,
+            rule=self.weighting,
+            ranks=self._ranks,
+            names=self.names,
+            on_nonfinite=self._on_nonfinite,
+            scaled=totals.gradient_scale > 1,
         )
-        return self.alpha
+        if self.last.overflow:
+            return Weighed(torch.full_like(self.alpha, torch.nan), [])
+        if self.last.broken is None:
+            return Weighed(self.alpha, [])
+        dropped = self.last.broken.tasks if self.last.active_T.any() else list(range(len(self.names)))
+        return Weighed(self.alpha, dropped)
 
 
-class _Pending:
-    """What `total` knows and the backward of the same step needs."""
+@dataclass(frozen=True)
+class _Totals:
+    """What `total` was given, over all ranks."""
 
-    losses_T: Tensor | None = None
-    counts_T: Tensor | None = None
+    losses_T: Tensor
+    counts_T: Tensor
+    gradient_scale: float = 1.0
+
+
+class _Step:
+    """One step from its `split` to its backward, which may be another's than the last `split`'s."""
+
+    totals: _Totals | None = None

@@ -1,21 +1,24 @@
 """The step's one exchange: pack -> reduce to rank 0 -> solve there -> broadcast status and α.
 
-z is rank-local, so the Gram matrix of the whole batch is the plain sum of the ranks' Gram matrices: T(T+1)/2 + T
-numbers travel, whatever the batch, the representation and the model weigh. Every rank sends and receives the same two
-messages in every step, and every rank leaves with the same α or with the same error.
+z is rank-local, so the Gram matrix of the whole batch is the plain sum of the ranks' Gram matrices: one symmetric T x T
+matrix and T + W numbers travel, whatever the batch, the representation and the model weigh. Every rank sends and
+receives the same two messages in every step, whatever happens, and leaves with the same α or with the same error.
 
-Shapes: T tasks, A active tasks.
+Shapes: T tasks, A active tasks, W ranks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from trainer.balance.nonfinite import Broken, OnNonFinite
+from trainer.balance.packing import pack, packed_size, unpack
+from trainer.balance.ranks import Ranks
 from trainer.balance.weightings import Weighting
 
 ZERO_GRADIENT = 1e-20
@@ -25,6 +28,10 @@ min-norm point would be its zero gradient and the encoder would silently stop.""
 
 class BalanceError(RuntimeError):
     """No α could be found in this step. Raised on every rank with the same words."""
+
+
+class NonFiniteError(BalanceError):
+    """A loss or gradient is not finite, and `on_nonfinite` says stop, or leaves no task to go on with."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,14 @@ class Balance:
         certified: whether each min-norm problem that the rule solved is within the solver's tolerance. For `min_norm`
             that is the gap above; where the gradients are normalised or a preference is set, it is the gap of the
             problem so changed. A rule that solves none has nothing to certify, and it is True.
-        active_T: bool, the tasks with labels and a non-zero gradient in this step, on any rank.
+        active_T: bool, the tasks with labels and a finite, non-zero gradient in this step, on any rank. Where there is
+            none the encoder gets no gradient, and no optimizer step must be made.
         counts_T: labelled samples of each task over all ranks.
-        losses_T: mean loss of each task over all ranks.
-        gram_TT: Gram matrix of the gradients of the mean losses; None except on rank 0.
+        losses_T: mean loss of each task over all ranks; not finite where it is broken.
+        broken: what was not finite; None in a sound step.
+        overflow: the gradients were scaled up and overflowed. No task is active, and on EVERY rank the encoder's
+            gradient is NaN, so that every rank's GradScaler skips the step and backs off.
+        gram_TT: Gram matrix of the gradients of the mean losses; None except on rank 0 in a sound step.
     """
 
     alpha_T: np.ndarray
@@ -53,185 +64,151 @@ class Balance:
     active_T: np.ndarray
     counts_T: np.ndarray
     losses_T: np.ndarray
+    broken: Broken | None = None
+    overflow: bool = False
     gram_TT: np.ndarray | None = None
 
 
 class _Status(IntEnum):
     OK = 0
     UNCERTIFIED = 1
-    NON_FINITE = 2
-    FAILED = 3
+    SKIP = 2
+    OVERFLOW = 3
+    STOP = 4
+    FAILED = 5
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """The processes that share a batch: a torch.distributed group, or this process alone."""
-
-    group: dist.ProcessGroup | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-        return dist.get_world_size(self.group) if dist.is_initialized() else 1
-
-    @property
-    def rank(self) -> int:
-        """This process's rank in the group."""
-        return dist.get_rank(self.group) if dist.is_initialized() else 0
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum over the ranks, on every rank."""
-        if self.size > 1:
-            values = self._to_wire(values)
-            dist.all_reduce(values, group=self.group)
-        return values
-
-    def sum_to_first(self, values: Tensor) -> Tensor:
-        """Sum over the ranks, on rank 0; what other ranks get back is unspecified."""
-        if self.size > 1:
-            values = self._to_wire(values)
-            dist.reduce(values, group_dst=0, group=self.group)
-        return values
-
-    def from_first(self, values: Tensor) -> Tensor:
-        """Rank 0's values, on every rank."""
-        if self.size > 1:
-            values = self._to_wire(values)
-            dist.broadcast(values, group_src=0, group=self.group)
-        return values
-
-    def gather(self, values: Tensor) -> list[Tensor]:
-        """The values of every rank, in rank order, on every rank."""
-        if self.size == 1:
-            return [values]
-        values = self._to_wire(values)
-        gathered = [torch.empty_like(values) for _ in range(self.size)]
-        dist.all_gather(gathered, values, group=self.group)
-        return gathered
-
-    def text_from_first(self, text: str) -> str:
-        """Rank 0's text, on every rank."""
-        box = [text]
-        if self.size > 1:
-            dist.broadcast_object_list(box, group_src=0, group=self.group)
-        return box[0]
-
-    def _to_wire(self, values: Tensor) -> Tensor:
-        """A copy where the group's backend can read it: the collectives above write into what they are given."""
-        on_gpu = dist.get_backend(self.group) == dist.Backend.NCCL
-        return values.clone() if values.is_cuda == on_gpu else values.to("cuda" if on_gpu else "cpu")
+_ACTIVE, _BROKEN_LOSS, _BROKEN_GRADIENT = 1, 2, 4
+"""What the verdict says of each task, in bits."""
 
 
 def exchange(
-    gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, *, rule: Weighting, ranks: Ranks, names: Sequence[str]
+    gram_TT: Tensor,
+    losses_T: Tensor,
+    counts_T: Tensor,
+    *,
+    rule: Weighting,
+    ranks: Ranks,
+    names: Sequence[str],
+    on_nonfinite: OnNonFinite = "stop",
+    scaled: bool = False,
 ) -> Balance:
     """Turn every rank's share of the Gram matrix into one α, the same on all ranks.
 
     Args:
-        gram_TT: float64 Gram matrix of this rank's part of the gradients of the global mean losses.
+        gram_TT: float64 Gram matrix of this rank's part of the gradients of the global mean losses; given away.
         losses_T: this rank's part of the global mean losses: they sum to them over the ranks.
         counts_T: labelled samples a task over all ranks, already global.
         rule: called on rank 0 only.
         ranks: the processes that share the batch.
         names: the tasks' names, for the error messages.
+        on_nonfinite: see `Balancer`.
+        scaled: whether the gradients were scaled up; if so, one that is not finite is an overflow where the losses are
+            finite.
 
     Raises:
-        BalanceError: a loss or gradient is not finite on some rank, or the rule failed on rank 0. The collectives
-            match on all ranks in both cases: nobody is left waiting.
+        NonFiniteError: a loss or gradient is not finite on some rank, and `on_nonfinite` has no way to go on.
+        BalanceError: the rule failed on rank 0. The collectives match on all ranks in both cases: nobody is left
+            waiting.
     """
-    num_tasks = len(counts_T)
     counts = counts_T.cpu().numpy()
-    reduced_TT, means_T = _reduce(gram_TT, losses_T, ranks)
-    verdict = np.zeros(3 + 3 * num_tasks)
-    found: Balance | None = None
-    failure = ""
+    batch = _reduce(gram_TT, losses_T, ranks)
+    verdict, failure = np.zeros(3 + 3 * len(counts) + ranks.size), ""
     if ranks.rank == 0:
         try:
-            status, found = _decide(reduced_TT, means_T, counts, rule)
+            verdict = _decide(batch, counts, rule, on_nonfinite, scaled)
         except Exception as error:  # Whatever happened here, the other ranks wait for the broadcast.
-            status, failure = _Status.FAILED, f"{type(error).__name__}: {error}"
-        verdict[0] = status
-        if found is not None:
-            verdict[1:] = [found.min_norm, found.gap, *found.alpha_T, *found.losses_T, *found.active_T]
+            verdict[0], failure = _Status.FAILED, f"{type(error).__name__}: {error}"
     verdict = ranks.from_first(torch.from_numpy(verdict).to(gram_TT.device)).cpu().numpy()
     status = _Status(int(verdict[0]))
-    if status is _Status.NON_FINITE:
-        raise BalanceError(_name_non_finite(gram_TT, losses_T, ranks, names))
     if status is _Status.FAILED:
         raise BalanceError(f"the weighting failed on rank 0: {ranks.text_from_first(failure)}")
-    alpha_T, means_T, active_T = verdict[3:].reshape(3, num_tasks)
-    return Balance(
-        alpha_T=alpha_T,
-        min_norm=float(verdict[1]),
-        gap=float(verdict[2]),
-        certified=status is _Status.OK,
-        active_T=active_T.astype(bool),
-        counts_T=counts,
-        losses_T=means_T,
-        gram_TT=found.gram_TT if found is not None else None,
-    )
+    balance = _read(verdict, counts, batch.gram_TT if ranks.rank == 0 else None)
+    if status is _Status.STOP:
+        assert balance.broken is not None, "nothing else stops"
+        alone = "; no other task has a label in this step" if on_nonfinite == "drop_task" else ""
+        raise NonFiniteError(f"not finite: {balance.broken.describe(names)}{alone}")
+    return balance
 
 
-def message_bytes(num_tasks: int) -> int:
+def message_bytes(num_tasks: int, num_ranks: int) -> int:
     """Bytes that one rank sends or receives a step for α: the counts, the packed Gram matrix, the verdict; float64."""
-    return 8 * (num_tasks + num_tasks * (num_tasks + 1) // 2 + num_tasks + 3 + 3 * num_tasks)
+    reduced, verdict = packed_size(num_tasks) + num_tasks + num_ranks, 3 + 3 * num_tasks + num_ranks
+    return 8 * (num_tasks + reduced + verdict)
 
 
-def _reduce(gram_TT: Tensor, losses_T: Tensor, ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
-    """Gram matrix and losses of the whole batch, on rank 0; elsewhere unspecified. Alone, nothing is copied."""
+class _Batch(NamedTuple):
+    """The whole batch's numbers, on rank 0; elsewhere unspecified."""
+
+    gram_TT: np.ndarray
+    losses_T: np.ndarray
+    broken_W: np.ndarray
+    """Not 0 where a rank's own part is not finite: NaN survives the sum over the ranks, but not whose it was."""
+
+
+def _reduce(gram_TT: Tensor, losses_T: Tensor, ranks: Ranks) -> _Batch:
+    broken_W = gram_TT.new_zeros(ranks.size)
+    broken_W[ranks.rank] = ~(gram_TT.diagonal().isfinite() & losses_T.isfinite()).all()
     if ranks.size == 1:
-        return gram_TT.cpu().numpy(), losses_T.cpu().numpy()
-    return _unpack(ranks.sum_to_first(_pack(gram_TT, losses_T)).cpu().numpy(), len(losses_T))
-
-
-def _pack(gram_TT: Tensor, losses_T: Tensor) -> Tensor:
-    return torch.cat([row_T[task:] for task, row_T in enumerate(gram_TT)] + [losses_T.to(gram_TT)])
-
-
-def _unpack(message: np.ndarray, num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
-    gram_TT = np.empty((num_tasks, num_tasks))
-    end = 0
-    for task in range(num_tasks):
-        start, end = end, end + num_tasks - task
-        gram_TT[task, task:] = gram_TT[task:, task] = message[start:end]
-    return gram_TT, message[end:]
+        return _Batch(gram_TT.cpu().numpy(), losses_T.cpu().numpy(), broken_W.cpu().numpy())
+    message = ranks.sum_to_first(pack(gram_TT, losses_T.to(gram_TT), broken_W)).cpu()
+    reduced_TT = gram_TT.cpu()
+    if ranks.rank == 0:
+        unpack(message, reduced_TT)
+    means_T, broken_W = message[packed_size(len(losses_T)) :].split([len(losses_T), ranks.size])
+    return _Batch(reduced_TT.numpy(), means_T.numpy(), broken_W.numpy())
 
 
 def _decide(
-    gram_TT: np.ndarray, losses_T: np.ndarray, counts_T: np.ndarray, rule: Weighting
-) -> tuple[_Status, Balance | None]:
-    """Rank 0's part, on the whole batch's numbers."""
-    # NaN and infinity survive the sum over ranks, so they need no flag of their own.
-    if not (np.isfinite(gram_TT).all() and np.isfinite(losses_T).all()):
-        return _Status.NON_FINITE, None
-    norms_T = gram_TT.diagonal()
-    active_T = (counts_T > 0) & (norms_T > ZERO_GRADIENT * norms_T.mean())
-    alpha_T = np.zeros(len(counts_T))
-    tasks_A = np.flatnonzero(active_T)
-    min_norm = gap = 0.0
-    certified = True
-    if tasks_A.size:
-        gram_AA = gram_TT if active_T.all() else gram_TT[np.ix_(tasks_A, tasks_A)]
-        weights = rule(gram_AA, losses_T[tasks_A], tasks_A)
-        if weights.alpha_A.shape != tasks_A.shape or not np.isfinite(weights.alpha_A).all():
-            raise ValueError(f"expected {tasks_A.size} finite weights, found {weights.alpha_A}")
+    batch: _Batch, counts_T: np.ndarray, rule: Weighting, on_nonfinite: OnNonFinite, scaled: bool
+) -> np.ndarray:
+    """Rank 0's part: the verdict."""
+    # By Cauchy-Schwarz the rest of the matrix is finite where its diagonal is.
+    norms_T = batch.gram_TT.diagonal()
+    broken_loss_T, broken_gradient_T = ~np.isfinite(batch.losses_T), ~np.isfinite(norms_T)
+    sound_T = ~(broken_loss_T | broken_gradient_T)
+    usable_T = sound_T & (counts_T > 0)
+    active_T, alpha_T, min_norm, gap = np.zeros_like(sound_T), np.zeros(len(counts_T)), 0.0, 0.0
+    if not sound_T.all() and scaled and not broken_loss_T.any():
+        status = _Status.OVERFLOW
+    elif not sound_T.all() and on_nonfinite == "skip_step":
+        status = _Status.SKIP
+    elif not sound_T.all() and (on_nonfinite == "stop" or not usable_T.any()):
+        status = _Status.STOP
+    else:
+        status = _Status.OK
+        active_T = usable_T & (norms_T > ZERO_GRADIENT * norms_T[sound_T].mean())
+    if active_T.any():
+        gram_AA = batch.gram_TT if active_T.all() else batch.gram_TT[np.ix_(active_T, active_T)]
+        weights = rule(gram_AA, batch.losses_T[active_T], np.flatnonzero(active_T))
+        if weights.alpha_A.shape != (len(gram_AA),) or not np.isfinite(weights.alpha_A).all():
+            raise ValueError(f"expected {len(gram_AA)} finite weights, found {weights.alpha_A}")
         slopes_A = gram_AA @ weights.alpha_A
-        alpha_T[tasks_A] = weights.alpha_A
         min_norm = float(weights.alpha_A @ slopes_A)
         gap = float(min_norm - slopes_A.min())
-        certified = weights.certified
-    status = _Status.OK if certified else _Status.UNCERTIFIED
-    return status, Balance(alpha_T, min_norm, gap, certified, active_T, counts_T, losses_T, gram_TT)
+        alpha_T[active_T] = weights.alpha_A
+        status = _Status.OK if weights.certified else _Status.UNCERTIFIED
+    bits_T = _ACTIVE * active_T + _BROKEN_LOSS * broken_loss_T + _BROKEN_GRADIENT * broken_gradient_T
+    return np.concatenate([[status, min_norm, gap], alpha_T, batch.losses_T, bits_T, batch.broken_W])
 
 
-def _name_non_finite(gram_TT: Tensor, losses_T: Tensor, ranks: Ranks, names: Sequence[str]) -> str:
-    """Say which task is not finite on which rank. Collective; the words are the same on every rank."""
-    broken_T = (~losses_T.isfinite()).double() + 2 * (~gram_TT.diagonal().isfinite()).double()
-    what = {1: "loss", 2: "gradient", 3: "loss and gradient"}
-    found = [
-        f"{what[int(code)]} of task '{name}' on rank {rank}"
-        for rank, codes_T in enumerate(ranks.gather(broken_T))
-        for name, code in zip(names, codes_T.tolist(), strict=True)
-        if code
-    ]
-    return "not finite: " + ", ".join(found or ["the Gram matrix, by overflow of float64"])
+def _read(verdict: np.ndarray, counts_T: np.ndarray, gram_TT: np.ndarray | None) -> Balance:
+    (status, min_norm, gap), of_tasks = verdict[:3], verdict[3:]
+    alpha_T, losses_T, bits_T = of_tasks[: 3 * len(counts_T)].reshape(3, -1)
+    bits_T = bits_T.astype(int)
+    broken: Broken | None = None
+    if (bits_T & (_BROKEN_LOSS | _BROKEN_GRADIENT)).any():
+        ranks = np.flatnonzero(of_tasks[3 * len(counts_T) :])
+        broken = Broken((bits_T & _BROKEN_LOSS) > 0, (bits_T & _BROKEN_GRADIENT) > 0, tuple(ranks.tolist()))
+    return Balance(
+        alpha_T=alpha_T,
+        min_norm=float(min_norm),
+        gap=float(gap),
+        certified=status != _Status.UNCERTIFIED,
+        active_T=(bits_T & _ACTIVE) > 0,
+        counts_T=counts_T,
+        losses_T=losses_T,
+        broken=broken,
+        overflow=status == _Status.OVERFLOW,
+        gram_TT=None if broken else gram_TT,
+    )

@@ -20,8 +20,8 @@ from trainer.balance.split import Weigh
 def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigh: Weigh) -> Tensor:
     """Apply T linear layers to one z: (B, T, C).
 
-    Backward gives weight and bias their own unweighted gradients, and Σ α_t g_t, with `weigh`'s α, to z. The outputs of
-    a task must reach the loss of that task alone.
+    Backward gives weight and bias their own unweighted gradients (0 for the tasks that are left out), and Σ α_t g_t,
+    with `weigh`'s α, to z. The outputs of a task must reach the loss of that task alone.
     """
     outputs_BTC: Tensor = _StackedLinear.apply(z_BD, weight_TCD, bias_TC, weigh)
     return outputs_BTC
@@ -41,7 +41,10 @@ class _StackedLinear(torch.autograd.Function):
         z_BD, weight_TCD = ctx.saved_tensors
         # Under autocast the outputs, and so the errors, are of a lower precision than the parameters.
         errors_BTC, z_BD = errors_BTC.to(weight_TCD), z_BD.to(weight_TCD)
-        alpha_T = ctx.weigh(stacked_gram(errors_BTC, weight_TCD)).to(weight_TCD)
-        combined_BD = (errors_BTC * alpha_T[:, None]).flatten(1) @ weight_TCD.flatten(0, 1)
+        alpha_T, left_out = ctx.weigh(stacked_gram(errors_BTC, weight_TCD))
+        if left_out:
+            errors_BTC, weight_TCD = errors_BTC.clone(), weight_TCD.clone()
+            errors_BTC[:, left_out] = weight_TCD[left_out] = 0
+        combined_BD = (errors_BTC * alpha_T.to(weight_TCD)[:, None]).flatten(1) @ weight_TCD.flatten(0, 1)
         weight_gradient_TCD = (errors_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)
         return combined_BD, weight_gradient_TCD, errors_BTC.sum(dim=0) if ctx.has_bias else None, None

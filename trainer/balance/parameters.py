@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.balance.exchange import Ranks
 from trainer.balance.gram import gram
+from trainer.balance.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Shapes: T tasks, B samples, D representation width, N = B * D entries of z on th
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,21 @@ from torch.autograd.function import once_differentiable
 
 from trainer.balance.gram import gram
 
-Weigh = Callable[[Tensor], Tensor]
-"""(T, T) float64 Gram matrix of this rank, given away -> (T,) float64 α, the same on all ranks."""
+
+class Weighed(NamedTuple):
+    """What the split does with the tasks' gradients; the same on all ranks.
+
+    Attributes:
+        alpha_T: float64, on the CPU.
+        left_out: the tasks whose gradients are not to be touched: they may be NaN, and 0 · NaN is NaN.
+    """
+
+    alpha_T: Tensor
+    left_out: list[int]
+
+
+Weigh = Callable[[Tensor], Weighed]
+"""(T, T) float64 Gram matrix of this rank, given away -> what to do."""
 
 
 def fan_out(z: Tensor, num_tasks: int, weigh: Weigh) -> tuple[Tensor, ...]:
@@ -36,5 +49,7 @@ class _Split(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradients_TN = torch.stack([gradient.reshape(-1) for gradient in gradients])
-        alpha_T = ctx.weigh(gram(gradients_TN)).to(gradients_TN)
-        return (alpha_T @ gradients_TN).view_as(gradients[0]), None, None
+        alpha_T, left_out = ctx.weigh(gram(gradients_TN))
+        if left_out:
+            gradients_TN[left_out] = 0
+        return (alpha_T.to(gradients_TN) @ gradients_TN).view_as(gradients[0]), None, None

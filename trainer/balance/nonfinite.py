@@ -1,0 +1,108 @@
+"""NaN and infinity: what was broken in a step, and what is done about it.
+
+Shapes: T tasks, W ranks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+OnNonFinite = Literal["stop", "skip_step", "drop_task"]
+"""What a Balancer does where a loss, or a gradient with respect to the representation, is NaN or infinite."""
+
+MAX_NAMES = 8
+"""Tasks, and ranks, that a message names; of more it gives the number."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What was not finite in a step, of any task on any rank. The same on every rank.
+
+    Attributes:
+        losses_T: bool, the tasks with such a loss.
+        gradients_T: bool, the tasks with such a gradient with respect to the representation.
+        ranks: where; empty where only the sum over the ranks overflowed.
+    """
+
+    losses_T: np.ndarray
+    gradients_T: np.ndarray
+    ranks: tuple[int, ...]
+
+    @property
+    def tasks(self) -> list[int]:
+        """The indices of the tasks."""
+        return [int(task) for task in np.flatnonzero(self.losses_T | self.gradients_T)]
+
+    def describe(self, names: Sequence[str]) -> str:
+        """Say it: "loss and gradient of task 'left' on rank 1"."""
+        both = self.losses_T & self.gradients_T
+        kinds = {"loss and gradient": both, "loss": self.losses_T & ~both, "gradient": self.gradients_T & ~both}
+        found = [
+            f"{kind} of {_some('task', [repr(name) for name, is_so in zip(names, of_T, strict=True) if is_so])}"
+            for kind, of_T in kinds.items()
+            if of_T.any()
+        ]
+        where = f"on {_some('rank', self.ranks)}" if self.ranks else "in the sum over the ranks"
+        return f"{', '.join(found)} {where}"
+
+
+def zero_gradients(heads: Sequence[nn.Module] | nn.Module, tasks: Sequence[int], num_tasks: int) -> None:
+    """Zero the gradients of some tasks' own parameters, in `.grad`.
+
+    Args:
+        heads: a list of one module a task, or a module made of such lists and of parameters with a row a task.
+        tasks: which.
+        num_tasks: T.
+
+    Raises:
+        ValueError: `heads` is something else.
+        RuntimeError: a parameter has no `.grad`: no backward came, or the wrapper keeps the gradients to itself.
+    """
+    if isinstance(heads, nn.ModuleList | Sequence):
+        if len(heads) != num_tasks:
+            raise ValueError(f"expected one head for each of {num_tasks} tasks, found {len(heads)}")
+        for task in tasks:
+            for _, gradient in _gradients(heads[task], recurse=True):
+                gradient.zero_()
+        return
+    for name, gradient in _gradients(heads, recurse=False):
+        if gradient.shape[:1] != (num_tasks,):
+            found = tuple(gradient.shape)
+            raise ValueError(f"expected heads with a row for each of {num_tasks} tasks; parameter {name} is {found}")
+        _zero_rows(gradient, tasks)
+    for child in heads.children():
+        zero_gradients(child, tasks, num_tasks)
+
+
+def _zero_rows(gradient: Tensor, rows: Sequence[int]) -> None:
+    """In place: also where FSDP2 has spread the rows over the ranks."""
+    from torch.distributed.tensor import DTensor, distribute_tensor  # a second to import, for a rare step
+
+    zeroed = torch.zeros([len(gradient)] + [1] * (gradient.ndim - 1), dtype=torch.bool, device=gradient.device)
+    zeroed[rows] = True
+    if isinstance(gradient, DTensor):
+        zeroed = distribute_tensor(zeroed, gradient.device_mesh, gradient.placements, src_data_rank=None)
+    gradient.masked_fill_(zeroed, 0)
+
+
+def _gradients(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in module.named_parameters(recurse=recurse):
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                raise RuntimeError(
+                    f"parameter {name} of a head has no .grad to zero: no backward came, or the wrapper keeps the "
+                    "gradients to itself, as ZeRO does. There on_nonfinite takes stop or skip_step"
+                )
+            yield name, parameter.grad
+
+
+def _some(word: str, items: Sequence[object]) -> str:
+    """'task a', 'tasks a, b', '9 tasks: a, b, ...'."""
+    shown = ", ".join(str(item) for item in items[:MAX_NAMES])
+    if len(items) > MAX_NAMES:
+        return f"{len(items):,} {word}s: {shown}, ..."
+    return f"{word}{'s' if len(items) > 1 else ''} {shown}"
