@@ -1,16 +1,23 @@
 """Encoders, heads and tasks. This package knows torch and einops only: nothing of processes, files or training."""
 
-from models.build import build_encoder, build_model, build_task
+from models.build import build_encoder, build_model
+from models.checkpointing import checkpoint_activations
 from models.multitask import MultiTaskModel
-from models.tasks import Classification, Task, task_errors, task_losses
+from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task, task_errors, task_losses
+from models.towers import Tower, training_losses
 
 __all__ = [
     "Classification",
+    "DenseRegression",
     "MultiTaskModel",
+    "Regression",
+    "Segmentation",
     "Task",
+    "Tower",
     "build_encoder",
     "build_model",
-    "build_task",
+    "checkpoint_activations",
     "task_errors",
     "task_losses",
+    "training_losses",
 ]

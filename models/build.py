@@ -8,61 +8,120 @@ from typing import Any
 
 from torch import nn
 
-from models.heads import linear_head, mlp_head
+from models.backbone import TransformersEncoder
+from models.heads import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
 from models.lenet import LeNet
+from models.mlp import MLP
 from models.multitask import MultiTaskModel, SeparateHeads, StackedHeads
 from models.resnet import resnet18, resnet34, resnet50
-from models.tasks import Classification, Task
+from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task
+from models.towers import HeadsWithTowers, Tower
+from models.vit import ViT
 
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
+    "mlp": MLP,
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
+    "vit": ViT,
+    "transformers": TransformersEncoder,
 }
-"""`build(image_shape, **options)` -> a module with an attribute `width`."""
+"""`build(input_shape, **options)` -> a module with an attribute `width`: of z (B, D), D; of a spatial z (B, D, h, w), D
+too, and then it has an attribute `stride`, H / h."""
 
 HEADS: Mapping[str, Callable[..., nn.Sequential]] = {"linear": linear_head, "mlp": mlp_head}
 """`build(width, outputs, **options)` -> layers that `StackedHeads` can stack; a dotted path may give any module."""
 
-
-def build_task(name: str, kind: str, classes: Sequence[str]) -> Task:
-    """Make the task that a data folder describes.
-
-    Raises:
-        ValueError: the kind is not known here.
-    """
-    if kind != "classification":
-        raise ValueError(f"task '{name}' is of kind '{kind}'; known kinds: classification")
-    return Classification(name, len(classes))
+DENSE_HEADS: Mapping[str, Callable[..., nn.Module]] = {"pyramid": pyramid_head}
+"""`build(width, outputs, stride, **options)` for tasks with a target for every pixel; the others beside them get the
+linear head. Under the names in HEADS, dense tasks have the upsampling head."""
 
 
-def build_encoder(name: str, options: Mapping[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
-    """Build the encoder `name` for images of `image_shape` (C, H, W).
+def build_encoder(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
+    """Build the encoder `name` for images of `input_shape` (C, H, W), or for so many features (F,).
 
     Raises:
-        ValueError: no such name, dotted path or option, a value it refuses, or an encoder without a `width`.
+        ValueError: no such name, dotted path or option, a value it refuses, an encoder without a `width`, or a spatial
+            z whose cells do not cover the image.
     """
-    encoder = _build("encoder", ENCODERS, name, options, image_shape)
-    if not isinstance(getattr(encoder, "width", None), int):
+    encoder = _build("encoder", ENCODERS, name, options, input_shape)
+    if not _number(encoder, "width"):
         raise ValueError(f"encoder '{name}' has no attribute `width`: the length of its representation z, an int")
+    stride = _number(encoder, "stride")
+    if stride and any(side % stride for side in input_shape[1:]):
+        raise ValueError(
+            f"each cell of the z of encoder '{name}' stands for {stride} x {stride} pixels, and images of "
+            f"{' x '.join(map(str, input_shape[1:]))} are not made of such cells: give them sides that {stride} divides"
+        )
     return encoder
 
 
-def build_model(encoder: nn.Module, tasks: Sequence[Task], head: str, options: Mapping[str, Any]) -> MultiTaskModel:
+def build_model(
+    encoder: nn.Module,
+    tasks: Sequence[Task],
+    head: str,
+    options: Mapping[str, Any],
+    tower: Tower | None = None,
+) -> MultiTaskModel:
     """Put one head of the kind `head` for each task on the encoder; of tasks that are alike, as one stack.
+
+    Args:
+        encoder: has an attribute `width`.
+        tasks: one head each, in this order.
+        head: name in HEADS, or dotted path.
+        options: the head's keyword arguments.
+        tower: what each task gets beside its head; None: nothing.
 
     Raises:
         ValueError: no such name, dotted path or option, or a value it refuses.
     """
-    heads: list[Any] = [_build("head", HEADS, head, options, encoder.width, task.num_outputs) for task in tasks]
-    stackable = head in HEADS and _alike(tasks)
-    return MultiTaskModel(encoder, StackedHeads(heads) if stackable else SeparateHeads(heads))
+    known = head in HEADS and (tower is None or tower.name in HEADS)
+    stackable = known and _alike(tasks) and not _number(encoder, "stride")
+    kind = StackedHeads if stackable else SeparateHeads
+
+    def one_each(what: str, name: str, keywords: Mapping[str, Any]) -> Any:
+        modules: list[Any] = [_build_head(what, name, keywords, encoder, task) for task in tasks]
+        return kind(modules)
+
+    heads = one_each("head", head, options)
+    if tower is None:
+        return MultiTaskModel(encoder, heads)
+    return MultiTaskModel(encoder, HeadsWithTowers(heads, one_each("tower", tower.name, tower.options), tower.weight))
 
 
 def _alike(tasks: Sequence[Task]) -> bool:
     """Whether the first task's loss and error serve for all of them."""
-    return all(isinstance(task, Classification) and task.num_outputs == tasks[0].num_outputs for task in tasks)
+    kinds = {(type(task), task.num_outputs) for task in tasks}
+    return len(kinds) == 1 and isinstance(tasks[0], Classification | Regression)
+
+
+def _build_head(what: str, name: str, options: Mapping[str, Any], encoder: nn.Module, task: Task) -> nn.Module:
+    """Build a head for z as the encoder gives it: a vector, or a map that dense tasks need and others average."""
+    width, stride = _number(encoder, "width"), _number(encoder, "stride")
+    if name not in HEADS and name not in DENSE_HEADS:
+        return _build(what, {**HEADS, **DENSE_HEADS}, name, options, width, task.num_outputs)
+    dense = isinstance(task, Segmentation | DenseRegression)
+    if not stride and (dense or name in DENSE_HEADS):
+        found = f"task '{task.name}' has a target for every pixel and" if dense else f"{what} '{name}'"
+        raise ValueError(
+            f"{found} needs a spatial z: an encoder with an attribute `stride`, such as resnet18 with options "
+            "{pool: null}"
+        )
+    if dense and name in DENSE_HEADS:
+        return _build(what, DENSE_HEADS, name, options, width, task.num_outputs, stride)
+    if dense:
+        return upsampling_head(width, task.num_outputs, stride)
+    if name in DENSE_HEADS:
+        return pooled(linear_head(width, task.num_outputs))
+    head = _build(what, HEADS, name, options, width, task.num_outputs)
+    return pooled(head) if stride else head
+
+
+def _number(encoder: nn.Module, attribute: str) -> int:
+    """What an encoder says of its z; 0 where it says nothing."""
+    found = getattr(encoder, attribute, None)
+    return found if isinstance(found, int) else 0
 
 
 def _build(

@@ -1,9 +1,11 @@
 """One task's head: z -> output.
 
-Shapes: B samples, D representation width, O outputs.
+Shapes: B samples, D representation width, O outputs, H x W pixels of the input, h x w cells of a spatial z.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 
 def mlp_head(width: int, outputs: int, hidden: int = 50, dropout: float = 0.5) -> nn.Sequential:
@@ -19,3 +21,56 @@ def mlp_head(width: int, outputs: int, hidden: int = 50, dropout: float = 0.5) -
 def linear_head(width: int, outputs: int) -> nn.Sequential:
     """One fully connected layer, D - O, as in the paper's CelebA experiment."""
     return nn.Sequential(nn.Linear(width, outputs))
+
+
+def upsampling_head(width: int, outputs: int, stride: int, hidden: int = 64) -> nn.Sequential:
+    """Spatial z (B, D, h, w) -> (B, O, H, W): two convolutions, D - hidden - O, and bilinear upsampling."""
+    return nn.Sequential(
+        nn.Conv2d(width, hidden, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(hidden, outputs, kernel_size=1),
+        nn.Upsample(scale_factor=stride, mode="bilinear"),
+    )
+
+
+def pooled(head: nn.Module) -> nn.Sequential:
+    """The head behind an average over the cells of a spatial z."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
+class PyramidPooling(nn.Module):
+    """Spatial z beside its own averages over grids of 1, 2, 3 and 6 cells a side (Zhao et al. 2017, arXiv 1612.01105).
+
+    Args:
+        width: D.
+        hidden: channels that each average is projected to.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Conv2d(width, hidden, kernel_size=1), nn.ReLU())
+            for side in (1, 2, 3, 6)
+        )
+
+    def forward(self, z_BDhw: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, D + 4 hidden, h, w)."""
+        size = z_BDhw.shape[2:]
+        averages = (interpolate(level(z_BDhw), size, mode="bilinear") for level in self.levels)
+        return torch.cat([z_BDhw, *averages], dim=1)
+
+
+def pyramid_head(width: int, outputs: int, stride: int, hidden: int = 512) -> nn.Sequential:
+    """Spatial z (B, D, h, w) -> (B, O, H, W): PSPNet's decoder, as in the paper's Cityscapes experiment.
+
+    The authors normalise each average too, over the batch, and compare with labels of h x w pixels. Here every sample
+    is for itself, by one GroupNorm of 32 groups, which `hidden` consists of, and upsampling reaches H x W.
+    """
+    return nn.Sequential(
+        PyramidPooling(width, hidden),
+        nn.Conv2d(width + 4 * hidden, hidden, kernel_size=3, padding=1, bias=False),
+        nn.GroupNorm(32, hidden),
+        nn.ReLU(),
+        nn.Conv2d(hidden, outputs, kernel_size=1),
+        nn.Upsample(scale_factor=stride, mode="bilinear"),
+    )

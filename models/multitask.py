@@ -4,11 +4,14 @@ Shapes: B samples, T tasks, C outputs a task, D representation width.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from models.towers import HeadsWithTowers, TowerOutputs
 
 
 class BalancerLike(Protocol):
@@ -46,10 +49,15 @@ class SharedLinear(_Stack):
 
     def forward(self, z_BD: Tensor, balancer: BalancerLike | None) -> Tensor:
         """Apply every task's layer to z: (B, T, C)."""
-        if balancer:
-            return balancer.linear(z_BD, self.weight_TCD, self.bias_TC)
-        outputs_BN = F.linear(z_BD, self.weight_TCD.flatten(0, 1), self.bias_TC.flatten())
-        return outputs_BN.unflatten(1, self.bias_TC.shape)
+        return shared_linear(z_BD, self.weight_TCD, self.bias_TC, balancer)
+
+
+def shared_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor, balancer: BalancerLike | None) -> Tensor:
+    """Apply T linear layers to the same input, through the balancer if there is one: (B, T, C)."""
+    if balancer:
+        return balancer.linear(z_BD, weight_TCD, bias_TC)
+    outputs_BN = F.linear(z_BD, weight_TCD.flatten(0, 1), bias_TC.flatten())
+    return outputs_BN.unflatten(1, bias_TC.shape)
 
 
 class BatchedLinear(_Stack):
@@ -87,24 +95,27 @@ class MultiTaskModel(nn.Module):
 
     The names of its parameters, as checkpoints hold them: `encoder.*`; where the heads are stacked,
     `heads.first.weight_TCD` and `heads.first.bias_TC`, and for an MLP's second layer the same under `heads.rest.2`;
-    where they are separate, `heads.<task index>.*`.
+    where they are separate, `heads.<task index>.*`. With towers, `heads.main.*` and `heads.towers.*` in place of
+    `heads.*`.
 
     Args:
         encoder: images -> z.
         heads: of all tasks, in task order.
     """
 
-    def __init__(self, encoder: nn.Module, heads: SeparateHeads | StackedHeads) -> None:
+    def __init__(self, encoder: nn.Module, heads: "SeparateHeads | StackedHeads | HeadsWithTowers") -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = heads
 
-    def forward(self, x: Tensor, balancer: BalancerLike | None = None) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, balancer: BalancerLike | None = None) -> "Tensor | list[Tensor] | TowerOutputs":
         """Images -> outputs: (B, T, C) where the heads are stacked, else a list of one output a task.
+
+        With towers, both their outputs and the heads' while training, the heads' alone at evaluation.
 
         Args:
             x: a batch of images.
             balancer: stands between encoder and heads while training; None: all heads read z as it is.
         """
-        outputs: Tensor | list[Tensor] = self.heads(self.encoder(x), balancer)
+        outputs: Tensor | list[Tensor] | TowerOutputs = self.heads(self.encoder(x), balancer)
         return outputs

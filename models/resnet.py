@@ -3,9 +3,24 @@
 Shapes: B samples, C channels, H x W pixels, D representation width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+"""Number of channels -> their normalisation."""
+
+NORMS: Mapping[str, Norm] = {"batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "group": partial(nn.GroupNorm, 32)}
+"""What each channel is normalised over while training, and what that means where W processes share a batch.
+
+batch: the process's own samples. W processes then compute another function than one does: representation gradients and
+Pareto weights are exact for it, but not equal to those of one process. Running statistics are each process's own too.
+sync: the samples of all processes, by one exchange a layer. W processes compute what one does. Needs GPUs: torch has no
+SyncBatchNorm of several processes on CPUs.
+group: 1/32 of the sample's own channels, and no other sample (Wu & He 2018, arXiv 1803.08494). W processes compute what
+one does, without an exchange.
+"""
 
 
 class ResNet(nn.Module):
@@ -14,18 +29,25 @@ class ResNet(nn.Module):
     Args:
         block: the kind of block.
         num_blocks: of each stage. The stages have 64, 128, 256 and 512 channels (times 4 where the block is a
-            bottleneck); each but the first halves height and width.
+            bottleneck); each but the first halves height and width, unless `output_stride` says otherwise.
         image_channels: of the input.
         stem: "imagenet", a 7 x 7 convolution and a max pool, each of stride 2; or "cifar", a 3 x 3 convolution of
             stride 1, for small images.
         pool: z is the average over each cell of a pool x pool grid. The authors' CelebA code for images of 64 x 64
-            (Sener & Koltun 2018) is ResNet-18 with stem="cifar", pool=2.
+            (Sener & Koltun 2018) is ResNet-18 with stem="cifar", pool=2, layer by layer, but starts from torch's
+            default weights. None: no average but a spatial z, for dense tasks.
+        output_stride: the rows and columns of the input that one of the last features stands for. Where the stages
+            would go beyond, they keep height and width and dilate their convolutions instead (Yu et al. 2017, arXiv
+            1705.09914). The authors' Cityscapes encoder is ResNet-50 with pool=None, output_stride=8, pretrained. None:
+            no dilation, which is 32 with the stem "imagenet" and 8 with "cifar".
+        norm: name in NORMS, where the effect on several processes is told.
 
     Attributes:
         width: D, the last stage's channels times pool².
+        stride: of a spatial z only: the rows and columns of the input that one of z stands for.
 
     Raises:
-        ValueError: no such stem, or a pool below 1.
+        ValueError: no such stem or norm, a pool below 1, or an output stride that the stages cannot have.
     """
 
     def __init__(
@@ -34,51 +56,85 @@ class ResNet(nn.Module):
         num_blocks: Sequence[int],
         image_channels: int,
         stem: str,
-        pool: int,
+        pool: int | None,
+        output_stride: int | None = None,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         if stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem is 'imagenet' or 'cifar', found '{stem}'")
-        if pool < 1:
+        if pool is not None and pool < 1:
             raise ValueError(f"pool is at least 1, found {pool}")
+        if norm not in NORMS:
+            raise ValueError(f"norm is one of {', '.join(NORMS)}; found '{norm}'")
+        stride = 4 if stem == "imagenet" else 1
+        possible = [stride * 2**stage for stage in range(len(num_blocks))]
+        if output_stride is not None and output_stride not in possible:
+            raise ValueError(f"output_stride is one of {possible} with stem '{stem}', found {output_stride}")
         if stem == "imagenet":
             shrink: list[nn.Module] = [nn.MaxPool2d(3, stride=2, padding=1)]
-            first = _conv_bn(image_channels, 64, kernel_size=7, stride=2)
+            first = _conv_norm(image_channels, 64, kernel_size=7, stride=2, norm=NORMS[norm])
         else:
-            shrink, first = [], _conv_bn(image_channels, 64, kernel_size=3)
+            shrink, first = [], _conv_norm(image_channels, 64, kernel_size=3, norm=NORMS[norm])
         self.stem = nn.Sequential(first, nn.ReLU(inplace=True), *shrink)
-        blocks, channels = [], 64
+        blocks, channels, dilation = [], 64, 1
         for stage, depth in enumerate(num_blocks):
+            halves, before = stage > 0 and stride != output_stride, dilation
+            if halves:
+                stride *= 2
+            elif stage > 0:
+                dilation *= 2
             for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(channels, 64 * 2**stage, stride))
+                # Up to the convolution that would have halved, features are as dense as the stage before left them.
+                dilations = (before if index == 0 else dilation, dilation)
+                blocks.append(block(channels, 64 * 2**stage, 2 if halves and index == 0 else 1, dilations, NORMS[norm]))
                 channels = 64 * 2**stage * block.expansion
         self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(pool), nn.Flatten())
-        self.width = channels * pool**2
+        if pool is None:
+            self.pool: nn.Module = nn.Identity()
+            self.width = channels
+            self.stride = stride
+        else:
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(pool), nn.Flatten())
+            self.width = channels * pool**2
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images -> z_BD."""
-        z_BD: Tensor = self.pool(self.blocks(self.stem(x_BCHW)))
-        return z_BD
+        """Images -> z_BD, or a spatial z: (B, D, H / stride, W / stride)."""
+        z: Tensor = self.pool(self.blocks(self.stem(x_BCHW)))
+        return z
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and the shortcut around them."""
+    """Two 3 x 3 convolutions, of which the first has the stride, and the shortcut around them.
+
+    Args:
+        channels: of the input.
+        width: channels of the convolutions.
+        stride: of the block.
+        dilations: of what stands where the stride is, and of 3 x 3 convolutions behind it.
+        norm: behind each convolution.
+    """
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        dilations: tuple[int, int] = (1, 1),
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            _conv_bn(channels, width, kernel_size=3, stride=stride),
+            _conv_norm(channels, width, 3, norm, stride, dilations[0]),
             nn.ReLU(inplace=True),
-            _conv_bn(width, width, kernel_size=3),
+            _conv_norm(width, width, 3, norm, dilation=dilations[1]),
         )
-        self.shortcut = _shortcut(channels, width, stride)
+        self.shortcut = _shortcut(channels, width, norm, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features -> features of `width` channels."""
@@ -86,47 +142,75 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1 x 1, 3 x 3 (which has the stride) and 1 x 1, and the shortcut around them."""
+    """Convolutions 1 x 1, 3 x 3 (which has the stride) and 1 x 1, and the shortcut around them; as `BasicBlock`."""
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        dilations: tuple[int, int] = (1, 1),
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            _conv_bn(channels, width, kernel_size=1),
+            _conv_norm(channels, width, 1, norm),
             nn.ReLU(inplace=True),
-            _conv_bn(width, width, kernel_size=3, stride=stride),
+            _conv_norm(width, width, 3, norm, stride, dilations[0]),
             nn.ReLU(inplace=True),
-            _conv_bn(width, width * self.expansion, kernel_size=1),
+            _conv_norm(width, width * self.expansion, 1, norm),
         )
-        self.shortcut = _shortcut(channels, width * self.expansion, stride)
+        self.shortcut = _shortcut(channels, width * self.expansion, norm, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Features -> features of 4 `width` channels."""
         return (self.residual(x_BCHW) + self.shortcut(x_BCHW)).relu_()
 
 
-def resnet18(image_shape: tuple[int, int, int], stem: str = "imagenet", pool: int = 1) -> ResNet:
+def resnet18(
+    image_shape: tuple[int, int, int],
+    stem: str = "imagenet",
+    pool: int | None = 1,
+    output_stride: int | None = None,
+    norm: str = "batch",
+) -> ResNet:
     """18 layers; z has 512 entries (times pool²). `image_shape` is (C, H, W); options as for `ResNet`."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), image_shape[0], stem, pool)
+    return ResNet(BasicBlock, (2, 2, 2, 2), image_shape[0], stem, pool, output_stride, norm)
 
 
-def resnet34(image_shape: tuple[int, int, int], stem: str = "imagenet", pool: int = 1) -> ResNet:
+def resnet34(
+    image_shape: tuple[int, int, int],
+    stem: str = "imagenet",
+    pool: int | None = 1,
+    output_stride: int | None = None,
+    norm: str = "batch",
+) -> ResNet:
     """34 layers; z has 512 entries (times pool²)."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), image_shape[0], stem, pool)
+    return ResNet(BasicBlock, (3, 4, 6, 3), image_shape[0], stem, pool, output_stride, norm)
 
 
-def resnet50(image_shape: tuple[int, int, int], stem: str = "imagenet", pool: int = 1) -> ResNet:
+def resnet50(
+    image_shape: tuple[int, int, int],
+    stem: str = "imagenet",
+    pool: int | None = 1,
+    output_stride: int | None = None,
+    norm: str = "batch",
+) -> ResNet:
     """50 layers; z has 2048 entries (times pool²)."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), image_shape[0], stem, pool)
+    return ResNet(Bottleneck, (3, 4, 6, 3), image_shape[0], stem, pool, output_stride, norm)
 
 
-def _conv_bn(channels: int, width: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(channels, width, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(width))
+def _conv_norm(
+    channels: int, width: int, kernel_size: int, norm: Norm, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    padding = dilation * (kernel_size // 2)
+    convolution = nn.Conv2d(channels, width, kernel_size, stride, padding, dilation, bias=False)
+    return nn.Sequential(convolution, norm(width))
 
 
-def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
+def _shortcut(channels: int, width: int, norm: Norm, stride: int) -> nn.Module:
     if stride == 1 and channels == width:
         return nn.Identity()
-    return _conv_bn(channels, width, kernel_size=1, stride=stride)
+    return _conv_norm(channels, width, 1, norm, stride)

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import Classification, build_encoder, build_model, build_task
+from models import Classification, build_encoder, build_model
 from models.tasks import MISSING
 
 
 def test_the_papers_lenet() -> None:
     """Conv 1-10-20, 320-50 = z, one head 50-50-10 a task: the authors' MultiMNIST network."""
     encoder = build_encoder("lenet", {}, (1, 28, 28))
-    tasks = [build_task(name, "classification", [str(digit) for digit in range(10)]) for name in ("left", "right")]
+    tasks = [Classification(name, 10) for name in ("left", "right")]
     model = build_model(encoder, tasks, "mlp", {})
     shapes = [tuple(module.weight.shape) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert shapes == [(10, 1, 5, 5), (20, 10, 5, 5), (50, 320)]
@@ -51,7 +51,7 @@ def test_sums_and_counts_of_a_classification_leave_missing_labels_out() -> None:
     expected = nn.functional.cross_entropy(logits_BC[:3], target_B[:3], reduction="sum")
     torch.testing.assert_close(loss, expected)
     error, count = task.error(logits_BC, target_B)
-    assert float(error / count) == pytest.approx(100 / 3)
+    assert float(task.scale * error / count) == pytest.approx(100 / 3)
 
 
 def test_no_label_at_all_is_a_zero_that_still_has_a_gradient() -> None:
@@ -69,11 +69,9 @@ class NoWidth(nn.Module):
         super().__init__()
 
 
-def test_an_encoder_without_a_width_and_a_task_of_an_unknown_kind_are_refused() -> None:
+def test_an_encoder_without_a_width_is_refused() -> None:
     with pytest.raises(ValueError, match="has no attribute `width`"):
         build_encoder(f"{__name__}.NoWidth", {}, (1, 8, 8))
-    with pytest.raises(ValueError, match="is of kind 'poetry'; known kinds: classification"):
-        build_task("sonnet", "poetry", ["a", "b"])
 
 
 def test_models_know_nothing_of_processes_and_of_the_trainer() -> None:
