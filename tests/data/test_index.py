@@ -24,16 +24,16 @@ def shard(path: Path, *members: tuple[str, bytes]) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as error:
-        index_shard(path, number=0, encoding="npy", tasks=TASKS)
+        index_shard(path, number=0, members=["npy"], tasks=TASKS)
     return str(error.value)
 
 
 def test_rows_point_at_the_images(tmp_path: Path) -> None:
     path = shard(tmp_path, *GOOD, ("b.npy", b"more"), ("b.json", b'{"digit": null, "note": "extra keys are fine"}'))
-    rows, labels = index_shard(path, number=7, encoding="npy", tasks=TASKS)
+    rows, labels = index_shard(path, number=7, members=["npy"], tasks=TASKS)
     content = path.read_bytes()
-    assert [content[row["offset"] :][: row["bytes"]] for row in rows] == [b"pixels", b"more"]
-    assert rows["shard"].tolist() == [7, 7]
+    assert [content[row["offset"] :][: row["bytes"]] for row in rows[:, 0]] == [b"pixels", b"more"]
+    assert rows["shard"].tolist() == [[7], [7]]
     assert labels.tolist() == [[1, 4], [MISSING, MISSING]]
 
 
@@ -66,7 +66,7 @@ def test_a_shard_that_is_no_run_of_whole_samples_is_refused(
     [
         (None, "No such file"),
         (b"garbage", "cannot be read"),
-        (np.arange(3), "expected rows of shape () of"),
+        (np.arange(3), "expected rows of shape (1,) of"),
     ],
 )
 def test_a_faulty_index_file(tmp_path: Path, content: object, message: str) -> None:

@@ -48,7 +48,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_garbled_manifest(folder: Path) -> None:
-    (folder / MANIFEST_NAME).write_bytes(b'{"format_version": 1, "na')
+    (folder / MANIFEST_NAME).write_bytes(b'{"format_version": 2, "na')
     assert "is not JSON" in refusal(folder)
 
 
@@ -63,14 +63,14 @@ def test_a_manifest_that_is_a_list(folder: Path) -> None:
 
 
 def test_an_unknown_version(folder: Path) -> None:
-    edit(folder, format_version=2)
-    assert "has format version 2; this paretrain reads version 1" in refusal(folder)
+    edit(folder, format_version=1)
+    assert "has format version 1; this paretrain reads version 2" in refusal(folder)
 
 
 def test_wrong_types_unknown_keys_and_absent_ones_are_named(folder: Path) -> None:
-    edit(folder, tasks=[{"name": "left", "classes": ["a", "b"], "kind": "guess"}], colour="red", image=None)
+    edit(folder, tasks=[{"name": "left", "classes": ["a", "b"], "kind": "guess"}], colour="red", input=None)
     message = refusal(folder)
-    for place in ("tasks.0.kind", "colour", "image"):
+    for place in ("tasks.0", "colour", "input"):
         assert f"  {place}: " in message
 
 
@@ -82,7 +82,7 @@ def test_a_file_name_cannot_leave_the_folder(folder: Path) -> None:
 
 
 def test_a_task_named_twice(folder: Path) -> None:
-    edit(folder, tasks=[{"name": "left", "classes": ["a", "b"]}] * 2)
+    edit(folder, tasks=[{"name": "left", "kind": "classification", "classes": ["a", "b"]}] * 2)
     assert "task names must be unique, found twice: left" in refusal(folder)
 
 
@@ -114,7 +114,7 @@ def test_the_fingerprint_follows_the_data_and_nothing_else(folder: Path) -> None
     assert found != manifest.fingerprint("test")
     assert found == changed(name="other", made_by={"by": "hand"})
     assert found != changed(tasks=manifest.model_dump()["tasks"][:1])
-    assert found != changed(image=manifest.model_dump()["image"] | {"mean": (0.4,)})
+    assert found != changed(input=manifest.model_dump()["input"] | {"mean": (0.4,)})
     other = manifest.model_dump()["splits"]
     other["train"]["shards"][0]["sha256"] = "0" * 64
     assert found != changed(splits=other)

@@ -1,5 +1,6 @@
 import itertools
 import math
+import tracemalloc
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,10 +12,12 @@ from trainer.data.order import (
     PADDING,
     START,
     Cursor,
+    Purpose,
     check_global_batch,
     epoch_order,
     eval_batches,
     hash64,
+    shuffled_groups,
     train_batches,
 )
 from trainer.errors import UserError
@@ -37,14 +40,21 @@ def flat(batches: Iterable[list[int]]) -> list[int]:
     return list(itertools.chain.from_iterable(batches))
 
 
-def take(count: int, **layout) -> list[list[int]]:
-    batches = train_batches(**layout)
+def take(count: int, num_samples: int, **layout) -> list[list[int]]:
+    """The first batches of a split whose samples lie in shards of at most 7; not a divisor of any batch here."""
+    shards = [7] * (num_samples // 7) + [num_samples % 7] * (num_samples % 7 > 0)
+    batches = train_batches(shards, **layout)
     return [next(batches).tolist() for _ in range(count)]
 
 
 def test_hash_is_splitmix64_keyed_twice() -> None:
     key = mix(mix((0x9E3779B97F4A7C15 + 3) & MASK) + 0x9E3779B97F4A7C15 + 8 & MASK)
     assert hash64(3, 8, np.arange(50)).tolist() == [mix(key ^ word) for word in splitmix64(0, 50)]
+
+
+def test_each_purpose_has_words_of_its_own() -> None:
+    words = np.concatenate([hash64(3, 8, np.arange(1000), purpose) for purpose in Purpose])
+    assert len(set(words.tolist())) == len(words)
 
 
 @given(st.integers(0, 300), st.integers(0, 2**63), st.integers(0, 1000))
@@ -68,22 +78,86 @@ def test_every_sample_is_as_likely_at_every_place() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 85
 
 
+def whole_epoch(shards: list[int], start: int = 0, epoch: int = 2, **options) -> list[int]:
+    groups = shuffled_groups(shards, seed=1, epoch=epoch, start=start, **options)
+    return flat(group.tolist() for group in groups)
+
+
+SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+
+
+@given(SHARDS, st.integers(1, 40), st.data())
+def test_groups_make_up_an_epoch_and_may_begin_anywhere(
+    shards: list[int], group_samples: int, data: st.DataObject
+) -> None:
+    order = whole_epoch(shards, group_samples=group_samples)
+    assert sorted(order) == list(range(sum(shards)))
+    start = data.draw(st.integers(0, len(order)))
+    assert whole_epoch(shards, start, group_samples=group_samples) == order[start:]
+
+
+@given(SHARDS)
+def test_a_split_of_one_group_is_permuted_as_a_whole(shards: list[int]) -> None:
+    expected = epoch_order(sum(shards), seed=1, epoch=2).tolist()
+    assert whole_epoch(shards, group_samples=sum(shards)) == expected == whole_epoch(shards)
+
+
+@given(SHARDS, st.integers(1, 40))
+def test_no_group_is_larger_than_it_may_be_and_one_shard(shards: list[int], group_samples: int) -> None:
+    sizes = [len(group) for group in shuffled_groups(shards, seed=1, epoch=0, group_samples=group_samples)]
+    assert all(size < group_samples + max(shards) for size in sizes)
+    assert len(sizes) <= -(-sum(shards) // group_samples)
+
+
+def test_groups_mix_shards_well() -> None:
+    """100 shards in groups of 20: as good as a full permutation inside a batch, and unlike the order on the disk."""
+    num_shards, size, batch = 100, 100, 256
+    epochs = [np.array(whole_epoch([size] * num_shards, epoch=epoch, group_samples=20 * size)) for epoch in range(3)]
+    for order in epochs:
+        mixed = [len(np.unique(ids // size)) for ids in order[: 39 * batch].reshape(-1, batch)]
+        # Drawing 256 of 20 shards misses one of them in one batch of 25,000.
+        assert min(mixed) >= 20
+        # 10,000 samples: the correlation of two independent orders has a standard deviation of 0.01; between groups
+        # the 100 shards make it 0.1.
+        assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.4
+        assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.4
+    companions = [set((order[:batch] // size).tolist()) for order in epochs]
+    assert companions[0] != companions[1] != companions[2]
+
+
+def test_groups_take_memory_for_one_group_only() -> None:
+    tracemalloc.start()
+    groups = shuffled_groups([1000] * 4000, seed=0, epoch=0, group_samples=10_000, start=3_990_000)
+    assert len(next(groups)) == 10_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6  # the whole order takes 32 MB
+
+
 @given(st.data())
 def test_all_layouts_see_the_same_global_batches(data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, 5))
     global_batch = world_size * data.draw(st.integers(1, 5))
     num_samples = data.draw(st.integers(global_batch, 60))
-    shared = {"num_samples": num_samples, "global_batch": global_batch, "seed": 7, "cursor": START}
+    group_samples = data.draw(st.sampled_from([10, 1000]))
+    shared = {
+        "num_samples": num_samples,
+        "global_batch": global_batch,
+        "seed": 7,
+        "cursor": START,
+        "group_samples": group_samples,
+    }
     count = 2 * (num_samples // global_batch) + 1
     alone = take(count, **shared, rank=0, world_size=1)
     ranks = [take(count, **shared, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [flat(slices) for slices in zip(*ranks, strict=True)] == alone
 
 
-@given(st.integers(1, 12), st.integers(0, 30))
-def test_resume_at_every_step_goes_on_as_if_uninterrupted(global_batch: int, extra: int) -> None:
+@given(st.integers(1, 12), st.integers(0, 30), st.sampled_from([10, 1000]))
+def test_resume_at_every_step_goes_on_as_if_uninterrupted(global_batch: int, extra: int, group_samples: int) -> None:
     num_samples = global_batch + extra
-    shared = {"num_samples": num_samples, "global_batch": global_batch, "seed": 1, "rank": 0, "world_size": 1}
+    layout = {"seed": 1, "rank": 0, "world_size": 1, "group_samples": group_samples}
+    shared = {"num_samples": num_samples, "global_batch": global_batch} | layout
     whole = take(8, **shared, cursor=START)
     cursor = START
     for step in range(8):

@@ -11,8 +11,10 @@ import webdataset
 from tests.data.tiny import TASKS, labels, picture, spec, write_tiny
 from trainer.data.decode import decode_into, encode
 from trainer.data.index import INDEX_DTYPE, load_index
-from trainer.data.manifest import MANIFEST_NAME, Manifest, TaskSpec, read_manifest
-from trainer.data.shards import Sample, verify_shards, write_shards
+from trainer.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from trainer.data.shards import Sample, write_shards
+from trainer.data.verify import verify_shards
+from trainer.data.specs import ClassificationSpec
 from trainer.errors import UserError
 
 
@@ -38,7 +40,7 @@ def edit_manifest(folder: Path, old: str, new: str) -> None:
 
 
 def write_samples(out: Path, samples: list[Sample]) -> Manifest:
-    return write_shards(out, name="x", made_by={}, image=spec(), tasks=TASKS, splits={"train": samples})
+    return write_shards(out, name="x", made_by={}, inputs=spec(), tasks=TASKS, splits={"train": samples})
 
 
 def good_image() -> bytes:
@@ -102,7 +104,7 @@ def test_an_interrupted_conversion_looks_unfinished_and_starts_afresh(tmp_path: 
             out,
             name="tiny",
             made_by={},
-            image=spec(),
+            inputs=spec(),
             tasks=TASKS,
             splits={"train": interrupted()},
             samples_per_shard=5,
@@ -148,17 +150,17 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: object) -> N
 
 def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     wrong = encode(picture(0, spec(height=5)), "npy")
-    with pytest.raises(UserError, match=r"Sample 000000001: expected height x width x channels \(3, 4, 1\)"):
+    with pytest.raises(UserError, match=r"Sample 000000001, npy: expected height x width x channels \(3, 4, 1\)"):
         write_samples(tmp_path / "data", [Sample(good_image(), {}), Sample(wrong, {})])
 
 
 def test_many_classes_get_a_wider_table(tmp_path: Path) -> None:
-    tasks = [TaskSpec(name="word", classes=tuple(map(str, range(40_000))))]
+    tasks = [ClassificationSpec(name="word", classes=tuple(map(str, range(40_000))))]
     manifest = write_shards(
         tmp_path / "data",
         name="x",
         made_by={},
-        image=spec(),
+        inputs=spec(),
         tasks=tasks,
         splits={"train": [Sample(good_image(), {"word": 39_999})]},
     )

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.decode import encode
-from trainer.data.manifest import Encoding, ImageSpec, Manifest, TaskSpec
+from trainer.data.manifest import Manifest
 from trainer.data.shards import Sample, write_shards
+from trainer.data.specs import ClassificationSpec, Encoding, ImageSpec
 
-TASKS = (TaskSpec(name="even", classes=("no", "yes")), TaskSpec(name="digit", classes=tuple("0123456789")))
+TASKS = (
+    ClassificationSpec(name="even", classes=("no", "yes")),
+    ClassificationSpec(name="digit", classes=tuple("0123456789")),
+)
 
 
 def spec(encoding: Encoding = "npy", *, height: int = 3, width: int = 4, channels: int = 1) -> ImageSpec:
@@ -41,7 +45,7 @@ def write_tiny(
         out,
         name="tiny",
         made_by={"source": "tiny"},
-        image=image,
+        inputs=image,
         tasks=TASKS,
         splits={
             split: (Sample(encode(picture(i, image), image.encoding), labels(i)) for i in range(count))

@@ -1,76 +1,49 @@
-"""What a data folder holds: the one file that makes a pile of shards a data set.
+"""The one file that makes a pile of shards a data set.
 
-The manifest is written last, so a folder that has one is whole. It names every file with its size and checksum, the
-tasks with their classes, and the image that every sample decodes to. A trainer needs the folder alone.
+The manifest is written last, so a folder that has one is whole. It names every file with its size and checksum, and
+says what the samples hold. A trainer needs the folder alone.
 """
 
-import difflib
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+from trainer.data.publish import PARTIAL_NAME
+from trainer.data.specs import DataSpec, Part, TaskSpec, doubled, explain
+from trainer.data.specs import ClassificationSpec as ClassificationSpec  # TEMP until the loader's files import from specs
+from trainer.data.specs import DenseRegressionSpec as DenseRegressionSpec
+from trainer.data.specs import FeaturesSpec as FeaturesSpec
+from trainer.data.specs import ImageSpec as ImageSpec
+from trainer.data.specs import InputSpec as InputSpec
+from trainer.data.specs import RegressionSpec as RegressionSpec
 from trainer.errors import UserError
+from trainer.files import write_durably
+from trainer.naming import did_you_mean
 
 MANIFEST_NAME = "manifest.json"
-PARTIAL_NAME = ".partial"
-"""Subfolder in which a conversion works until everything in it is whole."""
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 
-Encoding = Literal["png", "jpg", "npy"]
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+SplitName = Annotated[str, Field(pattern=FILE_NAME)]
+"""Begins the names of the split's files."""
 
 
-class ImageSpec(_Part):
-    """The image that every sample decodes to."""
+class ForeignSpec(Part):
+    """How shards are read that another program wrote. Members that nobody asks for are passed over."""
 
-    height: PositiveInt
-    width: PositiveInt
-    channels: Literal[1, 3]
-    """Grey or RGB."""
-    encoding: Encoding
-    """How the image member is stored; also its extension in the shard."""
-    mean: tuple[float, ...]
-    """Per channel, of pixels / 255, measured on the train split."""
-    std: tuple[float, ...]
-    """Per channel, of pixels / 255, measured on the train split."""
-
-    @model_validator(mode="after")
-    def _one_number_per_channel(self) -> "ImageSpec":
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need {self.channels} numbers, one per channel")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive: the train images hold one single colour")
-        return self
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels, as a decoded image has them."""
-        return self.height, self.width, self.channels
+    labels: str = Field("json", min_length=1)
+    """Extension of the member with the labels: a JSON object by task, or, of the only task, its label alone."""
 
 
-class TaskSpec(_Part):
-    """One thing to learn about every sample."""
-
-    name: str = Field(min_length=1)
-    """Key of its label in each sample's JSON member, and its name in logs and configs."""
-    kind: Literal["classification"] = "classification"
-    """Decides the loss and the metric."""
-    classes: tuple[str, ...] = Field(min_length=2)
-    """What the labels 0, 1, ... mean."""
-
-
-class FileSpec(_Part):
+class FileSpec(Part):
     """A file of the folder, as it was written."""
 
-    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    file: str = Field(pattern=FILE_NAME)
     """Name inside the folder."""
     bytes: PositiveInt
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -82,15 +55,15 @@ class ShardSpec(FileSpec):
     samples: PositiveInt
 
 
-class SplitSpec(_Part):
+class SplitSpec(Part):
     """One split: its shards in order, where each sample lies in them, and every label in one table."""
 
     shards: tuple[ShardSpec, ...] = Field(min_length=1)
     """Sample ids count through the shards in this order."""
     index: FileSpec
-    """`.npy` of `trainer.data.index.INDEX_DTYPE`, one row a sample."""
+    """`.npy` of `trainer.data.index.INDEX_DTYPE`, samples x members: the input, then the dense tasks' targets."""
     labels: FileSpec
-    """`.npy` of integers, samples x tasks, in the order of the manifest's tasks."""
+    """`.npy` of numbers, samples x tasks with one label a sample, in the order of the manifest's tasks."""
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
@@ -103,25 +76,19 @@ class SplitSpec(_Part):
         return sum(shard.samples for shard in self.shards)
 
 
-class Manifest(_Part):
+class Manifest(DataSpec):
     """A data folder: what it is, what its samples hold and which files make it up."""
 
-    format_version: Literal[1] = FORMAT_VERSION
-    name: str
-    made_by: dict[str, Any]
-    """How it was made (source, seed, options), for people and for making it again."""
-    image: ImageSpec
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
-    splits: dict[str, SplitSpec] = Field(min_length=1)
+    format_version: Literal[2] = FORMAT_VERSION
+    foreign: ForeignSpec | None = None
+    """null: the shards are our own, and hold what the tasks name and nothing else."""
+    splits: dict[SplitName, SplitSpec] = Field(min_length=1)
     """By name, usually `train` and `test`."""
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> "Manifest":
-        files = [spec.file for split in self.splits.values() for spec in split.files]
-        for kind, names in {"task": [task.name for task in self.tasks], "file": files}.items():
-            doubles = [name for name, count in Counter(names).items() if count > 1]
-            if doubles:
-                raise ValueError(f"{kind} names must be unique, found twice: {', '.join(doubles)}")
+    def _file_names_are_unique(self) -> "Manifest":
+        if doubles := doubled(spec.file for split in self.splits.values() for spec in split.files):
+            raise ValueError(f"file names must be unique, found twice: {', '.join(doubles)}")
         return self
 
     def split(self, name: str) -> SplitSpec:
@@ -156,19 +123,18 @@ class Manifest(_Part):
         return tuple(known[name] for name in wanted)
 
     def fingerprint(self, split: str) -> str:
-        """SHA-256 over all that decides a split's samples: image, tasks, and the checksums of its files."""
+        """SHA-256 over all that decides a split's samples: input, tasks, and the checksums of its files."""
         parts = {
-            "image": self.image.model_dump(mode="json"),
+            "input": self.input.model_dump(mode="json"),
             "tasks": [task.model_dump(mode="json") for task in self.tasks],
             "split": self.split(split).model_dump(mode="json"),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ends a sentence about an unknown name: `; did you mean 'left'?` or a full stop."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes a folder's manifest, durably."""
+    write_durably(folder / MANIFEST_NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -208,6 +174,4 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()]
-        shown = "\n".join(faults[:5]) + (f"\n  ... and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise UserError(f"{path} is not a valid manifest:\n{shown}\n{again}") from None
+        raise UserError(f"{path} is not a valid manifest:\n{explain(error)}\n{again}") from None

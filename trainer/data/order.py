@@ -3,11 +3,12 @@
 Everything here is a pure function of a few integers. A run's whole place in its data is one `Cursor`, the same on
 every rank, so a run may stop at any step and go on with another number of processes or workers.
 
-Shapes: N samples of a split, B samples of a batch.
+Shapes: N samples of a split, G samples of a group, B samples of a batch, S shards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
@@ -15,6 +16,22 @@ from trainer.errors import UserError
 
 PADDING = -1
 """Sample id of a slot that only fills up a batch."""
+
+GROUP_SAMPLES = 2**22
+"""Samples that are shuffled together: a group of them takes a second and 100 MiB to put in order, and then 32 MiB."""
+
+
+class Purpose(IntEnum):
+    """What random words are for. Each purpose has words of its own."""
+
+    SAMPLES = 0
+    SHARDS = 1
+    FLIP = 2
+    ROW = 3
+    COLUMN = 4
+    BRIGHTNESS = 5
+    CONTRAST = 6
+    SATURATION = 7
 
 
 @dataclass(frozen=True)
@@ -41,16 +58,17 @@ class Cursor:
 START = Cursor(epoch=0, samples=0)
 
 
-def hash64(seed: int, stream: int, index_N: np.ndarray) -> np.ndarray:
+def hash64(seed: int, stream: int, index_N: np.ndarray, purpose: Purpose = Purpose.SAMPLES) -> np.ndarray:
     """Random 64-bit words that depend on nothing but their arguments: not on numpy's version, not on a call before.
 
-    Each (seed, stream) gives a bijection of 64-bit words, so different indices never collide. The mixer is splitmix64's
-    (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
+    Each (seed, stream, purpose) gives a bijection of 64-bit words, so different indices never collide. The mixer is
+    splitmix64's (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators").
 
     Args:
         seed: of the run.
         stream: which of the seed's independent streams, for instance the epoch.
         index_N: non-negative integers.
+        purpose: what the words are for.
 
     Returns:
         uint64, shape (N,).
@@ -58,7 +76,8 @@ def hash64(seed: int, stream: int, index_N: np.ndarray) -> np.ndarray:
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):
         key = np.zeros(1, np.uint64)
-        for word in (seed, stream):
+        # SAMPLES adds no word: runs and data made before there were other purposes keep their order.
+        for word in (seed, stream, purpose) if purpose else (seed, stream):
             key = _mix64(key + golden + np.uint64(word % 2**64))
         return _mix64(key ^ _mix64((np.asarray(index_N).astype(np.uint64) + np.uint64(1)) * golden))
 
@@ -70,13 +89,57 @@ def _mix64(x_N: np.ndarray) -> np.ndarray:
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The sample at every position of an epoch: a full permutation, new for each (seed, epoch).
+    """A full permutation of the sample ids, new for each (seed, epoch): the order of an epoch that is one group.
 
     Returns:
         int64 sample ids, shape (N,).
     """
+    return _permuted(np.arange(num_samples), seed, epoch)
+
+
+def _permuted(ids_N: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     # Different samples never have equal keys, so every sort gives this one permutation.
-    return np.argsort(hash64(seed, epoch, np.arange(num_samples)))
+    return ids_N[np.argsort(hash64(seed, epoch, ids_N))]
+
+
+def shuffled_groups(
+    shard_samples: Sequence[int], *, seed: int, epoch: int, group_samples: int = GROUP_SAMPLES, start: int = 0
+) -> Iterator[np.ndarray]:
+    """The sample ids of an epoch from position `start` on, one group after the other.
+
+    The shards are put in random order and cut into groups, a new one at the first shard that begins after each
+    `group_samples` samples; the samples of a group are permuted. So a split of at most `group_samples` is permuted as a
+    whole, and of a larger one no more than a group is ever in memory, or needed on a disk near by.
+
+    Args:
+        shard_samples: number of samples of every shard; the ids count through them.
+        seed: of the run.
+        epoch: counts from 0.
+        group_samples: samples that are shuffled together; it decides the order.
+        start: position in the epoch; the groups before it are not made.
+
+    Yields:
+        int64 sample ids, shape (G,), of the first group less what lies before `start`.
+    """
+    samples_S = np.asarray(shard_samples)
+    first_id_S = np.cumsum(samples_S) - samples_S
+    end = 0
+    for shards in shard_groups(shard_samples, seed=seed, epoch=epoch, group_samples=group_samples):
+        end += int(samples_S[shards].sum())
+        if end > start:
+            ids_G = np.concatenate([np.arange(first_id_S[s], first_id_S[s] + samples_S[s]) for s in shards])
+            yield _permuted(ids_G, seed, epoch)[max(start - (end - len(ids_G)), 0) :]
+
+
+def shard_groups(
+    shard_samples: Sequence[int], *, seed: int, epoch: int, group_samples: int = GROUP_SAMPLES
+) -> list[np.ndarray]:
+    """The numbers of the shards that are shuffled together, as `shuffled_groups` has it, group by group."""
+    samples_S = np.asarray(shard_samples)
+    order_S = np.argsort(hash64(seed, epoch, np.arange(len(samples_S)), Purpose.SHARDS))
+    begin_S = np.cumsum(samples_S[order_S]) - samples_S[order_S]
+    group_S = begin_S // group_samples
+    return np.split(order_S, np.flatnonzero(np.diff(group_S)) + 1)
 
 
 def check_global_batch(num_samples: int, *, global_batch: int, world_size: int) -> None:
@@ -112,24 +175,35 @@ def rank_slice(size: int, rank: int, world_size: int) -> slice:
 
 
 def train_batches(
-    num_samples: int, *, global_batch: int, seed: int, rank: int, world_size: int, cursor: Cursor
+    shard_samples: Sequence[int],
+    *,
+    global_batch: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+    cursor: Cursor,
+    group_samples: int = GROUP_SAMPLES,
 ) -> Iterator[np.ndarray]:
     """This rank's sample ids of every global batch from the cursor on, without end.
 
-    The last samples of an epoch that cannot fill a global batch are left out; each epoch's permutation leaves out
-    others.
+    The last samples of an epoch that cannot fill a global batch are left out; each epoch's order leaves out others.
 
     Yields:
         int64 sample ids, shape (B,), B = global_batch / world_size.
     """
     mine = rank_slice(global_batch, rank, world_size)
-    cursor = cursor.settle(num_samples, global_batch)
+    cursor = cursor.settle(sum(shard_samples), global_batch)
     while True:
-        order_N = epoch_order(num_samples, seed=seed, epoch=cursor.epoch)
-        epoch = cursor.epoch
-        while cursor.epoch == epoch:
-            yield order_N[cursor.samples : cursor.samples + global_batch][mine]
-            cursor = cursor.advance(num_samples, global_batch)
+        ahead_N = np.empty(0, np.int64)
+        for group_G in shuffled_groups(
+            shard_samples, seed=seed, epoch=cursor.epoch, group_samples=group_samples, start=cursor.samples
+        ):
+            ahead_N = np.concatenate([ahead_N, group_G])
+            whole = len(ahead_N) // global_batch * global_batch
+            for begin in range(0, whole, global_batch):
+                yield ahead_N[begin : begin + global_batch][mine]
+            ahead_N = ahead_N[whole:]
+        cursor = Cursor(cursor.epoch + 1, 0)
 
 
 def eval_batches(num_samples: int, *, batch_size: int, rank: int, world_size: int) -> list[np.ndarray]:

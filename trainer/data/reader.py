@@ -1,25 +1,30 @@
-"""Sample ids to decoded samples: a map-style dataset that reads a whole batch at once.
+"""Sample ids to decoded samples, a whole batch at once, into buffers that the caller gives.
 
-Whatever reads it, in whatever process, the same ids give the same result; nothing here knows of epochs or ranks.
+Whatever reads it, in whatever process, the same ids give the same result; nothing here knows of epochs or ranks, and
+nothing of torch, so that a forked worker may run it.
 
-Shapes: B samples, H rows, W columns, C channels, T tasks, N samples of the split.
+Shapes: B samples, N samples of the split, M members that hold arrays, T tasks of one kind.
 """
 
-import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
-from trainer.data.decode import BadImageError, decode_into
-from trainer.data.index import MISSING, load_index, remedy
+from trainer.data.index import MISSING, load_index, scalar_tasks
 from trainer.data.manifest import Manifest
+from trainer.data.members import blank, decode_members, dense_tasks
 from trainer.data.order import PADDING
-from trainer.errors import UserError
+from trainer.data.shard_files import ShardFiles
+from trainer.data.specs import ClassificationSpec, RegressionSpec
+
+AT_ONCE = 64
+"""Samples whose bytes are all read before the first is decoded: see `decode.decode_many`."""
+
+Row = tuple[int, int, int, int]
+"""Shard, offset, bytes and CRC-32, as INDEX_DTYPE has them."""
 
 
 @dataclass(frozen=True)
@@ -27,117 +32,110 @@ class BadSample:
     """A sample whose content cannot be used.
 
     Attributes:
+        slot: of the batch.
         reason: `crc32` (the bytes changed since conversion) or `decode`.
         message: which sample, where it lies, and what is wrong with it.
     """
 
+    slot: int
     reason: str
     message: str
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What a list of sample ids reads as.
-
-    Attributes:
-        images_BHWC: uint8; zeros for padding and bad samples.
-        labels_TB: int64; MISSING for padding, bad samples and absent labels.
-        sample_ids_B: int64; PADDING where the slot only fills up the batch.
-        bad: the samples that could not be used.
-    """
-
-    images_BHWC: torch.Tensor
-    labels_TB: torch.Tensor
-    sample_ids_B: torch.Tensor
-    bad: tuple[BadSample, ...]
-
-
-class SplitReader(Dataset[Rows | UserError]):
+class SplitReader:
     """Reads samples of one split by their ids.
 
     Args:
         folder: of the data.
         manifest: as read from it.
         split: which split.
-        tasks: whose labels to give, in this order.
+        tasks: whose targets to give.
 
     Raises:
         UserError: an unknown split or task, or a faulty index.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str]) -> None:
-        names = [task.name for task in manifest.tasks]
-        self._columns_T = [names.index(task.name) for task in manifest.select_tasks(tasks)]
-        self._folder = Path(folder)
-        self._manifest = manifest
-        self._shards = manifest.split(split).shards
-        self._index_N, self._labels_NT = load_index(self._folder, manifest, split)
-        self._descriptors: dict[int, int] = {}
-        self._arguments = (folder, manifest, split, tasks)
+        self._tasks = tuple(tasks)
+        wanted = manifest.select_tasks(tasks)
+        self._classified = [task.name for task in wanted if isinstance(task, ClassificationSpec)]
+        regressed = [task for task in wanted if isinstance(task, RegressionSpec)]
+        self._regressed = [task.name for task in regressed]
+        self._mean_T, self._std_T = np.array([(task.mean, task.std) for task in regressed]).reshape(-1, 2).T
+        column = {task.name: number for number, task in enumerate(scalar_tasks(manifest.tasks))}
+        self._class_columns = [column[name] for name in self._classified]
+        self._value_columns = [column[name] for name in self._regressed]
+        self._dense = dense_tasks(wanted)
+        dense = [task.name for task in dense_tasks(manifest.tasks)]
+        self._members = [0, *(1 + dense.index(task.name) for task in self._dense)]
+        self._specs = [manifest.input, *self._dense]
+        self._blanks = [blank(spec, 1, manifest.input) for spec in self._specs]
+        self._files = ShardFiles(Path(folder), manifest.split(split).shards)
+        self._index_NM, self._labels_NT = load_index(Path(folder), manifest, split)
 
-    def __reduce__(self) -> tuple[type["SplitReader"], tuple[object, ...]]:
-        # A worker that is not forked maps the index and opens the shards itself: neither can be pickled.
-        return SplitReader, self._arguments
+    def buffers(self, batch_size: int) -> list[np.ndarray]:
+        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them."""
+        return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
 
-    def __getitems__(self, sample_ids_B: np.ndarray) -> Rows | UserError:
-        """What a DataLoader calls; an error is a value here, since torch would wrap its message in a traceback."""
-        try:
-            return self.read(sample_ids_B)
-        except UserError as error:
-            return error
+    def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> tuple[BadSample, ...]:
+        """Reads and decodes samples into buffers of their number, whatever these hold.
 
-    def read(self, sample_ids_B: np.ndarray) -> Rows:
-        """Reads and decodes samples into one buffer.
+        A sample with bad content keeps its slot: an input of zeros, and no label of any task. So does PADDING.
 
-        A sample with bad content keeps its slot: a zero image, all its labels MISSING, and an entry in `bad`.
+        Returns:
+            The samples that could not be used.
 
         Raises:
             UserError: a shard that has gone, or ends before the sample.
         """
-        image = self._manifest.image
-        images_BHWC = np.zeros((len(sample_ids_B), *image.shape), np.uint8)
+        bad: dict[int, BadSample] = {}
+        slots = np.flatnonzero(sample_ids_B != PADDING).tolist()
+        rows_BM = self._index_NM[sample_ids_B][:, self._members].tolist()
+        for begin in range(0, len(slots), AT_ONCE):
+            for member, (buffer, spec) in enumerate(zip(buffers, self._specs, strict=True)):
+                rows = {slot: rows_BM[slot][member] for slot in slots[begin : begin + AT_ONCE] if slot not in bad}
+                # Only the input has to be there.
+                absent = [slot for slot, (_, _, size, _) in rows.items() if member and not size]
+                buffer[absent] = self._blanks[member]
+                contents, faults = self._fetch({slot: row for slot, row in rows.items() if slot not in absent})
+                undecoded = decode_members(buffer, contents, spec)
+                faults |= {slot: ("decode", str(fault)) for slot, fault in undecoded.items()}
+                for slot, (reason, fault) in faults.items():
+                    shard, offset, _, _ = rows[slot]
+                    where = f"sample {sample_ids_B[slot]} ({self._files.path(shard)}, byte {offset})"
+                    bad[slot] = BadSample(slot, reason, f"{where}: {fault}")
+        self._files.end_batch()
+        unusable = [*bad, *np.flatnonzero(sample_ids_B == PADDING).tolist()]
+        for buffer, empty in zip(buffers, self._blanks, strict=True):
+            buffer[unusable] = empty
+        return tuple(bad[slot] for slot in sorted(bad))
+
+    def _fetch(self, rows: Mapping[int, Row]) -> tuple[dict[int, bytes], dict[int, tuple[str, str]]]:
+        """Slot -> its bytes where they are sound; slot -> the reason and what is wrong where they are not."""
+        contents, faults = {}, {}
+        for slot, (shard, offset, size, crc32) in rows.items():
+            data = self._files.pread(shard, offset, size)
+            if zlib.crc32(data) == crc32:
+                contents[slot] = data
+            else:
+                faults[slot] = "crc32", "its bytes have changed since conversion"
+        return contents, faults
+
+    def targets(
+        self, sample_ids_B: np.ndarray, buffers: Sequence[np.ndarray], bad: Sequence[BadSample]
+    ) -> dict[str, np.ndarray]:
+        """The targets of what was read, by task, as `Batch` has them."""
         usable_B = sample_ids_B != PADDING
-        bad = []
-        slots = np.flatnonzero(usable_B)
-        for slot, row in zip(slots.tolist(), self._index_N[sample_ids_B[slots]].tolist(), strict=True):
-            shard, offset, size, crc32 = row
-            data = self._pread(shard, offset, size)
-            try:
-                if zlib.crc32(data) != crc32:
-                    raise BadImageError("its bytes have changed since conversion")
-                decode_into(images_BHWC[slot], data, image)
-            except BadImageError as error:
-                images_BHWC[slot] = 0
-                usable_B[slot] = False
-                reason = "decode" if zlib.crc32(data) == crc32 else "crc32"
-                bad.append(
-                    BadSample(reason, f"sample {sample_ids_B[slot]} ({self._path(shard)}, byte {offset}): {error}")
-                )
-        labels_TB = np.where(usable_B, self._labels_NT[sample_ids_B][:, self._columns_T].T, MISSING)
-        return Rows(
-            torch.from_numpy(images_BHWC),
-            torch.from_numpy(labels_TB.astype(np.int64)),
-            torch.tensor(sample_ids_B),
-            tuple(bad),
-        )
-
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        try:
-            descriptor = self._descriptors.get(shard)
-            if descriptor is None:
-                descriptor = self._descriptors[shard] = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
-            data = os.pread(descriptor, size, offset)
-        except OSError as error:
-            raise UserError(f"{self._path(shard)} cannot be read: {error}.\n{remedy(self._folder)}") from None
-        if len(data) < size:
-            found = f"expected {size} bytes at byte {offset}, found {len(data)}"
-            raise UserError(f"{self._path(shard)}: {found}.\n{remedy(self._folder)}")
-        return data
-
-    def _path(self, shard: int) -> Path:
-        return self._folder / self._shards[shard].file
+        usable_B[[sample.slot for sample in bad]] = False
+        labels_BT = self._labels_NT[sample_ids_B]
+        classes_TB = np.where(usable_B, labels_BT[:, self._class_columns].T, MISSING).astype(np.int64)
+        values_BT = (labels_BT[:, self._value_columns] - self._mean_T) / self._std_T
+        values_TB = np.where(usable_B, values_BT.T, np.nan).astype(np.float32)
+        targets = dict(zip(self._classified, classes_TB, strict=True))
+        targets |= dict(zip(self._regressed, values_TB, strict=True))
+        targets |= {task.name: buffer for task, buffer in zip(self._dense, buffers[1:], strict=True)}
+        return {name: targets[name] for name in self._tasks}
 
     def close(self) -> None:
         """Closes the shards; reading again opens them again."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        self._files.close()

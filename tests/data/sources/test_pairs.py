@@ -9,7 +9,7 @@ from PIL import Image
 from tests.data.sources.test_idx import idx
 from trainer.data.loader import EvalLoader
 from trainer.data.manifest import Manifest, read_manifest
-from trainer.data.shards import verify_shards
+from trainer.data.verify import verify_shards
 from trainer.data.sources.digits import load_originals, split_originals, write_digits
 from trainer.data.sources.multimnist import write_multimnist
 from trainer.data.sources.pairs import compose
@@ -32,7 +32,7 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.nda
     loader = EvalLoader(folder, split=split, tasks=["left", "right"], batch_size=size)
     (batch,) = loader
     loader.close()
-    return batch.images_BHWC[:, :, :, 0].numpy(), batch.targets["left"].numpy(), batch.targets["right"].numpy()
+    return batch.inputs[:, :, :, 0].numpy(), batch.targets["left"].numpy(), batch.targets["right"].numpy()
 
 
 def test_composites_are_the_papers() -> None:
@@ -44,8 +44,8 @@ def test_composites_are_the_papers() -> None:
 
 def check_statistics(folder: Path, manifest: Manifest) -> None:
     pixels = read_split(folder, "train")[0] / 255
-    assert manifest.image.mean[0] == pytest.approx(pixels.mean(), abs=1e-6)
-    assert manifest.image.std[0] == pytest.approx(pixels.std(), abs=1e-6)
+    assert manifest.input.mean[0] == pytest.approx(pixels.mean(), abs=1e-6)
+    assert manifest.input.std[0] == pytest.approx(pixels.std(), abs=1e-6)
 
 
 # digits

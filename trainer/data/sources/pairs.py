@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from trainer.data.decode import encode
-from trainer.data.manifest import Encoding, ImageSpec, Manifest, TaskSpec
+from trainer.data.manifest import Manifest
+from trainer.data.pixels import PixelMoments, unmeasured
 from trainer.data.shards import Sample, write_shards
+from trainer.data.specs import ClassificationSpec, Encoding, ImageSpec
 
 SIDE = 28
 SHIFT = 6
@@ -79,20 +81,14 @@ def write_pairs(out: Path, *, name: str, made_by: dict[str, Any], splits: Mappin
     Raises:
         UserError: as `write_shards`.
     """
-    pixels = splits["train"].images_NHW / 255
-    image = ImageSpec(
-        height=SIDE,
-        width=SIDE,
-        channels=1,
-        encoding=ENCODING,
-        mean=(round(float(pixels.mean()), 6),),
-        std=(round(float(pixels.std()), 6),),
-    )
+    moments = PixelMoments(1)
+    moments.add(splits["train"].images_NHW)
+    image = ImageSpec(height=SIDE, width=SIDE, channels=1, encoding=ENCODING, **unmeasured(1))
     return write_shards(
         out,
         name=name,
         made_by=made_by,
-        image=image,
-        tasks=[TaskSpec(name=side, classes=DIGITS) for side in ("left", "right")],
+        inputs=moments.fill(image, name),
+        tasks=[ClassificationSpec(name=side, classes=DIGITS) for side in ("left", "right")],
         splits=splits,
     )

@@ -1,0 +1,70 @@
+"""`paretrain data check`: the table, the picture, and what it finds."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tests.data import tiny
+from tests.data.rich import write_rich, write_table
+from tests.data.tiny import picture, spec
+from trainer.cli import main
+from trainer.data.decode import encode
+from trainer.data.shards import Sample, write_shards
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no cell breaks."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def rows(said: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+
+
+def test_labels_are_counted_and_samples_drawn(tmp_path: Path, capsys: Said) -> None:
+    write_rich(tmp_path)
+    assert main(["data", "check", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert rows(said)[:4] == [
+        ["train", "parts", "segmentation", "12", "-", "one for each pixel"],
+        ["train", "even", "classification", "12", "-", "no 50.0%, yes 50.0%"],
+        ["train", "depth", "dense_regression", "8", "4", "one for each pixel"],
+        ["train", "weight", "regression", "9", "3", "3 ± 1.683 kg, from 0.5 to 5.5"],
+    ]
+    assert "are what the manifest says; every sample can be used" in said
+    sheet = cv2.imread(str(tmp_path / "contact_sheet.png"))
+    assert sheet is not None
+    assert sheet.std() > 10
+
+
+def test_tables_have_no_picture(tmp_path: Path, capsys: Said) -> None:
+    write_table(tmp_path)
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert rows(capsys.readouterr().out)[1] == ["train", "t1", "regression", "10", "2", "5.3 ± 3.579 cm, from 0 to 11"]
+    assert not (tmp_path / "contact_sheet.png").exists()
+
+
+def test_images_that_cannot_be_decoded_are_named(tmp_path: Path, capsys: Said) -> None:
+    image = spec("png", height=16, width=16)
+    png = encode(picture(0, image), "png")
+    samples = [Sample(png, {"digit": 1}), Sample(png[: len(png) // 2], {"digit": 1})]
+    write_shards(tmp_path, name="x", made_by={}, inputs=image, tasks=tiny.TASKS, splits={"train": samples})
+    assert main(["data", "check", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "Bad sample 1 (" in said
+    assert "1 of its samples cannot be used" in said
+    assert rows(said) == [
+        ["train", "even", "classification", "0", "2", "none"],
+        ["train", "digit", "classification", "2", "-", "1 100.0%, 0 0.0%, 2 0.0%, 3 0.0% and 6 more"],
+    ]
+
+
+def test_damage_is_an_error(tmp_path: Path, capsys: Said) -> None:
+    write_rich(tmp_path)
+    (tmp_path / "train-000001.tar").write_bytes(b"")
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "train-000001.tar: expected" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""A folder that is made as a whole: either it has the file that comes last, and then all of it, or it is unfinished."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.files import sync_folder
+
+PARTIAL_NAME = ".partial"
+"""Subfolder in which a conversion works until everything in it is whole."""
+
+
+@contextmanager
+def publishing(out: Path, last: str) -> Iterator[Path]:
+    """Gives an empty subfolder of `out` to work in; at the end, moves what is in it into place.
+
+    Args:
+        out: a folder that does not exist yet, is empty, or holds an interrupted call's work, which is thrown away.
+        last: the file without which the folder is not whole; it is moved after all others.
+
+    Raises:
+        UserError: the folder holds anything else, or the disk fails.
+    """
+    try:
+        partial = _claim(out, last)
+        yield partial
+        _move(partial, out, last)
+    except OSError as error:
+        raise UserError(
+            f"Writing {out} failed: {error}.\nIt is unfinished. Mend that and run the same command again."
+        ) from error
+
+
+def _claim(out: Path, last: str) -> Path:
+    partial = out / PARTIAL_NAME
+    out.mkdir(parents=True, exist_ok=True)
+    others = sorted(path.name for path in out.iterdir() if path != partial)
+    if others and (partial / last).exists():  # all was whole, and being moved
+        _move(partial, out, last)
+    if (out / last).exists():
+        raise UserError(f"{out} already holds a data set.\nDelete it, or write to another folder with --out.")
+    if others:
+        raise UserError(
+            f"{out} is not empty (found {', '.join(others[:5])}).\nDelete it, or write to another folder with --out."
+        )
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    return partial
+
+
+def _move(partial: Path, out: Path, last: str) -> None:
+    for path in sorted(partial.iterdir()):
+        if path.name != last:
+            path.rename(out / path.name)
+    sync_folder(out)
+    (partial / last).rename(out / last)
+    partial.rmdir()
+    sync_folder(out)

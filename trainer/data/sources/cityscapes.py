@@ -1,0 +1,180 @@
+"""Cityscapes: three tasks for every pixel, as in Sener & Koltun 2018, section 5.3, after Kendall et al. 2018.
+
+Shapes: H rows and W columns of what is written.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from trainer.data.decode import encode
+from trainer.data.manifest import Manifest
+from trainer.data.members import UNLABELLED, write_npy
+from trainer.data.pixels import PixelMoments, unmeasured
+from trainer.data.shards import Sample, write_shards
+from trainer.data.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
+from trainer.errors import UserError
+
+# The 19 classes that Cityscapes evaluates, by their `labelId`; all others are without a label.
+CLASSES = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
+    28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+
+SPLITS = {"train": "train", "test": "val"}
+"""Our splits and Cityscapes' own, whose test split has no public labels."""
+
+SAMPLES_PER_SHARD = 250
+"""Shards of some hundred megabytes at 256 x 512."""
+
+MAX_MEASURED = 500
+"""Frames of the train split whose colours and disparities are measured."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The four files of one frame."""
+
+    image: Path
+    labels: Path
+    instances: Path
+    disparity: Path
+
+
+def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512)) -> Manifest:
+    """Writes shards with the tasks `semantic`, `instance` and `disparity`.
+
+    `semantic`: 19 classes. `instance`: for pixels of countable things the way to the centre of their instance, in rows
+    and columns of the written size. `disparity`: in pixels of the original, divided by its spread over the train split
+    when it is learnt. What Cityscapes does not label or measure has no label.
+
+    Args:
+        root: folder with leftImg8bit, gtFine and disparity as they are unpacked.
+        out: the data folder to make.
+        size: height and width of images and targets.
+
+    Raises:
+        UserError: a file that is missing or no image of the expected kind; or as `write_shards`.
+    """
+    frames = {split: find_frames(root, folder) for split, folder in SPLITS.items()}
+    image = ImageSpec(height=size[0], width=size[1], channels=3, encoding="jpg", **unmeasured(3))
+    image, spread = _measured(image, frames["train"], size)
+    return write_shards(
+        out,
+        name="cityscapes",
+        made_by={"source": "cityscapes", "size": list(size)},
+        inputs=image,
+        tasks=(
+            SegmentationSpec(name="semantic", classes=tuple(CLASSES.values())),
+            DenseRegressionSpec(name="instance", channels=2, unit="px"),
+            DenseRegressionSpec(name="disparity", channels=1, unit="px", std=spread),
+        ),
+        splits={split: (_sample(frame, size) for frame in found) for split, found in frames.items()},
+        samples_per_shard=SAMPLES_PER_SHARD,
+    )
+
+
+def find_frames(root: Path, split: str) -> list[Frame]:
+    """The frames of a split, by name.
+
+    Raises:
+        UserError: a folder or a file is missing.
+    """
+    images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+    if not images:
+        raise UserError(
+            f"{root} has no leftImg8bit/{split}/CITY/*_leftImg8bit.png.\n"
+            "Point --root at the folder in which leftImg8bit, gtFine and disparity are unpacked."
+        )
+    frames = [_frame(root, split, image) for image in images]
+    missing = [
+        path for frame in frames for path in (frame.labels, frame.instances, frame.disparity) if not path.is_file()
+    ]
+    if missing:
+        shown = "".join(f"\n  {path}" for path in missing[:5])
+        raise UserError(f"{root}: {len(missing)} files are missing beside the images of {split}, such as:{shown}")
+    return frames
+
+
+def class_numbers(label_ids_HW: np.ndarray) -> np.ndarray:
+    """Cityscapes' label ids -> numbers of CLASSES, UNLABELLED for all others."""
+    numbers = np.full(256, UNLABELLED, np.uint8)
+    numbers[list(CLASSES)] = np.arange(len(CLASSES))
+    return numbers[label_ids_HW]
+
+
+def to_centres(instance_ids_HW: np.ndarray) -> np.ndarray:
+    """The way from each pixel to its instance's centre of mass: float32 (H, W, 2), rows and columns; NaN without one.
+
+    An instance's id is 1000 times its label's and a number; a smaller id stands for a region without instances.
+    """
+    _, index_HW = np.unique(instance_ids_HW, return_inverse=True)
+    index_HW = index_HW.reshape(instance_ids_HW.shape)
+    places_HW2 = np.moveaxis(np.indices(instance_ids_HW.shape), 0, -1).astype(np.float64)
+    counts = np.bincount(index_HW.ravel())
+    centres_2 = [np.bincount(index_HW.ravel(), places_HW2[..., axis].ravel()) / counts for axis in (0, 1)]
+    ways_HW2 = np.stack(centres_2, axis=-1)[index_HW] - places_HW2
+    ways_HW2[instance_ids_HW < 1000] = np.nan
+    return ways_HW2.astype(np.float32)
+
+
+def disparities(stored_HW: np.ndarray) -> np.ndarray:
+    """Cityscapes' uint16 values -> pixels, float32; NaN where none was measured (README of the disparity package)."""
+    return np.where(stored_HW > 0, (stored_HW.astype(np.float32) - 1) / 256, np.nan).astype(np.float32)
+
+
+def _frame(root: Path, split: str, image: Path) -> Frame:
+    city, stem = image.parent.name, image.name.removesuffix("_leftImg8bit.png")
+    fine, disparity = root / "gtFine" / split / city, root / "disparity" / split / city
+    return Frame(
+        image,
+        fine / f"{stem}_gtFine_labelIds.png",
+        fine / f"{stem}_gtFine_instanceIds.png",
+        disparity / f"{stem}_disparity.png",
+    )
+
+
+def _sample(frame: Frame, size: tuple[int, int]) -> Sample:
+    numbers_HW = class_numbers(_read(frame.labels, np.uint8, size))
+    ways_HW2 = to_centres(_read(frame.instances, np.uint16, size))
+    found_HW1 = disparities(_read(frame.disparity, np.uint16, size))[..., None]
+    maps = {
+        "semantic": encode(numbers_HW[..., None], "png"),
+        "instance": write_npy(ways_HW2.astype(np.float16)),
+        "disparity": write_npy(found_HW1.astype(np.float16)),
+    }
+    return Sample(encode(_read_image(frame.image, size), "jpg"), {}, maps)
+
+
+def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, float]:
+    """The spec with mean and deviation of the colours, and the root of the mean squared disparity, of some frames."""
+    moments, squares, measured = PixelMoments(3), 0.0, 0
+    for frame in frames[:: -(-len(frames) // MAX_MEASURED)]:
+        moments.add(_read_image(frame.image, size))
+        found = disparities(_read(frame.disparity, np.uint16, size))
+        squares += float(np.nansum(found.astype(np.float64) ** 2))
+        measured += int((~np.isnan(found)).sum())
+    if not measured:
+        raise UserError("No pixel of the train split has a disparity; are the files those of Cityscapes?")
+    return moments.fill(image, frames[0].image.parent.parent), float(np.sqrt(squares / measured))
+
+
+def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
+    pixels = _decode(path, cv2.IMREAD_COLOR_RGB, np.uint8)
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _read(path: Path, dtype: type, size: tuple[int, int]) -> np.ndarray:
+    # Classes and ids have no mean; disparities have, but not over those that were not measured.
+    return cv2.resize(_decode(path, cv2.IMREAD_UNCHANGED, dtype), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _decode(path: Path, flags: int, dtype: type) -> np.ndarray:
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None or pixels.dtype != dtype:
+        found = "no image" if pixels is None else str(pixels.dtype)
+        raise UserError(f"{path}: expected an image of {np.dtype(dtype)}, found {found}. Fetch it again.")
+    return pixels

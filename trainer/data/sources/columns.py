@@ -1,0 +1,218 @@
+"""Columns of a CSV file: what their cells are, and what kind of task a column of targets is.
+
+Shapes: R rows of a chunk.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+
+from trainer.data.sources.csv_file import CsvFile, Row
+from trainer.data.specs import ClassificationSpec, RegressionSpec
+from trainer.errors import UserError
+from trainer.naming import did_you_mean
+
+EMPTY = frozenset({"", "NA", "NaN", "nan", "null"})
+"""Cells without a value."""
+
+MAX_CLASSES = 100
+"""A column of more different texts or whole numbers is not taken for a classification unless somebody says so."""
+
+KINDS = ("classification", "regression")
+
+CHUNK_ROWS = 4096
+
+
+class Survey:
+    """What one column holds.
+
+    Args:
+        classes: keep all its different cells; else no longer than they may be those of a classification.
+
+    Attributes:
+        values: its different cells.
+        text: line and cell of the first value that is no finite number; None: all are.
+        whole: whether all numbers before that are whole.
+        count: numbers in the train split.
+        mean: of the train split.
+    """
+
+    def __init__(self, *, classes: bool) -> None:
+        self._classes = classes
+        self.values: set[str] = set()
+        self.text: tuple[int, str] | None = None
+        self.whole = True
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the train split; 1 where it would be 0."""
+        return math.sqrt(self._squares / self.count) if self._squares > 0 else 1.0
+
+    def add(self, cells: Sequence[str], rows: Sequence[Row], train_R: np.ndarray) -> None:
+        """Takes in the cells of some more rows."""
+        if self._classes or self.whole:
+            self.values.update(cell for cell in cells if cell not in EMPTY)
+        if self.text:
+            return
+        try:
+            numbers_R = _numbers(cells)
+        except ValueError:
+            self.text = next((row.line, cell) for row, cell in zip(rows, cells, strict=True) if not _is_finite(cell))
+            numbers_R = _numbers([cell for cell in cells if _is_finite(cell)])
+        known_R = ~np.isnan(numbers_R)
+        self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
+        if not self.text:
+            self._add_moments(numbers_R[known_R & train_R])
+
+    def _add_moments(self, numbers_R: np.ndarray) -> None:
+        # Chan, Golub & LeVeque 1983: the moments of a part join those of the others without a second pass.
+        if not numbers_R.size:
+            return
+        mean, total = float(numbers_R.mean()), self.count + numbers_R.size
+        between = (mean - self.mean) ** 2 * self.count * numbers_R.size / total
+        self._squares += float(((numbers_R - mean) ** 2).sum()) + between
+        self.mean += (mean - self.mean) * numbers_R.size / total
+        self.count = total
+
+
+def survey(
+    file: CsvFile, features: Iterable[int], targets: Iterable[int], kinds: Mapping[str, str]
+) -> tuple[dict[int, Survey], list[str]]:
+    """Reads a file once.
+
+    Args:
+        file: with a header.
+        features: numbers of the columns to predict from.
+        targets: numbers of the columns to predict.
+        kinds: column -> kind, of the targets whose kind was said.
+
+    Returns:
+        What each column holds, and the splits, `train` and `test` first.
+
+    Raises:
+        UserError: no row is in the `train` split; or as `CsvFile`.
+    """
+    found = {column: Survey(classes=False) for column in features}
+    found |= {column: Survey(classes=kinds.get(file.columns[column]) == "classification") for column in targets}
+    splits: dict[str, None] = {}
+    for rows in _chunks(iter(file)):
+        names = [file.split(row) for row in rows]
+        splits |= dict.fromkeys(names)
+        train_R = np.array([name == "train" for name in names])
+        for column, seen in found.items():
+            seen.add([row.cells[column] for row in rows], rows, train_R)
+    if "train" not in splits:
+        raise UserError(f"{file.path} has no row of the split 'train'; its splits: {', '.join(splits)}.")
+    return found, sorted(splits, key=lambda name: (name != "train", name != "test", name))
+
+
+def build_tasks(
+    file: CsvFile, targets: Mapping[int, Survey], kinds: Mapping[str, str], units: Mapping[str, str]
+) -> list[ClassificationSpec | RegressionSpec]:
+    """Makes a task of every column of targets.
+
+    Texts and whole numbers are classes, other numbers a regression; `kinds` says otherwise.
+
+    Raises:
+        UserError: a kind or unit that belongs to no column, or does not fit its cells; a column that may be either.
+    """
+    names = [file.columns[column] for column in targets]
+    for option, given in (("--kinds", kinds), ("--units", units)):
+        for name in given:
+            if name not in names:
+                raise UserError(f"{option} speaks of {name!r}, which is no target{did_you_mean(name, names)}")
+    tasks: list[ClassificationSpec | RegressionSpec] = []
+    for name, seen in zip(names, targets.values(), strict=True):
+        where, unit = f"{file.path}: column {name!r}", units.get(name)
+        if _kind(where, name, seen, kinds.get(name)) == "regression":
+            tasks.append(_regression(where, name, seen, unit))
+        elif unit is not None:
+            raise UserError(f"{where} is a classification: its error is a percentage, not in {unit}.")
+        else:
+            tasks.append(_classification(where, name, seen))
+    return tasks
+
+
+def label_reader(task: ClassificationSpec | RegressionSpec) -> Callable[[str], int | float | None]:
+    """What gives the label that a cell is."""
+    if isinstance(task, RegressionSpec):
+        return lambda cell: None if cell in EMPTY else float(cell)
+    numbers = {name: number for number, name in enumerate(task.classes)}
+
+    def read(cell: str) -> int | None:
+        if cell in EMPTY:
+            return None
+        return numbers[cell] if cell in numbers else numbers[str(_whole(cell))]
+
+    return read
+
+
+def number(cell: str) -> float:
+    """The number that a cell is; NaN where it has none."""
+    return math.nan if cell in EMPTY else float(cell)
+
+
+def _kind(where: str, name: str, seen: Survey, said: str | None) -> str:
+    if said is not None:
+        if said not in KINDS:
+            raise UserError(f"--kinds {name}={said}: expected one of {', '.join(KINDS)}.")
+        return said
+    if not seen.whole:
+        return "regression"
+    if len(seen.values) > MAX_CLASSES:
+        values = f"texts, such as {seen.text[1]!r} in line {seen.text[0]}" if seen.text else "whole numbers"
+        raise UserError(
+            f"{where} holds more than {MAX_CLASSES} different {values}: classes, or a quantity?\n"
+            f"Say so with --kinds {name}=classification or --kinds {name}=regression."
+        )
+    return "classification"
+
+
+def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
+    if seen.whole and not seen.text:
+        classes = [str(number) for number in sorted(set(map(_whole, seen.values)))]
+    else:
+        classes = sorted(seen.values)
+    if len(classes) < 2:
+        raise UserError(f"{where}: a classification needs two classes or more, found {classes or 'no value at all'}.")
+    return ClassificationSpec(name=name, classes=tuple(classes))
+
+
+def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
+    if seen.text:
+        line, cell = seen.text
+        raise UserError(f"{where}, line {line}: expected a finite number, found {cell!r}.")
+    if not seen.count:
+        raise UserError(f"{where} has no value in the train split.")
+    return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        yield chunk
+
+
+def _numbers(cells: Sequence[str]) -> np.ndarray:
+    numbers_R = np.array(["nan" if cell in EMPTY else cell for cell in cells], dtype=np.float64)
+    if np.isinf(numbers_R).any():
+        raise ValueError("a number that is not finite")
+    return numbers_R
+
+
+def _whole(cell: str) -> int:
+    try:
+        return int(cell)
+    except ValueError:
+        return int(float(cell))
+
+
+def _is_finite(cell: str) -> bool:
+    try:
+        return cell in EMPTY or math.isfinite(float(cell))
+    except ValueError:
+        return False

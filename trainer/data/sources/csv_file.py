@@ -1,0 +1,113 @@
+"""A CSV file: a header with the columns' names, then rows, told apart by their line."""
+
+import csv
+import hashlib
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.errors import UserError
+from trainer.naming import did_you_mean
+
+TEST_SHARE = 0.2
+"""Of the rows, for the test split, where no column says which split a row is in."""
+
+
+class Row(NamedTuple):
+    """The cells of a row, without the blanks around them, and the line that it ends on."""
+
+    line: int
+    cells: list[str]
+
+
+class CsvFile:
+    """A CSV file of UTF-8, commas and a header; iterate over its rows as often as needed.
+
+    Args:
+        path: of the file.
+        split_column: whose cells name each row's split. None: TEST_SHARE of the rows, chosen by a hash of all their
+            cells, are `test` and the others `train`: the same in any order, and equal rows on the same side.
+
+    Attributes:
+        path: of the file.
+        columns: names of all columns, in order.
+
+    Raises:
+        UserError: no such file, no header, or one with a name twice or none; a split column that is not there. And
+            while iterating: a row that is not as long as the header, no row at all.
+    """
+
+    def __init__(self, path: Path, split_column: str | None = None) -> None:
+        self.path = path
+        self.columns = next(self._read(), Row(0, [])).cells
+        doubles = {name for name in self.columns if self.columns.count(name) > 1}
+        if not self.columns or not all(self.columns) or doubles:
+            raise UserError(f"{path}:1: expected a different name for each column, found {self.columns[:10]}.")
+        self._split_column = None if split_column is None else self.find([split_column])[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        rows = self._read()
+        next(rows)
+        row = None
+        for row in rows:
+            if len(row.cells) != len(self.columns):
+                raise UserError(
+                    f"{self.path}:{row.line}: expected {len(self.columns)} cells, as the header has, "
+                    f"found {len(row.cells)}."
+                )
+            yield row
+        if row is None:
+            raise UserError(f"{self.path} has a header, but no rows.")
+
+    def find(self, names: Sequence[str]) -> list[int]:
+        """The numbers of the columns of these names, in which `*` stands for anything, in the order of the file.
+
+        Raises:
+            UserError: a name that no column has.
+        """
+        found = set()
+        for name in names:
+            fitting = [
+                number
+                for number, column in enumerate(self.columns)
+                if column == name or ("*" in name and fnmatchcase(column, name))
+            ]
+            if not fitting:
+                raise UserError(
+                    f"{self.path} has no column {name!r}{did_you_mean(name, self.columns)}\n"
+                    f"Its columns: {', '.join(self.columns[:20])}{', ...' if len(self.columns) > 20 else ''}."
+                )
+            found.update(fitting)
+        return sorted(found)
+
+    def split(self, row: Row) -> str:
+        """The split that a row is in.
+
+        Raises:
+            UserError: its cell of the split column is empty.
+        """
+        if self._split_column is None:
+            digest = hashlib.blake2b("\x1f".join(row.cells).encode(), digest_size=8).digest()
+            return "test" if int.from_bytes(digest) < TEST_SHARE * 2**64 else "train"
+        name = row.cells[self._split_column]
+        if not name:
+            raise UserError(f"{self.path}:{row.line}: column {self.columns[self._split_column]!r} names no split.")
+        return name
+
+    def of_split(self, split: str) -> Iterator[Row]:
+        """The rows of one split, in order."""
+        return (row for row in self if self.split(row) == split)
+
+    def _read(self) -> Iterator[Row]:
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.reader(file, strict=True)
+                try:
+                    for cells in reader:
+                        if cells:
+                            yield Row(reader.line_num, [cell.strip() for cell in cells])
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise UserError(f"{self.path}:{reader.line_num + 1}: no CSV of UTF-8: {error}.") from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error}.") from None

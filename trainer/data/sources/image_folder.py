@@ -1,0 +1,138 @@
+"""Images in a folder and a CSV file of their labels, as a data folder.
+
+Shapes: H rows, W columns, C channels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.decode import BadImageError, decode_into, image_shape
+from trainer.data.manifest import Manifest
+from trainer.data.pixels import PixelMoments, unmeasured
+from trainer.data.shards import Sample, write_shards
+from trainer.data.sources.columns import build_tasks, label_reader, survey
+from trainer.data.sources.csv_file import CsvFile, Row
+from trainer.data.specs import ClassificationSpec, Encoding, ImageSpec, RegressionSpec
+from trainer.errors import UserError
+
+ENCODINGS: Mapping[str, Encoding] = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
+
+MAX_MEASURED = 2000
+"""Images of the train split whose pixels are measured: their mean is then known to a thousandth."""
+
+
+def write_image_folder(
+    images: Path,
+    csv: Path,
+    out: Path,
+    *,
+    targets: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    split_column: str | None = None,
+    size: tuple[int, int] | None = None,
+) -> Manifest:
+    """Writes shards of images, their bytes as they are.
+
+    Args:
+        images: the folder.
+        csv: a file with a header; the first column names each image's file inside the folder.
+        out: the data folder to make.
+        targets: names of the columns to predict; `*` stands for anything. None: all but the first and `split_column`.
+        kinds: column -> `classification` or `regression`, where its cells do not say it.
+        units: column of a regression -> what its error is shown in.
+        split_column: whose cells name each row's split; None: a fifth is `test`, chosen by a hash of the row.
+        size: height and width that images are resized to while they are decoded. None: all must have the same.
+
+    Raises:
+        UserError: a file, a column, a cell or an image that is not what it should be; or as `write_shards`.
+    """
+    file = CsvFile(csv, split_column)
+    others = {0, *file.find([split_column] if split_column else [])}
+    wanted = [column for column in range(len(file.columns)) if column not in others]
+    if targets is not None:
+        wanted = [column for column in file.find(targets) if column not in others]
+    if not wanted:
+        raise UserError(f"{csv} has no column to predict: its columns are {', '.join(file.columns)}.")
+    found, splits = survey(file, [], wanted, kinds or {})
+    tasks = build_tasks(file, {column: found[column] for column in wanted}, kinds or {}, units or {})
+    spec = _measured(file, images, _spec(file, images, size))
+    return write_shards(
+        out,
+        name=csv.stem,
+        made_by={"source": "folder", "images": images.name, "file": csv.name, "split_column": split_column},
+        inputs=spec,
+        tasks=tasks,
+        splits={split: _samples(file, split, images, dict(zip(wanted, tasks, strict=True))) for split in splits},
+    )
+
+
+def _samples(
+    file: CsvFile, split: str, images: Path, tasks: Mapping[int, ClassificationSpec | RegressionSpec]
+) -> Iterator[Sample]:
+    targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
+    for row in file.of_split(split):
+        labels = {name: read(row.cells[column]) for column, name, read in targets}
+        yield Sample(_read(file, images, row), labels)
+
+
+def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpec:
+    """What the headers of all images allow."""
+    encoding: Encoding | None = None
+    shapes: dict[tuple[int, int, int], str] = {}
+    for row in file:
+        name = row.cells[0]
+        this = ENCODINGS.get(Path(name).suffix.lower())
+        encoding = encoding or this
+        if this is None or this != encoding:
+            raise UserError(
+                f"{file.path}:{row.line}: expected a name that ends like those of {encoding or 'jpg or png'} files, "
+                f"found {name!r}.\nConvert the images to one format, or name them in another column than the first."
+            )
+        try:
+            shapes.setdefault(image_shape(_read(file, images, row), encoding), name)
+        except BadImageError as error:
+            raise UserError(f"{file.path}:{row.line}: {images / name}: {error}.") from None
+    sizes = {shape[:2]: name for shape, name in shapes.items()}
+    if len(sizes) > 1 and size is None:
+        shown = ", ".join(f"{height} x {width} ({name})" for (height, width), name in list(sizes.items())[:3])
+        raise UserError(
+            f"{images} has images of {len(sizes)} sizes, height x width: {shown}.\n"
+            "Say what they are resized to while they are read, such as --size 224x224."
+        )
+    height, width = size or next(iter(sizes))
+    channels = max(shape[2] for shape in shapes)
+    assert encoding is not None, "a file without rows is refused"
+    return ImageSpec(
+        height=height,
+        width=width,
+        channels=3 if channels == 3 else 1,
+        encoding=encoding,
+        stored_sizes="exact" if set(shapes) == {(height, width, channels)} else "any",
+        **unmeasured(channels),
+    )
+
+
+def _measured(file: CsvFile, images: Path, spec: ImageSpec) -> ImageSpec:
+    """The spec with mean and standard deviation of the train split's pixels."""
+    count = sum(1 for _ in file.of_split("train"))
+    stride = -(-count // MAX_MEASURED)
+    moments, slot_HWC = PixelMoments(spec.channels), np.empty(spec.shape, np.uint8)
+    for number, row in enumerate(file.of_split("train")):
+        if number % stride:
+            continue
+        try:
+            decode_into(slot_HWC, _read(file, images, row), spec)
+        except BadImageError as error:
+            raise UserError(f"{file.path}:{row.line}: {images / row.cells[0]}: {error}.") from None
+        moments.add(slot_HWC)
+    return moments.fill(spec, images)
+
+
+def _read(file: CsvFile, images: Path, row: Row) -> bytes:
+    try:
+        return (images / row.cells[0]).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file.path}:{row.line}: image {row.cells[0]!r} cannot be read: {error}.") from None
