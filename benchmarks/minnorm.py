@@ -2,8 +2,8 @@
 
 Structures of the T gradients, as multi-task training meets them. Warm means: every gradient changed by 5 %, and the
 solve starts from the support of the answer before. All answers are judged alike, in float64, by gap / (trace(M) / T).
-Times are the best of the repeats in CPU milliseconds, which a busy machine disturbs least. The last line printed is one
-JSON object.
+The solvers take turns on the same matrix. Times are the best of each one's turns in CPU milliseconds, which a busy
+machine disturbs least. The last line printed is one JSON object.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from trainer.balance.minnorm import solve
 SIZES = (2, 10, 40, 100, 400, 1000, 4096)
 QUICK_SIZES = (2, 10, 40, 100, 400, 1000)
 # A peer that spent this long (seconds) at one size is left out at the larger ones.
-PATIENCE_SECONDS = {True: 0.1, False: 20.0}
-REPEAT_SECONDS = {True: 0.02, False: 0.5}
-OWN_REPEATS = 5  # ours is measured at least this often: at T = 1000 one repeat fills the quick budget
+PATIENCE_SECONDS = {True: 0.1, False: 0.3}
+REPEAT_SECONDS = {True: 0.02, False: 0.3}
+OWN_REPEATS = 4  # ours is measured at least this often: at T = 1000 one repeat fills the quick budget
 
 Solver = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
@@ -140,16 +140,28 @@ def relative_gap(gram_TT: np.ndarray, alpha_T: np.ndarray) -> float:
 
 
 def measure(
-    solver: Solver, gram_TT: np.ndarray, support: np.ndarray | None, budget_seconds: float
-) -> tuple[float, float]:
-    """Returns the best CPU milliseconds over repeats that fill the budget, and the relative gap."""
-    times: list[float] = []
-    least = OWN_REPEATS if solver is paretrain else 1
-    while len(times) < least or sum(times) < budget_seconds:
-        started = time.process_time()
-        alpha_T = solver(gram_TT, support)
-        times.append(time.process_time() - started)
-    return 1e3 * min(times), relative_gap(gram_TT, alpha_T)
+    solvers: dict[str, Solver], gram_TT: np.ndarray, support: np.ndarray | None, budget_seconds: float
+) -> dict[str, tuple[float, float] | str]:
+    """Returns each solver's best CPU milliseconds over turns that fill its budget, and relative gap; or its error."""
+    times: dict[str, list[float]] = {name: [] for name in solvers}
+    answers: dict[str, np.ndarray] = {}
+    found: dict[str, tuple[float, float] | str] = {}
+    least = {name: OWN_REPEATS if name == "paretrain" else 1 for name in solvers}
+    while waiting := [
+        name
+        for name in solvers
+        if name not in found and (len(times[name]) < least[name] or sum(times[name]) < budget_seconds)
+    ]:
+        for name in waiting:
+            started = time.process_time()
+            try:
+                answers[name] = solvers[name](gram_TT, support)
+            except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+                found[name] = f"failed: {error}"
+            times[name].append(time.process_time() - started)
+    for name in answers.keys() - found.keys():
+        found[name] = 1e3 * min(times[name]), relative_gap(gram_TT, answers[name])
+    return found
 
 
 def run(quick: bool, console: Console) -> list[dict]:
@@ -162,19 +174,18 @@ def run(quick: bool, console: Console) -> list[dict]:
             cold_TT, warm_TT = grams(structure, T)
             support = solve(cold_TT).support
             for start, gram_TT, before in (("cold", cold_TT, None), ("warm", warm_TT, support)):
+                console.print(f"{title}: T={T} {start} ...", end="\r", style="dim")
+                # The peers cannot start warm: their cold row says all.
+                peers = {name: peer for name, peer in PEERS.items() if start == "cold" and name not in tired}
+                found = measure({"paretrain": paretrain, **peers}, gram_TT, before, REPEAT_SECONDS[quick])
                 cells = []
-                for name, solver in {"paretrain": paretrain, **PEERS}.items():
-                    # The peers cannot start warm: their cold row says all.
-                    if name in tired or (name != "paretrain" and start == "warm"):
-                        cells.append("")
+                for name in ("paretrain", *PEERS):
+                    result = found.get(name, "")
+                    if isinstance(result, str):
+                        cells.append(result[:24])
                         continue
-                    console.print(f"{title}: T={T} {start} {name} ...", end="\r", style="dim")
-                    try:
-                        ms, gap = measure(solver, gram_TT, before, REPEAT_SECONDS[quick])
-                    except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
-                        cells.append(f"failed: {error}"[:24])
-                        continue
-                    if name != "paretrain" and ms > 1e3 * PATIENCE_SECONDS[quick]:
+                    ms, gap = result
+                    if name in PEERS and ms > 1e3 * PATIENCE_SECONDS[quick]:
                         tired.add(name)
                     cells.append(f"{ms:.3f} ({gap:.0e})")
                     rows.append(

@@ -47,7 +47,10 @@ def test_nothing_can_be_changed() -> None:
     ("override", "decides_numbers"),
     [
         ("seed=1", True),
-        ("train.global_batch=512", True),
+        ("train.global_batch=512", False),
+        ("data.max_bad_fraction=0.1", False),
+        ("data.augment={flip: true}", True),
+        ("data.shuffle_samples=100", True),
         ("model.encoder.options={dropout: 0.5}", True),
         ("data.tasks=[left]", True),
         ("parallel.processes=1", False),
@@ -65,3 +68,12 @@ def test_a_run_may_become_longer_unless_the_schedule_depends_on_its_end() -> Non
         override = f"optimizer.schedule={schedule}"
         short, long = (load_config(CONFIG, [override, f"train.steps={steps}"]) for steps in (10, 20))
         assert bool(differences(short, long)) == differ
+
+
+def test_a_section_that_may_be_absent_is_as_strict() -> None:
+    experiment = load_config(CONFIG, ["model.tower={}"])
+    assert experiment.model.tower is not None
+    assert (experiment.model.tower.name, experiment.model.tower.weight) == ("linear", 1.0)
+    assert load_config(CONFIG).model.tower is None
+    with pytest.raises(UserError, match=r"unknown key 'model\.tower\.wieght': did you mean 'weight'\?"):
+        load_config(CONFIG, ["model.tower.wieght=2"])

@@ -4,11 +4,23 @@ from collections.abc import Sequence
 
 import torch
 
-from models import MultiTaskModel, Task, build_encoder, build_model, build_task
+from models import (
+    Classification,
+    DenseRegression,
+    MultiTaskModel,
+    Regression,
+    Segmentation,
+    Task,
+    Tower,
+    build_encoder,
+    build_model,
+)
+from models.tasks import SPREAD
 from trainer.balance import Balancer
 from trainer.balance.weightings.build import build_weighting
 from trainer.config import BalanceConfig, Experiment
 from trainer.data.manifest import Manifest
+from trainer.data.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError
 from trainer.runtime.setup import Runtime
 
@@ -20,7 +32,7 @@ def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
         UserError: the data has no such task.
     """
     specs = manifest.tasks if names is None else manifest.select_tasks(names)
-    return [build_task(spec.name, spec.kind, spec.classes) for spec in specs]
+    return [_build_task(spec) for spec in specs]
 
 
 def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:
@@ -29,17 +41,28 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
     Raises:
         UserError: a name or an option of the model is wrong.
     """
-    image, config = manifest.image, experiment.model
+    config = experiment.model
     torch.manual_seed(experiment.seed)
     try:
-        encoder = build_encoder(
-            config.encoder.name, config.encoder.options, (image.channels, image.height, image.width)
-        )
-        network = build_model(encoder, tasks, config.head.name, config.head.options)
+        encoder = build_encoder(config.encoder.name, config.encoder.options, manifest.input.encoder_shape)
+        tower = Tower(config.tower.name, config.tower.options, config.tower.weight) if config.tower else None
+        network = build_model(encoder, tasks, config.head.name, config.head.options, tower)
     except ValueError as error:
         raise UserError(str(error)) from error
     # The order in which images arrive, and the faster one for convolution and pooling: 1.4x a LeNet step on a CPU.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _build_task(spec: TaskSpec) -> Task:
+    if isinstance(spec, ClassificationSpec):
+        return Classification(spec.name, len(spec.classes))
+    if isinstance(spec, SegmentationSpec):
+        return Segmentation(spec.name, len(spec.classes))
+    # What is learnt is standardised, and without a unit that is what people see.
+    unit, scale = (spec.unit, spec.std) if spec.unit else (SPREAD, 1.0)
+    if isinstance(spec, RegressionSpec):
+        return Regression(spec.name, unit, scale)
+    return DenseRegression(spec.name, spec.channels, unit, scale)
 
 
 def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
@@ -62,4 +85,4 @@ def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtim
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Balancer(names, weighting, group=runtime.balance_group)
+    return Balancer(names, weighting, group=runtime.balance_group, on_nonfinite=config.on_nonfinite)

@@ -4,16 +4,15 @@ import time
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from trainer.balance.exchange import message_bytes
 from trainer.config import Experiment
 from trainer.data.manifest import Manifest
 from trainer.data.order import check_global_batch
 from trainer.loop import forward_backward
+from trainer.opening import open_data
 from trainer.run import Run, build_run
 from trainer.runtime.setup import joined
-from trainer.train import open_data
 
 MAX_TASKS_SHOWN = 8
 
@@ -31,7 +30,7 @@ def check(experiment: Experiment) -> None:
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
         run = build_run(experiment.model_copy(update={"train": micro_batch}), manifest, runtime, None)
-        batch = next(run.train_batches)
+        batch = run.augmented(next(run.train_batches))
         started = time.perf_counter()
         forward_backward(run, batch)
         seconds = time.perf_counter() - started
@@ -40,7 +39,7 @@ def check(experiment: Experiment) -> None:
 
 def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float) -> Table:
     config, processes = experiment.train, experiment.parallel.processes
-    encoder, heads = (_num_parameters(part) for part in (run.network.encoder, run.network.heads))
+    encoder, heads = (run.num_parameters[part] for part in ("encoder", "heads"))
     steps_per_epoch = manifest.num_samples("train") // config.global_batch
     balance = run.balancer.last
     assert balance is not None, "a batch was tried"
@@ -55,7 +54,7 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float)
         "batch": f"{config.global_batch} samples a step = {config.global_batch // processes} on each of {processes} "
         f"process{'es' if processes > 1 else ''}",
         "length": f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps",
-        "exchange": f"{message_bytes(len(run.tasks)):,} bytes a process and step for α, "
+        "exchange": f"{message_bytes(len(run.tasks), processes):,} bytes a process and step for α, "
         f"{4 * (encoder + heads):,} bytes for the gradients",
         "one batch": f"{seconds:.3f} s forward and backward; "
         + ", ".join(f"{name} loss {loss:.3f} α {alpha:.3f}" for name, loss, alpha in shown),
@@ -64,7 +63,3 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -69,6 +69,37 @@ def _report(options: argparse.Namespace) -> None:
     print(f"report: {out}")
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from trainer.observe.compare import print_comparison
+    from trainer.observe.run_folder import read_run
+
+    print_comparison([read_run(run_dir) for run_dir in options.run_dirs])
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from launch.grid import points
+    from launch.sweep import sweep
+
+    sweep(options.config, points(options.config, _overrides(options), options.grid), options.parallel)
+
+
+def _submit(options: argparse.Namespace) -> None:
+    from launch.grid import points
+    from launch.submit import Job, submit
+
+    short = {"time": options.time, "partition": options.partition, "account": options.account}
+    given = [f"--{name}={value}" for name, value in short.items() if value is not None]
+    job = Job(
+        nodes=options.nodes,
+        processes_per_node=options.processes_per_node,
+        parallel=options.parallel,
+        preflight=options.preflight,
+        options=(*given, *options.sbatch),
+    )
+    runs = points(options.config, [*options.overrides, *job.overrides], options.grid)
+    submit(options.config, runs, job, dry_run=options.dry_run)
+
+
 def _overrides(options: argparse.Namespace) -> list[str]:
     processes = [] if options.processes is None else [f"parallel.processes={options.processes}"]
     return [*options.overrides, *processes]
@@ -100,11 +131,67 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html, in the folder of a single run")
     report.set_defaults(run=_report)
 
+    compare = commands.add_parser("compare", help="print the errors and speed of several runs side by side")
+    compare.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="runs' folders, such as runs/digits")
+    compare.set_defaults(run=_compare)
+
+    sweep = commands.add_parser("sweep", help="train every combination of some values, on this machine")
+    _add_config(sweep)
+    _add_grid(sweep, required=True)
+    sweep.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    sweep.set_defaults(run=_sweep)
+
+    submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, as an array of jobs")
+    _add_run(submit)
+    _add_grid(submit, required=False)
+    _add_job(submit)
+    submit.set_defaults(run=_submit)
+
     add_data_commands(commands)
     return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--processes", type=int, metavar="N", help="short for parallel.processes=N")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace those of the file")
-    parser.add_argument("--processes", type=int, metavar="N", help="short for parallel.processes=N")
+
+
+def _add_grid(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        required=required,
+        metavar="a.b=c,d,...",
+        help="values to try; with several --grid, every combination of them",
+    )
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="machines")
+    parser.add_argument("--processes-per-node", type=int, required=True, metavar="G", help="with GPUs: one a GPU")
+    parser.add_argument(
+        "--time", metavar="T", help="limit of each start, as sbatch has it; the job comes back after it"
+    )
+    parser.add_argument("--partition", metavar="NAME")
+    parser.add_argument("--account", metavar="NAME")
+    parser.add_argument("--parallel", type=int, metavar="N", help="of an array: runs at a time (default: all)")
+    parser.add_argument(
+        "--preflight",
+        choices=("no", "yes", "only"),
+        default="no",
+        help="try every node before training, or without training (default: no)",
+    )
+    parser.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="any other option, as --sbatch=--constraint=h100",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,17 +19,54 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+class AugmentConfig(Section):
+    """Random changes of the training images, drawn from seed, epoch and position alone. Nothing is on by default."""
+
+    flip: bool = False
+    """Mirror half of the images left to right; maps of classes with them."""
+    crop_padding: int = Field(0, ge=0)
+    """Move images by up to so many pixels up, down, left and right; black comes in, and in dense targets "no label"."""
+    brightness: float = Field(0.0, ge=0, le=1)
+    """Scale all pixels by a factor from 1 - x to 1 + x."""
+    contrast: float = Field(0.0, ge=0, le=1)
+    """Scale the distance to the image's mean grey value by a factor from 1 - x to 1 + x."""
+    saturation: float = Field(0.0, ge=0, le=1)
+    """Scale the distance to each pixel's own grey value by a factor from 1 - x to 1 + x."""
+
+
+class CacheConfig(Section):
+    """The copies of remote data on this machine's disk, shared by all its processes and runs."""
+
+    dir: Path = Path("~/.cache/paretrain")
+    """On a disk of the machine's own, where it has one."""
+    max_gib: float = Field(100.0, gt=0)
+    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first."""
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound in bytes."""
+        return int(self.max_gib * 2**30)
+
+
 class DataConfig(Section):
     """Where the samples come from."""
 
-    path: Path
-    """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it."""
+    path: str
+    """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it; or its address: http(s)://, s3://.
+    What lies there is fetched into the cache."""
+    cache: CacheConfig = CacheConfig()
     tasks: tuple[str, ...] | None = None
     """The tasks to train, of those in the manifest. null: all of them."""
     workers: int = Field(0, ge=0)
     """Data worker processes a rank. 0: decode in the training process. Does not change what is trained on."""
     verify: Literal["checksum", "size"] = "checksum"
     """What is compared with the manifest before step 1: every shard's SHA-256, or only its size in bytes."""
+    augment: AugmentConfig = AugmentConfig()
+    shuffle_samples: int = Field(2**22, gt=0)
+    """Samples that are shuffled together, in whole shards; a split of fewer is permuted as a whole. Fewer than the
+    default is for shards that are far away: those shuffled together should fit the cache together."""
+    max_bad_fraction: float = Field(0.001, ge=0, le=1)
+    """Of the train samples: how many may be unusable in an epoch before the run stops. They count for nothing."""
 
 
 class EncoderConfig(Section):
@@ -50,11 +87,20 @@ class HeadConfig(Section):
     """Keyword arguments of the head."""
 
 
+class TowerConfig(HeadConfig):
+    """A second, smaller head a task while training: Small Towers (Wang et al. 2020, arXiv 2008.05808)."""
+
+    weight: float = Field(1.0, gt=0)
+    """What the tower's loss counts for in its task's loss; 0.5 to 3 in the authors' code, whose towers are linear."""
+
+
 class ModelConfig(Section):
     """One encoder, one head a task."""
 
     encoder: EncoderConfig
     head: HeadConfig = HeadConfig()
+    tower: TowerConfig | None = None
+    """null: no towers. {}: linear ones. Training losses then hold the towers' too; evaluation asks the heads alone."""
 
 
 class BalanceConfig(Section):
@@ -79,6 +125,11 @@ class BalanceConfig(Section):
     normalise: Literal["none", "l2", "loss", "loss+"] = "none"
     """Apply the rule to gradients divided by their norm (l2), their loss, or both (loss+); α is rescaled to fit the
     gradients as they are."""
+    on_nonfinite: Literal["stop", "skip_step", "drop_task"] = "stop"
+    """A task's loss or gradient that is NaN or infinite, on any process. stop: end the run; the last checkpoint stands.
+    skip_step: nothing changes by this batch, BatchNorm's running statistics included. drop_task: the step goes on
+    without the broken tasks, whose own heads get no gradient, and without new running statistics; it stops where no
+    other task is left. What was not finite past the representation, in the encoder, is skipped by both."""
     reference: bool = False
     """true: do not rescale α after `normalise`, as the code published with MGDA-UB does. For comparison only."""
 
@@ -94,6 +145,11 @@ class BalanceConfig(Section):
     def _settings_have_an_effect(self) -> Self:
         if self.preference is not None and self.weighting != "min_norm":
             raise ValueError(f"preference has no effect with weighting '{self.weighting}': it belongs to min_norm")
+        if self.on_nonfinite == "drop_task" and self.space == "parameters":
+            raise ValueError(
+                "on_nonfinite: drop_task needs space: representation. In the space of the parameters NaN of one task "
+                "reaches the gradients of all; type balance.on_nonfinite=skip_step"
+            )
         if self.reference and self.normalise == "none":
             raise ValueError("reference: true has no effect with normalise: none; type balance.normalise=l2, say")
         return self
@@ -156,11 +212,21 @@ class ParallelConfig(Section):
 
     processes: int = Field(1, gt=0)
     """Processes over all machines."""
+    strategy: Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"] = "ddp"
+    """How the model is spread over the processes; α and the parameters come out the same. single: one process. ddp: all
+    of it on each. fsdp2: parameters, gradients and optimizer state in shards. zero1, zero2, zero3: DeepSpeed, with the
+    optimizer state in shards, then the gradients too, then the parameters. A run may go on under another one."""
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(1, gt=0)
     """CPU threads a process computes with."""
     timeout_seconds: float = Field(600, gt=0)
     """How long a process waits for another one before it gives up."""
+
+    @model_validator(mode="after")
+    def _single_is_one_process(self) -> Self:
+        if self.strategy == "single" and self.processes > 1:
+            raise ValueError(f"strategy 'single' with processes={self.processes}: type parallel.strategy=ddp, say")
+        return self
 
 
 class WandbConfig(Section):
@@ -169,6 +235,8 @@ class WandbConfig(Section):
     mode: Literal["auto", "online", "offline", "off"] = "auto"
     """auto: online with a key, offline without; off: not at all."""
     project: str = "paretrain"
+    group: str | None = None
+    """The runs that wandb shows together; a sweep's are grouped by the name in its configuration."""
 
 
 class Experiment(Section):
@@ -195,6 +263,21 @@ class Experiment(Section):
         return self.output / self.name
 
     @model_validator(mode="after")
+    def _some_options_need_whole_gradients(self) -> Self:
+        asked = {
+            "balance.space=parameters": self.balance.space == "parameters",
+            "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
+            "balance.on_nonfinite=drop_task": self.balance.on_nonfinite == "drop_task",
+        }
+        if self.parallel.strategy not in ("single", "ddp") and any(asked.values()):
+            names = ", ".join(name for name, is_set in asked.items() if is_set)
+            raise ValueError(
+                f"{names}: needs every parameter's whole gradient, which parallel.strategy={self.parallel.strategy} "
+                "cuts in shards. Type parallel.strategy=ddp, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_divide_the_batch(self) -> Self:
         batch, processes = self.train.global_batch, self.parallel.processes
         if batch % processes:
@@ -206,8 +289,23 @@ class Experiment(Section):
         return self
 
 
-RESUMABLE = ("parallel", "wandb", "data.path", "data.workers", "data.verify", "checkpoint", "output")
-"""What may differ between a run and its continuation: it does not decide which numbers come out.
+RESUMABLE = (
+    "parallel",
+    "wandb",
+    "data.path",
+    "data.cache",
+    "data.workers",
+    "data.verify",
+    "data.max_bad_fraction",
+    "train.global_batch",
+    "checkpoint",
+    "output",
+    "balance.monitor_every_steps",
+    "balance.on_nonfinite",
+)
+"""What may differ between a run and its continuation: it does not decide which numbers come out, unless they are NaN.
+Only train.global_batch does: a run may have to go on where fewer samples fit. The epoch then goes on at the same
+sample, and the log says so.
 
 data.path may move: the checkpoint holds the data's fingerprint. train.steps may change: the schedule is a function of
 the step, and `cosine` alone depends on the last one.
@@ -329,7 +427,8 @@ def _explain(fault: Mapping[str, Any]) -> str:
 def _fields_at(location: Sequence[str | int]) -> list[str]:
     section: Any = Experiment
     for part in location:
-        section = section.model_fields[part].annotation
+        annotation = section.model_fields[part].annotation
+        section = next(iter(get_args(annotation)), annotation)  # X of `X | None`
     return list(section.model_fields)
 
 

@@ -7,11 +7,13 @@ from rich.table import Table
 
 from trainer.build import build_network, build_tasks
 from trainer.config import ParallelConfig
+from trainer.data.folder import open_folder
 from trainer.data.images import to_input
 from trainer.data.loader import EvalLoader
 from trainer.data.manifest import read_manifest
 from trainer.errors import UserError
 from trainer.evaluation import Evaluation, evaluate
+from trainer.observe.units import with_unit
 from trainer.run_dir import CHECKPOINTS, read_config
 from trainer.runtime.checkpoint import folder_of_step, latest, load
 from trainer.runtime.setup import joined
@@ -31,26 +33,28 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
     if path is None or not path.is_dir():
         there = ", ".join(sorted(found.name for found in checkpoints.glob("step_????????"))) or "none"
         raise UserError(f"{run_dir} has no checkpoint {'yet' if path is None else path.name}; found: {there}")
-    manifest = read_manifest(experiment.data.path)
+    data = experiment.data
+    folder = open_folder(data.path, data.cache.dir, data.cache.max_bytes)
+    manifest = read_manifest(folder)
     tasks = build_tasks(manifest, experiment.data.tasks)
     names = [task.name for task in tasks]
     network = build_network(experiment, manifest, tasks)
-    batches = EvalLoader(experiment.data.path, split=split, tasks=names, batch_size=BATCH_SIZE)
+    batches = EvalLoader(folder, split=split, tasks=names, batch_size=BATCH_SIZE)
     with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
         snapshot = load(path, runtime)
         network.load_state_dict(snapshot.model)
         network.to(runtime.device)
         found = evaluate(
-            network, batches, tasks, lambda images: to_input(images, manifest.image, runtime.device), runtime
+            network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime
         )
     table = Table(title=f"{run_dir}, step {snapshot.state['step']}: {split} split, {found.samples} samples")
-    for column in ("task", "error (%)", "loss (nats)"):
+    for column in ("task", "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name in names:
-        table.add_row(name, _number(found.errors[name], 2), _number(found.losses[name], 4))
+        error, loss = found.errors[name], found.losses[name]
+        if error is None or loss is None:
+            table.add_row(name, "no labels", "no labels")
+        else:
+            table.add_row(name, with_unit(error, found.units[name]), f"{loss:.4f}")
     Console().print(table)
     return found
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "no labels" if value is None else f"{value:.{digits}f}"

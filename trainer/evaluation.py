@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import Task, task_errors, task_losses
 from trainer.data.loader import Batch
+from trainer.data.order import PADDING
 from trainer.runtime.setup import Runtime
 
 
@@ -19,12 +20,14 @@ class Evaluation:
     """Means over all labelled samples of all ranks; None for a task without any.
 
     Attributes:
-        errors: task name -> error in the task's unit (percent for classification).
+        errors: task name -> error in the task's unit.
+        units: task name -> what its error is counted in, such as "%".
         losses: task name -> loss.
-        samples: labelled samples of the task that has most.
+        samples: how many there were, labelled or not.
     """
 
     errors: dict[str, float | None]
+    units: dict[str, str]
     losses: dict[str, float | None]
     samples: int
 
@@ -37,31 +40,38 @@ def evaluate(
     to_input: Callable[[Tensor], Tensor],
     runtime: Runtime,
 ) -> Evaluation:
-    """Run the bare model over `batches`. Collective: one reduction, at the end.
+    """Run a model over `batches`. Collective.
 
     Args:
-        model: the unwrapped model; its training mode is restored.
+        model: an engine's predictor, or a bare model; its training mode is restored.
         batches: this rank's share; padding and unlabelled slots have missing targets and count for nothing.
         tasks: what to measure.
-        to_input: uint8 images -> the model's input on its device.
+        to_input: what the loader gives -> the model's input on its device.
         runtime: the processes.
 
     Raises:
         UserError: a sample cannot be used, on any rank.
     """
-    totals_T4 = torch.zeros(len(tasks), 4, dtype=torch.float64, device=runtime.device)
+    totals_T5 = torch.zeros(len(tasks), 5, dtype=torch.float64, device=runtime.device)
     was_training = model.training
     model.eval()
-    with runtime.together():
-        for batch in batches:
-            outputs = model(to_input(batch.images_BHWC))
-            measured = *task_errors(tasks, outputs, batch.targets), *task_losses(tasks, outputs, batch.targets)
-            totals_T4 += torch.stack([column_T.double() for column_T in measured], dim=1)
+    remaining = iter(batches)
+    while True:
+        # Batch by batch: a model in shards communicates, and would wait for a rank that has stopped over its data.
+        with runtime.together():
+            batch = next(remaining, None)
+        if batch is None:
+            break
+        outputs = model(to_input(batch.inputs))
+        measured = *task_errors(tasks, outputs, batch.targets), *task_losses(tasks, outputs, batch.targets)
+        totals_T5[:, :4] += torch.stack([column_T.double() for column_T in measured], dim=1)
+        totals_T5[:, 4] += (batch.sample_ids_B != PADDING).sum()
     model.train(was_training)
-    totals_T4 = runtime.sum(totals_T4).cpu()
-    rows = {task.name: row_4.tolist() for task, row_4 in zip(tasks, totals_T4, strict=True)}
+    totals_T5 = runtime.sum(totals_T5).cpu()
+    rows = {task.name: row_5.tolist() for task, row_5 in zip(tasks, totals_T5, strict=True)}
     return Evaluation(
-        errors={name: error / count if count else None for name, (error, count, _, _) in rows.items()},
-        losses={name: loss / count if count else None for name, (_, _, loss, count) in rows.items()},
-        samples=int(totals_T4[:, 1].max()),
+        errors={name: error / count if count else None for name, (error, count, *_) in rows.items()},
+        units={task.name: task.unit for task in tasks},
+        losses={name: loss / count if count else None for name, (_, _, loss, count, _) in rows.items()},
+        samples=int(totals_T5[0, 4]),
     )

@@ -1,5 +1,6 @@
 """What a run says of itself: numbers while it trains; at its end a summary and a report."""
 
+import os
 import resource
 from collections import Counter
 from collections.abc import Iterator
@@ -9,13 +10,17 @@ from typing import Any
 
 import torch
 
-from trainer.observe.metrics import MetricsLog, errors_so_far, read_metrics
+from trainer.observe.metrics import MetricsLog, errors_so_far, faults_so_far, read_metrics
 from trainer.observe.observers import Everybody, Nobody, Observers
 from trainer.observe.progress import Progress
 from trainer.observe.report import write_report
 from trainer.observe.tracker import Tracker, open_tracker
+from trainer.observe.units import by_unit, with_unit
 from trainer.run import Run
 from trainer.run_dir import LOG, METRICS, REPORT, write_summary
+
+MUCH_WAITING_PERCENT = 10.0
+"""Of a run's time spent waiting for data, from where on the closing words say what would help."""
 
 
 @contextmanager
@@ -46,6 +51,8 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
             tracker.close(summary)
             write_report([run_dir], run_dir / REPORT)
             progress.note(_closing(run, summary))
+            if slow := _slow_data(run, summary):
+                progress.note(slow)
             progress.note(f"report: {run_dir / REPORT}")
 
 
@@ -64,7 +71,9 @@ def _open_tracker(run: Run, progress: Progress) -> Tracker:
     experiment = run.experiment
     config = experiment.model_dump(mode="json")
     wandb = experiment.wandb
-    return open_tracker(wandb.mode, wandb.project, experiment.name, experiment.run_dir, config, progress.note)
+    return open_tracker(
+        wandb.mode, wandb.project, experiment.name, experiment.run_dir, config, progress.note, group=wandb.group
+    )
 
 
 def _opening(run: Run, resumed: bool) -> str:
@@ -75,18 +84,63 @@ def _opening(run: Run, resumed: bool) -> str:
         f"process{'es' if count > 1 else ''}; {experiment.train.global_batch} samples a step, "
         f"{run.train_batches.steps_per_epoch} steps an epoch; "
         + (f"goes on after step {run.step}" if resumed else "starts")
+        + _other_batch(run)
+    )
+
+
+def _other_batch(run: Run) -> str:
+    before, cursor = run.batch_before, run.train_batches.cursor
+    if before in (None, run.experiment.train.global_batch):
+        return ""
+    return (
+        f", where a step had {before} samples; epoch {cursor.epoch} goes on at its sample {cursor.samples:,}, "
+        "none lost or repeated"
     )
 
 
 def _closing(run: Run, summary: dict[str, Any]) -> str:
     errors = {task: error for task, error in summary["final_errors"].items() if error is not None}
-    worst = max(errors, key=errors.__getitem__, default=None)
-    said = f"worst task {worst} {errors[worst]:.2f} %, mean {fmean(errors.values()):.2f} %" if worst else "no labels"
+    groups = by_unit(errors, summary["units"]).items()
+    said = "; ".join(_errors({task: errors[task] for task in tasks}, unit) for unit, tasks in groups) or "no labels"
     return (
         f"{run.experiment.name}: {summary['steps']:,} steps in {summary['wall_seconds']:.0f} s, "
         f"{summary['samples_per_second']:,.0f} samples/s, {summary['data_wait_percent']:.1f} % waiting for data; "
-        f"test error: {said}"
+        f"test error: {said}" + _faults(summary) + _bad_samples(summary)
     )
+
+
+def _errors(errors: dict[str, float], unit: str) -> str:
+    worst = max(errors, key=errors.__getitem__)
+    if len(errors) == 1:
+        return f"{worst} {with_unit(errors[worst], unit)}"
+    return f"worst task {worst} {with_unit(errors[worst], unit)}, mean {with_unit(fmean(errors.values()), unit)}"
+
+
+def _faults(summary: dict[str, Any]) -> str:
+    """Say how often something was not finite; nothing of a sound run."""
+    num_broken, num_skipped = len(summary["broken"]), summary["skipped_steps"]
+    if not num_broken and not num_skipped:
+        return ""
+    return f"; not finite (summary.json): tasks at times {num_broken:,}, steps skipped {num_skipped:,}"
+
+
+def _bad_samples(summary: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary["bad_samples"].items())
+    return f"; bad samples: {reasons}" if reasons else ""
+
+
+def _slow_data(run: Run, summary: dict[str, Any]) -> str:
+    """Say what would help when the training has waited much for its data; nothing where it has not."""
+    percent, config = summary["data_wait_percent"], run.experiment
+    if percent < MUCH_WAITING_PERCENT:
+        return ""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    busy, cores = processes * (config.parallel.threads + config.data.workers), len(os.sched_getaffinity(0))
+    if busy + processes <= cores:
+        way = f"{busy} of {cores} cores are in use; add data.workers={config.data.workers + 1}"
+    else:
+        way = f"all {cores} cores are in use; images that are stored at the size they are trained at decode faster"
+    return f"the training has waited for data {percent:.0f} % of the time: {way}"
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -96,13 +150,14 @@ def _summary(run: Run) -> dict[str, Any]:
         "tasks": run.task_names,
         "weighting": run.experiment.balance.weighting,
         **errors_so_far(records),
+        **faults_so_far(records),
         "steps": run.step,
-        "samples": run.step * run.experiment.train.global_batch,
+        "samples": run.samples,
         "wall_seconds": trained[-1]["seconds"],
         "samples_per_second": fmean(record["samples_per_second"] for record in trained),
         "data_wait_percent": fmean(record["data_wait_percent"] for record in trained),
         "world_size": run.runtime.world_size,
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+        "parameters": sum(run.num_parameters.values()),
     }
 
 

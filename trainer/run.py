@@ -3,27 +3,32 @@
 Shapes: B samples on this rank, T tasks.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import MultiTaskModel, Task
 from trainer.balance import Balancer
 from trainer.build import build_balancer, build_network, build_tasks
 from trainer.config import Experiment
-from trainer.data.images import to_input
-from trainer.data.loader import EvalLoader, TrainLoader
-from trainer.data.manifest import ImageSpec, Manifest
+from trainer.data.folder import local_folder
+from trainer.data.images import to_input, to_targets
+from trainer.data.loader import Batch, EvalLoader, TrainLoader
+from trainer.data.manifest import Manifest
 from trainer.data.order import Cursor
+from trainer.data.specs import InputSpec
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
+from trainer.opening import fetch_first
 from trainer.optimization import build_optimizer
 from trainer.run_dir import CHECKPOINTS
 from trainer.runtime.checkpoint import Snapshot, save
+from trainer.runtime.engine import Engine
 from trainer.runtime.setup import Runtime
+from trainer.runtime.strategies import build_engine
 
 
 @dataclass
@@ -31,26 +36,31 @@ class Run:
     """Everything that training moves.
 
     Attributes:
-        network: the encoder and the heads themselves.
-        model: the network as the data-parallel wrapper holds it.
+        network: the encoder and the heads themselves; a strategy may have left this rank no more than shards in them.
+        num_parameters: of "encoder" and "heads", before they were cut in shards.
+        engine: the network and its optimizer, spread over the ranks.
         train_batches: endless; its cursor is part of the run's state.
         test_batches: one pass over the test split.
         throughput: the run's clock.
         step: optimizer steps done.
+        samples: train samples consumed, by all ranks.
+        batch_before: train.global_batch of the part that this run goes on from; None for a new run.
     """
 
     experiment: Experiment
     runtime: Runtime
-    image: ImageSpec
+    input: InputSpec
     tasks: Sequence[Task]
     network: MultiTaskModel
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    num_parameters: Mapping[str, int]
+    engine: Engine
     balancer: Balancer
     train_batches: TrainLoader
     test_batches: EvalLoader
     throughput: Throughput
     step: int = 0
+    samples: int = 0
+    batch_before: int | None = None
 
     @property
     def task_names(self) -> list[str]:
@@ -62,9 +72,15 @@ class Run:
         self.train_batches.close()
         self.test_batches.close()
 
-    def to_input(self, images_BHWC: Tensor) -> Tensor:
-        """uint8 images -> the model's input, on its device."""
-        return to_input(images_BHWC, self.image, self.runtime.device)
+    def to_input(self, inputs: Tensor) -> Tensor:
+        """Pixels or features as the loader gives them -> the model's input, on its device."""
+        return to_input(inputs, self.input, self.runtime.device)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """A training batch as the model takes it, on its device."""
+        device = self.runtime.device
+        inputs = to_input(batch.inputs, self.input, device, batch.draws)
+        return replace(batch, inputs=inputs, targets=to_targets(batch.targets, device, batch.draws))
 
 
 def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snapshot: Snapshot | None) -> Run:
@@ -75,30 +91,49 @@ def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snap
     """
     tasks = build_tasks(manifest, experiment.data.tasks)
     network = build_network(experiment, manifest, tasks)
-    model, optimizer = runtime.prepare(network, build_optimizer(network.parameters(), experiment.optimizer))
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "cursor": {"epoch": 0, "samples": 0}}
+    state: dict[str, Any] = {"step": 0, "samples": 0, "seconds": 0.0, "cursor": {"epoch": 0, "samples": 0}}
     if snapshot:
         state = snapshot.state
+    cursor = Cursor(**state["cursor"])
+    fetch_first(experiment, manifest, cursor, runtime)
     with runtime.together():
-        train_batches, test_batches = _open_data(experiment, tasks, runtime, Cursor(**state["cursor"]))
+        train_batches, test_batches = _open_data(experiment, tasks, runtime, cursor)
+    if snapshot:
+        _check_data(snapshot, train_batches.fingerprint, experiment)
+        _load_model(network, snapshot)  # While it is whole on every rank, the same under every strategy.
+    num_parameters = {
+        name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
+    }
+    engine = build_engine(
+        experiment.parallel.strategy,
+        network,
+        lambda parameters: build_optimizer(parameters, experiment.optimizer),
+        runtime,
+        experiment.optimizer.clip_norm,
+    )
+    if snapshot:
+        engine.load_optimizer(snapshot.optimizer)
     run = Run(
         experiment=experiment,
         runtime=runtime,
-        image=manifest.image,
+        input=manifest.input,
         tasks=tasks,
         network=network,
-        model=model,
-        optimizer=optimizer,
+        num_parameters=num_parameters,
+        engine=engine,
         balancer=build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed),
         train_batches=train_batches,
         test_batches=test_batches,
         throughput=Throughput(elapsed_seconds=state["seconds"]),
         step=state["step"],
+        samples=state["samples"],
+        batch_before=state.get("global_batch"),
     )
     # From here on each rank draws numbers of its own (dropout).
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)
     if snapshot:
-        _restore(run, snapshot)
+        run.balancer.weighting.load_state_dict(state["weighting"])
+        snapshot.restore_generators()
     return run
 
 
@@ -110,17 +145,20 @@ def save_run(run: Run) -> None:
     """
     state = {
         "step": run.step,
+        "samples": run.samples,
+        "global_batch": run.experiment.train.global_batch,
         "seconds": run.throughput.elapsed_seconds,
         "cursor": asdict(run.train_batches.cursor),
         "fingerprint": run.train_batches.fingerprint,
-        "optimizer": run.optimizer.state_dict(),
         "weighting": run.balancer.weighting.state_dict(),
     }
     folder = run.experiment.run_dir / CHECKPOINTS
+    gathered = run.engine.gather()
     save(
         folder,
         run.step,
-        model=run.network.state_dict(),
+        model=gathered.model,
+        optimizer=gathered.optimizer,
         state=state,
         runtime=run.runtime,
         keep=run.experiment.checkpoint.keep,
@@ -131,10 +169,11 @@ def _open_data(
     experiment: Experiment, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
 ) -> tuple[TrainLoader, EvalLoader]:
     config, names = experiment.data, [task.name for task in tasks]
+    folder = local_folder(config.path, config.cache.dir)
     rank, world_size = runtime.rank, runtime.world_size
     batch = experiment.train.global_batch
     train_batches = TrainLoader(
-        config.path,
+        folder,
         tasks=names,
         global_batch=batch,
         seed=experiment.seed,
@@ -142,30 +181,34 @@ def _open_data(
         world_size=world_size,
         workers=config.workers,
         cursor=cursor,
+        group_samples=config.shuffle_samples,
+        augment=config.augment,
+        pin_memory=runtime.device.type == "cuda",
     )
     test_batches = EvalLoader(
-        config.path,
+        folder,
         tasks=names,
         batch_size=batch // world_size,
         rank=rank,
         world_size=world_size,
         workers=config.workers,
+        pin_memory=runtime.device.type == "cuda",
     )
     return train_batches, test_batches
 
 
-def _restore(run: Run, snapshot: Snapshot) -> None:
-    state = snapshot.state
-    if state["fingerprint"] != run.train_batches.fingerprint:
+def _check_data(snapshot: Snapshot, found: str, experiment: Experiment) -> None:
+    expected = snapshot.state["fingerprint"]
+    if found != expected:
         raise UserError(
-            f"checkpoint {snapshot.path} was trained on other data than {run.experiment.data.path} holds now "
-            f"(fingerprint {state['fingerprint'][:12]}…, found {run.train_batches.fingerprint[:12]}…): its place in "
+            f"checkpoint {snapshot.path} was trained on other data than {experiment.data.path} holds now "
+            f"(fingerprint {expected[:12]}…, found {found[:12]}…): its place in "
             "the data means nothing there. Put the old data back, or type name=ANOTHER_NAME to start a new run"
         )
+
+
+def _load_model(network: MultiTaskModel, snapshot: Snapshot) -> None:
     try:
-        run.network.load_state_dict(snapshot.model)
+        network.load_state_dict(snapshot.model)
     except RuntimeError as error:
         raise UserError(f"checkpoint {snapshot.path} holds another model than this one: {error}") from error
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.balancer.weighting.load_state_dict(state["weighting"])
-    snapshot.restore_generators()

@@ -1,15 +1,17 @@
 """The run's folder: what belongs in it, and whether this configuration may go on from what is there."""
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -24,6 +26,7 @@ LOG = "log.txt"
 SUMMARY = "summary.json"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 PACKAGES = ("paretrain", "torch", "accelerate", "numpy", "scipy", "webdataset", "opencv-python-headless")
 
 
@@ -39,19 +42,43 @@ def find_checkpoint(experiment: Experiment) -> Path | None:
     return latest(run_dir / CHECKPOINTS)
 
 
-def claim(experiment: Experiment) -> None:
-    """Make the run's folder this configuration's, once everything that it asks for could be built.
+@contextmanager
+def claimed(experiment: Experiment, checkpoint: Path | None) -> Iterator[None]:
+    """Make the run's folder this configuration's, and hold it for as long as this process lives, however it ends.
+
+    Args:
+        experiment: everything that it asks for could be built.
+        checkpoint: where it goes on from, as found before.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or another job trains there.
     """
     run_dir = experiment.run_dir
+    with ExitStack() as stack:
+        try:
+            (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            _hold(stack.enter_context((run_dir / LOCK).open("a+")), run_dir)
+            if latest(run_dir / CHECKPOINTS) != checkpoint:
+                raise UserError(f"{run_dir} was trained on by another job in the meantime: type the same command again")
+            (run_dir / CONFIG).write_text(to_yaml(experiment))
+            (run_dir / RUN).write_text(json.dumps(_provenance(experiment), indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
+        yield
+
+
+def _hold(lock: TextIO, run_dir: Path) -> None:
     try:
-        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        (run_dir / CONFIG).write_text(to_yaml(experiment))
-        (run_dir / RUN).write_text(json.dumps(_provenance(experiment), indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise UserError(
+            f"{run_dir} is being trained already, by {lock.read().strip()}. Wait for it, or end it, saved, with: "
+            f"touch {run_dir / 'stop'}\nTo train another run, type name=ANOTHER_NAME"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}\n")
+    lock.flush()
 
 
 def read_config(run_dir: Path) -> Experiment:

@@ -6,39 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from tests.e2e.conftest import ROOT, Command, command_line, environment
-from trainer.observe.metrics import read_metrics
-
-CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
-"""What two equal runs may differ in."""
-
-
-def numbers(run_dir: Path) -> list[dict[str, Any]]:
-    """The run's metrics without the clock."""
-    return [
-        {key: value for key, value in record.items() if key not in CLOCK}
-        for record in read_metrics(run_dir / "metrics.jsonl")
-    ]
-
-
-def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[torch.Tensor]]:
-    """The last checkpoint: parameters; step, cursor, optimizer and weighting; each rank's random generator."""
-    folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "LATEST").read_text()
-    state = torch.load(folder / "state.pt", weights_only=True)
-    del state["seconds"], state["fingerprint"]
-    generators = [torch.load(path, weights_only=True)["torch"] for path in sorted(folder.glob("rank_*.pt"))]
-    return load_file(folder / "model.safetensors"), state, generators
+from tests.e2e.conftest import ROOT, Command, environment
+from tests.e2e.runs import checkpoint, numbers, started, wait_for_rank
 
 
 def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain: Command) -> None:
@@ -131,37 +106,11 @@ def test_ctrl_c_ends_every_process_with_one_line(config: Path, run_dir: Path) ->
     assert not psutil.pid_exists(child)
 
 
-@contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """The real command, running; it is gone at the end of the block."""
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command_line(*arguments), cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for_rank(process: subprocess.Popen[str], rank: int, until: Path) -> int:
-    """The process id of a rank of the launched run, as soon as `until` exists."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        if until.exists():
-            for child in psutil.Process(process.pid).children(recursive=True):
-                if child.environ().get("RANK") == str(rank):
-                    return child.pid
-        time.sleep(0.01)
-    raise AssertionError(f"rank {rank} was not seen before {until} in time")
-
-
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_one_message(config: Path, paretrain: Command) -> None:
     encoder = "model.encoder={name: tests.e2e.faulty.NanOnRank1}"
     done = paretrain("train", config, "--processes", 2, encoder, limit_seconds=60)
     assert done.returncode == 2
-    message = "stopped at step 3: not finite: loss and gradient of task 'left' on rank 1"
+    message = "stopped at step 3: not finite: loss and gradient of tasks 'left', 'right' on rank 1"
     assert message in done.stderr
     assert done.stderr.count("paretrain: error") == 1
     assert "Traceback" not in done.stderr

@@ -103,7 +103,19 @@ def test_best_errors_are_those_of_one_evaluation() -> None:
     assert found["best_step"] == 2
     assert found["best_errors"] == {"a": 4.0, "b": 6.0}
     assert found["final_errors"] == {"a": 2.0, "b": None}
-    assert errors_so_far([]) == {"final_errors": {}, "best_errors": {}, "best_step": None}
+    assert errors_so_far([]) == {"final_errors": {}, "best_errors": {}, "best_step": None, "units": {}}
+
+
+def test_errors_of_several_units_are_compared_each_with_its_own_first() -> None:
+    units = {"price": "EUR", "sold": "%"}
+    evaluations = [
+        {"kind": "eval", "step": step, "units": units, "errors": {"price": price, "sold": sold}}
+        # A fifth less of both, then a little less of the large number and twice the small one.
+        for step, price, sold in [(1, 10_000.0, 5.0), (2, 8_000.0, 4.0), (3, 7_900.0, 10.0)]
+    ]
+    found = errors_so_far(evaluations)
+    assert found["best_step"] == 2
+    assert found["units"] == units
 
 
 class Clock:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from trainer.observe.progress import Progress, status_line, train_line
+from trainer.observe.progress import Progress, eval_line, status_line, train_line
 
 
 def train_record(tasks: list[str], step: int = 10) -> dict:
@@ -38,6 +38,18 @@ def show_everything(log: Path, console: Console, tasks: list[str]) -> None:
 
 def screen_lines(shown: io.StringIO) -> list[str]:
     return re.split(r"\r?\n|\r", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue()))
+
+
+def test_an_evaluation_names_each_error_in_its_unit() -> None:
+    record = {"kind": "eval", "step": 20, "seconds": 2.0, "samples": 100}
+    units = {"sold": "%", "price": "EUR", "depth": "m"}
+    errors = {"sold": 3.5, "price": 1234.5678, "depth": 0.03125}
+    shown = eval_line(record | {"errors": errors, "units": units})
+    assert shown == "eval at step 20  error sold 3.50%  price 1,235 EUR  depth 0.03125 m  in 2.0 s"
+    many = {f"t{t}": float(t) for t in range(6)} | {"price": None, "rent": 7.0}
+    units = {"price": "EUR", "rent": "EUR"}
+    shown = eval_line(record | {"errors": many, "units": units})
+    assert "error mean 2.50% worst 5.00% (t5)  mean 7 EUR worst 7 EUR (rent)  in" in shown
 
 
 def test_plain_lines_off_a_terminal_and_the_same_in_the_log(tmp_path: Path) -> None:

@@ -215,3 +215,41 @@ def test_tasks_that_agree_stand_together() -> None:
 )
 def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_errors_stand_in_their_units(tmp_path: Path) -> None:
+    runs = []
+    for name, scale in (("first", 1.0), ("second", 0.5)):
+        run = write_run(tmp_path / name, ["sold", "price", "rent"], evals=False, finished=False)
+        log = MetricsLog(run / "metrics.jsonl", resume_step=40)
+        errors = {"sold": 3.5, "price": 1234.5 * scale, "rent": 100.25}
+        units = {"sold": "%", "price": "€ <net>", "rent": "€ <net>"}
+        record = {"kind": "eval", "step": 40, "errors": errors, "units": units, "losses": {}}
+        log.write(record | {"samples": 9, "seconds": 1})
+        log.close()
+        runs.append(run)
+    page = report(tmp_path / "one.html", runs[0])
+    assert page.row("price")[:2] == ["price", "1,234 € <net>"]
+    assert page.row("sold")[:2] == ["sold", "3.50%"]
+    assert page.row("mean")[:3] == ["mean", "–", "–"]
+    assert "test error (€ <net>)" in page.text
+    assert "test error (%)" in page.text
+    page = report(tmp_path / "two.html", *runs)
+    assert page.row("price error (€ <net>)")[1:] == ["1,234", "617.2"]
+    assert page.row("mean error (€ <net>)")[1:] == ["667.4", "358.8"]
+    assert page.row("mean error (%)")[1:] == ["3.50", "3.50"]
+
+
+def test_a_watched_run_shows_where_a_task_ascends(tmp_path: Path) -> None:
+    watched, other = (write_run(tmp_path / name, ["left", "right"], steps=30) for name in ("a<b>", "other"))
+    log = MetricsLog(watched / "metrics.jsonl", resume_step=30)
+    for step, slope, ascending in ((10, 0.5, 0), (20, -0.25, 1), (30, 0.75, 0)):
+        log.write({"kind": "monitor", "step": step, "worst_slope": slope, "num_ascending": ascending})
+    log.close()
+    alone = report(tmp_path / "one.html", watched)
+    assert alone.tags.count("svg") == 11
+    assert "the loss that falls least" in alone.text
+    assert "1 of 3 steps seen raise one, 1 at once at most" in alone.text
+    both = report(tmp_path / "two.html", watched, other)
+    assert "a<b>: 1 of 3 steps seen" in both.text
+    assert "Descent" not in report(tmp_path / "none.html", other).text

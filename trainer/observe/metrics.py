@@ -1,7 +1,7 @@
 """What a run measures: one JSON object a line in `metrics.jsonl`, and the clock behind samples/s and data wait.
 
 The file is the source of truth for the report, the progress lines and wandb. Every record has a `kind` ("train",
-"gram", "eval" or "note") and the optimizer `step` that it speaks of.
+"monitor", "fault", "gram", "eval" or "note") and the optimizer `step` that it speaks of.
 """
 
 import json
@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.observe.units import by_unit
 
 
 class MetricsLog:
@@ -58,21 +59,44 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the evaluations among `records` say: `final_errors`, `best_errors` and `best_step`.
+    """What the evaluations among `records` say: `final_errors`, `best_errors`, `best_step` and the tasks' `units`.
 
     Final is the last evaluation, best the one whose mean error over the tasks is lowest (the first of equals): all its
-    errors belong to one and the same model. Errors are percent by task; a task without one (null) counts as 100 %.
-    Without an evaluation the errors are empty and the step is None.
+    errors belong to one and the same model. Where the tasks have several units, that is the mean of each error as a
+    share of the task's first one. An evaluation with fewer errors that are null comes before one with more.
+    Without an evaluation errors and units are empty and the step is None.
     """
     evaluations = [record for record in records if record["kind"] == "eval"]
     if not evaluations:
-        return {"final_errors": {}, "best_errors": {}, "best_step": None}
+        return {"final_errors": {}, "best_errors": {}, "best_step": None, "units": {}}
+    final, units = evaluations[-1]["errors"], evaluations[-1].get("units", {})
+    several = len(by_unit(final, units)) > 1
 
-    def mean_error(record: Mapping[str, Any]) -> float:
-        return fmean(100.0 if error is None else error for error in record["errors"].values())
+    def first(task: str) -> float:
+        return next((record["errors"][task] for record in evaluations if record["errors"].get(task)), 1.0)
 
-    best = min(evaluations, key=mean_error)
-    return {"final_errors": evaluations[-1]["errors"], "best_errors": best["errors"], "best_step": best["step"]}
+    yardstick = {task: first(task) if several else 1.0 for task in final}
+
+    def rank(record: Mapping[str, Any]) -> tuple[int, float]:
+        shares = [error / yardstick[task] for task, error in record["errors"].items() if error is not None]
+        return len(final) - len(shares), fmean(shares) if shares else 0.0
+
+    best = min(evaluations, key=rank)
+    return {"final_errors": final, "best_errors": best["errors"], "best_step": best["step"], "units": units}
+
+
+def faults_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How often something was not finite: `skipped_steps`, and `broken`, task -> {"loss": steps, "gradient": steps}.
+
+    Tasks that were always sound are left out.
+    """
+    faults = [record for record in records if record["kind"] == "fault"]
+    broken: dict[str, dict[str, int]] = {}
+    for record in faults:
+        for what, tasks in (("loss", record["losses"]), ("gradient", record["gradients"])):
+            for task in tasks:
+                broken.setdefault(task, {"loss": 0, "gradient": 0})[what] += 1
+    return {"skipped_steps": sum(record["action"] == "skip_step" for record in faults), "broken": broken}
 
 
 class Throughput:

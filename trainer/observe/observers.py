@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from trainer.observe.metrics import MetricsLog
-from trainer.observe.progress import Progress
+from trainer.observe.progress import Progress, fault_line
 from trainer.observe.tracker import Tracker
 
 
@@ -47,6 +47,8 @@ class Everybody:
             self._progress.eval(record)
         elif record["kind"] == "note":
             self._progress.note(f"step {record['step']}: {record['text']}")
+        elif record["kind"] == "fault":
+            self._progress.note(fault_line(record))
         self._tracker.log(record)
 
     def note(self, step: int, text: str) -> None:

@@ -13,6 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from trainer.observe.units import by_unit, with_unit
+
 MAX_TASKS_A_LINE = 4
 """With more tasks a line speaks of their mean, the worst one and the largest weight."""
 
@@ -88,15 +90,28 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
             f"lr {record['learning_rate']:.3g}",
             f"{record['samples_per_second']:,.0f} samples/s",
             f"data wait {record['data_wait_percent']:.1f}%",
+            *_bad_samples(record),
         ]
     )
 
 
+def _bad_samples(record: Mapping[str, Any]) -> list[str]:
+    count = sum(record.get("bad_samples", {}).values())
+    return [f"bad samples {count:,}"] if count else []
+
+
 def eval_line(record: Mapping[str, Any]) -> str:
     """The plain line of an "eval" record."""
-    errors = record["errors"]
-    shown = _summary(errors, _percent) if len(errors) > MAX_TASKS_A_LINE else _each(errors, _percent)
-    return f"eval at step {record['step']}  error {shown}  in {record['seconds']:.1f} s"
+    errors, groups = record["errors"], by_unit(record["errors"], record.get("units", {}))
+    show = _each if len(errors) <= MAX_TASKS_A_LINE else _summary
+    shown = [show({task: errors[task] for task in tasks}, _error_in(unit)) for unit, tasks in groups.items()]
+    return f"eval at step {record['step']}  error {'  '.join(shown)}  in {record['seconds']:.1f} s"
+
+
+def fault_line(record: Mapping[str, Any]) -> str:
+    """The plain line of a "fault" record."""
+    done = "step skipped" if record["action"] == "skip_step" else "left out of this step"
+    return f"step {record['step']}: {record['found']}: {done}"
 
 
 def status_line(record: Mapping[str, Any], width: int) -> str:
@@ -175,5 +190,5 @@ def _weight(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _percent(value: float) -> str:
-    return f"{value:.2f}%"
+def _error_in(unit: str) -> Callable[[float], str]:
+    return lambda value: with_unit(value, unit)

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from trainer.observe import report_figures as figures
+from trainer.observe.progress import fault_line
 from trainer.observe.report_figures import PALETTE, Line
 from trainer.observe.report_style import CSS
 from trainer.observe.report_tables import (
@@ -24,6 +25,7 @@ from trainer.observe.report_tables import (
     text,
 )
 from trainer.observe.run_folder import RunFolder, read_run
+from trainer.observe.units import by_unit
 
 MAX_TASK_CURVES = 8
 """One run: with more tasks than this the curves show their mean and spread."""
@@ -95,14 +97,20 @@ def _head_of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterato
 def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     """The figures; a section without any is left out."""
     captions = names if len(runs) > 1 else [""]
+    all_tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
+    units = {task: unit for run in runs for task, unit in run.units.items()}
     several = _legend(names) if len(runs) > 1 else ()
     by_task = _legend(runs[0].tasks) if len(runs) == 1 and len(runs[0].tasks) <= MAX_TASK_CURVES else several
     yield _section(
         "Losses and errors",
         "Mean over the tasks, with the middle half of them and their whole range shaded." if not by_task else "",
         [
-            *_task_figures(runs, "train", "losses", "training loss", "training loss"),
-            *_task_figures(runs, "eval", "errors", "test error", "test error (%)"),
+            *_task_figures(runs, "train", "losses", "training loss", "training loss", all_tasks),
+            *(
+                figure
+                for unit, tasks in by_unit(all_tasks, units).items()
+                for figure in _task_figures(runs, "eval", "errors", "test error", f"test error ({unit})", tasks)
+            ),
         ],
         by_task,
     )
@@ -119,6 +127,14 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
             *_number_figures(runs, "min_norm", "min-norm value", "squared gradient norm", log=True),
             *_number_figures(runs, "gap", "duality gap", "squared gradient norm", log=True),
         ],
+        several,
+    )
+    yield _section(
+        "Descent",
+        "How much a step lowers the loss that it lowers least, over the mean of all weighted by α, to first order in "
+        "the encoder's parameters. At 1 all losses fall alike; below 0 one rises. "
+        + "".join(_ascents(run, name) for run, name in zip(runs, captions, strict=True) if run.of_kind("monitor")),
+        _number_figures(runs, "worst_slope", "the loss that falls least", "over the mean", kind="monitor"),
         several,
     )
     yield _section(
@@ -141,28 +157,30 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     )
 
 
-def _task_figures(runs: Sequence[RunFolder], kind: str, key: str, caption: str, label: str) -> Iterator[Figure]:
-    """Losses or errors by task: one panel for a single run; several runs get a panel a task, or mean and worst."""
+def _task_figures(
+    runs: Sequence[RunFolder], kind: str, key: str, caption: str, label: str, tasks: Sequence[str]
+) -> Iterator[Figure]:
+    """Losses or errors of `tasks`: one panel for a single run; several runs get a panel a task, or mean and worst."""
     logged = [(run, colour) for run, colour in zip(runs, cycle(PALETTE)) if run.of_kind(kind)]
     if not logged:
         return
     if len(runs) == 1:
         run = runs[0]
-        steps_S, values_ST = run.steps(kind), run.by_task(kind, key, run.tasks)
+        steps_S, values_ST = run.steps(kind), run.by_task(kind, key, tasks)
         if np.isnan(values_ST).all():
             return
         log = figures.deserves_log_axis(values_ST)
         if len(run.tasks) <= MAX_TASK_CURVES:
-            lines = [Line(steps_S, values_S, colour) for values_S, colour in zip(values_ST.T, cycle(PALETTE))]
+            colours = dict(zip(run.tasks, cycle(PALETTE)))
+            lines = [Line(steps_S, values_ST[:, column], colours[task]) for column, task in enumerate(tasks)]
             yield Figure(caption, figures.curves(lines, label, log=log))
         else:
             yield Figure(caption, figures.spread(steps_S, values_ST, label, log=log))
         return
-    tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
     if len(tasks) <= MAX_TASK_PANELS:
         panels = {task: [run.by_task(kind, key, [task])[:, 0] for run, _ in logged] for task in tasks}
     else:
-        reduced = [figures.mean_and_worst(run.by_task(kind, key, run.tasks)) for run, _ in logged]
+        reduced = [figures.mean_and_worst(run.by_task(kind, key, tasks)) for run, _ in logged]
         panels = {
             "mean of the tasks": [mean_S for mean_S, _ in reduced],
             "worst task": [worst_S for _, worst_S in reduced],
@@ -176,12 +194,19 @@ def _task_figures(runs: Sequence[RunFolder], kind: str, key: str, caption: str, 
 
 
 def _number_figures(
-    runs: Sequence[RunFolder], key: str, caption: str, label: str, *, log: bool = False
+    runs: Sequence[RunFolder], key: str, caption: str, label: str, *, log: bool = False, kind: str = "train"
 ) -> Iterator[Figure]:
-    """One panel for a number of the "train" records; none if no run has it."""
-    lines = [Line(run.steps("train"), run.series("train", key), colour) for run, colour in zip(runs, cycle(PALETTE))]
+    """One panel for a number of the records of a kind; none if no run has it."""
+    lines = [Line(run.steps(kind), run.series(kind, key), colour) for run, colour in zip(runs, cycle(PALETTE))]
     if any(not np.isnan(line.values_S).all() for line in lines):
         yield Figure(caption, figures.curves(lines, label, log=log))
+
+
+def _ascents(run: RunFolder, name: str) -> str:
+    """Says how many of the steps looked at raise some loss."""
+    ascending_S = run.series("monitor", "num_ascending")
+    most = f", {int(ascending_S.max())} at once at most" if ascending_S.any() else ""
+    return text(_caption(name, f"{np.count_nonzero(ascending_S)} of {len(ascending_S)} steps seen raise one{most}. "))
 
 
 def _weights(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[Figure]:
@@ -226,8 +251,10 @@ def _folded(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
         if len(runs) > 1:
             yield f"<h3>{text(name)}</h3><p>{headline(run)}</p>"
         notes = "\n".join(f"step {note['step']}: {note['text']}" for note in run.of_kind("note"))
+        faults = "\n".join(map(fault_line, run.of_kind("fault")))
         contents = {
             "Notes": notes,
+            "Not finite": faults,
             "Configuration": run.config_text,
             "Versions, git state and command": json.dumps(run.info, indent=2, ensure_ascii=False) if run.info else "",
         }

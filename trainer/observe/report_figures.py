@@ -232,6 +232,8 @@ def _scale(axes: "Axes", log: bool, last_step: float) -> None:
     lowest, highest = axes.dataLim.intervaly
     if not log:
         axes.set_ylim(bottom=min(0, lowest))
+        if lowest < 0:
+            axes.axhline(0, color=_INK, linewidth=0.6)
         return
     axes.set_yscale("log")
     wide = highest > 500 * lowest

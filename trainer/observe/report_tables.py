@@ -2,18 +2,22 @@
 
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from trainer.observe.run_folder import RunFolder
+from trainer.observe.units import PERCENT, by_unit, number_in, with_unit
 
 MAX_TABLE_TASKS = 16
 NUM_WORST_TASKS = 10
 """With more than MAX_TABLE_TASKS tasks, these many stand in the table and the others are folded away below it."""
 
 NONE = "–"
+
+Form = Callable[[float], str]
 
 
 def text(value: object) -> str:
@@ -44,16 +48,25 @@ def key_figures(run: RunFolder) -> str:
     """The few numbers that one would tell a friend."""
     found: list[tuple[str, str, str]] = []
     errors = _known(run.errors["final_errors"])
-    if errors:
-        worst = max(errors, key=lambda task: errors[task])
-        found.append(("Error of the worst task", f"{errors[worst]:.2f} %", worst))
-        found.append(("Mean error", f"{fmean(errors.values()):.2f} %", f"over {len(errors):,} tasks"))
+    for unit, tasks in by_unit(errors, run.units).items():
+        worst = max(tasks, key=lambda task: errors[task])
+        found.append(("Error of the worst task" if len(tasks) > 1 else "Error", with_unit(errors[worst], unit), worst))
+        if len(tasks) > 1:
+            mean = fmean(errors[task] for task in tasks)
+            found.append(("Mean error", with_unit(mean, unit), f"over {len(tasks):,} tasks"))
     if (seconds := _seconds(run)) is not None:
         found.append(("Wall time", duration(seconds), f"{_steps(run):,} steps"))
     if (speed := run.latest("samples_per_second")) is not None:
         found.append(("Samples/s", f"{speed:,.0f}", f"{run.latest('data_wait_percent'):.1f} % waiting for data"))
+    if bad_samples := run.latest("bad_samples"):
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in bad_samples.items())
+        found.append(("Bad samples", f"{sum(bad_samples.values()):,}", reasons))
+    if faults := run.of_kind("fault"):
+        skipped = sum(fault["action"] == "skip_step" for fault in faults)
+        found.append(("Not finite", f"{len(faults):,} steps", f"{skipped:,} of them skipped"))
     cells = "".join(
-        f"<div><dt>{label}</dt><dd>{value}<small>{text(detail)}</small></dd></div>" for label, value, detail in found
+        f"<div><dt>{label}</dt><dd>{text(value)}<small>{text(detail)}</small></dd></div>"
+        for label, value, detail in found
     )
     return f'<dl class="facts">{cells}</dl>'
 
@@ -66,24 +79,33 @@ def task_table(run: RunFolder) -> str:
     last = (run.of_kind("train") or [{"losses": {}}])[-1]["losses"]
     alpha_T = 100 * np.nan_to_num(run.by_task("train", "alpha", run.tasks)).mean(axis=0) if last else []
     mean_alpha = dict(zip(run.tasks, alpha_T, strict=True)) if last else {}
+    units = list(by_unit(run.tasks, run.units))
+    unit = units[0] if len(units) == 1 else None
+    form = partial(number_in, unit or PERCENT)
     header = (
         "task",
-        "final error (%)",
-        "best error (%)" if best_step is None else f"error at best step {best_step:,} (%)",
+        f"final error{_in_brackets(unit)}",
+        ("best error" if best_step is None else f"error at best step {best_step:,}") + _in_brackets(unit),
         "last training loss",
         "mean weight α (%)",
     )
 
+    def error(value: float | None, task: str) -> str:
+        if unit is not None or value is None:
+            return _number(value, form)
+        return text(with_unit(value, run.units.get(task, PERCENT)))
+
     def row(task: str) -> list[str]:
         return [
             text(task),
-            _number(final.get(task), ".2f"),
-            _number(best.get(task), ".2f"),
-            _number(last.get(task), ".4f"),
-            _number(mean_alpha.get(task), ".2f"),
+            error(final.get(task), task),
+            error(best.get(task), task),
+            _number(last.get(task), "{:.4f}".format),
+            _number(mean_alpha.get(task), "{:.2f}".format),
         ]
 
-    mean_row = ["mean", _mean(final), _mean(best), _mean(last, ".4f"), NONE]
+    mean_errors = [NONE, NONE] if unit is None else [_mean(final, form), _mean(best, form)]
+    mean_row = ["mean", *mean_errors, _mean(last, "{:.4f}".format), NONE]
     return _fold(header, [mean_row] if len(run.tasks) > 1 else [], run.tasks, row, _known(final), [])
 
 
@@ -91,31 +113,39 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
     """Final errors of several runs, the lowest in bold, and what each run cost."""
     tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
     finals = [_known(run.errors["final_errors"]) for run in runs]
+    units = {task: unit for run in runs for task, unit in run.units.items()}
     worst = {task: max((final[task] for final in finals if task in final), default=0.0) for task in tasks}
     header = ["", *(f'<i style="background:{colour}"></i>{text(name)}' for name, colour in legend)]
 
-    def error_row(label: str, values: Iterable[float | None]) -> list[str]:
-        return [f"{text(label)} error (%)", *_best_bold(list(values), ".2f", min)]
+    def error_row(label: str, unit: str, values: Iterable[float | None]) -> list[str]:
+        return [f"{text(label)} error{_in_brackets(unit)}", *_best_bold(list(values), partial(number_in, unit), min)]
+
+    def over_tasks(label: str, unit: str, group: Sequence[str], reduce: Callable[[list[float]], float]) -> list[str]:
+        found = [[final[task] for task in group if task in final] for final in finals]
+        return error_row(label, unit, [reduce(errors) if errors else None for errors in found])
 
     def cost_row(label: str, values: Iterable[Any], form: Callable[[Any], str]) -> list[str]:
         return [label, *(NONE if value is None else text(form(value)) for value in values)]
 
     above = [
-        error_row("worst task's", [max(final.values()) if final else None for final in finals]),
-        error_row("mean", [fmean(final.values()) if final else None for final in finals]),
+        over_tasks(label, unit, group, reduce)
+        for unit, group in by_unit(tasks, units).items()
+        for label, reduce in (("worst task's", max), ("mean", fmean))
     ]
     below = [
         cost_row("weights", [_weighting(run) for run in runs], str),
         cost_row("processes", [run.latest("world_size") for run in runs], str),
         cost_row("steps", [_steps(run) for run in runs], "{:,}".format),
         cost_row("wall time", [_seconds(run) for run in runs], duration),
-        ["samples/s", *_best_bold([run.latest("samples_per_second") for run in runs], ",.0f", max)],
+        ["samples/s", *_best_bold([run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)],
         cost_row("data wait", [run.latest("data_wait_percent") for run in runs], "{:.1f} %".format),
         cost_row("peak memory", [run.latest("peak_memory_mib") for run in runs], "{:,.0f} MiB".format),
     ]
-    return _fold(
-        header, above, tasks, lambda task: error_row(task, [final.get(task) for final in finals]), worst, below
-    )
+
+    def row(task: str) -> list[str]:
+        return error_row(task, units.get(task, PERCENT), [final.get(task) for final in finals])
+
+    return _fold(header, above, tasks, row, worst, below)
 
 
 def duration(seconds: float) -> str:
@@ -124,6 +154,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _in_brackets(unit: str | None) -> str:
+    return "" if unit is None else f" ({text(unit)})"
 
 
 def _weighting(run: RunFolder) -> str | None:
@@ -167,9 +201,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _best_bold(values: Sequence[float | None], form: str, best_of: Callable[[Iterable[float]], float]) -> list[str]:
+def _best_bold(values: Sequence[float | None], form: Form, best_of: Callable[[Iterable[float]], float]) -> list[str]:
     known = [value for value in values if value is not None]
-    best = f"{best_of(known):{form}}" if len(known) > 1 else None  # as printed: equal to the eye is equally good
+    best = form(best_of(known)) if len(known) > 1 else None  # as printed: equal to the eye is equally good
     cells = [_number(value, form) for value in values]
     return [f"<b>{cell}</b>" if cell == best else cell for cell in cells]
 
@@ -178,10 +212,10 @@ def _known(values: Mapping[str, float | None]) -> dict[str, float]:
     return {task: value for task, value in values.items() if value is not None}
 
 
-def _mean(values: Mapping[str, float | None], form: str = ".2f") -> str:
+def _mean(values: Mapping[str, float | None], form: Form) -> str:
     known = _known(values)
-    return f"{fmean(known.values()):{form}}" if known else NONE
+    return form(fmean(known.values())) if known else NONE
 
 
-def _number(value: float | None, form: str) -> str:
-    return NONE if value is None else f"{value:{form}}"
+def _number(value: float | None, form: Form) -> str:
+    return NONE if value is None else form(value)

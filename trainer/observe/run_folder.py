@@ -42,8 +42,13 @@ class RunFolder:
 
     @cached_property
     def errors(self) -> dict[str, Any]:
-        """`final_errors`, `best_errors` (percent by task) and `best_step`."""
+        """`final_errors` and `best_errors` by task, and `best_step`."""
         return self.summary if self.summary is not None else errors_so_far(self.records)
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """What each task's error is counted in; a task that is not here has percent."""
+        return self.errors.get("units", {})
 
     @cached_property
     def config(self) -> dict[str, Any]:

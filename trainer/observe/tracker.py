@@ -42,6 +42,8 @@ def open_tracker(
     run_dir: Path,
     config: Mapping[str, Any],
     say: Callable[[str], None] = print,
+    *,
+    group: str | None = None,
 ) -> Tracker:
     """Opens the run in wandb, under the id saved in `run_dir/wandb_id`, so that a resumed run stays one run.
 
@@ -53,6 +55,7 @@ def open_tracker(
         run_dir: The run's folder; wandb's own files go to `run_dir/wandb`.
         config: The resolved configuration.
         say: Where one-line messages for the user go.
+        group: The runs that wandb shows together with this one.
 
     Raises:
         UserError: wandb is not installed or not reachable although the mode asks for it, or the key is not valid.
@@ -84,6 +87,7 @@ def open_tracker(
         return init(
             project=project,
             name=name,
+            group=group,
             id=run_id,
             resume="allow",
             mode=mode,

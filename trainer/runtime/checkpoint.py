@@ -1,8 +1,9 @@
 """Checkpoints: written aside, described by a manifest, published by one rename, pointed to by LATEST.
 
-A checkpoint is a folder step_00001000/ that holds model.safetensors, state.pt (optimizer, cursor, weighting: the same
-on every rank), rank_00000.pt (each rank's random generators) and manifest.json (step, world size, size and SHA-256 of
-each file). It appears under its name only when it is whole. Nothing in it is unpickled: torch.load(weights_only=True).
+A checkpoint is a folder step_00001000/ that holds model.safetensors and optimizer.safetensors (whole tensors by
+parameter name, whatever the strategy), state.pt (cursor, weighting: the same on every rank), rank_00000.pt (each rank's
+random generators) and manifest.json (step, world size, size and SHA-256 of each file). It appears under its name only
+when it is whole. Nothing in it is unpickled: torch.load(weights_only=True).
 """
 
 import io
@@ -22,12 +23,16 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.files import sha256, sync_folder, write_durably
+from trainer.runtime.engine import OptimizerState
 from trainer.runtime.setup import Runtime
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
 MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+"""Tensors `<parameter name>/<slot>`, such as `encoder.project.0.weight/exp_avg`."""
 STATE = "state.pt"
+FORMAT = 2
 
 
 def latest(folder: Path) -> Path | None:
@@ -48,6 +53,7 @@ def save(
     step: int,
     *,
     model: Mapping[str, Tensor],
+    optimizer: OptimizerState,
     state: Mapping[str, Any],
     runtime: Runtime,
     keep: int,
@@ -58,6 +64,7 @@ def save(
         folder: the run's checkpoint folder.
         step: optimizer steps done.
         model: the whole model's tensors; rank 0 writes them.
+        optimizer: the whole optimizer's state; rank 0 writes it.
         state: what else is the same on every rank; rank 0 writes it.
         runtime: the processes.
         keep: how many published checkpoints stay.
@@ -72,8 +79,9 @@ def save(
             aside.mkdir(parents=True, exist_ok=True)
             write_durably(aside / _rank_file(runtime.rank), _to_bytes(_generators()))
             if runtime.is_main:
-                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}
-                write_durably(aside / MODEL, safetensors.torch.save(tensors))
+                slots = {f"{name}/{slot}": value for name, state in optimizer.items() for slot, value in state.items()}
+                write_durably(aside / MODEL, _safe(model))
+                write_durably(aside / OPTIMIZER, _safe(slots))
                 write_durably(aside / STATE, _to_bytes(dict(state)))
         with runtime.together(), _disk_errors(step, folder):
             if runtime.is_main:
@@ -92,6 +100,7 @@ class Snapshot:
     Attributes:
         path: the checkpoint's folder.
         model: the whole model's tensors.
+        optimizer: the whole optimizer's state.
         state: what `save` was given.
         generators: this rank's random generators; None where the checkpoint is of another world size, whose ranks drew
             other numbers.
@@ -99,6 +108,7 @@ class Snapshot:
 
     path: Path
     model: dict[str, Tensor]
+    optimizer: OptimizerState
     state: dict[str, Any]
     generators: dict[str, Tensor] | None
 
@@ -123,6 +133,7 @@ def load(path: Path, runtime: Runtime) -> Snapshot:
             return Snapshot(
                 path=path,
                 model=safetensors.torch.load_file(path / MODEL),
+                optimizer=_by_parameter(safetensors.torch.load_file(path / OPTIMIZER)),
                 state=_from_file(path / STATE),
                 generators=_from_file(path / _rank_file(runtime.rank))
                 if manifest["world_size"] == runtime.world_size
@@ -146,6 +157,11 @@ def verify(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint {path} is not complete: no readable {MANIFEST} ({error}). {way_out}") from None
+    if manifest["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {manifest['format']}, this version of paretrain reads and writes {FORMAT}. "
+            "Go on with the version that wrote it, which run.json names, or start a new run: name=ANOTHER_NAME"
+        )
     for name, expected in manifest["files"].items():
         file = path / name
         if not file.is_file():
@@ -160,12 +176,12 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def _publish(aside: Path, final: Path, step: int, world_size: int) -> None:
-    files = [MODEL, STATE, *(_rank_file(rank) for rank in range(world_size))]
+    files = [MODEL, OPTIMIZER, STATE, *(_rank_file(rank) for rank in range(world_size))]
     for file in aside.iterdir():
         if file.name not in files:
             file.unlink()  # Left by a run of another world size that died in the middle of this very save.
     sums = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256(aside / name)} for name in files}
-    manifest = {"format": 1, "step": step, "world_size": world_size, "files": sums}
+    manifest = {"format": FORMAT, "step": step, "world_size": world_size, "files": sums}
     write_durably(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
     if final.exists():
         shutil.rmtree(final)  # The same step, saved again after a resume from an older checkpoint.
@@ -193,6 +209,18 @@ def _generators() -> dict[str, Any]:
 
 def _rank_file(rank: int) -> str:
     return f"rank_{rank:05d}.pt"
+
+
+def _safe(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _by_parameter(slots: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in slots.items():
+        name, slot = key.rsplit("/", 1)
+        found.setdefault(name, {})[slot] = value
+    return found
 
 
 def _to_bytes(value: Any) -> bytes:

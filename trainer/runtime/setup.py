@@ -1,12 +1,12 @@
-"""Processes: start them, check that they are the ones that were asked for, wrap the model, let them agree.
+"""Processes: start them, check that they are the ones that were asked for, let them agree.
 
-The only file that builds an Accelerator; with checkpoint.py the only one that knows how the model is spread.
+The only file that builds an Accelerator.
 """
 
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.config import ParallelConfig
 from trainer.errors import LostPeerError, UserError
@@ -40,6 +40,7 @@ class Runtime:
         device: where the model lives.
         balance_group: a process group for the exchange of the Gram matrix alone, so that its messages never wait in
             line behind those of the data-parallel wrapper; None with one process.
+        host_group: the same processes over gloo, for words that never wait for a GPU; None with one process.
     """
 
     accelerator: Accelerator
@@ -47,28 +48,12 @@ class Runtime:
     world_size: int
     device: torch.device
     balance_group: dist.ProcessGroup | None
+    host_group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, the one that speaks and writes."""
         return self.rank == 0
-
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Move the model to the device and wrap it so that its gradients are averaged over the ranks."""
-        model, optimizer = self.accelerator.prepare(model, optimizer)
-        if self.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
-            raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
-        return model, optimizer
-
-    def backward(self, loss: Tensor) -> None:
-        """One ordinary backward."""
-        # On one thread the wrapper's collectives and the exchange are issued in the same order on every rank.
-        with torch.autograd.set_multithreading_enabled(False):
-            self.accelerator.backward(loss)
-
-    def clip_gradients(self, model: nn.Module, limit: float | None) -> Tensor:
-        """Scale the gradients down to a norm of at most `limit` (None: leave them). Returns their norm before."""
-        return torch.nn.utils.clip_grad_norm_(model.parameters(), limit if limit is not None else float("inf"))
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the ranks, on every rank."""
@@ -76,6 +61,20 @@ class Runtime:
         if self.world_size > 1:
             dist.all_reduce(total)
         return total.to(values.device)
+
+    def from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of rank 0."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def agree(self, wish: int) -> int:
+        """The greatest of all ranks' wishes, on every rank."""
+        if self.world_size == 1:
+            return wish
+        greatest = torch.tensor(wish)
+        dist.all_reduce(greatest, op=dist.ReduceOp.MAX, group=self.host_group)
+        return int(greatest)
 
     def on_main(self, work: Callable[[], Value]) -> Value:
         """Do `work`, which must not communicate, on rank 0; what it returns, or its UserError, is every rank's."""
@@ -143,19 +142,38 @@ def _start(config: ParallelConfig) -> Runtime:
         raise UserError(
             "parallel.device=cuda, but torch finds no GPU here. To run on the CPU, type parallel.device=cpu"
         )
+    _refuse_a_second_plan(config)
     torch.set_num_threads(config.threads)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Before anybody connects: a rank that waits for one that was never started would wait for the whole time-out.
     check_world_size(asked=config.processes, launched=launched, joined=launched)
     timeout = timedelta(seconds=config.timeout_seconds)
+    if launched == 1 and config.strategy not in ("single", "ddp"):
+        # FSDP2 and DeepSpeed want a process group even of one.
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        backend = "gloo" if config.device == "cpu" else "nccl"
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)])
     counted = torch.ones(1, device=accelerator.device)
     if dist.is_initialized():
         dist.all_reduce(counted)
     check_world_size(config.processes, launched, joined=accelerator.num_processes)
     check_world_size(config.processes, launched, joined=int(counted))
-    group = dist.new_group(group_desc="balance", timeout=timeout) if accelerator.num_processes > 1 else None
-    return Runtime(accelerator, accelerator.process_index, accelerator.num_processes, accelerator.device, group)
+    alone = accelerator.num_processes == 1
+    balance_group = None if alone else dist.new_group(group_desc="balance", timeout=timeout)
+    host_group = None if alone else dist.new_group(group_desc="host", timeout=timeout, backend="gloo")
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    return Runtime(accelerator, rank, world_size, accelerator.device, balance_group, host_group)
+
+
+def _refuse_a_second_plan(config: ParallelConfig) -> None:
+    for variable in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"accelerate was launched with a plan of its own to spread the model ({variable}=true), but "
+                f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/cpu.yaml, or your own file "
+                "with distributed_type: MULTI_GPU"
+            )
 
 
 def _last_line(error: Exception) -> str:

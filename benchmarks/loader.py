@@ -1,0 +1,230 @@
+"""Times the data loader against its own limit and against peers:  python -m benchmarks.loader [--quick]
+
+Synthetic CelebA: 178 x 218 JPEGs to 64 x 64, 40 labels, batches of 256. All but the workers' scaling is CPU time of one
+process, so that a busy machine disturbs it least; everybody reads some batches in turn, many times, and a ratio is the
+median of the turns' ratios. The last line printed is one JSON object:
+
+    limit_ratio                   speed of the loader / speed of decoding and resizing the same bytes from memory
+    vs_webdataset_pillow          speed of the loader / WebDataset with its own decoding by Pillow, resize, floats
+    vs_webdataset_same_decoder    / WebDataset with this project's decoder into uint8
+    vs_mosaicml                   / MosaicML Streaming with this project's decoder; null where it cannot be imported
+    two_worker_scaling            wall-clock speed with two workers / with one; needs two free cores
+    resized_gain                  speed on shards of images that were resized once / speed on shards of JPEGs
+    first_batch_seconds_at_end    from opening the data to the first batch, at the end of an epoch of 200,000 samples
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batches
+from trainer.data.index import load_index
+from trainer.data.loader import TrainLoader
+from trainer.data.manifest import read_manifest
+from trainer.data.order import Cursor
+from trainer.data.sources.celeba import write_celeba
+from trainer.data.sources.celeba_format import ATTRIBUTES
+from trainer.data.sources.synth import write_synthetic_celeba
+from trainer.data.specs import ImageSpec
+
+BATCH = 256
+LONG_EPOCH = 200_000
+
+Turn = Callable[[], object]
+"""Reads BATCH samples."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    samples: int
+    turns: int
+    scaling_batches: int
+
+
+SIZES = {
+    True: Size(samples=2000, turns=12, scaling_batches=12),
+    False: Size(samples=20_000, turns=60, scaling_batches=60),
+}
+
+
+def bare_decoder(folder: Path) -> Turn:
+    """Nothing but the decoder and the resizer, on bytes in memory: no file, no label, no order, no check."""
+    import simplejpeg
+
+    manifest = read_manifest(folder)
+    spec = manifest.input
+    assert isinstance(spec, ImageSpec)
+    index_NM, _ = load_index(folder, manifest, "train")
+    content = [(folder / shard.file).read_bytes() for shard in manifest.split("train").shards]
+    rows = np.random.default_rng(0).permutation(index_NM[:, 0])[: 8 * BATCH].tolist()
+    images = cycle([content[shard][offset : offset + size] for shard, offset, size, _ in rows])
+
+    def turn() -> None:
+        batch_BHWC = np.empty((BATCH, *spec.shape), np.uint8)
+        for slot_HWC in batch_BHWC:
+            pixels_HWC = simplejpeg.decode_jpeg(
+                next(images), "RGB", min_height=spec.height, min_width=spec.width, min_factor=2
+            )
+            cv2.resize(pixels_HWC, (spec.width, spec.height), dst=slot_HWC, interpolation=cv2.INTER_LINEAR)
+
+    return turn
+
+
+@contextmanager
+def loading(folder: Path, workers: int = 0) -> Iterator[Turn]:
+    """This project's loader."""
+    with closing(TrainLoader(folder, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, workers=workers)) as loader:
+        yield partial(next, loader)
+
+
+def cpu_seconds(turn: Turn) -> float:
+    started = time.process_time()
+    turn()
+    return time.process_time() - started
+
+
+def take_turns(everybody: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
+    """Seconds of CPU a batch, one number a turn."""
+    for measure in everybody.values():
+        measure()  # warm up
+    seconds: dict[str, list[float]] = {name: [] for name in everybody}
+    for number in range(turns):
+        for name, measure in list(everybody.items())[:: 1 if number % 2 else -1]:
+            seconds[name].append(measure())
+    return seconds
+
+
+def two_worker_scaling(folder: Path, batches: int) -> float:
+    """Wall-clock speed with two workers over that with one: medians of short stretches, in turns."""
+    found = []
+    for _ in range(5):
+        took = []
+        for workers in (1, 2):
+            with loading(folder, workers) as turn:
+                for _ in range(4):  # what the workers had ready
+                    turn()
+                started = time.perf_counter()
+                for _ in range(batches):
+                    turn()
+                took.append(time.perf_counter() - started)
+        found.append(took[0] / took[1])
+    return statistics.median(found)
+
+
+def stretch(folder: Path, out: Path) -> None:
+    """A folder with an epoch of LONG_EPOCH samples: the same shards again and again, under other names."""
+    manifest = read_manifest(folder)
+    split = manifest.split("train")
+    index_NM, labels_NT = load_index(folder, manifest, "train")
+    times = -(-LONG_EPOCH // len(index_NM))
+    out.mkdir()
+    shards = []
+    for copy in range(times):
+        for shard in split.shards:
+            shards.append(shard.model_copy(update={"file": f"{copy}-{shard.file}"}))
+            os.link(folder / shard.file, out / shards[-1].file)
+    index_NM = np.concatenate([index_NM] * times)
+    index_NM["shard"] = np.repeat(np.arange(len(shards)), [shard.samples for shard in shards])[:, None]
+    np.save(out / split.index.file, index_NM)
+    np.save(out / split.labels.file, np.concatenate([labels_NT] * times))
+    longer = split.model_copy(update={"shards": tuple(shards)})
+    (out / "manifest.json").write_text(manifest.model_copy(update={"splits": {"train": longer}}).model_dump_json())
+
+
+def first_batch_seconds_at_end(folder: Path) -> float:
+    """A run that goes on near the end of an epoch, from opening its data to its first batch."""
+    num_samples = read_manifest(folder).num_samples("train")
+    started = time.perf_counter()
+    loader = TrainLoader(
+        folder, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, cursor=Cursor(3, num_samples - 2 * BATCH)
+    )
+    with closing(loader):
+        next(loader)
+        return time.perf_counter() - started
+
+
+def measure(size: Size, mosaicml_python: str, console: Console) -> dict[str, float | None]:
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        console.print(f"drawing {size.samples:,} faces", style="dim")
+        write_synthetic_celeba(root / "raw", samples=size.samples)
+        write_celeba(root / "raw", root / "jpeg", store="jpeg")
+        write_celeba(root / "raw", root / "resized", store="resized")
+        turns: dict[str, Turn] = {
+            "limit": bare_decoder(root / "jpeg"),
+            "paretrain": stack.enter_context(loading(root / "jpeg")),
+            "paretrain, resized shards": stack.enter_context(loading(root / "resized")),
+            "WebDataset, Pillow": pillow_batches(root / "jpeg", BATCH),
+            "WebDataset, same decoder": same_decoder_batches(root / "jpeg", BATCH),
+        }
+        everybody: dict[str, Callable[[], float]] = {name: partial(cpu_seconds, turn) for name, turn in turns.items()}
+        mosaicml = Mosaicml(mosaicml_python, root / "raw", root / "mds", BATCH)
+        stack.callback(mosaicml.close)
+        if mosaicml.fault:
+            console.print(f"MosaicML Streaming is left out: {mosaicml.fault}")
+        else:
+            everybody["MosaicML Streaming, same decoder"] = mosaicml.cpu_seconds
+        seconds = take_turns(everybody, size.turns)
+        stretch(root / "jpeg", root / "long")
+        first_batch_seconds_at_end(root / "long")
+        firsts = [first_batch_seconds_at_end(root / "long") for _ in range(5)]
+        scaling = two_worker_scaling(root / "jpeg", size.scaling_batches)
+
+    def speed_over(name: str, other: str) -> float | None:
+        pairs = zip(seconds[other], seconds[name], strict=True) if other in seconds else ()
+        ratios = [theirs / ours for theirs, ours in pairs]
+        return round(statistics.median(ratios), 3) if ratios else None
+
+    table = Table(title=f"Batches of {BATCH}, 64 x 64, 40 labels, one process")
+    for column in ("", "images/s of CPU", "of the limit"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, taken in seconds.items():
+        table.add_row(name, f"{BATCH / statistics.median(taken):,.0f}", f"{speed_over(name, 'limit'):.2f}")
+    console.print(table)
+    return {
+        "limit_ratio": speed_over("paretrain", "limit"),
+        "vs_webdataset_pillow": speed_over("paretrain", "WebDataset, Pillow"),
+        "vs_webdataset_same_decoder": speed_over("paretrain", "WebDataset, same decoder"),
+        "vs_mosaicml": speed_over("paretrain", "MosaicML Streaming, same decoder"),
+        "two_worker_scaling": round(scaling, 3),
+        "resized_gain": speed_over("paretrain, resized shards", "paretrain"),
+        "first_batch_seconds_at_end": round(statistics.median(firsts), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer images and turns: under a minute")
+    parser.add_argument(
+        "--mosaicml",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="the Python of an environment with mosaicml-streaming; it wants another numpy than this project",
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    found = measure(SIZES[arguments.quick], arguments.mosaicml, Console(width=120))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A grid of runs: every combination of the values that some keys of a configuration may take."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from trainer.config import Experiment, load_config
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run.
+
+    Attributes:
+        overrides: what makes it of the configuration file.
+        experiment: the result.
+    """
+
+    overrides: tuple[str, ...]
+    experiment: Experiment
+
+
+def points(config: Path, overrides: Sequence[str], grid: Sequence[str]) -> list[Point]:
+    """The runs of a grid, each with a name of its values and in one group of Weights & Biases; without a grid, one run.
+
+    Args:
+        config: a YAML file.
+        overrides: for all runs, such as `train.steps=100`.
+        grid: axes such as `seed=0,1,2` or `balance.weights={left: 1, right: 0},{left: 0, right: 1}`.
+
+    Raises:
+        UserError: an axis or a run is not valid; found before any of them starts.
+    """
+    if not grid:
+        return [Point(tuple(overrides), load_config(config, overrides))]
+    axes = [_axis(text) for text in grid]
+    keys = [key for key, _ in axes]
+    twice = {key for key in keys if keys.count(key) > 1}
+    if twice:
+        raise UserError(f"--grid names {', '.join(sorted(twice))} twice: give all its values at once, as in seed=0,1,2")
+    found = []
+    for values in product(*(values for _, values in axes)):
+        chosen = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+        # Only a whole point need be valid: weighting=fixed, say, may get its weights from the grid.
+        base = load_config(config, [*overrides, *chosen])
+        name = "-".join([base.name, *map(_label, keys, values)])
+        point = (*overrides, *chosen, f"wandb.group={base.wandb.group or base.name}", f"name={name}")
+        found.append(Point(point, load_config(config, point)))
+    names = [point.experiment.name for point in found]
+    same = {name for name in names if names.count(name) > 1}
+    if same:
+        raise UserError(f"--grid gives several runs the same folder, {', '.join(sorted(same))}: a value stands twice")
+    return found
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    key, equals, values = text.partition("=")
+    found = [value.strip() for value in _split(values)]
+    if not equals or not key or not all(found):
+        raise UserError(f"found --grid '{text}', expected key=value,value,..., such as --grid seed=0,1,2")
+    if key == "name":
+        raise UserError("--grid name=...: the runs get their names from their values")
+    return key, found
+
+
+def _split(text: str) -> list[str]:
+    """Cut at the commas that stand in no bracket."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _label(key: str, value: str) -> str:
+    """`balance.weighting`, `min_norm` -> `weighting-min_norm`: what a file's name can hold."""
+    short = re.sub(r"[^A-Za-z0-9._]+", "_", value).strip("_")
+    return f"{key.rpartition('.')[2]}-{short}"

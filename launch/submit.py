@@ -1,0 +1,199 @@
+"""`paretrain submit`: fill in launch/slurm/train.sbatch, keep it in the run's folder, and give it to sbatch."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.grid import Point
+from trainer.errors import UserError
+from trainer.runtime.stopping import refuse_stopped
+
+LAUNCH = Path(__file__).parent
+TEMPLATE = LAUNCH / "slurm" / "train.sbatch"
+BODY = "set -euo pipefail\n"
+"""Where what the job does begins, in the template."""
+SCRIPT = "submit.sbatch"
+MIN_TRAINING_SECONDS = 300
+"""Of a job's time, what must remain before it is asked to save; less, and a job would come back again and again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of Slurm.
+
+    Attributes:
+        nodes: machines.
+        processes_per_node: processes on each of them.
+        parallel: of several runs, how many may run at a time; None: as many as there is room for.
+        preflight: "yes": try the nodes before training; "only": try them and end; "no".
+        options: more options of sbatch, such as `--partition=gpu`; they replace ours.
+    """
+
+    nodes: int
+    processes_per_node: int
+    parallel: int | None = None
+    preflight: str = "no"
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.nodes, self.processes_per_node, self.parallel or 1) < 1:
+            raise UserError(
+                f"--nodes {self.nodes} --processes-per-node {self.processes_per_node} --parallel {self.parallel}: "
+                "expected 1 or more of each"
+            )
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the job decides of the configuration."""
+        return [f"parallel.processes={self.nodes * self.processes_per_node}"]
+
+
+def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) -> None:
+    """Submit one job for one run, an array of jobs for several; or print the script alone.
+
+    Args:
+        config: the YAML file, as it was typed.
+        points: see `launch.grid.points`; made with `job.overrides`.
+        job: where they run.
+        dry_run: print exactly what would be submitted, and leave nothing.
+
+    Raises:
+        UserError: Slurm is not here or refuses the job, a run was stopped, or the time asked for is too short.
+    """
+    script = render(config, points, job)
+    if dry_run:
+        print(script, end="")
+        return
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "no sbatch on this machine: it is none that jobs are submitted from.\n"
+            "  to see the script: add --dry-run\n"
+            f"  to train here: paretrain train {config} --processes {job.processes_per_node}\n"
+            "  on several machines without Slurm: see launch/README.md"
+        )
+    for point in points:
+        refuse_stopped(point.experiment.run_dir)
+    folder = _folder(points)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    path = folder / SCRIPT
+    path.write_text(script)
+    done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"sbatch did not take the job:\n{done.stderr.strip()}\nThe script stands in {path}")
+    number = done.stdout.strip().partition(";")[0]
+    what = points[0].experiment.name if len(points) == 1 else f"{len(points)} runs of {config}"
+    where = [point.experiment.run_dir for point in points]
+    print(
+        f"job {number}: {what}, each on {job.nodes} x {job.processes_per_node} processes\n"
+        f"what it says: {folder / 'logs'}/slurm-{number}{'_*' if len(points) > 1 else ''}.out\n"
+        f"to end it, saved, for good: touch {shlex.join(str(run_dir / 'stop') for run_dir in where[:3])}"
+        f"{' ...' if len(where) > 3 else ''}"
+    )
+
+
+def render(config: Path, points: Sequence[Point], job: Job) -> str:
+    """The whole batch script: our options of sbatch, the values that the template asks for, and its body.
+
+    Raises:
+        UserError: an option is no option, or the time asked for is too short.
+    """
+    head, _, body = TEMPLATE.read_text().partition(BODY)
+    options = dict(_option(line.removeprefix("#SBATCH ")) for line in head.splitlines() if line.startswith("#SBATCH "))
+    options |= _own_options(points, job) | dict(map(_option, job.options))
+    _check_time(options)
+    header = [f"#SBATCH --{key}{'=' + shlex.quote(value) if value else ''}" for key, value in options.items()]
+    values = {
+        "PROCESSES_PER_NODE": str(job.processes_per_node),
+        "PREFLIGHT": job.preflight,
+        "PYTHON": sys.executable,
+        "PARETRAIN_LAUNCH": str(LAUNCH),
+    }
+    lines = [
+        "#!/usr/bin/env bash",
+        *header,
+        "",
+        *(f"export {key}={shlex.quote(value)}" for key, value in values.items()),
+        *_choice(config, points),
+        "",
+    ]
+    return "\n".join(lines) + "\n" + BODY + body
+
+
+def _own_options(points: Sequence[Point], job: Job) -> dict[str, str]:
+    first = points[0].experiment
+    cores = job.processes_per_node * (first.parallel.threads + first.data.workers)
+    many = len(points) > 1
+    options = {
+        "job-name": str(first.wandb.group) if many else first.name,
+        "nodes": str(job.nodes),
+        "ntasks-per-node": "1",
+        "cpus-per-task": str(cores),
+        "chdir": os.getcwd(),
+        "output": f"{_folder(points).absolute()}/logs/slurm-{'%A_%a' if many else '%j'}.out",
+    }
+    if first.parallel.device == "cuda":
+        options["gpus-per-node"] = str(job.processes_per_node)
+    if many:
+        options["array"] = f"0-{len(points) - 1}" + (f"%{job.parallel}" if job.parallel else "")
+    return options
+
+
+def _folder(points: Sequence[Point]) -> Path:
+    """Where the script and what Slurm writes stand."""
+    first = points[0].experiment
+    return first.run_dir if len(points) == 1 else first.output / f"{first.wandb.group}.array"
+
+
+def _choice(config: Path, points: Sequence[Point]) -> list[str]:
+    """The lines that set the run's folder and arguments."""
+
+    def line(point: Point) -> str:
+        run_dir = shlex.quote(str(point.experiment.run_dir.absolute()))
+        return f"RUN_DIR={run_dir}; set -- {shlex.join([str(config), *point.overrides])}"
+
+    if len(points) == 1:
+        return [line(points[0])]
+    cases = [f"  {number}) {line(point)} ;;" for number, point in enumerate(points)]
+    return ["case $SLURM_ARRAY_TASK_ID in", *cases, "esac"]
+
+
+def _option(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:=(.*))?", text.strip())
+    if not found:
+        raise UserError(f"found --sbatch '{text}', expected a long option of sbatch: --sbatch=--constraint=h100")
+    return found[1], found[2] or ""
+
+
+def _check_time(options: dict[str, str]) -> None:
+    """Refuse a limit that leaves no time to train before the signal to save."""
+    found = re.search(r"@(\d+)$", options.get("signal", ""))
+    if "time" not in options or not found:
+        return
+    warning = int(found[1])
+    seconds = _seconds(options["time"])
+    if seconds < warning + MIN_TRAINING_SECONDS:
+        raise UserError(
+            f"--time {options['time']} is {seconds} s; the job is asked to save {warning} s before its end and would "
+            f"hardly train: expected at least --time {-(-(warning + MIN_TRAINING_SECONDS) // 60)} (minutes)"
+        )
+
+
+def _seconds(text: str) -> int:
+    """Slurm's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not found:
+        raise UserError(f"found --time '{text}', expected minutes, hours:minutes:seconds or days-hours")
+    days, *rest = found.groups()
+    numbers = [int(number) for number in rest if number is not None]
+    if days is not None:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+        return ((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds
+    if len(numbers) == 3:
+        return (numbers[0] * 60 + numbers[1]) * 60 + numbers[2]
+    return numbers[0] * 60 + (numbers[1] if len(numbers) > 1 else 0)

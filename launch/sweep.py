@@ -1,0 +1,104 @@
+"""`paretrain sweep`: the runs of a grid on this machine, one after another or some at a time; done ones stay as are."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.grid import Point
+from trainer.config import differences
+from trainer.errors import UserError
+from trainer.observe.compare import print_comparison
+from trainer.observe.report_tables import duration
+from trainer.observe.run_folder import read_run
+from trainer.run_dir import CONFIG, read_config
+
+LOOK_EVERY_SECONDS = 0.2
+
+
+def sweep(config: Path, points: Sequence[Point], parallel: int) -> None:
+    """Train every point that is not complete, go on with those that were begun, and print a table of all.
+
+    Args:
+        config: the YAML file.
+        points: see `launch.grid.points`.
+        parallel: runs at a time. With more than one, what RUN says goes to `RUN.txt`, beside its folder.
+
+    Raises:
+        UserError: a run failed; the others were trained nevertheless.
+    """
+    if parallel < 1:
+        raise UserError(f"--parallel {parallel}: expected 1 or more runs at a time")
+    missing = [point for point in points if not _is_complete(point)]
+    print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
+    failed = _train(config, missing, parallel)
+    done = [point.experiment.run_dir for point in points if point not in failed]
+    if done:
+        print_comparison([read_run(run_dir) for run_dir in done])
+    if failed:
+        names = ", ".join(point.experiment.name for point in failed)
+        raise UserError(
+            f"{len(failed)} of {len(points)} runs failed: {names}. Mend what they say, and type the same command "
+            "again: it trains what is missing"
+        )
+
+
+def _is_complete(point: Point) -> bool:
+    experiment = point.experiment
+    run_dir = experiment.run_dir
+    if not (run_dir / CONFIG).exists() or differences(read_config(run_dir), experiment):
+        return False  # a folder of another configuration is the training's to refuse
+    summary = read_run(run_dir).summary
+    return summary is not None and summary["steps"] >= experiment.train.steps
+
+
+def _train(config: Path, points: Sequence[Point], parallel: int) -> list[Point]:
+    """Train the points, each in processes of its own, none of which outlives the sweep. Returns those that failed."""
+    failed: list[Point] = []
+    waiting = list(enumerate(points, start=1))
+    running: dict[subprocess.Popen[bytes], tuple[int, Point, float]] = {}
+
+    def say(number: int, point: Point, what: str) -> None:
+        print(f"sweep: [{number}/{len(points)}] {point.experiment.name} {what}", flush=True)
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                number, point = waiting.pop(0)
+                say(number, point, f"starts; it speaks in {_log(point)}" if parallel > 1 else "starts")
+                process = _start(config, point, _log(point) if parallel > 1 else None)
+                running[process] = number, point, time.perf_counter()
+            ended = [process for process in running if process.poll() is not None]
+            for process in ended:
+                number, point, started = running.pop(process)
+                taken = duration(time.perf_counter() - started)
+                if process.returncode == 0 and _is_complete(point):
+                    say(number, point, f"is done after {taken}")
+                else:
+                    say(
+                        number, point, f"ended before its last step, with exit code {process.returncode}, after {taken}"
+                    )
+                    failed.append(point)
+            if not ended:
+                time.sleep(LOOK_EVERY_SECONDS)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    return failed
+
+
+def _start(config: Path, point: Point, log: Path | None) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "trainer", "train", str(config), *point.overrides]
+    if log is None:
+        return subprocess.Popen(command)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=stream)
+
+
+def _log(point: Point) -> Path:
+    run_dir = point.experiment.run_dir
+    return run_dir.with_name(f"{run_dir.name}.txt")

@@ -1,0 +1,218 @@
+"""The promise, under every strategy: α and parameters are those of one process with the whole batch, and a run may move
+from one strategy to another.
+
+One start of the ranks does all cases of a world size: that is what a test costs.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from models import MultiTaskModel, task_losses
+from models.heads import linear_head, mlp_head
+from models.lenet import LeNet
+from models.multitask import SeparateHeads, StackedHeads
+from models.resnet import BasicBlock, ResNet
+from tests.distributed.problem import Problem, two_pass_step
+from tests.distributed.ranks import run_ranks
+from trainer import Balancer
+from trainer.runtime.checkpoint import load, save
+from trainer.runtime.engine import Engine
+from trainer.runtime.setup import Runtime
+from trainer.runtime.strategies import build_engine
+
+NUM_STEPS = 20
+CLIP_NORM = 1.0
+SKIPPED = 7
+"""At this step the gradients are dropped and no step is made."""
+LABELLED = Problem(num_tasks=3, missing=0.4, blind=(1,), dtype=torch.float32)
+CUTS = {1: [24], 2: [7, 17], 4: [1, 9, 2, 12]}
+"""World size -> how a batch of 24 is cut into ranks."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and an optimizer. Each model has a parameter of over 100,000 entries: ZeRO-3 keeps smaller ones whole."""
+
+    model: Callable[[], MultiTaskModel]
+    stacked: bool
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    image_size: int
+
+    def trained_model(self) -> MultiTaskModel:
+        """The model as it is trained: with stacked heads, the balancer takes the factored Gram matrix."""
+        model = self.model()
+        return stack(model) if self.stacked else model
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 1, H, W), cropped or padded, and labels (T, B) of the whole batch."""
+        x_BCHW, labels_TB = LABELLED.data(step)
+        return F.pad(x_BCHW, [0, self.image_size - 16, 0, self.image_size - 16]), labels_TB
+
+
+def stack(model: MultiTaskModel) -> MultiTaskModel:
+    return MultiTaskModel(model.encoder, StackedHeads(list(model.heads)))
+
+
+def lenet() -> MultiTaskModel:
+    torch.manual_seed(0)
+    encoder = LeNet((1, 28, 28), width=320, dropout=0.0)
+    return MultiTaskModel(encoder, SeparateHeads(mlp_head(320, 4, 8, dropout=0.0) for _ in LABELLED.tasks))
+
+
+def resnet() -> MultiTaskModel:
+    """Without BatchNorm, whose statistics are those of a rank's own samples: on other ranks it is another model."""
+    torch.manual_seed(0)
+    encoder = ResNet(BasicBlock, (1, 1), 1, "cifar", pool=1)
+    for module in list(encoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(4, child.num_features))
+    return MultiTaskModel(encoder, SeparateHeads(linear_head(128, 4) for _ in LABELLED.tasks))
+
+
+CASES = {
+    "LeNet, separate heads, SGD": Case(lenet, False, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), 28),
+    "ResNet, stacked heads, AdamW": Case(resnet, True, lambda p: torch.optim.AdamW(p, lr=1e-3, eps=1e-4), 4),
+}
+
+Found = tuple[Tensor, Mapping[str, Tensor]]
+"""α of every step, and the parameters at the end."""
+
+
+def by_definition(case: Case) -> Found:
+    """Train one process on the whole batch, by plain gradients."""
+    model = case.model()
+    optimizer = case.optimizer(list(model.parameters()))
+    alphas = []
+    for step in range(NUM_STEPS):
+        alphas.append(two_pass_step(model, *case.batch(step)))
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        if step != SKIPPED:
+            optimizer.step()
+        optimizer.zero_grad()
+    return torch.stack(alphas), (stack(model) if case.stacked else model).state_dict()
+
+
+def train(engine: Engine, case: Case, steps: Sequence[int], runtime: Runtime) -> list[Tensor]:
+    """This rank's part of some steps. Returns α of each."""
+    cut = CUTS[runtime.world_size]
+    mine = slice(sum(cut[: runtime.rank]), sum(cut[: runtime.rank + 1]))
+    balancer = Balancer(LABELLED.num_tasks, group=runtime.balance_group)
+    alphas = []
+    for step in steps:
+        x_BCHW, labels_TB = case.batch(step)
+        targets = {task.name: labels_TB[t, mine] for t, task in enumerate(LABELLED.tasks)}
+        outputs = engine.model(x_BCHW[mine], balancer=balancer)
+        engine.backward(balancer.total(*task_losses(LABELLED.tasks, outputs, targets)))
+        alphas.append(balancer.alpha)
+        if step == SKIPPED:
+            engine.discard()
+        else:
+            engine.step()
+    return alphas
+
+
+def new_engine(strategy: str, case: Case, runtime: Runtime, checkpoint: Path | None = None) -> Engine:
+    network = case.trained_model().to(memory_format=torch.channels_last)
+    snapshot = load(checkpoint, runtime) if checkpoint else None
+    if snapshot:
+        network.load_state_dict(snapshot.model)
+    engine = build_engine(strategy, network, case.optimizer, runtime, CLIP_NORM)
+    if snapshot:
+        engine.load_optimizer(snapshot.optimizer)
+    return engine
+
+
+def write(engine: Engine, folder: Path, runtime: Runtime) -> Path:
+    state = engine.gather()
+    save(folder, 1, model=state.model, optimizer=state.optimizer, state={}, runtime=runtime, keep=1)
+    return folder / "step_00000001"
+
+
+def on_a_rank(rank: int, world_size: int, strategies: Sequence[str]) -> dict[tuple[str, str], Found]:
+    """Every case under every strategy."""
+    runtime = a_runtime(rank, world_size)
+    found = {}
+    for name, case in CASES.items():
+        for strategy in strategies:
+            engine = new_engine(strategy, case, runtime)
+            alphas = train(engine, case, range(NUM_STEPS), runtime)
+            found[name, strategy] = torch.stack(alphas), engine.gather().model
+    return found
+
+
+def a_runtime(rank: int, world_size: int) -> Runtime:
+    # As a launcher leaves it; the ranks have met already, and nobody goes to that address.
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{world_size}"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    return Runtime(Accelerator(cpu=True), rank, world_size, torch.device("cpu"), dist.new_group())
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, Found]:
+    return {name: by_definition(case) for name, case in CASES.items()}
+
+
+def assert_equal(found: Found, expected: Found, what: Any) -> None:
+    alpha_error = float((found[0] - expected[0]).abs().max())
+    assert alpha_error <= 1e-6, (what, alpha_error)
+    for name, tensor in expected[1].items():
+        error = float((found[1][name] - tensor).norm() / tensor.norm())
+        assert error <= 1e-5, (what, name, error)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "strategies"),
+    [
+        (1, ["single", "fsdp2", "zero1", "zero2", "zero3"]),
+        (2, ["ddp", "fsdp2", "zero1", "zero2", "zero3"]),
+        (4, ["ddp", "fsdp2", "zero3"]),
+    ],
+)
+def test_every_strategy_equals_the_definition_on_one_process(
+    world_size: int, strategies: list[str], oracle: dict[str, Found]
+) -> None:
+    of_ranks = run_ranks(world_size, on_a_rank, world_size, strategies, limit_seconds=240)
+    for key, found in of_ranks[0].items():
+        assert_equal(found, oracle[key[0]], (*key, world_size))
+        for other in of_ranks[1:]:
+            assert torch.equal(other[key][0], found[0]), key
+
+
+def moved(rank: int, world_size: int, chain: Sequence[str], folder: Path) -> dict[str, Any]:
+    """A run that moves along `chain`; and, for each strategy in it, whether a resume under it is bit for bit."""
+    runtime = a_runtime(rank, world_size)
+    case = CASES["ResNet, stacked heads, AdamW"]
+    checkpoint, alphas, exact = None, [], {}
+    length = NUM_STEPS // len(chain)
+    for place, strategy in enumerate(chain):
+        engine = new_engine(strategy, case, runtime, checkpoint)
+        alphas += train(engine, case, range(place * length, (place + 1) * length), runtime)
+        checkpoint = write(engine, folder / strategy, runtime)
+        again = new_engine(strategy, case, runtime, checkpoint)
+        ends: list[dict[Any, Tensor]] = []
+        for one in (engine, again):
+            train(one, case, range(3), runtime)
+            state = one.gather()
+            slots = {(name, slot): value for name, own in state.optimizer.items() for slot, value in own.items()}
+            ends.append(dict(state.model) | slots)
+        whole, resumed = ends
+        exact[strategy] = all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    return {"found": (torch.stack(alphas), load(checkpoint, runtime).model), "exact": exact}
+
+
+def test_a_run_moves_between_strategies_and_resumes_bit_for_bit(tmp_path: Path, oracle: dict[str, Found]) -> None:
+    chain = ["ddp", "fsdp2", "zero3", "zero1", "zero2"]
+    first, _ = run_ranks(2, moved, 2, chain, tmp_path, limit_seconds=240)
+    assert_equal(first["found"], oracle["ResNet, stacked heads, AdamW"], "moved")
+    assert first["exact"] == dict.fromkeys(chain, True)

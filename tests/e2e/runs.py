@@ -1,0 +1,61 @@
+"""Runs in the background, and what runs leave, to be compared."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import ROOT, command_line, environment
+from trainer.observe.metrics import read_metrics
+
+CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
+"""What two equal runs may differ in."""
+
+
+def numbers(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's metrics without the clock."""
+    return [
+        {key: value for key, value in record.items() if key not in CLOCK}
+        for record in read_metrics(run_dir / "metrics.jsonl")
+    ]
+
+
+def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[torch.Tensor]]:
+    """The last checkpoint: parameters; step, cursor, optimizer and weighting; each rank's random generator."""
+    folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "LATEST").read_text()
+    state = torch.load(folder / "state.pt", weights_only=True)
+    del state["seconds"], state["fingerprint"]
+    generators = [torch.load(path, weights_only=True)["torch"] for path in sorted(folder.glob("rank_*.pt"))]
+    return load_file(folder / "model.safetensors"), state, generators
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The real command, running; it is gone at the end of the block."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command_line(*arguments), cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_rank(process: subprocess.Popen[str], rank: int, until: Path) -> int:
+    """The process id of a rank of the launched run, as soon as `until` exists."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if until.exists():
+            for child in psutil.Process(process.pid).children(recursive=True):
+                if child.environ().get("RANK") == str(rank):
+                    return child.pid
+        time.sleep(0.01)
+    raise AssertionError(f"rank {rank} was not seen before {until} in time")

@@ -1,0 +1,72 @@
+"""Two virtual hosts, a Slurm on them, and a run that takes its time. All of it lives in cluster/box.sh."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import ROOT, command_line, environment, paretrain
+from trainer.data.sources.digits import write_digits
+from trainer.observe.metrics import read_metrics
+
+__all__ = ["paretrain"]
+
+BOX = Path(os.environ["BOX"])
+STEPS = 40
+TIMEOUT_SECONDS = 15
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 slow steps with dropout, on two processes, that saves at its end only."""
+    folder = tmp_path_factory.mktemp("cluster")
+    write_digits(folder / "digits", train_samples=400, test_samples=90)
+    values = {
+        "name": "run",
+        "output": str(folder / "runs"),
+        "data": {"path": str(folder / "digits")},
+        "model": {
+            "encoder": {"name": "tests.launch.cluster.slow.SlowLeNet", "options": {"dropout": 0.25}},
+            "head": {"name": "mlp", "options": {"dropout": 0.25}},
+        },
+        "optimizer": {"name": "adamw", "learning_rate": 0.003},
+        "train": {"steps": STEPS, "global_batch": 40, "log_every_steps": 1, "eval_every_steps": STEPS},
+        "checkpoint": {"every_steps": STEPS},
+        "parallel": {"processes": 2, "timeout_seconds": TIMEOUT_SECONDS},
+        "wandb": {"mode": "off"},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def expected(config: Path) -> bytes:
+    """The parameters after the run, on one machine, undisturbed."""
+    command = command_line("train", config, "name=expected")
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=120)
+    return parameters(config.parent / "runs" / "expected")
+
+
+def parameters(run_dir: Path) -> bytes:
+    """The last checkpoint's parameters."""
+    checkpoints = run_dir / "checkpoints"
+    return (checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors").read_bytes()
+
+
+def steps(run_dir: Path) -> list[int]:
+    """The steps whose losses the run has logged."""
+    path = run_dir / "metrics.jsonl"
+    return [record["step"] for record in read_metrics(path) if record["kind"] == "train"] if path.exists() else []
+
+
+def wait_until(happened: Callable[[], object], limit_seconds: float, what: str) -> None:
+    """Look again and again."""
+    deadline = time.monotonic() + limit_seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {limit_seconds} s: {what}"
+        time.sleep(0.1)

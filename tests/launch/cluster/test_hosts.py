@@ -1,0 +1,101 @@
+"""Runs on two hosts without Slurm: launch/node_entry.sh, typed on each of them."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from launch.diagnose import diagnose
+from tests.e2e.conftest import ROOT, environment
+from tests.launch.cluster.conftest import STEPS, TIMEOUT_SECONDS, parameters, steps, wait_until
+from tests.launch.cluster.slurm import NODES, on_host
+
+Start = Callable[..., list["subprocess.Popen[str]"]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start node_entry.sh on both hosts. Nothing of it outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: object, **variables: str) -> list["subprocess.Popen[str]"]:
+        common = {"HEAD_HOST": "node1", "NUM_NODES": "2", "PROCESSES_PER_NODE": "1", "PYTHON": sys.executable}
+        return [_start(node, str(rank), common | variables, arguments) for rank, node in enumerate(NODES)]
+
+    def _start(
+        node: str, rank: str, variables: dict[str, str], arguments: tuple[object, ...]
+    ) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [*on_host(node), "launch/node_entry.sh", *map(str, arguments)],
+            cwd=ROOT,
+            env=environment() | variables | {"NODE_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def cable_cut(node: str) -> Iterator[None]:
+    """Packets to and from the host vanish inside the block."""
+    subprocess.run(["ip", "link", "set", node, "down"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "set", node, "up"], check=True)
+
+
+def test_a_cut_cable_ends_both_hosts_and_healed_they_go_on(start: Start, config: Path, expected: bytes) -> None:
+    run_dir = config.parent / "runs" / "cut"
+    arguments = (config, "name=cut", "checkpoint.every_steps=4")
+    processes = start(*arguments)
+    wait_until(lambda: len(steps(run_dir)) >= 6, 60, "step 6")
+    with cable_cut("node2"):
+        deadline = time.monotonic() + TIMEOUT_SECONDS + 60
+        said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in processes]
+    for rank, (process, output) in enumerate(zip(processes, said, strict=True)):
+        assert process.returncode == 3, output
+        assert f"rank {rank} on {NODES[rank]} stopped: another process of this run is gone or stuck" in output
+        assert "Traceback" not in output
+    assert "every rank lost another one, and none says why: the network" in diagnose(run_dir)
+    for process in (processes := start(*arguments)):
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    assert steps(run_dir) == list(range(1, STEPS + 1))
+    assert parameters(run_dir) == expected
+
+
+def test_a_killed_process_is_named(start: Start, config: Path) -> None:
+    run_dir = config.parent / "runs" / "killed"
+    processes = start(config, "name=killed")
+    wait_until(lambda: len(steps(run_dir)) >= 2, 60, "step 2")
+    worker = subprocess.run([*on_host("node2"), "pgrep", "-f", "-n", "trainer.train"], capture_output=True, text=True)
+    subprocess.run([*on_host("node2"), "kill", "-9", worker.stdout.strip()], check=True)
+    said = [process.communicate(timeout=TIMEOUT_SECONDS + 60)[0] for process in processes]
+    assert f"rank 1 on node2 (process {worker.stdout.strip()}) was ended by SIGKILL" in said[1]
+    assert "rank 0 on node1 stopped: another process of this run is gone or stuck" in said[0]
+    assert "first cause: rank 1 on node2: was ended by SIGKILL" in diagnose(run_dir)
+
+
+def test_a_folder_that_is_not_shared_is_found_before_training(start: Start, config: Path) -> None:
+    apart = config.parent / "apart"
+    apart.mkdir()
+    subprocess.run([*on_host("node2"), "mount", "-t", "tmpfs", "apart", str(apart)], check=True)
+    first, second = start(config, "name=x", f"output={apart}", MODULE="launch.preflight")
+    output, _ = first.communicate(timeout=120)
+    second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (2, 2), output
+    assert "node1 does not see in the run's folder what node2 wrote there" in output
+    assert "node2 does not see in the run's folder what node1 wrote there" in output
+    assert "GFLOP/s each, receives" in output

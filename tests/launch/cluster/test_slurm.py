@@ -1,0 +1,73 @@
+"""Runs on a real Slurm of two hosts: `paretrain submit`, preemption, cancellation."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Command
+from tests.launch.cluster.conftest import BOX, STEPS, parameters, steps, wait_until
+from tests.launch.cluster.slurm import Slurm, slurm
+
+
+@pytest.fixture(scope="module", params=["linuxproc", "pgid"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Slurm]:
+    """Two nodes; once for each answer to who hears a signal that is sent to a step."""
+    with slurm(BOX / request.param, request.param) as cluster:
+        yield cluster
+
+
+def submitted(cluster: Slurm, paretrain: Command, *arguments: object) -> str:
+    """Submit a job; its number."""
+    done = paretrain("submit", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[1].rstrip(":")
+
+
+def log(run_dir: Path) -> str:
+    """What the run's jobs have said."""
+    return "\n".join(path.read_text() for path in run_dir.glob("logs/*.out"))
+
+
+def test_a_preempted_run_comes_back_to_the_same_parameters(
+    cluster: Slurm, paretrain: Command, config: Path, expected: bytes, request: pytest.FixtureRequest
+) -> None:
+    name = f"preempted-{request.node.callspec.id}"
+    run_dir = config.parent / "runs" / name
+    job = submitted(cluster, paretrain, config, "--nodes", 2, "--processes-per-node", 1, f"name={name}")
+    wait_until(lambda: len(steps(run_dir)) >= 5, 60, f"step 5\n{log(run_dir)}")
+    # All of both nodes, at a higher priority: the first job must go.
+    cluster.run("sbatch", "-p", "high", "-N2", "-c8", "-o", "/dev/null", "--wrap", "sleep 1")
+    wait_until(lambda: cluster.job(job)["Restarts"] == "1", 60, f"the requeue\n{log(run_dir)}")
+    marker = json.loads((run_dir / "requeue").read_text())
+    assert marker["started_at_step"] == 0
+    assert 5 <= marker["step"] < STEPS
+    wait_until(lambda: cluster.state(job) not in ("PENDING", "RUNNING", "COMPLETING"), 90, f"the end\n{log(run_dir)}")
+    assert cluster.state(job) == "COMPLETED", log(run_dir)
+    assert f"goes on after step {marker['step']}" in log(run_dir)
+    assert steps(run_dir) == list(range(1, STEPS + 1))
+    assert parameters(run_dir) == expected
+    assert not list(run_dir.glob("stop*"))
+
+
+def test_a_cancelled_run_saves_and_stays_away(
+    cluster: Slurm, paretrain: Command, config: Path, request: pytest.FixtureRequest
+) -> None:
+    name = f"cancelled-{request.node.callspec.id}"
+    run_dir = config.parent / "runs" / name
+    job = submitted(cluster, paretrain, config, "--nodes", 2, "--processes-per-node", 1, f"name={name}")
+    wait_until(lambda: len(steps(run_dir)) >= 5, 60, f"step 5\n{log(run_dir)}")
+    cluster.run("scancel", job)
+    wait_until(lambda: cluster.state(job) not in ("RUNNING", "COMPLETING"), 60, f"the end\n{log(run_dir)}")
+    assert cluster.state(job) == "CANCELLED"
+    assert cluster.job(job)["Restarts"] == "0"
+    assert not (run_dir / "requeue").exists()
+
+
+def test_what_slurm_refuses_is_said_in_its_own_words(cluster: Slurm, paretrain: Command, config: Path) -> None:
+    arguments = ("--nodes", 2, "--processes-per-node", 1, "name=refused")
+    done = paretrain("submit", config, *arguments, "--partition", "nowhere")
+    assert done.returncode == 2
+    assert "invalid partition specified: nowhere" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,115 @@
+"""`paretrain submit`: the script that it writes, and what it refuses. The cluster's side: cluster/test_slurm.py."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.grid import points
+from launch.submit import Job, render, submit
+from tests.launch.test_scripts import shellcheck
+from trainer.errors import UserError
+
+FAKE_SBATCH = """#!/bin/sh
+cp "$2" {copy}
+echo "12;cluster"
+"""
+
+
+def header(script: str) -> dict[str, str]:
+    """The script's options of sbatch."""
+    lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+    return {key: "".join(shlex.split(value)) for key, _, value in (line.partition("=") for line in lines)}
+
+
+def arguments(script: str, task: int | None = None) -> tuple[str, list[str]]:
+    """The run's folder and what the trainer is called with, as bash itself reads them."""
+    values, _, _ = script.partition("set -euo pipefail")
+    probe = values + 'printf "%s\\0" "$RUN_DIR" "$@"'
+    environment = os.environ | ({} if task is None else {"SLURM_ARRAY_TASK_ID": str(task)})
+    said = subprocess.run(["bash", "-c", probe], env=environment, capture_output=True, text=True, check=True).stdout
+    run_dir, *words = said.rstrip("\0").split("\0")
+    return run_dir, words
+
+
+def test_one_run_is_one_job_with_its_numbers(config: Path, run_dir: Path, tmp_path: Path) -> None:
+    job = Job(nodes=2, processes_per_node=4, options=("--time=2:00:00", "--constraint=a b"))
+    overrides = ["data.workers=2", "data.tasks=[left]", *job.overrides]
+    script = render(config, points(config, overrides, []), job)
+    found = header(script)
+    assert (found["nodes"], found["ntasks-per-node"], found["cpus-per-task"]) == ("2", "1", "12")
+    assert (found["job-name"], found["time"], found["constraint"]) == ("run", "2:00:00", "a b")
+    assert found["signal"] == "B:USR1@300"
+    assert "requeue" in found
+    assert "gpus-per-node" not in found
+    assert found["output"] == f"{run_dir}/logs/slurm-%j.out"
+    assert arguments(script) == (str(run_dir), [str(config), *overrides])
+    path = tmp_path / "script"
+    path.write_text(script)
+    assert shellcheck(path) == ""
+
+
+def test_a_grid_is_an_array_with_a_run_for_each_task(config: Path, run_dir: Path, tmp_path: Path) -> None:
+    job = Job(nodes=1, processes_per_node=2, parallel=3)
+    grid = ["seed=0,1", "balance.weights={left: 1, right: 0},{left: 0.5, right: 0.5}"]
+    runs = points(config, ["balance.weighting=fixed", "parallel.device=cuda", *job.overrides], grid)
+    script = render(config, runs, job)
+    found = header(script)
+    assert (found["array"], found["job-name"], found["gpus-per-node"]) == ("0-3%3", "run", "2")
+    assert len({arguments(script, task)[0] for task in range(4)}) == 4
+    folder, words = arguments(script, 2)
+    assert folder == str(run_dir.with_name("run-seed-1-weights-left_1_right_0"))
+    assert {"seed=1", "balance.weights={left: 1, right: 0}", "wandb.group=run"} <= set(words)
+    path = tmp_path / "script"
+    path.write_text(script)
+    assert shellcheck(path) == ""
+
+
+def test_gives_sbatch_the_script_that_a_dry_run_prints(
+    config: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(FAKE_SBATCH.format(copy=shlex.quote(str(taken))))
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    job = Job(nodes=1, processes_per_node=2)
+    runs = points(config, job.overrides, [])
+    submit(config, runs, job, dry_run=True)
+    printed = capsys.readouterr().out
+    assert not run_dir.exists()
+    submit(config, runs, job, dry_run=False)
+    assert taken.read_text() == printed == (run_dir / "submit.sbatch").read_text()
+    assert capsys.readouterr().out.startswith("job 12: run, ")
+    (run_dir / "stop").touch()
+    with pytest.raises(UserError, match=f"rm {run_dir}/stop"):
+        submit(config, runs, job, dry_run=False)
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (Job(1, 2, options=("--time=5",)), r"--time 5 is 300 s.*at least --time 10 \(minutes\)"),
+        (Job(1, 2, options=("--time=soon",)), "found --time 'soon', expected minutes"),
+        (Job(1, 2, options=("-x",)), "found --sbatch '-x', expected a long option"),
+        (Job(1, 3), "train.global_batch=40 cannot be divided among parallel.processes=3"),
+    ],
+)
+def test_refuses_what_could_not_run(config: Path, job: Job, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        render(config, points(config, job.overrides, []), job)
+
+
+def test_refuses_a_job_of_no_processes() -> None:
+    with pytest.raises(UserError, match="expected 1 or more of each"):
+        Job(0, 2)
+
+
+def test_says_what_to_type_where_there_is_no_slurm(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    job = Job(1, 2)
+    with pytest.raises(UserError, match="no sbatch on this machine.*\n.*--dry-run\n.*paretrain train .* --processes 2"):
+        submit(config, points(config, job.overrides, []), job, dry_run=False)

@@ -1,0 +1,52 @@
+"""A strategy that cannot run here is refused before any step, with what to type."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.config import ParallelConfig, parse_config
+from trainer.errors import UserError
+from trainer.runtime.setup import joined
+from trainer.runtime.zero import ZeroEngine
+
+VALUES: dict[str, Any] = {
+    "name": "run",
+    "data": {"path": "data"},
+    "model": {"encoder": {"name": "lenet"}},
+    "optimizer": {"name": "sgd", "learning_rate": 0.1},
+    "train": {"steps": 1, "global_batch": 4, "eval_every_steps": 1},
+    "checkpoint": {"every_steps": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("balance", "parallel", "said"),
+    [
+        ({}, {"strategy": "single", "processes": 2}, "type parallel.strategy=ddp"),
+        ({}, {"strategy": "zero4"}, "'zero3'"),
+        ({"space": "parameters"}, {"strategy": "zero1"}, "balance.space=parameters: needs every parameter's whole"),
+        ({"monitor_every_steps": 5}, {"strategy": "fsdp2"}, "parallel.strategy=fsdp2 cuts in shards"),
+        ({"on_nonfinite": "drop_task"}, {"strategy": "zero3"}, "Type parallel.strategy=ddp, or leave it out"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    balance: dict[str, Any], parallel: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_config(VALUES | {"balance": balance, "parallel": parallel}, "test.yaml")
+
+
+def test_without_deepspeed_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(UserError, match=r"pip install 'paretrain\[deepspeed\]'"):
+        ZeroEngine(2, nn.Linear(1, 1), lambda p: torch.optim.SGD(p), None, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
+def test_accelerate_may_not_spread_the_model_as_well(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(UserError, match="strategy=ddp is what counts"), joined(ParallelConfig()):
+        pass

@@ -1,0 +1,71 @@
+"""`paretrain compare`: runs side by side in the terminal, from their folders alone."""
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.observe.report_tables import NONE, duration
+from trainer.observe.run_folder import RunFolder
+from trainer.observe.units import PERCENT, by_unit, number_in
+
+MAX_TASK_COLUMNS = 6
+"""With more tasks than this the worst one and the mean stand for them; `paretrain report` shows all."""
+WIDTH = 200
+
+Best = Callable[[Iterable[float]], float]
+
+
+def print_comparison(runs: Sequence[RunFolder]) -> None:
+    """Print `comparison`, in a file without the limits of a terminal's width."""
+    console = Console()
+    console.print(comparison(runs), width=None if console.is_terminal else WIDTH)
+
+
+def comparison(runs: Sequence[RunFolder]) -> Table:
+    """A row a run: final errors by task, their worst and mean, time and speed. The best of each column is bold."""
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    units = {task: unit for run in runs for task, unit in run.units.items()}
+    finals = [{task: error for task, error in run.errors["final_errors"].items() if error is not None} for run in runs]
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    columns: list[Sequence[str | Text]] = [[run.name for run in runs]]
+    table.add_column("run", overflow="fold")
+
+    def add(title: str, values: Iterable[float | None], form: Callable[[float], str], best: Best | None) -> None:
+        table.add_column(title, justify="right", no_wrap=True)
+        columns.append(_cells(list(values), form, best))
+
+    for unit, group in by_unit(tasks, units).items():
+        found = [[final[task] for task in group if task in final] for final in finals]
+        form = _in(unit)
+        if len(tasks) <= MAX_TASK_COLUMNS:
+            for task in group:
+                add(f"{task}\n{unit}", [final.get(task) for final in finals], form, min)
+        if len(group) > 1:
+            add(f"worst\n{unit}", [max(errors, default=None) for errors in found], form, min)
+            add(f"mean\n{unit}", [fmean(errors) if errors else None for errors in found], form, min)
+    add("steps", [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
+    add("processes", [run.latest("world_size") for run in runs], "{:,}".format, None)
+    add("time", [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
+    add("samples/s", [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
+    unfinished = [run.name for run in runs if run.summary is None]
+    table.title = f"test errors{' in percent' if set(units.values()) <= {PERCENT} else ''}"
+    if unfinished:
+        table.caption = f"not finished: {', '.join(unfinished)}"
+    return table
+
+
+def _in(unit: str) -> Callable[[float], str]:
+    return lambda value: number_in(unit, value)
+
+
+def _cells(values: Sequence[float | None], form: Callable[[float], str], best_of: Best | None) -> list[str | Text]:
+    known = [value for value in values if value is not None]
+    best = form(best_of(known)) if best_of and len(known) > 1 else None
+    cells = [NONE if value is None else form(value) for value in values]
+    return [Text(cell, style="bold") if cell == best else cell for cell in cells]

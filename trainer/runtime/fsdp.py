@@ -1,0 +1,64 @@
+"""FSDP2: parameters, gradients and optimizer state in shards (Zhao et al. 2023, arXiv 2304.11277; in torch
+`fully_shard`).
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from models import MultiTaskModel
+from trainer.runtime.engine import TorchEngine
+
+
+class Fsdp2Engine(TorchEngine):
+    """Parts of the encoder's outermost lists (blocks, layers), the heads, and the rest: whole only while they run.
+
+    Args:
+        network: the bare network, on its device, the same on every rank; it is sharded in place.
+        build_optimizer: from parameters.
+        clip_norm: upper bound of the gradient's norm; None: no bound.
+    """
+
+    def __init__(
+        self,
+        network: MultiTaskModel,
+        build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        clip_norm: float | None,
+    ) -> None:
+        # Stacked heads return a view, which nobody writes into.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        for part in _parts(network.encoder):
+            fully_shard(part)
+        fully_shard(network.heads)
+        fully_shard(network)
+        super().__init__(network, network, build_optimizer, clip_norm)
+
+    def _clip(self) -> Tensor:
+        norm = super()._clip()
+        assert isinstance(norm, DTensor), "the norm of shards"
+        return norm.full_tensor()
+
+    def _whole(self, value: Tensor) -> Tensor:
+        if not isinstance(value, DTensor):
+            return value.detach()
+        whole = value.full_tensor().detach()
+        # At once, so that no rank ever holds more than one whole tensor on its device.
+        return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0)
+
+    def _share(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        assert isinstance(parameter, DTensor), "fully_shard made it one"
+        if value.shape != parameter.shape:
+            return value  # Adam's count of steps, which belongs to all of the parameter.
+        value = value.to(parameter.device)
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, nn.Sequential | nn.ModuleList):
+        return [child for child in module if any(True for _ in child.parameters())]
+    return [part for child in module.children() for part in _parts(child)]

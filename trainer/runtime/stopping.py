@@ -1,0 +1,121 @@
+"""When to save and when to end: files and signals, on any rank, become one request that all ranks agree on.
+
+Who hears a signal differs from cluster to cluster (often the launcher alone), so the scripts in launch/slurm touch
+files; a handler only notes what came. `Runtime.agree` makes it everybody's request, at the same step.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+
+from trainer.errors import UserError
+
+SAVE = "save"
+STOP = "stop"
+REQUEUE = "requeue"
+JOB_ID = "PARETRAIN_JOB_ID"
+"""Environment variable: the batch job that this process belongs to."""
+
+
+class Request(IntEnum):
+    """What to do after a step. Of two, the greater wins."""
+
+    GO_ON = 0
+    SAVE = 1
+    """Save, and go on."""
+    YIELD = 2
+    """Save, and end: the machine is wanted, and the run is to come back."""
+    STOP = 3
+    """Save, and end: somebody wants it so."""
+    FAULT = 4
+    """A rank cannot make the step."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether the step is the last one."""
+        return self >= Request.YIELD
+
+    @property
+    def words(self) -> str:
+        """What is said once it is done."""
+        way_on = "; the same command goes on" if self.ends else ""
+        asked = {Request.SAVE: "to save", Request.YIELD: "to make room", Request.STOP: "to stop"}[self]
+        return f"asked {asked}: saved{way_on}"
+
+
+class Wishes:
+    """What this process has been asked for, by files in the run's folder and by signals.
+
+    | found                   | request |
+    |-------------------------|---------|
+    | RUN/save                | SAVE    |
+    | RUN/stop.JOB, SIGUSR1   | YIELD   |
+    | RUN/stop, SIGTERM       | STOP    |
+
+    Args:
+        run_dir: the run's folder.
+        reads_files: whether this process is the one that looks for files.
+    """
+
+    def __init__(self, run_dir: Path, *, reads_files: bool) -> None:
+        self._run_dir = run_dir
+        self._files = {}
+        if reads_files:
+            self._files = {run_dir / STOP: Request.STOP, run_dir / SAVE: Request.SAVE}
+            if job := os.environ.get(JOB_ID):
+                self._files[run_dir / f"{STOP}.{job}"] = Request.YIELD
+        self._signalled = Request.GO_ON
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Note SIGUSR1 and SIGTERM inside the block, in place of dying of them."""
+
+        def hear(request: Request) -> Callable[[int, FrameType | None], None]:
+            def note(_number: int, _frame: FrameType | None) -> None:
+                self._signalled = max(self._signalled, request)
+
+            return note
+
+        handlers = {signal.SIGUSR1: hear(Request.YIELD), signal.SIGTERM: hear(Request.STOP)}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def read(self) -> Request:
+        """The greatest request that stands now."""
+        return max([self._signalled, *(request for path, request in self._files.items() if path.exists())])
+
+    def granted(self, request: Request, step: int, started_at_step: int) -> None:
+        """Forget what has been done; who reads files leaves RUN/requeue where a batch script is to bring the job back.
+
+        Raises:
+            UserError: the run's folder cannot be written.
+        """
+        try:
+            for path, asked in self._files.items():
+                if asked <= request:
+                    path.unlink(missing_ok=True)
+            if request is Request.YIELD and self._files:
+                progress = {"step": step, "started_at_step": started_at_step}
+                (self._run_dir / REQUEUE).write_text(json.dumps(progress) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._run_dir} cannot be written: {error}. The checkpoint stands") from None
+
+
+def refuse_stopped(run_dir: Path) -> None:
+    """Do not start a run that was stopped while it was not running.
+
+    Raises:
+        UserError: the stop file stands.
+    """
+    path = run_dir / STOP
+    if path.exists():
+        raise UserError(f"{path} stands: somebody wants this run to stand still. To go on, remove it: rm {path}")

@@ -1,0 +1,47 @@
+"""parallel.strategy -> an engine."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from models import MultiTaskModel
+from trainer.runtime.engine import Engine, TorchEngine
+from trainer.runtime.setup import Runtime
+from trainer.runtime.zero import ZeroEngine
+
+ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
+
+
+def build_engine(
+    strategy: str,
+    network: MultiTaskModel,
+    build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+    runtime: Runtime,
+    clip_norm: float | None,
+) -> Engine:
+    """Spread `network`, the same on every rank, over the ranks. Collective.
+
+    Args:
+        strategy: parallel.strategy.
+        network: an encoder and its heads, with the parameters to start from; from here on the engine's.
+        build_optimizer: parameters -> an optimizer that treats each entry of each parameter alike, as Adam does.
+        runtime: the processes.
+        clip_norm: upper bound of the gradient's norm over all parameters; None: no bound.
+
+    Raises:
+        UserError: the strategy is not installed.
+    """
+    if strategy in ("single", "ddp"):
+        model = runtime.accelerator.prepare_model(network)
+        if runtime.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
+            raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
+        return TorchEngine(network, model, build_optimizer, clip_norm)
+    # Shards are cut from flat parameters, and fully_shard refuses those that are channels_last.
+    network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if strategy == "fsdp2":
+        from trainer.runtime.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
+
+        return Fsdp2Engine(network, build_optimizer, clip_norm)
+    return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, device=runtime.device)
