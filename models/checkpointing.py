@@ -1,7 +1,7 @@
 """Activation checkpointing: memory for time (Chen et al. 2016, arXiv 1604.06174)."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -44,21 +44,29 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _twice(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _unchanged_buffers(block)
-
+    if torch.compiler.is_compiling():  # A compiled backward computes values again, not what a forward does to buffers.
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     # The reentrant kind would run a backward inside the backward, and need an input that has a gradient.
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
 
 
-@contextmanager
-def _unchanged_buffers(block: nn.Module) -> Iterator[None]:
-    """BatchNorm moves its running statistics in each forward: the second one of a step must not."""
-    with torch.no_grad():
-        before = [(buffer, buffer.clone()) for buffer in block.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _UnchangedBuffers(block)
+
+
+class _UnchangedBuffers(AbstractContextManager[None]):
+    """BatchNorm moves its running statistics in each forward: the second one of a step must not.
+
+    Entered once a backward: one forward may have several, as when each task's parameter gradients are looked at.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block = block
+
+    def __enter__(self) -> None:
+        self._before = [buffer.clone() for buffer in self._block.buffers()]
+
+    @torch.no_grad()
+    def __exit__(self, *_: object) -> None:
+        for buffer, before in zip(self._block.buffers(), self._before, strict=True):
+            buffer.copy_(before)

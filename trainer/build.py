@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from models import (
     Classification,
@@ -14,6 +15,7 @@ from models import (
     Tower,
     build_encoder,
     build_model,
+    checkpoint_activations,
 )
 from models.tasks import SPREAD
 from trainer.balance import Balancer
@@ -49,6 +51,12 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         network = build_model(encoder, tasks, config.head.name, config.head.options, tower)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
+        raise UserError(
+            "norm: sync needs GPUs: torch has no SyncBatchNorm for CPUs. Type model.encoder.options.norm=group, or batch"
+        )
+    if config.checkpoint_activations:
+        checkpoint_activations(encoder)
     # The order in which images arrive, and the faster one for convolution and pooling: 1.4x a LeNet step on a CPU.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

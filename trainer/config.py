@@ -73,7 +73,9 @@ class EncoderConfig(Section):
     """The shared encoder."""
 
     name: str
-    """lenet, or the dotted path of your own: called with (image_shape, **options), has an attribute `width`."""
+    """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (any of its vision models, from a configuration or a
+    local folder), or the dotted path of your own: called with (input_shape, **options), has an attribute `width`, the
+    length of z; and `stride`, pixels a cell, where z is a map."""
     options: dict[str, Any] = {}
     """Keyword arguments of the encoder."""
 
@@ -82,7 +84,8 @@ class HeadConfig(Section):
     """The head that each task gets."""
 
     name: str = "linear"
-    """linear, mlp, or the dotted path of your own: called with (width, outputs, **options)."""
+    """linear, mlp, pyramid (PSPNet's, for tasks with a target a pixel), or the dotted path of your own: called with
+    (width, outputs, **options). A task with a target a pixel gets an upsampling head in place of linear and mlp."""
     options: dict[str, Any] = {}
     """Keyword arguments of the head."""
 
@@ -99,6 +102,9 @@ class ModelConfig(Section):
 
     encoder: EncoderConfig
     head: HeadConfig = HeadConfig()
+    checkpoint_activations: bool = False
+    """true: the encoder's blocks keep their inputs alone and are computed once more in the backward: a quarter of the
+    memory or less, for 10 to 70 % more time. The numbers stay the same, bit for bit."""
     tower: TowerConfig | None = None
     """null: no towers. {}: linear ones. Training losses then hold the towers' too; evaluation asks the heads alone."""
 
@@ -291,6 +297,7 @@ class Experiment(Section):
 
 RESUMABLE = (
     "parallel",
+    "model.checkpoint_activations",
     "wandb",
     "data.path",
     "data.cache",

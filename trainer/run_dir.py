@@ -27,7 +27,7 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-PACKAGES = ("paretrain", "torch", "accelerate", "numpy", "scipy", "webdataset", "opencv-python-headless")
+PACKAGES = ("paretrain", "torch", "accelerate", "deepspeed", "numpy", "scipy", "webdataset", "opencv-python-headless")
 
 
 def find_checkpoint(experiment: Experiment) -> Path | None:

@@ -45,7 +45,10 @@ def step(name: str, checkpointed: bool) -> tuple[nn.Module, Tensor, int]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         z = encoder(x)
-    z.square().sum().backward()
+    loss = z.square().sum()
+    # As the parameter space has it: several backwards of one forward.
+    torch.autograd.grad(loss, list(encoder.parameters()), retain_graph=True)
+    loss.backward()
     return encoder, z, sum(kept.values())
 
 
@@ -74,6 +77,14 @@ def test_nothing_is_computed_again_at_evaluation() -> None:
     assert len(calls) == 1
     encoder(torch.randn(1, 3, 16, 16)).sum().backward()
     assert len(calls) == 3
+
+
+def test_a_compiled_encoder_counts_a_batch_once_too() -> None:
+    encoder = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()))
+    checkpoint_activations(encoder)
+    torch.compile(encoder, backend="aot_eager")(torch.randn(5, 3)).sum().backward()
+    assert encoder[0][1].num_batches_tracked == 1
+    assert encoder[0][0].weight.grad is not None
 
 
 def test_an_encoder_without_blocks_is_refused() -> None:
