@@ -1,14 +1,40 @@
-# docker build -t paretrain . && docker run --rm --shm-size=1g paretrain train configs/digits.yaml --processes 2
-FROM python:3.11.7-slim-bookworm
+# docker build -t paretrain .
+# docker run --rm paretrain --help
+# docker run --rm --gpus all --shm-size=8g -v "$PWD:/work" paretrain train configs/celeba.yaml --processes 8
+#
+# --shm-size: data workers hand their batches over in shared memory, of which a container has 64 MB otherwise.
+# -v: the run's folder is the one that you start it in; --user "$(id -u):$(id -g)" if it is not writable for user 1000.
 
+FROM python:3.11.7-slim-bookworm AS build
+# A compiler for what has no wheel; it stays here.
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends build-essential git \
+    && apt-get install -y --no-install-recommends build-essential \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home trainer && install --directory --owner trainer /home/trainer/paretrain
-WORKDIR /home/trainer/paretrain
-COPY --chown=trainer:trainer . .
-RUN pip install --no-cache-dir --constraint constraints.txt '.[wandb]'
-USER trainer
-RUN paretrain --help && paretrain data digits --out data/digits
+RUN python -m venv /opt/paretrain
+ENV PATH=/opt/paretrain/bin:$PATH
+WORKDIR /src
+# First what changes rarely, so that a change of the code does not fetch torch again.
+COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir trainer models launch && touch trainer/__init__.py models/__init__.py launch/__init__.py \
+    && pip install --no-cache-dir --constraint constraints.txt '.[wandb,s3,torchjd]'
+COPY . .
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
+
+FROM python:3.11.7-slim-bookworm
+COPY --from=build /opt/paretrain /opt/paretrain
+COPY configs /opt/paretrain/configs
+ENV PATH=/opt/paretrain/bin:$PATH PYTHONUNBUFFERED=1
+RUN useradd --create-home --uid 1000 trainer && install --directory --owner trainer /work \
+    && ln -s /opt/paretrain/configs /work/configs
+USER 1000
+WORKDIR /work
+# Smoke: the command, the packaged scripts, and two processes that train.
+RUN paretrain --help \
+    && paretrain data digits --out /tmp/smoke/digits \
+    && paretrain train configs/digits.yaml --processes 2 \
+        output=/tmp/smoke/runs data.path=/tmp/smoke/digits train.steps=2 train.eval_every_steps=2 \
+    && paretrain submit configs/digits.yaml --nodes 2 --processes-per-node 1 --dry-run \
+    && rm -r /tmp/smoke
 ENTRYPOINT ["paretrain"]
 CMD ["--help"]

@@ -1,19 +1,27 @@
 # Two commands for a fresh machine with Python 3.11+, make and a compiler:
 #   make train    environment, shards, a 2-process run on real digits, its report
 #   make test     environment, lint, types, all tests
+# And where there is root:
+#   make test-launch    a real Slurm on two virtual hosts: preemption, requeues, cut cables
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again; newer requirements do it again too.
 READY := $(VENV)/ready
 
-.PHONY: train test lint clean
+.PHONY: train test test-launch lint clean
 
 train: $(READY) data/digits/manifest.json
 	$(BIN)/paretrain train configs/digits.yaml --processes 2
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-launch: $(READY)
+	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends munge slurm-wlm iproute2; fi
+	tests/launch/cluster/box.sh $(BIN)/python -m pytest tests/launch/cluster
 
 lint: $(READY)
 	$(BIN)/ruff check .

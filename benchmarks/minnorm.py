@@ -25,7 +25,7 @@ from trainer.balance.minnorm import solve
 
 SIZES = (2, 10, 40, 100, 400, 1000, 4096)
 QUICK_SIZES = (2, 10, 40, 100, 400, 1000)
-# A peer that spent this long (seconds) at one size is left out at the larger ones.
+# A peer that failed or spent this long (seconds) at one size is left out at the larger ones.
 PATIENCE_SECONDS = {True: 0.1, False: 0.3}
 REPEAT_SECONDS = {True: 0.02, False: 0.3}
 OWN_REPEATS = 4  # ours is measured at least this often: at T = 1000 one repeat fills the quick budget
@@ -183,6 +183,8 @@ def run(quick: bool, console: Console) -> list[dict]:
                     result = found.get(name, "")
                     if isinstance(result, str):
                         cells.append(result[:24])
+                        if result:
+                            tired.add(name)
                         continue
                     ms, gap = result
                     if name in PEERS and ms > 1e3 * PATIENCE_SECONDS[quick]:

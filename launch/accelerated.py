@@ -31,14 +31,14 @@ def accelerate_launch(arguments: Sequence[str]) -> int:
         launch_command(options)
     except SignalException as stopped:
         name = signal.Signals(stopped.sigval).name
-        _say(f"the processes on {host} were stopped by {name}. The last checkpoint stands", options.log_dir)
+        _say(f"stopped by {name}. The last checkpoint stands: type the same command again ({host})", options.log_dir)
         return 128 + stopped.sigval
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
             _say(
-                f"error: rank {rank} on {host} (process {failure.pid}) was ended by {name}; the other processes were "
+                f"error: rank {rank} (process {failure.pid}) was ended by {name} on {host}; the other processes were "
                 "stopped. The last checkpoint stands: type the same command again to go on",
                 options.log_dir,
             )

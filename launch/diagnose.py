@@ -18,7 +18,7 @@ from trainer.errors import UserError, run_command
 
 TAIL_BYTES = 64 * 1024
 
-_KILLED = re.compile(r"rank (\d+) on \S+ \(process \d+\) was ended by (\w+)")
+_KILLED = re.compile(r"rank (\d+) \(process \d+\) was ended by (\w+)")
 _CRASH = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _PLACE = re.compile(r'^ +File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 _RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)|AssertionError)(?::.*)?$", re.MULTILINE)

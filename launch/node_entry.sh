@@ -47,7 +47,7 @@ processes=$((nodes * PROCESSES_PER_NODE))
 set -- "$@" "parallel.processes=$processes"
 # Read on every node: one that does not see the configuration says so here, and is not waited for.
 RUN_DIR=${RUN_DIR:-$("$python" -m launch.run_dir "$@")}
-# Each start of each node has its own logs; launch/diagnose.py reads them.
+# The logs of each start of a job, and of the last one by hand; launch/diagnose.py reads them.
 logs=$RUN_DIR/logs/${PARETRAIN_JOB_ID:-by-hand}.${SLURM_RESTART_COUNT:-0}/${MODULE:-trainer.train}/node$node
 rm -rf -- "$logs"
 mkdir -p -- "$logs" || refuse "cannot write to $RUN_DIR: is it on a file system that all nodes share?"

@@ -53,7 +53,7 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         raise UserError(str(error)) from error
     if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
         raise UserError(
-            "norm: sync needs GPUs: torch has no SyncBatchNorm for CPUs. Type model.encoder.options.norm=group, or batch"
+            "norm: sync is for GPUs: torch has it for no CPU. Type model.encoder.options.norm=group (or batch)"
         )
     if config.checkpoint_activations:
         checkpoint_activations(encoder)

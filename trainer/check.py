@@ -9,19 +9,26 @@ from trainer.balance.exchange import message_bytes
 from trainer.config import Experiment
 from trainer.data.manifest import Manifest
 from trainer.data.order import check_global_batch
+from trainer.errors import UserError
+from trainer.estimate import Estimate, estimate
 from trainer.loop import forward_backward
 from trainer.opening import open_data
 from trainer.run import Run, build_run
 from trainer.runtime.setup import joined
+from trainer.sizes import measure_sizes
 
 MAX_TASKS_SHOWN = 8
 
 
-def check(experiment: Experiment) -> None:
-    """Validate configuration, shards, batch arithmetic and model, on one process; print what a run would do.
+def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
+    """Validate configuration, shards, batch arithmetic and model, on one process; print what a run would do and need.
+
+    Args:
+        experiment: one of any number of processes is tried, under its own strategy.
+        gpu_gib: memory of the GPU that each process will have; None: unknown.
 
     Raises:
-        UserError: the first thing found wrong.
+        UserError: the first thing found wrong, or that the run does not fit the GPU.
     """
     config, processes = experiment.train, experiment.parallel.processes
     alone = experiment.parallel.model_copy(update={"processes": 1})
@@ -34,10 +41,24 @@ def check(experiment: Experiment) -> None:
         started = time.perf_counter()
         forward_backward(run, batch)
         seconds = time.perf_counter() - started
-    Console().print(_table(experiment, manifest, run, seconds))
+        needed = estimate(measure_sizes(run, manifest, batch), experiment.parallel.strategy, processes)
+    Console().print(_table(experiment, manifest, run, seconds, needed))
+    if gpu_gib is not None:
+        _compare(needed, gpu_gib)
 
 
-def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float) -> Table:
+def _compare(needed: Estimate, gpu_gib: float) -> None:
+    found = f"the estimate of {_amount(needed.memory)} a process"
+    if not needed.fits(int(gpu_gib * 2**30)):
+        raise UserError(
+            f"{found} does not fit a GPU of {gpu_gib:g} GiB, of which a tenth is left for what the estimate does not "
+            "hold. More processes share the batch and, under parallel.strategy=fsdp2 or zero3, the model; "
+            "a smaller train.global_batch needs less for activations"
+        )
+    Console().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
+
+
+def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float, needed: Estimate) -> Table:
     config, processes = experiment.train, experiment.parallel.processes
     encoder, heads = (run.num_parameters[part] for part in ("encoder", "heads"))
     steps_per_epoch = manifest.num_samples("train") // config.global_batch
@@ -55,7 +76,8 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float)
         f"process{'es' if processes > 1 else ''}",
         "length": f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps",
         "exchange": f"{message_bytes(len(run.tasks), processes):,} bytes a process and step for α, "
-        f"{4 * (encoder + heads):,} bytes for the gradients",
+        f"{needed.sent:,} bytes sent for parameters and gradients",
+        "memory": _memory(needed, experiment.parallel.strategy),
         "one batch": f"{seconds:.3f} s forward and backward; "
         + ", ".join(f"{name} loss {loss:.3f} α {alpha:.3f}" for name, loss, alpha in shown),
         "balance": f"{experiment.balance.weighting}: min-norm {balance.min_norm:.3g}, duality gap {balance.gap:.1g}",
@@ -63,3 +85,23 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _memory(needed: Estimate, strategy: str) -> str:
+    parts = {
+        "parameters": needed.parameters,
+        "gradients": needed.gradients,
+        "optimizer": needed.optimizer,
+        f"{strategy}'s buffers": needed.communication,
+        "activations": needed.activations,
+        "balancer": needed.balancer,
+    }
+    return (
+        f"an estimate of {_amount(needed.memory)} a process under {strategy}: "
+        + ", ".join(f"{name} {_amount(size)}" for name, size in parts.items() if size)
+        + ". Not in it: a GPU's context, workspaces of its libraries, fragmentation"
+    )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -51,13 +51,20 @@ def _check(options: argparse.Namespace) -> None:
     from trainer.check import check
     from trainer.config import load_config
 
-    check(load_config(options.config, _overrides(options)))
+    strategy = [] if options.strategy is None else [f"parallel.strategy={options.strategy}"]
+    check(load_config(options.config, [*_overrides(options), *strategy]), options.gpu_memory)
 
 
 def _eval(options: argparse.Namespace) -> None:
     from trainer.eval import evaluate_run
 
     evaluate_run(options.run_dir, options.split, options.step)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from trainer.export import export_run
+
+    export_run(options.run_dir, options.out, options.step)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -118,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="try everything that a run needs, without training")
     _add_config(check)
+    check.add_argument("--strategy", metavar="NAME", help="short for parallel.strategy=NAME")
+    check.add_argument(
+        "--gpu-memory", type=_gib, metavar="GiB", help="say whether a process fits a GPU of so much, such as 80GiB"
+    )
     check.set_defaults(run=_check)
 
     evaluate = commands.add_parser("eval", help="evaluate a run's checkpoint")
@@ -125,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="split of the run's data (default: test)")
     evaluate.add_argument("--step", type=int, help="the checkpoint of this step (default: the last one)")
     evaluate.set_defaults(run=_eval)
+
+    export = commands.add_parser("export", help="write a run's model as one plain file, with a model card")
+    export.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="model.safetensors; the card: model.md")
+    export.add_argument("--step", type=int, help="the checkpoint of this step (default: the last one)")
+    export.set_defaults(run=_export)
 
     report = commands.add_parser("report", help="draw one or several runs as one page")
     report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="runs' folders, such as runs/digits")
@@ -149,6 +166,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add_data_commands(commands)
     return parser
+
+
+def _gib(text: str) -> float:
+    number = float(text.removesuffix("GiB"))
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from tests.data.tiny import picture, spec
 from trainer.cli import main
 from trainer.data.decode import encode
 from trainer.data.shards import Sample, write_shards
+from trainer.data.specs import ClassificationSpec
 
 Said = pytest.CaptureFixture[str]
 
@@ -61,6 +62,25 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path: Path, capsys: Said) -
         ["train", "even", "classification", "0", "2", "none"],
         ["train", "digit", "classification", "2", "-", "1 100.0%, 0 0.0%, 2 0.0%, 3 0.0% and 6 more"],
     ]
+
+
+def test_names_are_no_markup_and_no_formulas(tmp_path: Path, capsys: Said) -> None:
+    """Neither those of rich and matplotlib: their own would end in a traceback."""
+    image, name, classes = spec("png", height=8, width=8), "[/b] $\\frac$", ("[red]", "[/x]")
+    samples = [Sample(encode(picture(number, image), "png"), {name: number}) for number in (0, 1)]
+    task = ClassificationSpec(name=name, classes=classes)
+    write_shards(tmp_path / "[/o]", name=name, made_by={}, inputs=image, tasks=[task], splits={"train": samples})
+    assert main(["data", "check", str(tmp_path / "[/o]")]) == 0
+    said = capsys.readouterr().out
+    assert rows(said) == [["train", name, "classification", "2", "-", "[red] 50.0%, [/x] 50.0%"]]
+    assert "[/o]: 1 shards" in said
+
+
+def test_a_place_where_no_picture_can_be_written(tmp_path: Path, capsys: Said) -> None:
+    write_rich(tmp_path, train=2, test=1)
+    (tmp_path / "contact_sheet.png").mkdir()
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "is sound, but the picture of it cannot be written: " in capsys.readouterr().err
 
 
 def test_damage_is_an_error(tmp_path: Path, capsys: Said) -> None:

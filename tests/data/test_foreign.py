@@ -13,9 +13,9 @@ from trainer.data.decode import encode
 from trainer.data.foreign import index_folder
 from trainer.data.loader import MISSING, Batch, EvalLoader
 from trainer.data.manifest import ForeignSpec, read_manifest
-from trainer.data.verify import verify_shards
 from trainer.data.specs import ClassificationSpec, RegressionSpec
 from trainer.data.tar import walk_tar
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 IMAGE = spec("png", height=6, width=8, channels=3)
@@ -122,7 +122,8 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
     assert "test/0.tar begins with ./0/0.PNG (" in said
     assert 'Write it into a file, something like\nsplits: {train: "train-*.tar", test: "val-*.tar"}\n' in said
     assert len(said.splitlines()) <= 12
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "folder.tar").mkdir(parents=True)
+    (tmp_path / "empty" / "link.tar").symlink_to("nowhere")
     assert main(["data", "index", str(tmp_path / "empty")]) == 2
     assert "has no shards: no *.tar anywhere in it" in capsys.readouterr().err
 
@@ -140,6 +141,16 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
         ("classes: 10", "kind: poetry", "tasks.0: Input tag 'poetry' found using 'kind' does not match any of"),
         (CLS, "- a list", "is no description of shards"),
         (CLS, "{", "cannot be read"),
+        (CLS, "a: &a [*a]", "is no description of shards:\n  Circular reference"),
+        ("name: digit", "name: 2020-01-01", "is no description of shards:\n  Object of type date"),
+        ("name: digit, classes: 10", "name: a, classes: 2}, {name: a, classes: 2", "must be unique, found twice: a"),
+        ("classes: 10", "classes: 1000000000000", "tasks.0.classification.classes: Input should be a valid array\nExp"),
+        ("height: 6", "height: 1000000", "input.height: Input should be less than or equal to 8192"),
+        ("width: 8", "width: 8, mean: [.nan, .nan, .nan]", "input.mean.0: Input should be a finite number"),
+        ("train: ", "a/../../b: ", "splits.a/../../b.[key]: String should match pattern"),
+        ("train-*.tar", "/etc/*.tar", "Expected a pattern of files in "),
+        ("train-*.tar", "", "Expected a pattern of files in "),
+        ("test/*.tar", "train-1.tar", "train-1.tar is in two splits"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -170,10 +181,21 @@ def test_names_that_a_data_folder_cannot_hold(tmp_path: Path) -> None:
     (tmp_path / "tasks.yaml").write_text(CLS.replace(', test: "test/*.tar"', ""))
     with pytest.raises(UserError, match=r"train-#0.tar: the names of shards in a data folder are made of letters"):
         index_folder(tmp_path / "raw", tmp_path / "tasks.yaml")
+    with pytest.raises(UserError, match=r"Rename it\.$"):
+        index_folder(tmp_path / "raw", tmp_path / "tasks.yaml", tmp_path / "out")
+
+
+def test_shards_in_subfolders_need_links(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"test/0.tar lies deeper than .*raw.\nGive --out a new folder"):
+        index_folder(raw, tmp_path / "tasks.yaml")
+    assert not (raw / "manifest.json").exists()
+
+
+def test_links_need_an_empty_folder(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "train-#0.tar").write_text("in the way")
-    with pytest.raises(UserError, match=r"should be a new folder, to hold links to the shards: .*File exists"):
-        index_folder(tmp_path / "raw", tmp_path / "tasks.yaml", tmp_path / "full")
+    (tmp_path / "full" / "train-0.tar").write_text("in the way")
+    with pytest.raises(UserError, match=r"full is not empty \(found train-0.tar\)"):
+        index_folder(raw, tmp_path / "tasks.yaml", tmp_path / "full")
 
 
 def test_the_labels_are_json(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from trainer.data.loader import MISSING, Batch, EvalLoader, TrainLoader
 from trainer.data.manifest import Manifest, read_manifest
 from trainer.data.members import UNLABELLED, write_npy
 from trainer.data.shards import Sample, write_shards
-from trainer.data.verify import verify_shards
 from trainer.data.specs import SegmentationSpec
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 NAMES = [task.name for task in TASKS]
@@ -199,10 +199,10 @@ def test_a_target_that_cannot_be_is_refused(tmp_path: Path, maps: dict[str, byte
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "3", True, [1.0], 10**400])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "3", True, [1.0], 1e39, -(10**400)])
 def test_a_number_that_is_none_is_refused(tmp_path: Path, value: object) -> None:
     samples = [Sample(rich.sample(0).inputs, {"weight": value})]  # type: ignore[dict-item]
-    with pytest.raises(UserError, match="label of task 'weight' should be null or a finite number, found "):
+    with pytest.raises(UserError, match="label of task 'weight' should be null or a finite number .*, found "):
         write_shards(tmp_path, name="x", made_by={}, inputs=IMAGE, tasks=TASKS, splits={"train": samples})
 
 

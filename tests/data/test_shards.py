@@ -1,20 +1,24 @@
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import webdataset
 
+from tests.data import rich
+from tests.data.rich import write_rich
 from tests.data.tiny import TASKS, labels, picture, spec, write_tiny
 from trainer.data.decode import decode_into, encode
 from trainer.data.index import INDEX_DTYPE, load_index
 from trainer.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trainer.data.shards import Sample, write_shards
-from trainer.data.verify import verify_shards
 from trainer.data.specs import ClassificationSpec
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 
@@ -62,6 +66,22 @@ def test_webdataset_reads_the_shards(folder: Path) -> None:
         slot = np.zeros(spec().shape, np.uint8)
         decode_into(slot, sample["npy"], spec())
         assert np.array_equal(slot, picture(sample_id, spec()))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_reads_every_kind_of_member(tmp_path: Path) -> None:
+    write_rich(tmp_path, train=3)
+    read = list(webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in read] == [f"{sample_id:09d}" for sample_id in range(3)]
+    for sample_id, sample in enumerate(read):
+        pixels_HWC = cv2.imdecode(np.frombuffer(sample["png"], np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert np.array_equal(pixels_HWC, picture(sample_id, rich.IMAGE))
+        assert json.loads(sample["json"])["even"] == 1 - sample_id % 2
+        parts_HW = cv2.imdecode(np.frombuffer(sample["parts.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(parts_HW, rich.parts(sample_id))
+        assert ("depth.npy" in sample) == bool(sample_id % 3)
+        if sample_id % 3:
+            np.testing.assert_array_equal(np.load(io.BytesIO(sample["depth.npy"])), rich.depth(sample_id))
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path, folder: Path) -> None:
@@ -132,8 +152,22 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Writing the data folder .* failed"):
+    with pytest.raises(UserError, match=r"Writing .*data failed"):
         write_tiny(tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize("split", ["../../x", "hold out", "", ".x", "é"])
+def test_a_split_is_no_path(split: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Expected letters, digits, .* in the name of a split, found"):
+        write_shards(tmp_path / "a" / "b", name="x", made_by={}, inputs=spec(), tasks=TASKS, splits={split: []})
+    assert not list(tmp_path.iterdir())
+
+
+def test_faulty_tasks_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    for tasks, message in (([], "tasks: .*at least 1 item"), ([*TASKS, TASKS[0]], "tasks: .*found twice: even")):
+        with pytest.raises(UserError, match=f"Data 'x' cannot be written:\n  {message}"):
+            write_shards(tmp_path / "data", name="x", made_by={}, inputs=spec(), tasks=tasks, splits={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_split_without_samples(tmp_path: Path) -> None:

@@ -111,5 +111,5 @@ def test_refuses_a_job_of_no_processes() -> None:
 def test_says_what_to_type_where_there_is_no_slurm(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     job = Job(1, 2)
-    with pytest.raises(UserError, match="no sbatch on this machine.*\n.*--dry-run\n.*paretrain train .* --processes 2"):
+    with pytest.raises(UserError, match=r"no sbatch on this machine(.|\n)*--dry-run(.|\n)*--processes 2"):
         submit(config, points(config, job.overrides, []), job, dry_run=False)

@@ -40,7 +40,7 @@ def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(ru
 
     said: list[str] = []
     for summary in (None, {"final_errors": {"left": 3.0}}):  # stopped early, then resumed to its end
-        opened = open_tracker("auto", "project", "name", run_dir, {"seed": 1}, said.append)
+        opened = open_tracker("auto", "project", "name", run_dir, {"seed": 1}, said.append, group="a sweep")
         opened.log(TRAIN)
         opened.log({"kind": "gram", "step": 7, "gram": [[1.0]]})
         opened.close(summary)
@@ -49,7 +49,7 @@ def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(ru
     run_id = (run_dir / "wandb_id").read_text().strip()
     files = sorted(run_dir.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
     assert len(files) == 2
-    assert all(b"train/losses/left" in file.read_bytes() for file in files)
+    assert all(b"train/losses/left" in file.read_bytes() and b"a sweep" in file.read_bytes() for file in files)
     assert len(said) == 2
     assert all("offline" in line and "\n" not in line and "wandb sync" in line for line in said)
 

@@ -3,7 +3,7 @@
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from trainer.balance.exchange import Balance, exchange
 from trainer.balance.factored import stacked_linear
 from trainer.balance.gram import gram
+from trainer.balance.losses import Numbers, as_tensors, means
 from trainer.balance.nonfinite import OnNonFinite, zero_gradients
 from trainer.balance.parameters import task_gradients
 from trainer.balance.ranks import Ranks
 from trainer.balance.split import Weigh, Weighed, fan_out
 from trainer.balance.weightings import MinNormWeighting, Weighting
+from trainer.balance.window import Window
 
 
 class Balancer:
@@ -116,9 +118,7 @@ class Balancer:
             )
         return stacked_linear(z_BD, weight_TCD, bias_TC, self._begin())
 
-    def total(
-        self, sums: Tensor | Sequence[Tensor], counts: Tensor | Sequence[Tensor], gradient_scale: float = 1.0
-    ) -> Tensor:
+    def total(self, sums: Numbers, counts: Numbers, gradient_scale: float = 1.0) -> Tensor:
         """Turn this rank's loss sums into the scalar to call `backward` on. Collective: one T-number all-reduce.
 
         The scalar is W Σ_t S_t / N_t with N_t the labelled samples of task t over all W ranks, so that the wrapper's
@@ -143,6 +143,10 @@ class Balancer:
         self._pending.totals = _Totals(means_T.detach().double(), counts_T, gradient_scale)
         return self._ranks.size * means_T.sum()
 
+    def window(self) -> Window:
+        """Start a step of several micro-batches whose α is that of one batch of all their samples."""
+        return Window(len(self.names), self._ranks, lambda gram_TT, *totals: self._exchange(gram_TT, _Totals(*totals)))
+
     def zero_broken(self, heads: Sequence[nn.Module] | nn.Module) -> None:
         """Zero the gradients of the broken tasks' own parameters; with `drop_task`, after the backward, on every rank.
 
@@ -161,8 +165,8 @@ class Balancer:
 
     def parameter_gradients(
         self,
-        sums: Tensor | Sequence[Tensor],
-        counts: Tensor | Sequence[Tensor],
+        sums: Numbers,
+        counts: Numbers,
         shared: Sequence[nn.Parameter],
     ) -> Tensor:
         """Each task's gradient with respect to the parameters `shared`, (T, P), summed over the ranks. T backwards.
@@ -174,8 +178,8 @@ class Balancer:
 
     def fill_gradients(
         self,
-        sums: Tensor | Sequence[Tensor],
-        counts: Tensor | Sequence[Tensor],
+        sums: Numbers,
+        counts: Numbers,
         shared: Sequence[nn.Parameter],
         own: Sequence[nn.Parameter],
     ) -> None:
@@ -210,31 +214,25 @@ class Balancer:
         for parameter, gradient in zip(own, own_gradients, strict=True):
             parameter.grad = self._ranks.sum(gradient).to(gradient.device)
 
-    def _global_means(
-        self, sums: Tensor | Sequence[Tensor], counts: Tensor | Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _global_means(self, sums: Numbers, counts: Numbers) -> tuple[Tensor, Tensor]:
         """This rank's part of the mean losses over all ranks, and the labelled samples over all ranks. Collective."""
-        sums_T = sums if isinstance(sums, Tensor) else torch.stack(list(sums))
-        counts_T = torch.as_tensor(counts, dtype=torch.float64, device=sums_T.device)
-        expected = (len(self.names),)
-        if sums_T.shape != expected or counts_T.shape != expected:
-            found = f"{tuple(sums_T.shape)} sums and {tuple(counts_T.shape)} counts"
-            raise ValueError(f"expected one loss sum and one count a task, {expected}; found {found}")
+        sums_T, counts_T = as_tensors(sums, counts, len(self.names))
         counts_T = self._ranks.sum(counts_T).to(sums_T.device)
-        return sums_T / counts_T.clamp(min=1).to(sums_T.dtype), counts_T
+        return means(sums_T, counts_T), counts_T
 
     def _begin(self) -> Weigh:
         """Start a step. Returns what its backward calls."""
         pending = self._pending = _Step()
-        return lambda gram_TT: self._weigh(gram_TT, pending)
+        return lambda compute_gram: self._weigh(compute_gram, pending)
 
-    def _weigh(self, gram_TT: Tensor, pending: "_Step") -> Weighed:
+    def _weigh(self, compute_gram: Callable[[], Tensor], pending: "_Step") -> Weighed:
         """Run inside backward, on every rank: this rank's Gram matrix of all tasks' gradients -> α."""
         if pending.totals is None:
             raise RuntimeError(
                 "backward() came before balancer.total(sums, counts): call backward on what it returns. If you did, "
                 "the split ran again inside the backward: keep it out of reentrant checkpointing (use_reentrant=False)"
             )
+        gram_TT = compute_gram()
         # The caller scaled the gradients and total() multiplied them by W for the wrapper's average; the Gram matrix is
         # that of the mean losses themselves.
         gram_TT /= (self._ranks.size * pending.totals.gradient_scale) ** 2

@@ -6,6 +6,7 @@ errors and the weights say all, and T gradients of the size of z need never exis
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class _StackedLinear(torch.autograd.Function):
         z_BD, weight_TCD = ctx.saved_tensors
         # Under autocast the outputs, and so the errors, are of a lower precision than the parameters.
         errors_BTC, z_BD = errors_BTC.to(weight_TCD), z_BD.to(weight_TCD)
-        alpha_T, left_out = ctx.weigh(stacked_gram(errors_BTC, weight_TCD))
+        alpha_T, left_out = ctx.weigh(partial(stacked_gram, errors_BTC, weight_TCD))
         if left_out:
             errors_BTC, weight_TCD = errors_BTC.clone(), weight_TCD.clone()
             errors_BTC[:, left_out] = weight_TCD[left_out] = 0

@@ -25,8 +25,8 @@ class Weighed(NamedTuple):
     left_out: list[int]
 
 
-Weigh = Callable[[Tensor], Weighed]
-"""(T, T) float64 Gram matrix of this rank, given away -> what to do."""
+Weigh = Callable[[Callable[[], Tensor]], Weighed]
+"""What computes the (T, T) float64 Gram matrix of this rank, given away, for those who ask -> what to do."""
 
 
 def fan_out(z: Tensor, num_tasks: int, weigh: Weigh) -> tuple[Tensor, ...]:
@@ -49,7 +49,7 @@ class _Split(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradients_TN = torch.stack([gradient.reshape(-1) for gradient in gradients])
-        alpha_T, left_out = ctx.weigh(gram(gradients_TN))
+        alpha_T, left_out = ctx.weigh(lambda: gram(gradients_TN))
         if left_out:
             gradients_TN[left_out] = 0
         return (alpha_T.to(gradients_TN) @ gradients_TN).view_as(gradients[0]), None, None

@@ -11,14 +11,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from trainer.data.contact_sheet import draw_contact_sheet
 from trainer.data.index import Scalar, load_index, scalar_tasks
 from trainer.data.manifest import Manifest, read_manifest
 from trainer.data.members import dense_tasks
 from trainer.data.reader import BadSample, SplitReader
-from trainer.data.verify import verify_shards
 from trainer.data.specs import ClassificationSpec, ImageSpec
+from trainer.data.verify import verify_shards
+from trainer.errors import UserError
 
 SHEET_NAME = "contact_sheet.png"
 
@@ -34,24 +36,25 @@ def check_folder(folder: Path) -> None:
         UserError: the first thing found wrong.
     """
     manifest = read_manifest(folder)
-    console = Console()
-    with console.status(f"verifying the shards of {folder}"):
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    with console.status(Text(f"verifying the shards of {folder}")):
         verify_shards(folder, manifest, checksum=True)
     bad = [sample for split in manifest.splits for sample in _bad_samples(folder, manifest, split)]
     console.print(_table(folder, manifest))
     for sample in bad[:MAX_BAD_SHOWN]:
-        console.print(f"Bad {sample.message}", soft_wrap=True, highlight=False)
+        console.print(f"Bad {sample.message}")
     if isinstance(manifest.input, ImageSpec):
         split = "train" if "train" in manifest.splits else next(iter(manifest.splits))
-        draw_contact_sheet(folder, manifest, split, folder / SHEET_NAME)
-        console.print(f"some samples of {split}: {folder / SHEET_NAME}", soft_wrap=True, highlight=False)
+        try:
+            draw_contact_sheet(folder, manifest, split, folder / SHEET_NAME)
+        except OSError as error:
+            raise UserError(f"{folder} is sound, but the picture of it cannot be written: {error}.") from None
+        console.print(f"some samples of {split}: {folder / SHEET_NAME}")
     num_shards = sum(len(split.shards) for split in manifest.splits.values())
     num_bytes = sum(file.bytes for split in manifest.splits.values() for file in split.files)
     console.print(
         f"{folder}: {num_shards:,} shards, {num_bytes / 2**20:,.1f} MiB, are what the manifest says; "
-        + (f"{len(bad):,} of its samples cannot be used" if bad else "every sample can be used"),
-        soft_wrap=True,
-        highlight=False,
+        + (f"{len(bad):,} of its samples cannot be used" if bad else "every sample can be used")
     )
 
 

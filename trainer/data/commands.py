@@ -63,7 +63,9 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--root", type=Path, required=True, metavar="DIR", help="CelebA as it was downloaded: a folder, or a zip of all"
     )
     _add_out(parser)
-    parser.add_argument("--size", type=int, default=64, help="pixels a side that a trainer gets (default: 64)")
+    parser.add_argument(
+        "--size", type=_side, default=64, metavar="N", help="pixels a side that a trainer gets (default: 64)"
+    )
     store = parser.add_mutually_exclusive_group()
     store.add_argument(
         "--resized",
@@ -221,14 +223,25 @@ def _add_columns(parser: argparse.ArgumentParser, *, targets: str, required: boo
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected NAME,NAME, found {text!r}")
+    return names
 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+    if not (height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 224x224, found {text!r}")
-    return int(height), int(width)
+    return _side(height), _side(width)
+
+
+def _side(text: str) -> int:
+    from trainer.data.specs import MAX_SIDE
+
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
+        raise argparse.ArgumentTypeError(f"expected from 1 to {MAX_SIDE} pixels, found {text}")
+    return int(text)
 
 
 def _pairs(text: str) -> dict[str, str]:

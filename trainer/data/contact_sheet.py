@@ -29,6 +29,8 @@ MAX_LABELS = 6
 
 COLUMNS = 8
 TILE_INCHES = 1.6
+TITLE: dict[str, Any] = {"fontsize": 6, "loc": "left", "parse_math": False}
+"""A class with a $ in its name is no formula."""
 
 
 def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) -> None:
@@ -63,7 +65,7 @@ def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) 
         image.imshow(buffers[0][slot].squeeze(), cmap="gray", vmin=0, vmax=255)
         title = f"{sample_ids_B[slot]}{' cannot be used' if slot in faulty else ''}"
         lines = [_label(task, targets[task.name][slot].item()) for task in scalars]
-        image.set_title("\n".join([title, *lines]), fontsize=6, loc="left")
+        image.set_title("\n".join([title, *lines]), **TITLE)
         for tile, task in zip(maps, dense, strict=True):
             _draw_map(tile, task, targets[task.name][slot])
     figure.savefig(out, dpi=120)
@@ -85,4 +87,4 @@ def _draw_map(tile: Any, task: SegmentationSpec | DenseRegressionSpec, map_: np.
     else:
         tile.imshow(np.linalg.norm(map_ * task.std + task.mean, axis=-1), cmap="viridis")
     unit = f" ({task.unit})" if isinstance(task, DenseRegressionSpec) and task.unit else ""
-    tile.set_title(f"{task.name}{unit}", fontsize=6, loc="left")
+    tile.set_title(f"{task.name}{unit}", **TITLE)

@@ -1,14 +1,16 @@
 """What the user says of shards that another program wrote: the YAML behind `paretrain data index`."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from trainer.data.specs import ImageSpec, TaskSpec, explain
-from trainer.data.tar import walk_tar
+from trainer.data.manifest import SplitName
+from trainer.data.specs import ImageSpec, Part, TaskSpecs, explain
+from trainer.data.tar import open_tar, walk_tar
 from trainer.errors import UserError
 
 TEMPLATE = """\
@@ -19,19 +21,20 @@ tasks:
 - {name: label, kind: classification, classes: 1000}
 """
 
+MAX_NUMBERED = 1_000_000
+"""Classes without names."""
 
-class Description(BaseModel):
+
+class Description(Part):
     """What no shard says of itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    splits: dict[str, str] = Field(min_length=1)
+    splits: dict[SplitName, str] = Field(min_length=1)
     """Name -> pattern of the shards' names in the folder."""
     input: ImageSpec
     """What images become; they may be stored at any size. Channels are 3, and mean and std 0 and 1, if not given."""
     labels: str = "json"
     """Extension of the member with the labels: a JSON object by task, or, of the only task, its label alone."""
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    tasks: TaskSpecs
     """As in a manifest. A number of classes stands for their numbers as names; mean and std are as for the input."""
 
 
@@ -51,18 +54,20 @@ def read_description(path: Path) -> tuple[Description, dict[str, Any]]:
     try:
         return Description.model_validate_json(json.dumps(_completed(written))), written
     except ValidationError as error:
-        raise UserError(
-            f"{path} is no description of shards:\n{explain(error)}\nExpected something like:\n{TEMPLATE}"
-        ) from None
+        fault = explain(error)
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = f"  {error}"  # YAML has dates and circles, JSON has not
+    raise UserError(f"{path} is no description of shards:\n{fault}\nExpected something like:\n{TEMPLATE}")
 
 
 def ask(folder: Path) -> str:
     """What to tell a user who gave no description: what is there, and what to write."""
-    shards = sorted(folder.rglob("*.tar"))
+    shards = sorted(path for path in folder.rglob("*.tar") if path.is_file())
     if not shards:
         return f"{folder} has no shards: no *.tar anywhere in it."
-    members = walk_tar(memoryview(shards[0].read_bytes()), str(shards[0]), tolerant=True)
-    names = [f"{member.name} ({member.size} bytes)" for member, _ in zip(members, range(4), strict=False)]
+    with open_tar(shards[0]) as tar:
+        members = itertools.islice(walk_tar(tar, str(shards[0]), tolerant=True), 4)
+        names = [f"{member.name} ({member.size} bytes)" for member in members]
     return (
         f"{shards[0]} begins with {', '.join(names)}.\n"
         "Which member is the input, which holds the labels, and what do they mean?\n"
@@ -86,6 +91,6 @@ def _completed(values: Any) -> Any:
 
 def _completed_task(values: dict[str, Any]) -> dict[str, Any]:
     values = {"kind": "classification"} | values
-    if type(values.get("classes")) is int:
+    if type(values.get("classes")) is int and values["classes"] <= MAX_NUMBERED:
         values["classes"] = [str(number) for number in range(values["classes"])]
     return {"mean": 0.0, "std": 1.0} | values if values["kind"] == "regression" else values

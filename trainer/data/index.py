@@ -9,8 +9,6 @@ one label a sample).
 
 import json
 import math
-import mmap
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -22,7 +20,7 @@ from trainer.data.cache import origin
 from trainer.data.manifest import ForeignSpec, Manifest
 from trainer.data.members import extensions
 from trainer.data.specs import ClassificationSpec, RegressionSpec, TaskSpec
-from trainer.data.tar import Member, walk_tar
+from trainer.data.tar import Member, open_tar, walk_tar
 from trainer.errors import UserError
 
 MISSING = -1
@@ -33,6 +31,9 @@ INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), (
 
 Scalar = ClassificationSpec | RegressionSpec
 
+LARGEST = float(np.finfo(np.float32).max)
+"""What is trained on are numbers of float32."""
+
 
 def scalar_tasks(tasks: Sequence[TaskSpec]) -> list[Scalar]:
     """The tasks with one label a sample: the columns of the labels table."""
@@ -40,12 +41,12 @@ def scalar_tasks(tasks: Sequence[TaskSpec]) -> list[Scalar]:
 
 
 def labels_dtype(tasks: Sequence[TaskSpec]) -> np.dtype:
-    """The narrowest of int16, int32 and, where a task has numbers for labels, float64 that holds every label."""
+    """The narrowest of int8, int16, int32 and, where a task has numbers for labels, float64 that holds every label."""
     tasks = scalar_tasks(tasks)
     if any(isinstance(task, RegressionSpec) for task in tasks):
         return np.dtype("<f8")
     most = max((len(task.classes) for task in tasks if isinstance(task, ClassificationSpec)), default=0)
-    return np.dtype("<i2" if most <= np.iinfo(np.int16).max else "<i4")
+    return next(dtype for dtype in map(np.dtype, ("i1", "<i2", "<i4")) if most <= np.iinfo(dtype).max)
 
 
 def index_shard(
@@ -78,29 +79,26 @@ def index_shard(
     required, known = {members[0], labels_member}, {*members, labels_member}
     if foreign and not tasks:
         required.remove(labels_member)
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
-            raise UserError(f"{path} is empty.")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as tar:
-            for key, found in _samples(tar, str(path), foreign is not None):
-                if key in keys:
-                    raise UserError(f"{path}: key {key!r} stands twice; a sample's members must lie side by side.")
-                keys.add(key)
-                if foreign:
-                    found = {extension: member for extension, member in found.items() if extension in known}
-                if not required <= found.keys() <= known:
-                    optional = f" and perhaps {', '.join(members[1:])}" if members[1:] else ""
-                    raise UserError(
-                        f"{path}: sample {key!r} has members {sorted(found)}, expected {sorted(required)}{optional}."
-                    )
-                where = f"{path}: sample {key!r}"
-                for extension in members[1:]:
-                    if extension in found and not found[extension].size:
-                        raise UserError(f"{where}: member {extension!r} is empty; leave out what is not there.")
-                rows.append([_row(tar, number, found.get(extension)) for extension in members])
-                text = found.get(labels_member)
-                content = b"{}" if text is None else bytes(tar[text.offset : text.offset + text.size])
-                labels.append(_labels(content, tasks, where, bare=foreign is not None))
+    with open_tar(path) as tar:
+        for key, found in _samples(tar, str(path), foreign is not None):
+            if key in keys:
+                raise UserError(f"{path}: key {key!r} stands twice; a sample's members must lie side by side.")
+            keys.add(key)
+            if foreign:
+                found = {extension: member for extension, member in found.items() if extension in known}
+            if not required <= found.keys() <= known:
+                optional = f" and perhaps {', '.join(members[1:])}" if members[1:] else ""
+                raise UserError(
+                    f"{path}: sample {key!r} has members {sorted(found)}, expected {sorted(required)}{optional}."
+                )
+            where = f"{path}: sample {key!r}"
+            for extension in members[1:]:
+                if extension in found and not found[extension].size:
+                    raise UserError(f"{where}: member {extension!r} is empty; leave out what is not there.")
+            rows.append([_row(tar, number, found.get(extension)) for extension in members])
+            text = found.get(labels_member)
+            content = b"{}" if text is None else bytes(tar[text.offset : text.offset + text.size])
+            labels.append(_labels(content, tasks, where, bare=foreign is not None))
     if not rows:
         raise UserError(f"{path} holds no sample.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
@@ -161,9 +159,9 @@ def _label(value: object, task: Scalar, where: str) -> int | float:
     else:
         if value is None:
             return math.nan
-        if isinstance(value, int | float) and type(value) is not bool and abs(value) <= sys.float_info.max:
+        if isinstance(value, int | float) and type(value) is not bool and abs(value) <= LARGEST:
             return value
-        wanted = "a finite number"
+        wanted = "a finite number (float32)"
     raise UserError(f"{where}: label of task {task.name!r} should be null or {wanted}, found {value!r}.")
 
 

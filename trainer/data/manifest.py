@@ -14,12 +14,6 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from trainer.data.publish import PARTIAL_NAME
 from trainer.data.specs import DataSpec, Part, TaskSpec, doubled, explain
-from trainer.data.specs import ClassificationSpec as ClassificationSpec  # TEMP until the loader's files import from specs
-from trainer.data.specs import DenseRegressionSpec as DenseRegressionSpec
-from trainer.data.specs import FeaturesSpec as FeaturesSpec
-from trainer.data.specs import ImageSpec as ImageSpec
-from trainer.data.specs import InputSpec as InputSpec
-from trainer.data.specs import RegressionSpec as RegressionSpec
 from trainer.errors import UserError
 from trainer.files import write_durably
 from trainer.naming import did_you_mean

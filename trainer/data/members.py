@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from trainer.data.decode import BadImageError, check_header, decode_into, decode_many
+from trainer.data.pixels import unmeasured
 from trainer.data.specs import DenseRegressionSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, SegmentationSpec, TaskSpec
 
 UNLABELLED = 255
@@ -155,7 +156,7 @@ def _parse_npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
 
 @lru_cache(maxsize=16)
 def _grey_png(height: int, width: int) -> ImageSpec:
-    return ImageSpec(height=height, width=width, channels=1, encoding="png", mean=(0.0,), std=(1.0,))
+    return unmeasured(height, width, 1, "png")
 
 
 def _check_classes(map_HW: np.ndarray, task: SegmentationSpec) -> None:

@@ -3,9 +3,11 @@
 Shapes: H rows, W columns, C channels; N pixels of all images together.
 """
 
+from typing import Literal
+
 import numpy as np
 
-from trainer.data.specs import ImageSpec
+from trainer.data.specs import Encoding, ImageSpec
 from trainer.errors import UserError
 
 
@@ -39,6 +41,20 @@ class PixelMoments:
         return spec.model_copy(update={"mean": tuple(mean_C.round(6).tolist()), "std": tuple(std_C.tolist())})
 
 
-def unmeasured(channels: int) -> dict[str, tuple[float, ...]]:
-    """Mean and standard deviation that stand in an ImageSpec until they are measured."""
-    return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+def unmeasured(
+    height: int,
+    width: int,
+    channels: Literal[1, 3],
+    encoding: Encoding,
+    stored_sizes: Literal["exact", "any"] = "exact",
+) -> ImageSpec:
+    """An image of which mean and standard deviation are not known yet."""
+    return ImageSpec(
+        height=height,
+        width=width,
+        channels=channels,
+        encoding=encoding,
+        stored_sizes=stored_sizes,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )

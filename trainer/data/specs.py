@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 MAX_SIDE = 8192
 """Pixels a side of the largest image that is trained on."""
@@ -162,6 +162,20 @@ TaskSpec = Annotated[ClassificationSpec | RegressionSpec | DenseTaskSpec, Field(
 """One thing to learn about every sample."""
 
 
+def doubled(names: Iterable[str]) -> list[str]:
+    """Names that stand there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _different(tasks: tuple[_Task, ...]) -> tuple[_Task, ...]:
+    if doubles := doubled(task.name for task in tasks):
+        raise ValueError(f"task names must be unique, found twice: {', '.join(doubles)}")
+    return tasks
+
+
+TaskSpecs = Annotated[tuple[TaskSpec, ...], Field(min_length=1), AfterValidator(_different)]
+
+
 class DataSpec(Part):
     """What a data folder is, before anything is said of its files."""
 
@@ -169,13 +183,7 @@ class DataSpec(Part):
     made_by: dict[str, Any]
     """How it was made (source, seed, options), for people and for making it again."""
     input: InputSpec
-    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _task_names_are_unique(self) -> "DataSpec":
-        if doubles := doubled(task.name for task in self.tasks):
-            raise ValueError(f"task names must be unique, found twice: {', '.join(doubles)}")
-        return self
+    tasks: TaskSpecs
 
     @model_validator(mode="after")
     def _pixels_have_targets(self) -> "DataSpec":
@@ -183,11 +191,6 @@ class DataSpec(Part):
         if dense and not isinstance(self.input, ImageSpec):
             raise ValueError(f"tasks with a target a pixel need images, found {self.input.kind}: {', '.join(dense)}")
         return self
-
-
-def doubled(names: Iterable[str]) -> list[str]:
-    """Names that stand there more than once."""
-    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def explain(error: ValidationError) -> str:

@@ -4,7 +4,10 @@ The standard library's `tarfile` takes a damaged header for the end of the archi
 must be a sound header, a member's content or the end marker, so a tar is either read to its last byte or refused.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from trainer.errors import UserError
@@ -25,6 +28,24 @@ class Member(NamedTuple):
     name: str
     offset: int
     size: int
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[memoryview]:
+    """The bytes of a file, mapped, not read.
+
+    Raises:
+        UserError: it cannot be opened, or is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            if not file.seek(0, 2):
+                raise UserError(f"{path} is empty.")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    with mapped, memoryview(mapped) as tar:
+        yield tar
 
 
 def walk_tar(tar: memoryview, where: str, *, tolerant: bool = False) -> Iterator[Member]:

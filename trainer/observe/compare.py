@@ -1,6 +1,7 @@
 """`paretrain compare`: runs side by side in the terminal, from their folders alone."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from trainer.observe.report_tables import NONE, duration
 from trainer.observe.run_folder import RunFolder
-from trainer.observe.units import PERCENT, by_unit, number_in
+from trainer.observe.units import by_unit, number_in
 
 MAX_TASK_COLUMNS = 6
 """With more tasks than this the worst one and the mean stand for them; `paretrain report` shows all."""
@@ -21,8 +22,8 @@ Best = Callable[[Iterable[float]], float]
 
 def print_comparison(runs: Sequence[RunFolder]) -> None:
     """Print `comparison`, in a file without the limits of a terminal's width."""
-    console = Console()
-    console.print(comparison(runs), width=None if console.is_terminal else WIDTH)
+    is_terminal = Console().is_terminal
+    Console(width=None if is_terminal else WIDTH).print(comparison(runs))
 
 
 def comparison(runs: Sequence[RunFolder]) -> Table:
@@ -30,7 +31,7 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
     finals = [{task: error for task, error in run.errors["final_errors"].items() if error is not None} for run in runs]
-    table = Table(box=SIMPLE_HEAD, padding=0)
+    table = Table(title="test errors", box=SIMPLE_HEAD, padding=0)
     columns: list[Sequence[str | Text]] = [[run.name for run in runs]]
     table.add_column("run", overflow="fold")
 
@@ -39,8 +40,9 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
         columns.append(_cells(list(values), form, best))
 
     for unit, group in by_unit(tasks, units).items():
-        found = [[final[task] for task in group if task in final] for final in finals]
-        form = _in(unit)
+        # Of runs that have them all: the mean of fewer tasks is not comparable.
+        found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
+        form = partial(number_in, unit)
         if len(tasks) <= MAX_TASK_COLUMNS:
             for task in group:
                 add(f"{task}\n{unit}", [final.get(task) for final in finals], form, min)
@@ -54,14 +56,9 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     unfinished = [run.name for run in runs if run.summary is None]
-    table.title = f"test errors{' in percent' if set(units.values()) <= {PERCENT} else ''}"
     if unfinished:
         table.caption = f"not finished: {', '.join(unfinished)}"
     return table
-
-
-def _in(unit: str) -> Callable[[float], str]:
-    return lambda value: number_in(unit, value)
 
 
 def _cells(values: Sequence[float | None], form: Callable[[float], str], best_of: Best | None) -> list[str | Text]:

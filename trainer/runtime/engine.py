@@ -1,16 +1,19 @@
 """A network and its optimizer, spread over the ranks by one strategy: one interface to all of them.
 
-The gradient of a step is the average over the ranks of what each rank's backward gave. Between two steps an engine
-holds no gradient.
+The gradient of a step is the average over the ranks of what each rank's backward gave; where there are several
+backwards in a step, the sum of theirs. Between two steps an engine holds no gradient.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from trainer.runtime.precision import LossScale
 
 OptimizerState = Mapping[str, Mapping[str, Tensor]]
 """Parameter name -> what the optimizer remembers of it (exp_avg, momentum_buffer, ...), as a whole tensor. Optimizer
@@ -37,20 +40,26 @@ class Engine(Protocol):
         model: what a training step calls.
         predictor: what an evaluation calls, as often on every rank: where parameters are sharded, a call gathers them.
         optimizer: has `param_groups`, whose learning rates count for the next step.
+        loss_scale: what `backward` multiplies the loss by, and `step` divides the gradients by.
     """
 
     model: nn.Module
     predictor: nn.Module
     optimizer: Optimizer
+    loss_scale: LossScale
+
+    def micro_step(self, is_last: bool) -> AbstractContextManager[None]:
+        """Around one of several forwards and backwards of `model` in a step; outside of it, each counts as the last."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
         """One ordinary backward, after which the gradients are averaged over the ranks, or will be by `step`."""
         ...
 
     def step(self) -> Tensor:
-        """Clip the gradients, step the optimizer, drop the gradients. Returns their norm before clipping.
+        """Clip the gradients, step the optimizer, drop the gradients. Returns their norm before clipping, unscaled.
 
-        Where it is not finite, no step is made.
+        Where it is not finite, no step is made. The loss scale learns from it.
         """
         ...
 
@@ -75,6 +84,7 @@ class TorchEngine:
         model: the network as the data-parallel wrapper holds it, or itself.
         build_optimizer: from parameters.
         clip_norm: upper bound of the gradient's norm; None: no bound.
+        loss_scale: see `Engine`.
     """
 
     def __init__(
@@ -83,24 +93,39 @@ class TorchEngine:
         model: nn.Module,
         build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
         clip_norm: float | None,
+        loss_scale: LossScale,
     ) -> None:
         self.model = model
         # Of DDP the network itself: every rank has all of it, and the wrapper would send its buffers for nothing.
         self.predictor = network
         self.optimizer = build_optimizer(list(network.parameters()))
+        self.loss_scale = loss_scale
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
+
+    def micro_step(self, is_last: bool) -> AbstractContextManager[None]:
+        """See `Engine`."""
+        if isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last:
+            # The gradients travel once a step, as a sum.
+            return self.model.no_sync()
+        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
         # On one thread the wrapper's collectives and the exchange are issued in the same order on every rank.
         with torch.autograd.set_multithreading_enabled(False):
-            loss.backward()
+            (loss * self.loss_scale.value).backward()
 
     def step(self) -> Tensor:
         """See `Engine`."""
+        if self.loss_scale.value != 1:
+            for parameter in self.predictor.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= self.loss_scale.value
         norm = self._clip()
-        if norm.isfinite():
+        is_finite = bool(norm.isfinite())
+        if is_finite:
             self.optimizer.step()
+        self.loss_scale.update(overflow=not is_finite)
         self.discard()
         return norm
 

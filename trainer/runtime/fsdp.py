@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.runtime.engine import TorchEngine
+from trainer.runtime.precision import LossScale
 
 
 class Fsdp2Engine(TorchEngine):
@@ -22,6 +23,7 @@ class Fsdp2Engine(TorchEngine):
         network: the bare network, on its device, the same on every rank; it is sharded in place.
         build_optimizer: from parameters.
         clip_norm: upper bound of the gradient's norm; None: no bound.
+        loss_scale: see `Engine`.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Fsdp2Engine(TorchEngine):
         network: MultiTaskModel,
         build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
         clip_norm: float | None,
+        loss_scale: LossScale,
     ) -> None:
         # Stacked heads return a view, which nobody writes into.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
@@ -36,7 +39,7 @@ class Fsdp2Engine(TorchEngine):
             fully_shard(part)
         fully_shard(network.heads)
         fully_shard(network)
-        super().__init__(network, network, build_optimizer, clip_norm)
+        super().__init__(network, network, build_optimizer, clip_norm, loss_scale)
 
     def _clip(self) -> Tensor:
         norm = super()._clip()

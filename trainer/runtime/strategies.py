@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.runtime.engine import Engine, TorchEngine
+from trainer.runtime.precision import LossScale, Precision, lower_precision
 from trainer.runtime.setup import Runtime
 from trainer.runtime.zero import ZeroEngine
 
@@ -20,6 +21,7 @@ def build_engine(
     build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
     runtime: Runtime,
     clip_norm: float | None,
+    precision: Precision = "fp32",
 ) -> Engine:
     """Spread `network`, the same on every rank, over the ranks. Collective.
 
@@ -29,19 +31,22 @@ def build_engine(
         build_optimizer: parameters -> an optimizer that treats each entry of each parameter alike, as Adam does.
         runtime: the processes.
         clip_norm: upper bound of the gradient's norm over all parameters; None: no bound.
+        precision: parallel.precision.
 
     Raises:
         UserError: the strategy is not installed.
     """
+    lower_precision(network, precision, runtime.device)
+    loss_scale = LossScale(precision)
     if strategy in ("single", "ddp"):
         model = runtime.accelerator.prepare_model(network)
         if runtime.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
             raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
-        return TorchEngine(network, model, build_optimizer, clip_norm)
+        return TorchEngine(network, model, build_optimizer, clip_norm, loss_scale)
     # Shards are cut from flat parameters, and fully_shard refuses those that are channels_last.
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if strategy == "fsdp2":
         from trainer.runtime.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
 
-        return Fsdp2Engine(network, build_optimizer, clip_norm)
-    return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, device=runtime.device)
+        return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
+    return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, runtime.device, loss_scale)

@@ -8,7 +8,8 @@ looks at what the backward found before it decides to step.
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 
 from trainer.errors import UserError
 from trainer.runtime.engine import OptimizerState, State
+from trainer.runtime.precision import LossScale
 
 STEP = "step"
 """Adam's count of steps: one number for all parameters of a shard."""
@@ -32,6 +34,7 @@ class ZeroEngine:
         build_optimizer: from parameters.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         device: where the network lives.
+        loss_scale: see `Engine`.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ZeroEngine:
         build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
         clip_norm: float | None,
         device: torch.device,
+        loss_scale: LossScale,
     ) -> None:
         deepspeed = _import_deepspeed(device)
         self._stage, self._network = stage, network
@@ -52,15 +56,26 @@ class ZeroEngine:
         )
         self.model: nn.Module = self._engine
         self.predictor: nn.Module = self._engine if stage == 3 else network
+        self.loss_scale = loss_scale
+
+    @contextmanager
+    def micro_step(self, is_last: bool) -> Iterator[None]:
+        """See `Engine`."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        yield
+        self._engine.set_gradient_accumulation_boundary(True)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
+        if self.loss_scale.value != self.optimizer.loss_scale:
+            self.optimizer.override_loss_scale(self.loss_scale.value)
         with torch.autograd.set_multithreading_enabled(False):
             self._engine.backward(loss)
 
     def step(self) -> Tensor:
         """See `Engine`."""
         self._engine.step()
+        self.loss_scale.update(overflow=self.optimizer.overflow)
         if self.optimizer.overflow:  # Its word for a norm that is not finite; no step was made.
             return torch.tensor(torch.inf)
         return torch.as_tensor(self._engine.get_global_grad_norm())

@@ -13,11 +13,11 @@ from tests.data.sources.raw_celeba import NAMES, SAMPLES, arrange, write_raw
 from trainer.cli import main
 from trainer.data.loader import EvalLoader
 from trainer.data.manifest import read_manifest
-from trainer.data.verify import verify_shards
 from trainer.data.sources import celeba
 from trainer.data.sources.celeba import write_celeba
 from trainer.data.sources.celeba_format import ATTRIBUTES
 from trainer.data.sources.synth import attributes, split_codes
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 LAYOUTS = (
@@ -207,6 +207,21 @@ def test_a_member_of_a_zip_that_would_unpack_to_much_is_not_unpacked(raw: Path, 
         write_celeba(raw, tmp_path / "out")
 
 
+def test_a_folder_for_a_text_file(raw: Path, tmp_path: Path) -> None:
+    (raw / "list_eval_partition.txt").unlink()
+    (raw / "list_eval_partition.txt").mkdir()
+    with pytest.raises(UserError, match=r"list_eval_partition.txt cannot be read: .*Is a directory"):
+        write_celeba(raw, tmp_path / "out")
+
+
+def test_faces_of_one_colour(raw: Path, tmp_path: Path) -> None:
+    for path in (raw / "img_align_celeba").iterdir():
+        path.write_bytes(rgb_jpeg(178, 218))
+    with pytest.raises(UserError, match="all are of one single colour"):
+        write_celeba(raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_zip_that_is_none(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw / "img_align_celeba")
     (raw / "img_align_celeba.zip").write_text("<html>Quota exceeded</html>")
@@ -243,8 +258,10 @@ def test_the_command(original: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["data", "celeba", "--out", str(out), "--size", "32", "--jpeg"]
     assert main([*command, "--root", str(tmp_path / "nowhere")]) == 2
     assert f"error: {tmp_path / 'nowhere'} holds none of list_attr_celeba.txt" in capsys.readouterr().err
-    assert main([*command, "--root", str(original), "--size", "0"]) == 2
-    assert "Expected a size of at least 1 pixel, found 0" in capsys.readouterr().err
+    for size in ("0", "8193", "x"):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, "--root", str(original), "--size", size])
+        assert f"argument --size: expected from 1 to 8192 pixels, found {size}" in capsys.readouterr().err
     assert main([*command, "--root", str(original)]) == 0
     made_by = json.loads((out / "manifest.json").read_text())["made_by"]
     assert (made_by["size"], made_by["store"]) == (32, "jpeg")

@@ -9,9 +9,9 @@ import pytest
 
 from trainer.data.loader import Batch, EvalLoader
 from trainer.data.members import UNLABELLED
-from trainer.data.verify import verify_shards
 from trainer.data.sources.cityscapes import class_numbers, disparities, to_centres, write_cityscapes
 from trainer.data.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 H, W = 24, 48

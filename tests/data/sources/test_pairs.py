@@ -9,10 +9,10 @@ from PIL import Image
 from tests.data.sources.test_idx import idx
 from trainer.data.loader import EvalLoader
 from trainer.data.manifest import Manifest, read_manifest
-from trainer.data.verify import verify_shards
 from trainer.data.sources.digits import load_originals, split_originals, write_digits
 from trainer.data.sources.multimnist import write_multimnist
 from trainer.data.sources.pairs import compose
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 

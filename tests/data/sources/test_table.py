@@ -10,10 +10,10 @@ import pytest
 
 from trainer.data.loader import MISSING, EvalLoader
 from trainer.data.manifest import Manifest
-from trainer.data.verify import verify_shards
 from trainer.data.sources.csv_file import CsvFile
 from trainer.data.sources.table import write_table
 from trainer.data.specs import ClassificationSpec, FeaturesSpec, RegressionSpec
+from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 HEADER = ("id", "height", "age", "town", "rooms", "price", "part")
@@ -136,11 +136,11 @@ def test_a_file_as_spreadsheets_write_it(tmp_path: Path) -> None:
         ({"targets": ["price", "part"]}, "found both: ['part']"),
         (
             {"ignore": []},
-            "houses.csv:2: feature 'id' should be a finite number, found 'a'.\nLeave the column out with --ig",
+            "houses.csv:2: feature 'id' should be a finite number (float32), found 'a'.\nLeave the column out",
         ),
         ({"kinds": {"rooms": "dense"}}, "--kinds rooms=dense: expected one of classification, regression"),
         ({"kinds": {"rum": "regression"}}, "--kinds speaks of 'rum', which is no target."),
-        ({"kinds": {"town": "regression"}}, "column 'town', line 2: expected a finite number, found 'Ulm'"),
+        ({"kinds": {"town": "regression"}}, "column 'town', line 2: expected a finite number (float32), found 'Ulm'"),
         ({"units": {"age": "years"}}, "--units speaks of 'age', which is no target."),
         ({"units": {"town": "km"}}, "column 'town' is a classification: its error is a percentage, not in km"),
         ({"targets": ["*"], "ignore": []}, "found both: ['part']"),
@@ -157,16 +157,20 @@ def test_what_does_not_fit_is_named(tmp_path: Path, options: dict, message: str)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "t.csv:1: expected a different name for each column, found []"),
-        (b"x,y,x\n1,2,3\n", "t.csv:1: expected a different name for each column, found ['x', 'y', 'x']"),
-        (b"x,,y\n1,2,3\n", "t.csv:1: expected a different name"),
+        (b"", "t.csv is empty"),
+        (b"\r\n\r\n", "t.csv is empty"),
+        (b"x,y,x\n1,2,3\n", "t.csv:1: expected a different name for each column, found several times or empty: ['x']"),
+        (b"x,,y\n1,2,3\n", "found several times or empty: ['']"),
         (b"x,y\n", "t.csv has a header, but no rows"),
         (b"x,y\n1,2\n3\n", "t.csv:3: expected 2 cells, as the header has, found 1"),
         (b"x,y\n1,2\n3,4,5\n", "t.csv:3: expected 2 cells, as the header has, found 3"),
         (b"x,y\n1,2\n\xff\xfe,3\n", "no CSV of UTF-8"),
         (b'x,y\n1,"2\n', "no CSV of UTF-8"),
-        (b"x,y\n1,0.5\n2,inf\n", "column 'y', line 3: expected a finite number, found 'inf'"),
-        (b"x,y\n1,0.5\n2,1.5\n3,cheap\n", "column 'y', line 4: expected a finite number, found 'cheap'"),
+        (b"x,y\n1,0.5\n2,inf\n", "column 'y', line 3: expected a finite number (float32), found 'inf'"),
+        (b"x,y\n1,0.5\n2,1e200\n", "column 'y', line 3: expected a finite number (float32), found '1e200'"),
+        (b"x,y\n1e200,0\n2,1\n", "t.csv:2: feature 'x' should be a finite number (float32), found '1e200'"),
+        (b"x,y\n1,0.5\n2,NAN\n", "column 'y', line 3: expected a finite number (float32), found 'NAN'"),
+        (b"x,y\n1,0.5\n2,1.5\n3,cheap\n", "column 'y', line 4: expected a finite number (float32), found 'cheap'"),
         (b"x,y\n1,7\n2,7\n", "column 'y': a classification needs two classes or more, found ['7']"),
         (b"x,y\n1,\n2,\n", "column 'y': a classification needs two classes or more, found no value at all"),
         (

@@ -13,5 +13,5 @@ class SlowLeNet(LeNet):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """See LeNet."""
         if self.training:
-            time.sleep(0.05)
+            time.sleep(0.1)
         return super().forward(x_BCHW)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).parents[3]
 NODES = ("node1", "node2")
 
 CONFIG = """\
@@ -41,7 +42,7 @@ NodeName=node1 NodeAddr=10.77.0.1 CPUs=8 RealMemory=8000 State=UNKNOWN
 NodeName=node2 NodeAddr=10.77.0.2 CPUs=8 RealMemory=8000 State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
+{preemption}
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
@@ -69,25 +70,27 @@ class Slurm:
 def on_host(name: str) -> list[str]:
     """The words that run a command on one of the hosts."""
     pid = (Path(os.environ["BOX"]) / name).read_text().strip()
-    return ["nsenter", "--net", "--uts", "--mount", "--pid", "-t", pid, "--"]
+    return ["nsenter", "--net", "--uts", "--mount", "--pid", f"--wd={ROOT}", "-t", pid, "--"]
 
 
 @contextmanager
-def slurm(folder: Path, proctrack: str) -> Iterator[Slurm]:
+def slurm(folder: Path, proctrack: str, sends_user_signal: bool = True) -> Iterator[Slurm]:
     """Bring the cluster up, and take it down.
 
     Args:
         folder: an empty one.
         proctrack: linuxproc, under which a signal to a step reaches all its processes; pgid, under which it reaches
             only the launchers, as with cgroup on most real clusters.
+        sends_user_signal: whether a job that is preempted gets the signal that it asked for, or SIGTERM.
     """
+    preemption = "SlurmctldParameters=preempt_send_user_signal" if sends_user_signal else ""
     munge = folder / "munge"
     for name in (munge, folder / "state", *(folder / f"spool.{node}" for node in NODES)):
         name.mkdir(parents=True)
     munge.chmod(0o711)
     (munge / "key").write_bytes(os.urandom(1024))
     (munge / "key").chmod(0o600)
-    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, proctrack=proctrack))
+    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, proctrack=proctrack, preemption=preemption))
     # slurmd loads a cgroup plugin even where nothing uses it; that of version 1 asks for nothing at the start
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     munged = [f"--{name}={munge / file}" for name, file in MUNGE_FILES.items()]

@@ -56,11 +56,18 @@ def cable_cut(node: str) -> Iterator[None]:
         subprocess.run(["ip", "link", "set", node, "up"], check=True)
 
 
+def wait_for_step(step: int, run_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
+    """Wait until the run has made a step; not for one that has ended."""
+    wait_until(lambda: len(steps(run_dir)) >= step or any(p.poll() is not None for p in processes), 60, f"step {step}")
+    for process in processes:
+        assert process.poll() is None, process.communicate()[0]
+
+
 def test_a_cut_cable_ends_both_hosts_and_healed_they_go_on(start: Start, config: Path, expected: bytes) -> None:
     run_dir = config.parent / "runs" / "cut"
     arguments = (config, "name=cut", "checkpoint.every_steps=4")
     processes = start(*arguments)
-    wait_until(lambda: len(steps(run_dir)) >= 6, 60, "step 6")
+    wait_for_step(6, run_dir, processes)
     with cable_cut("node2"):
         deadline = time.monotonic() + TIMEOUT_SECONDS + 60
         said = [process.communicate(timeout=deadline - time.monotonic())[0] for process in processes]
@@ -79,11 +86,11 @@ def test_a_cut_cable_ends_both_hosts_and_healed_they_go_on(start: Start, config:
 def test_a_killed_process_is_named(start: Start, config: Path) -> None:
     run_dir = config.parent / "runs" / "killed"
     processes = start(config, "name=killed")
-    wait_until(lambda: len(steps(run_dir)) >= 2, 60, "step 2")
+    wait_for_step(2, run_dir, processes)
     worker = subprocess.run([*on_host("node2"), "pgrep", "-f", "-n", "trainer.train"], capture_output=True, text=True)
     subprocess.run([*on_host("node2"), "kill", "-9", worker.stdout.strip()], check=True)
     said = [process.communicate(timeout=TIMEOUT_SECONDS + 60)[0] for process in processes]
-    assert f"rank 1 on node2 (process {worker.stdout.strip()}) was ended by SIGKILL" in said[1]
+    assert f"rank 1 (process {worker.stdout.strip()}) was ended by SIGKILL on node2" in said[1]
     assert "rank 0 on node1 stopped: another process of this run is gone or stuck" in said[0]
     assert "first cause: rank 1 on node2: was ended by SIGKILL" in diagnose(run_dir)
 

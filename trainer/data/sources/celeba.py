@@ -10,6 +10,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from trainer.data.decode import BadImageError, check_header, decode_into, encode
 from trainer.data.manifest import Manifest
 from trainer.data.pixels import PixelMoments, unmeasured
 from trainer.data.shards import Sample, write_shards
-from trainer.data.sources.celeba_files import RawFiles, UnreadableError, find_celeba, list_images
+from trainer.data.sources.celeba_files import RawFiles, UnreadableError, find_celeba, list_images, read_whole
 from trainer.data.sources.celeba_format import (
     ATTRIBUTES,
     HEIGHT,
@@ -43,7 +44,7 @@ NUM_MEASURED = 2000
 NUM_SHOWN = 5
 """Names that an error gives of each kind of fault."""
 
-_ALIGNED = ImageSpec(height=HEIGHT, width=WIDTH, channels=3, encoding="jpg", **unmeasured(3))
+_ALIGNED = unmeasured(HEIGHT, WIDTH, 3, "jpg")
 
 Read = Callable[[str], bytes]
 """The bytes of an image by its name."""
@@ -70,8 +71,6 @@ def write_celeba(
     Raises:
         UserError: files that are not there, wrong, or do not fit each other; or as `write_shards`.
     """
-    if size < 1:
-        raise UserError(f"Expected a size of at least 1 pixel, found {size}.")
     files = find_celeba(root)
     found, read = list_images(files.images)
     labels, partition = _read_texts(files)
@@ -93,21 +92,19 @@ def write_celeba(
     if not splits["val"]:
         del splits["val"]
 
-    inputs = ImageSpec(
-        height=size,
-        width=size,
-        channels=3,
-        encoding="npy" if store == "resized" else "jpg",
-        stored_sizes="exact" if store == "resized" else "any",
-        **unmeasured(3),
-    )
-    load = read if store == "jpeg" else _resizing(read, size)
-    measured = splits["train"][:: -(-len(splits["train"]) // NUM_MEASURED)]
-    inputs = _measured(map(load, measured), inputs, root)
+    inputs = unmeasured(size, size, 3, "jpg", "any") if store == "jpeg" else unmeasured(size, size, 3, "npy")
+
+    def load(name: str) -> bytes:
+        return read(name) if store == "jpeg" else _resized(read(name), size)
 
     def samples(names: Sequence[str]) -> Iterator[Sample]:
         for name in names:
-            yield Sample(load(name), dict(zip(ATTRIBUTES, labels[name], strict=True)))
+            with _naming(name):
+                data = load(name)
+            yield Sample(data, dict(zip(ATTRIBUTES, labels[name], strict=True)))
+
+    measured = splits["train"][:: -(-len(splits["train"]) // NUM_MEASURED)]
+    inputs = _measured(measured, load, inputs, root)
 
     return write_shards(
         out,
@@ -118,7 +115,7 @@ def write_celeba(
             "store": store,
             "left_out": {what: len(names) for what, names in faults.items() if names},
             "sha256": {
-                path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (files.attributes, files.partition)
+                path.name: hashlib.sha256(read_whole(path)).hexdigest() for path in (files.attributes, files.partition)
             },
         },
         inputs=inputs,
@@ -129,8 +126,8 @@ def write_celeba(
 
 def _read_texts(files: RawFiles) -> tuple[dict[str, list[int]], dict[str, int]]:
     """Attributes and split's number by image name."""
-    names, attributes_NT = read_attributes(files.attributes.read_bytes(), Path(str(files.attributes)))
-    partition = read_partition(files.partition.read_bytes(), Path(str(files.partition)))
+    names, attributes_NT = read_attributes(read_whole(files.attributes), Path(str(files.attributes)))
+    partition = read_partition(read_whole(files.partition), Path(str(files.partition)))
     return dict(zip(names, attributes_NT.tolist(), strict=True)), partition
 
 
@@ -172,26 +169,27 @@ def _report(root: Path, faults: Mapping[str, Sequence[str]], *, skip: bool) -> N
         logger.warning("Left out:%s", line[1:])
 
 
-def _resizing(read: Read, size: int) -> Read:
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Only decoding shows that the middle of a file is damaged; says which file it is."""
+    try:
+        yield
+    except (BadImageError, UnreadableError) as error:
+        raise UserError(f"{name} is damaged: {error}.\nFetch it again, or delete it and add --skip-missing.") from None
+
+
+def _resized(data: bytes, size: int) -> bytes:
     """Decodes in full and averages areas: slower than what a loader does with JPEGs, and better."""
-
-    def load(name: str) -> bytes:
-        full_HWC = np.empty(_ALIGNED.shape, np.uint8)
-        try:
-            decode_into(full_HWC, read(name), _ALIGNED)
-        except (BadImageError, UnreadableError) as error:
-            raise UserError(
-                f"{name} is damaged: {error}.\nFetch it again, or delete it and add --skip-missing."
-            ) from None
-        return encode(cv2.resize(full_HWC, (size, size), interpolation=cv2.INTER_AREA), "npy")
-
-    return load
+    full_HWC = np.empty(_ALIGNED.shape, np.uint8)
+    decode_into(full_HWC, data, _ALIGNED)
+    return encode(cv2.resize(full_HWC, (size, size), interpolation=cv2.INTER_AREA), "npy")
 
 
-def _measured(images: Iterable[bytes], spec: ImageSpec, root: Path) -> ImageSpec:
+def _measured(names: Iterable[str], load: Read, spec: ImageSpec, root: Path) -> ImageSpec:
     moments, pixels_HWC = PixelMoments(spec.channels), np.empty(spec.shape, np.uint8)
-    for image in images:
-        decode_into(pixels_HWC, image, spec)
+    for name in names:
+        with _naming(name):
+            decode_into(pixels_HWC, load(name), spec)
         moments.add(pixels_HWC)
     return moments.fill(spec, root)
 

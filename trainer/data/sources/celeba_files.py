@@ -61,6 +61,18 @@ def find_celeba(root: Path) -> RawFiles:
     )
 
 
+def read_whole(path: AnyPath) -> bytes:
+    """The content of one of the text files.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+
+
 def list_images(folder: AnyPath) -> tuple[set[str], Callable[[str], bytes]]:
     """The names of the JPEG files of a folder, and what reads one of them or raises UnreadableError."""
     if isinstance(folder, Path):

@@ -60,7 +60,7 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
         UserError: a file that is missing or no image of the expected kind; or as `write_shards`.
     """
     frames = {split: find_frames(root, folder) for split, folder in SPLITS.items()}
-    image = ImageSpec(height=size[0], width=size[1], channels=3, encoding="jpg", **unmeasured(3))
+    image = unmeasured(*size, 3, "jpg")
     image, spread = _measured(image, frames["train"], size)
     return write_shards(
         out,

@@ -9,6 +9,7 @@ from itertools import islice
 
 import numpy as np
 
+from trainer.data.index import LARGEST
 from trainer.data.sources.csv_file import CsvFile, Row
 from trainer.data.specs import ClassificationSpec, RegressionSpec
 from trainer.errors import UserError
@@ -33,7 +34,7 @@ class Survey:
 
     Attributes:
         values: its different cells.
-        text: line and cell of the first value that is no finite number; None: all are.
+        text: line and cell of the first value that is no number up to LARGEST; None: all are.
         whole: whether all numbers before that are whole.
         count: numbers in the train split.
         mean: of the train split.
@@ -62,8 +63,8 @@ class Survey:
         try:
             numbers_R = _numbers(cells)
         except ValueError:
-            self.text = next((row.line, cell) for row, cell in zip(rows, cells, strict=True) if not _is_finite(cell))
-            numbers_R = _numbers([cell for cell in cells if _is_finite(cell)])
+            self.text = next((row.line, cell) for row, cell in zip(rows, cells, strict=True) if not _is_number(cell))
+            numbers_R = _numbers([cell for cell in cells if _is_number(cell)])
         known_R = ~np.isnan(numbers_R)
         self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
         if not self.text:
@@ -186,7 +187,7 @@ def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
 def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
     if seen.text:
         line, cell = seen.text
-        raise UserError(f"{where}, line {line}: expected a finite number, found {cell!r}.")
+        raise UserError(f"{where}, line {line}: expected a finite number (float32), found {cell!r}.")
     if not seen.count:
         raise UserError(f"{where} has no value in the train split.")
     return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)
@@ -198,9 +199,11 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 def _numbers(cells: Sequence[str]) -> np.ndarray:
-    numbers_R = np.array(["nan" if cell in EMPTY else cell for cell in cells], dtype=np.float64)
-    if np.isinf(numbers_R).any():
-        raise ValueError("a number that is not finite")
+    known_R = np.array([cell not in EMPTY for cell in cells], bool)
+    numbers_R = np.full(len(cells), np.nan)
+    numbers_R[known_R] = [float(cell) for cell in cells if cell not in EMPTY]
+    if not (np.abs(numbers_R[known_R]) <= LARGEST).all():
+        raise ValueError("not finite, or not as float32")
     return numbers_R
 
 
@@ -211,8 +214,8 @@ def _whole(cell: str) -> int:
         return int(float(cell))
 
 
-def _is_finite(cell: str) -> bool:
+def _is_number(cell: str) -> bool:
     try:
-        return cell in EMPTY or math.isfinite(float(cell))
+        return cell in EMPTY or abs(float(cell)) <= LARGEST
     except ValueError:
         return False

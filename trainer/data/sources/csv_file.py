@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,9 +42,12 @@ class CsvFile:
     def __init__(self, path: Path, split_column: str | None = None) -> None:
         self.path = path
         self.columns = next(self._read(), Row(0, [])).cells
-        doubles = {name for name in self.columns if self.columns.count(name) > 1}
-        if not self.columns or not all(self.columns) or doubles:
-            raise UserError(f"{path}:1: expected a different name for each column, found {self.columns[:10]}.")
+        if not self.columns:
+            raise UserError(f"{path} is empty: expected a header and rows.")
+        if wrong := [name for name, count in Counter(self.columns).items() if count > 1 or not name]:
+            raise UserError(
+                f"{path}:1: expected a different name for each column, found several times or empty: {wrong}."
+            )
         self._split_column = None if split_column is None else self.find([split_column])[0]
 
     def __iter__(self) -> Iterator[Row]:

@@ -105,14 +105,8 @@ def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpe
     height, width = size or next(iter(sizes))
     channels = max(shape[2] for shape in shapes)
     assert encoding is not None, "a file without rows is refused"
-    return ImageSpec(
-        height=height,
-        width=width,
-        channels=3 if channels == 3 else 1,
-        encoding=encoding,
-        stored_sizes="exact" if set(shapes) == {(height, width, channels)} else "any",
-        **unmeasured(channels),
-    )
+    exact = set(shapes) == {(height, width, channels)}
+    return unmeasured(height, width, 3 if channels == 3 else 1, encoding, "exact" if exact else "any")
 
 
 def _measured(file: CsvFile, images: Path, spec: ImageSpec) -> ImageSpec:

@@ -14,7 +14,7 @@ from trainer.data.decode import encode
 from trainer.data.manifest import Manifest
 from trainer.data.pixels import PixelMoments, unmeasured
 from trainer.data.shards import Sample, write_shards
-from trainer.data.specs import ClassificationSpec, Encoding, ImageSpec
+from trainer.data.specs import ClassificationSpec, Encoding
 
 SIDE = 28
 SHIFT = 6
@@ -83,7 +83,7 @@ def write_pairs(out: Path, *, name: str, made_by: dict[str, Any], splits: Mappin
     """
     moments = PixelMoments(1)
     moments.add(splits["train"].images_NHW)
-    image = ImageSpec(height=SIDE, width=SIDE, channels=1, encoding=ENCODING, **unmeasured(1))
+    image = unmeasured(SIDE, SIDE, 1, ENCODING)
     return write_shards(
         out,
         name=name,

@@ -109,8 +109,12 @@ def _draw_all(folder: Path, samples: int, seed: int) -> None:
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_prepare_worker)
     with progress, pool:
         bar = progress.add_task("drawing faces", total=samples)
+        # Ctrl-C reaches every process of the terminal; this one alone decides what it means.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        drawn_chunks = pool.map(_draw_chunk, [folder] * len(chunks), chunks, [seed] * len(chunks))
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
-            for drawn in pool.map(_draw_chunk, [folder] * len(chunks), chunks, [seed] * len(chunks)):
+            for drawn in drawn_chunks:
                 progress.advance(bar, drawn)
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -118,8 +122,6 @@ def _draw_all(folder: Path, samples: int, seed: int) -> None:
 
 
 def _prepare_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 

@@ -54,7 +54,7 @@ def write_table(
         if text := found[column].text:
             name = file.columns[column]
             raise UserError(
-                f"{csv}:{text[0]}: feature {name!r} should be a finite number, found {text[1]!r}.\n"
+                f"{csv}:{text[0]}: feature {name!r} should be a finite number (float32), found {text[1]!r}.\n"
                 f"Leave the column out with --ignore {name}, or predict it with --targets."
             )
     inputs = FeaturesSpec(
