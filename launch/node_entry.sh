@@ -45,8 +45,9 @@ command -v "$python" >/dev/null || refuse "no '$python' here. Activate the envir
 
 processes=$((nodes * PROCESSES_PER_NODE))
 set -- "$@" "parallel.processes=$processes"
-# Read on every node: one that does not see the configuration says so here, and is not waited for.
-RUN_DIR=${RUN_DIR:-$("$python" -m launch.run_dir "$@")}
+# On every node, even where it is known: one that does not see the configuration says so here, and is not waited for.
+found=$("$python" -m launch.run_dir "$@")
+RUN_DIR=${RUN_DIR:-$found}
 # The logs of each start of a job, and of the last one by hand; launch/diagnose.py reads them.
 logs=$RUN_DIR/logs/${PARETRAIN_JOB_ID:-by-hand}.${SLURM_RESTART_COUNT:-0}/${MODULE:-trainer.train}/node$node
 rm -rf -- "$logs"

@@ -34,7 +34,7 @@ def test_a_text_is_no_number_and_a_float_no_integer() -> None:
 def test_all_faults_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         load_config(CONFIG, ["seed=-1", "train.steps=0", "optimiser.name=sgd"])
-    for key in ("seed", "train.steps", "unknown key 'optimiser': did you mean 'optimizer'?"):
+    for key in ("seed", "train.steps", "unknown key 'optimiser'; did you mean 'optimizer'?"):
         assert key in str(caught.value)
 
 
@@ -75,5 +75,5 @@ def test_a_section_that_may_be_absent_is_as_strict() -> None:
     assert experiment.model.tower is not None
     assert (experiment.model.tower.name, experiment.model.tower.weight) == ("linear", 1.0)
     assert load_config(CONFIG).model.tower is None
-    with pytest.raises(UserError, match=r"unknown key 'model\.tower\.wieght': did you mean 'weight'\?"):
+    with pytest.raises(UserError, match=r"unknown key 'model\.tower\.wieght'; did you mean 'weight'\?"):
         load_config(CONFIG, ["model.tower.wieght=2"])

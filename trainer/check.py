@@ -11,7 +11,7 @@ from trainer.data.manifest import Manifest
 from trainer.data.order import check_global_batch
 from trainer.errors import UserError
 from trainer.estimate import Estimate, estimate
-from trainer.loop import forward_backward
+from trainer.gradients import forward_backward
 from trainer.opening import open_data
 from trainer.run import Run, build_run
 from trainer.runtime.setup import joined
@@ -52,8 +52,8 @@ def _compare(needed: Estimate, gpu_gib: float) -> None:
     if not needed.fits(int(gpu_gib * 2**30)):
         raise UserError(
             f"{found} does not fit a GPU of {gpu_gib:g} GiB, of which a tenth is left for what the estimate does not "
-            "hold. More processes share the batch and, under parallel.strategy=fsdp2 or zero3, the model; "
-            "a smaller train.global_batch needs less for activations"
+            "hold.\nMore --processes share the batch, and under --strategy fsdp2 or zero3 the model too; "
+            "train.global_batch decides the activations"
         )
     Console().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
 
@@ -104,4 +104,7 @@ def _memory(needed: Estimate, strategy: str) -> str:
 
 
 def _amount(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    for power, unit in ((3, "GiB"), (2, "MiB")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:.3g} {unit}"
+    return f"{size / 1024:.3g} KiB"

@@ -169,9 +169,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gib(text: str) -> float:
-    number = float(text.removesuffix("GiB"))
+    try:
+        number = float(text.removesuffix("GiB"))
+    except ValueError:
+        number = 0
     if not 0 < number < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a number of GiB, such as 80GiB, found '{text}'")
     return number
 
 

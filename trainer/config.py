@@ -1,6 +1,5 @@
 """One run's configuration: typed, frozen, strict. Unknown keys and wrong types are errors that say what to type."""
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainer.errors import UserError
+from trainer.naming import did_you_mean
 
 
 class Section(BaseModel):
@@ -107,6 +107,9 @@ class ModelConfig(Section):
     memory or less, for 10 to 70 % more time. The numbers stay the same, bit for bit."""
     tower: TowerConfig | None = None
     """null: no towers. {}: linear ones. Training losses then hold the towers' too; evaluation asks the heads alone."""
+    compile: bool = False
+    """true: encoder and heads by torch.compile, which needs a C++ compiler; the first step then takes a minute or more.
+    The numbers change within their rounding. Under parallel.strategy=single and ddp."""
 
 
 class BalanceConfig(Section):
@@ -192,6 +195,22 @@ class OptimizerConfig(Section):
         return self
 
 
+class AccumulationConfig(Section):
+    """The micro-batches that a process works on one after another in a step, in the memory of one of them."""
+
+    steps: int = Field(1, gt=0)
+    """Micro-batches a step; parallel.processes times it divides global_batch. BatchNorm sees one at a time."""
+    alpha: Literal["window", "micro"] = "window"
+    """window: the exact α of the whole step, as if it were one batch, for one more forward. micro: an α for each
+    micro-batch, and the mean of their gradients, which is another method: a rule that learns does so `steps` times."""
+
+    @model_validator(mode="after")
+    def _alpha_belongs_to_several(self) -> Self:
+        if self.steps == 1 and self.alpha == "micro":
+            raise ValueError("alpha: micro has no effect with steps: 1. Type train.accumulation.steps=4, say")
+        return self
+
+
 class TrainConfig(Section):
     """How long, and on how much at a time."""
 
@@ -199,6 +218,7 @@ class TrainConfig(Section):
     """Optimizer steps. `paretrain check` prints the number of steps an epoch."""
     global_batch: int = Field(gt=0)
     """Samples a step over all processes; the number of processes must divide it."""
+    accumulation: AccumulationConfig = AccumulationConfig()
     log_every_steps: int = Field(10, gt=0)
     eval_every_steps: int = Field(gt=0)
     """Steps between evaluations on the test split. The last step is always evaluated."""
@@ -223,6 +243,10 @@ class ParallelConfig(Section):
     of it on each. fsdp2: parameters, gradients and optimizer state in shards. zero1, zero2, zero3: DeepSpeed, with the
     optimizer state in shards, then the gradients too, then the parameters. A run may go on under another one."""
     device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the network's forward computes in, by autocast; fp16 scales the losses, and skips a step that overflows, so
+    it needs a GPU. Parameters, their gradients, the optimizer, losses and α stay in float32 or better throughout. A run
+    may go on in another precision."""
     threads: int = Field(1, gt=0)
     """CPU threads a process computes with."""
     timeout_seconds: float = Field(600, gt=0)
@@ -232,6 +256,12 @@ class ParallelConfig(Section):
     def _single_is_one_process(self) -> Self:
         if self.strategy == "single" and self.processes > 1:
             raise ValueError(f"strategy 'single' with processes={self.processes}: type parallel.strategy=ddp, say")
+        return self
+
+    @model_validator(mode="after")
+    def _fp16_needs_a_gpu(self) -> Self:
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ValueError("precision 'fp16' needs device 'cuda': type parallel.precision=bf16, or fp32")
         return self
 
 
@@ -284,12 +314,37 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _processes_divide_the_batch(self) -> Self:
-        batch, processes = self.train.global_batch, self.parallel.processes
-        if batch % processes:
-            nearest = max(batch // processes, 1) * processes
+    def _compile_needs_whole_parameters(self) -> Self:
+        if self.model.compile and self.parallel.strategy not in ("single", "ddp"):
             raise ValueError(
-                f"train.global_batch={batch} cannot be divided among parallel.processes={processes}: "
+                f"model.compile: true goes together with parallel.strategy=single and ddp alone, found "
+                f"{self.parallel.strategy}. Type parallel.strategy=ddp, or model.compile=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_options_need_one_plain_backward(self) -> Self:
+        asked = {
+            "balance.space=parameters": self.balance.space == "parameters",
+            "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
+        }
+        refused = {
+            f"train.accumulation.steps={self.train.accumulation.steps}": self.train.accumulation.steps > 1,
+            "parallel.precision=fp16": self.parallel.precision == "fp16",
+        }
+        if any(asked.values()) and any(refused.values()):
+            names, others = (", ".join(name for name, is_set in found.items() if is_set) for found in (asked, refused))
+            raise ValueError(f"{names}: does not go together with {others}. Leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_divide_the_batch(self) -> Self:
+        batch, processes, steps = self.train.global_batch, self.parallel.processes, self.train.accumulation.steps
+        if batch % (processes * steps):
+            nearest = max(batch // (processes * steps), 1) * processes * steps
+            micro_batches = f" and train.accumulation.steps={steps}" if steps > 1 else ""
+            raise ValueError(
+                f"train.global_batch={batch} cannot be divided among parallel.processes={processes}{micro_batches}: "
                 f"type train.global_batch={nearest}"
             )
         return self
@@ -311,11 +366,11 @@ RESUMABLE = (
     "balance.on_nonfinite",
 )
 """What may differ between a run and its continuation: it does not decide which numbers come out, unless they are NaN.
-Only train.global_batch does: a run may have to go on where fewer samples fit. The epoch then goes on at the same
-sample, and the log says so.
+Only train.global_batch and parallel.precision do: a run may have to go on where fewer samples fit, or on another
+machine. With another batch the epoch goes on at the same sample, and the log says so.
 
 data.path may move: the checkpoint holds the data's fingerprint. train.steps may change: the schedule is a function of
-the step, and `cosine` alone depends on the last one.
+the step, and `cosine` alone depends on the last one. train.accumulation.steps may change where α is that of the window.
 """
 
 
@@ -360,7 +415,11 @@ def to_yaml(experiment: Experiment) -> str:
 def differences(old: Experiment, new: Experiment) -> list[str]:
     """Lines `key: old -> new` for every value that a continued run may not change."""
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    ignored = RESUMABLE if new.optimizer.schedule == "cosine" else (*RESUMABLE, "train.steps")
+    ignored = list(RESUMABLE)
+    if new.optimizer.schedule != "cosine":
+        ignored.append("train.steps")
+    if new.train.accumulation.alpha == "window":
+        ignored.append("train.accumulation.steps")
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
@@ -420,9 +479,7 @@ def _explain(fault: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         known = _fields_at(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-        return f"unknown key '{key}': {hint}"
+        return f"unknown key '{key}'{did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}"
     if kind == "missing":
         return f"missing key '{key}'"
     if kind == "value_error":

@@ -43,7 +43,7 @@ def evaluate(
     """Run a model over `batches`. Collective.
 
     Args:
-        model: an engine's predictor, or a bare model; its training mode is restored.
+        model: an engine's predictor, or a bare model; the training mode of each of its modules is restored.
         batches: this rank's share; padding and unlabelled slots have missing targets and count for nothing.
         tasks: what to measure.
         to_input: what the loader gives -> the model's input on its device.
@@ -53,7 +53,7 @@ def evaluate(
         UserError: a sample cannot be used, on any rank.
     """
     totals_T5 = torch.zeros(len(tasks), 5, dtype=torch.float64, device=runtime.device)
-    was_training = model.training
+    was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     remaining = iter(batches)
     while True:
@@ -66,7 +66,8 @@ def evaluate(
         measured = *task_errors(tasks, outputs, batch.targets), *task_losses(tasks, outputs, batch.targets)
         totals_T5[:, :4] += torch.stack([column_T.double() for column_T in measured], dim=1)
         totals_T5[:, 4] += (batch.sample_ids_B != PADDING).sum()
-    model.train(was_training)
+    for module, training in was_training:
+        module.training = training
     totals_T5 = runtime.sum(totals_T5).cpu()
     rows = {task.name: row_5.tolist() for task, row_5 in zip(tasks, totals_T5, strict=True)}
     return Evaluation(

@@ -119,9 +119,11 @@ def _errors(errors: dict[str, float], unit: str) -> str:
 def _faults(summary: dict[str, Any]) -> str:
     """Say how often something was not finite; nothing of a sound run."""
     num_broken, num_skipped = len(summary["broken"]), summary["skipped_steps"]
+    num_overflows = summary["overflow_steps"]
+    overflows = f"; steps skipped for an overflow of float16 {num_overflows:,}" if num_overflows else ""
     if not num_broken and not num_skipped:
-        return ""
-    return f"; not finite (summary.json): tasks at times {num_broken:,}, steps skipped {num_skipped:,}"
+        return overflows
+    return f"; not finite (summary.json): tasks at times {num_broken:,}, steps skipped {num_skipped:,}{overflows}"
 
 
 def _bad_samples(summary: dict[str, Any]) -> str:

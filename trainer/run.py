@@ -104,15 +104,20 @@ def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snap
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
+    if experiment.model.compile:
+        network.encoder.compile()
+        network.heads.compile()
     engine = build_engine(
         experiment.parallel.strategy,
         network,
         lambda parameters: build_optimizer(parameters, experiment.optimizer),
         runtime,
         experiment.optimizer.clip_norm,
+        experiment.parallel.precision,
     )
     if snapshot:
         engine.load_optimizer(snapshot.optimizer)
+        engine.loss_scale.load_state_dict(state.get("loss_scale", {}))
     run = Run(
         experiment=experiment,
         runtime=runtime,
@@ -151,6 +156,7 @@ def save_run(run: Run) -> None:
         "cursor": asdict(run.train_batches.cursor),
         "fingerprint": run.train_batches.fingerprint,
         "weighting": run.balancer.weighting.state_dict(),
+        "loss_scale": run.engine.loss_scale.state_dict(),
     }
     folder = run.experiment.run_dir / CHECKPOINTS
     gathered = run.engine.gather()

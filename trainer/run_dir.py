@@ -17,6 +17,7 @@ import yaml
 
 from trainer.config import Experiment, differences, parse_config, to_yaml
 from trainer.errors import UserError
+from trainer.files import write_durably
 from trainer.runtime.checkpoint import latest
 
 CONFIG = "config.yaml"
@@ -60,8 +61,10 @@ def claimed(experiment: Experiment, checkpoint: Path | None) -> Iterator[None]:
             _hold(stack.enter_context((run_dir / LOCK).open("a+")), run_dir)
             if latest(run_dir / CHECKPOINTS) != checkpoint:
                 raise UserError(f"{run_dir} was trained on by another job in the meantime: type the same command again")
-            (run_dir / CONFIG).write_text(to_yaml(experiment))
-            (run_dir / RUN).write_text(json.dumps(_provenance(experiment), indent=1) + "\n")
+            # Whole or not at all: a disk that is full now must not cost the run its configuration.
+            for name, text in {CONFIG: to_yaml(experiment), RUN: json.dumps(_provenance(experiment), indent=1)}.items():
+                write_durably(run_dir / f"{name}.tmp", f"{text.rstrip()}\n".encode())
+                (run_dir / f"{name}.tmp").replace(run_dir / name)
         except OSError as error:
             raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
         yield
@@ -69,8 +72,9 @@ def claimed(experiment: Experiment, checkpoint: Path | None) -> Iterator[None]:
 
 def _hold(lock: TextIO, run_dir: Path) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # Unlike flock's, this lock is not inherited by the data workers, which may outlive a killed process.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         lock.seek(0)
         raise UserError(
             f"{run_dir} is being trained already, by {lock.read().strip()}. Wait for it, or end it, saved, with: "

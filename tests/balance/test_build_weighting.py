@@ -94,8 +94,8 @@ def test_a_rule_of_the_user() -> None:
 @pytest.mark.parametrize(
     ("balance", "message"),
     [
-        ("{weighting: min_nrom}", "no weighting 'min_nrom'. Did you mean 'min_norm'?"),
-        ("{weighting: gradnorm, options: {learning_rat: 1}}", "'learning_rat'. Did you mean 'learning_rate'?"),
+        ("{weighting: min_nrom}", "no weighting 'min_nrom'; did you mean 'min_norm'?"),
+        ("{weighting: gradnorm, options: {learning_rat: 1}}", "'learning_rat'; did you mean 'learning_rate'?"),
         ("{weighting: gradnorm, options: {num_tasks: 1}}", "no option 'num_tasks'"),
         ("{weighting: min_norm, options: {strength: 1}}", "no option 'strength'. Its options: none"),
         ("{weighting: gradnorm, options: {learning_rate: 0}}", "built with learning_rate=0: learning_rate must be > 0"),
@@ -133,7 +133,7 @@ def test_the_weights_that_an_error_tells_to_type_are_taken() -> None:
         ("{preference: {left: 0}}", "balance.preference.left: input should be greater than 0, found 0"),
         ("{reference: true}", "reference: true has no effect with normalise: none"),
         ("{normalise: l1}", "balance.normalise: input should be 'none', 'l2', 'loss' or 'loss+', found 'l1'"),
-        ("{normalize: l2}", "unknown key 'balance.normalize': did you mean 'normalise'?"),
+        ("{normalize: l2}", "unknown key 'balance.normalize'; did you mean 'normalise'?"),
         ("{weighting: 3}", "balance.weighting: input should be a valid string, found 3"),
     ],
 )

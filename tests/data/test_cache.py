@@ -300,6 +300,13 @@ def test_training_through_a_cache_of_two_groups_is_the_same(server: Server, tmp_
             ours, theirs = next(here), next(there)
             assert ours.sample_ids_B.tolist() == theirs.sample_ids_B.tolist()
             assert torch.equal(ours.inputs, theirs.inputs)
+        assert not there.cache_use
+        # Nothing was there: what did not come ahead of time was fetched when it was wanted.
+        use, sizes = here.cache_use, {shard.bytes for shard in shards(folder)}
+        assert use["misses"] >= 2
+        assert use["hits"] > 0
+        assert use["hits"] + use["misses"] >= 15
+        assert 5 * min(sizes) <= use["fetched_bytes"]
     assert sum(path.stat().st_size for path in folder.iterdir()) <= largest(server.folder, 5)
 
 
@@ -334,6 +341,7 @@ def test_the_next_group_comes_ahead_and_the_one_after_it_does_not(server: Server
     ahead.reach(groups[1][0])
     wanted |= {shard.file for shard in groups[2][1]}
     wait_for(lambda: kept(folder) == wanted)
+    assert ahead.fetched_bytes == sum(shard.bytes for _, group in groups[1:3] for shard in group)
     ahead.close()
 
 

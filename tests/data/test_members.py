@@ -202,7 +202,7 @@ def test_a_target_that_cannot_be_is_refused(tmp_path: Path, maps: dict[str, byte
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "3", True, [1.0], 1e39, -(10**400)])
 def test_a_number_that_is_none_is_refused(tmp_path: Path, value: object) -> None:
     samples = [Sample(rich.sample(0).inputs, {"weight": value})]  # type: ignore[dict-item]
-    with pytest.raises(UserError, match="label of task 'weight' should be null or a finite number .*, found "):
+    with pytest.raises(UserError, match=r"label of task 'weight' should be null or a finite number .*, found "):
         write_shards(tmp_path, name="x", made_by={}, inputs=IMAGE, tasks=TASKS, splits={"train": samples})
 
 

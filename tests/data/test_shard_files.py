@@ -39,7 +39,7 @@ def test_any_number_of_shards_works_with_few_descriptors(tmp_path: Path) -> None
         for number in range(300):
             assert files.pread(number, 4, 8) == number.to_bytes(4, "big") * 2
     files.close()
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before, "what earlier tests left may have been collected meanwhile"
 
 
 def test_the_last_used_shards_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
-"""The promise, under every strategy: α and parameters are those of one process with the whole batch, and a run may move
-from one strategy to another.
+"""The promise, under every strategy: α and parameters are those of one process with the whole batch, in one piece or in
+micro-batches, and in lower precision within what it rounds; and a run may move from one strategy to another.
 
 One start of the ranks does all cases of a world size: that is what a test costs.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from models import MultiTaskModel, task_losses
+from models import Classification, MultiTaskModel
 from models.heads import linear_head, mlp_head
 from models.lenet import LeNet
 from models.multitask import SeparateHeads, StackedHeads
@@ -25,8 +27,12 @@ from models.resnet import BasicBlock, ResNet
 from tests.distributed.problem import Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
 from trainer import Balancer
+from trainer.config import AccumulationConfig, BalanceConfig
+from trainer.data.loader import Batch
+from trainer.gradients import forward_backward
 from trainer.runtime.checkpoint import load, save
 from trainer.runtime.engine import Engine
+from trainer.runtime.precision import LossScale
 from trainer.runtime.setup import Runtime
 from trainer.runtime.strategies import build_engine
 
@@ -34,6 +40,9 @@ NUM_STEPS = 20
 CLIP_NORM = 1.0
 SKIPPED = 7
 """At this step the gradients are dropped and no step is made."""
+WINDOWED = 3
+"""The batch of every third step is cut into micro-batches, of which some have a task without a label."""
+MICRO_BATCHES = 4
 LABELLED = Problem(num_tasks=3, missing=0.4, blind=(1,), dtype=torch.float32)
 CUTS = {1: [24], 2: [7, 17], 4: [1, 9, 2, 12]}
 """World size -> how a batch of 24 is cut into ranks."""
@@ -105,16 +114,12 @@ def by_definition(case: Case) -> Found:
 
 def train(engine: Engine, case: Case, steps: Sequence[int], runtime: Runtime) -> list[Tensor]:
     """This rank's part of some steps. Returns α of each."""
-    cut = CUTS[runtime.world_size]
-    mine = slice(sum(cut[: runtime.rank]), sum(cut[: runtime.rank + 1]))
-    balancer = Balancer(LABELLED.num_tasks, group=runtime.balance_group)
+    run = a_run(engine, runtime)
     alphas = []
     for step in steps:
-        x_BCHW, labels_TB = case.batch(step)
-        targets = {task.name: labels_TB[t, mine] for t, task in enumerate(LABELLED.tasks)}
-        outputs = engine.model(x_BCHW[mine], balancer=balancer)
-        engine.backward(balancer.total(*task_losses(LABELLED.tasks, outputs, targets)))
-        alphas.append(balancer.alpha)
+        run.experiment.train.accumulation = AccumulationConfig(steps=1 if step % WINDOWED else MICRO_BATCHES)
+        forward_backward(run, my_batch(case, step, runtime))
+        alphas.append(run.balancer.alpha)
         if step == SKIPPED:
             engine.discard()
         else:
@@ -122,12 +127,36 @@ def train(engine: Engine, case: Case, steps: Sequence[int], runtime: Runtime) ->
     return alphas
 
 
-def new_engine(strategy: str, case: Case, runtime: Runtime, checkpoint: Path | None = None) -> Engine:
+def my_batch(case: Case, step: int, runtime: Runtime) -> Batch:
+    """This rank's part of a batch."""
+    cut = CUTS[runtime.world_size]
+    mine = slice(sum(cut[: runtime.rank]), sum(cut[: runtime.rank + 1]))
+    x_BCHW, labels_TB = case.batch(step)
+    targets = {task.name: labels_TB[t, mine] for t, task in enumerate(LABELLED.tasks)}
+    return Batch(x_BCHW[mine], targets, torch.arange(24)[mine])
+
+
+def a_run(engine: Engine, runtime: Runtime) -> Any:
+    """What `forward_backward` asks of a run."""
+    return SimpleNamespace(
+        engine=engine,
+        network=engine.predictor,
+        tasks=LABELLED.tasks,
+        balancer=Balancer(LABELLED.num_tasks, group=runtime.balance_group),
+        experiment=SimpleNamespace(
+            balance=BalanceConfig(), train=SimpleNamespace(accumulation=AccumulationConfig(steps=1))
+        ),
+    )
+
+
+def new_engine(
+    strategy: str, case: Case, runtime: Runtime, checkpoint: Path | None = None, precision: Any = "fp32"
+) -> Engine:
     network = case.trained_model().to(memory_format=torch.channels_last)
     snapshot = load(checkpoint, runtime) if checkpoint else None
     if snapshot:
         network.load_state_dict(snapshot.model)
-    engine = build_engine(strategy, network, case.optimizer, runtime, CLIP_NORM)
+    engine = build_engine(strategy, network, case.optimizer, runtime, CLIP_NORM, precision)
     if snapshot:
         engine.load_optimizer(snapshot.optimizer)
     return engine
@@ -216,3 +245,84 @@ def test_a_run_moves_between_strategies_and_resumes_bit_for_bit(tmp_path: Path, 
     first, _ = run_ranks(2, moved, 2, chain, tmp_path, limit_seconds=240)
     assert_equal(first["found"], oracle["ResNet, stacked heads, AdamW"], "moved")
     assert first["exact"] == dict.fromkeys(chain, True)
+
+
+@dataclass(frozen=True)
+class Loud:
+    """A task whose loss has, on one rank at one step, a gradient that float16 has no room for."""
+
+    task: Classification
+    factor: float
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        sums, counts = self.task.loss(output, target)
+        return sums + self.factor * (output - output.detach()).float().sum(), counts
+
+
+FP16_STEPS = [(1, False), (1, True), (2, True), (2, False)]
+"""Micro-batches of each step, and whether it overflows on rank 1."""
+
+
+def in_lower_precision(rank: int, strategies: Sequence[str]) -> dict[tuple[str, str], Any]:
+    """Two steps in bf16; and some in fp16, of which some overflow on rank 1, in one piece and in micro-batches."""
+    runtime = a_runtime(rank, 2)
+    case = CASES["LeNet, separate heads, SGD"]
+    found: dict[tuple[str, str], Any] = {}
+    for strategy in strategies:
+        engine = new_engine(strategy, case, runtime, precision="bf16")
+        found["bf16", strategy] = torch.stack(train(engine, case, range(2), runtime))
+        engine = new_engine(strategy, case, runtime, precision="fp16")
+        engine.loss_scale.value = 2.0**12
+        run = a_run(engine, runtime)
+        told = []
+        for step, (micro_batches, overflows) in enumerate(FP16_STEPS):
+            run.experiment.train.accumulation = AccumulationConfig(steps=micro_batches)
+            factor = 1e5 if overflows and rank == 1 else 0.0
+            run.tasks = [Loud(task, factor) for task in LABELLED.tasks]
+            balance = forward_backward(run, my_batch(case, step, runtime))
+            norm = float(engine.step())
+            told.append((balance.overflow, engine.loss_scale.value, norm, balance.min_norm))
+        found["fp16", strategy] = told, engine.gather().model
+    return found
+
+
+def test_lower_precision_leaves_the_weights_and_an_overflow_on_one_rank_skips_the_step_on_all(
+    oracle: dict[str, Found],
+) -> None:
+    strategies = ["ddp", "fsdp2", "zero1", "zero3"]
+    first, second = run_ranks(2, in_lower_precision, strategies, limit_seconds=240)
+    expected = oracle["LeNet, separate heads, SGD"][0][:2]
+    reference, expected_model = first["fp16", "ddp"]
+    for strategy in strategies:
+        assert float((first["bf16", strategy] - expected).abs().max()) <= 0.02, strategy
+        told, model = first["fp16", strategy]
+        assert [step[0] for step in told] == [False, True, True, False], strategy
+        assert [step[1] for step in told] == [2.0**12, 2.0**11, 2.0**10, 2.0**10], strategy
+        assert [math.isfinite(step[2]) for step in told] == [True, False, False, True], strategy
+        assert [step[:2] for step in second["fp16", strategy][0]] == [step[:2] for step in told], strategy
+        # Norms are told unscaled, whatever the scale and the cut; two steps have moved the model, the others have not.
+        for number in (0, 3):
+            assert told[number][2:] == pytest.approx(reference[number][2:], rel=0.02), strategy
+        for name, tensor in expected_model.items():
+            assert float((model[name] - tensor).abs().max()) <= 1e-3, (strategy, name)
+
+
+def test_the_loss_scale_halves_grows_stays_above_one_and_goes_on_from_its_state() -> None:
+    scale = LossScale("fp16")
+    for _ in range(scale.GROWS_AFTER_STEPS - 1):
+        scale.update(overflow=False)
+    resumed = LossScale("fp16")
+    resumed.load_state_dict(scale.state_dict())
+    resumed.update(overflow=False)
+    assert (scale.value, resumed.value) == (2.0**16, 2.0**17)
+    for _ in range(20):
+        resumed.update(overflow=True)
+    assert resumed.value == 1.0
+    single = LossScale("fp32")
+    single.load_state_dict(scale.state_dict())
+    single.update(overflow=True)
+    assert (single.value, single.state_dict()) == (1.0, {})

@@ -40,6 +40,19 @@ class Normalised(LeNet):
         return self.norm(z_BD)
 
 
+class Overflowing(LeNet):
+    """Has, in its second training step, a gradient that float16 has no room for once it is scaled."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(image_shape, dropout=0.0)
+        self.num_forwards = 0
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        self.num_forwards += self.training
+        z_BD = super().forward(x_BCHW)
+        return z_BD + 1e5 * (z_BD - z_BD.detach()) if self.num_forwards == 3 else z_BD
+
+
 class NanOfEverySecondTask(nn.Linear):
     """Gives NaN in its second training step; every second one that is built."""
 

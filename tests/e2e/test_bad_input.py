@@ -31,8 +31,8 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Say:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.stpes=3", "unknown key 'train.stpes': did you mean 'steps'?"),
-        ("trian.steps=3", "unknown key 'trian': did you mean 'train'?"),
+        ("train.stpes=3", "unknown key 'train.stpes'; did you mean 'steps'?"),
+        ("trian.steps=3", "unknown key 'trian'; did you mean 'train'?"),
         ("train.steps=many", "train.steps: input should be a valid integer, found 'many'"),
         ("train.steps=0", "train.steps: input should be greater than 0, found 0"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate: input should be greater than 0, found -1"),

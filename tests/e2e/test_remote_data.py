@@ -9,6 +9,7 @@ import yaml
 from tests.data.server import serving
 from tests.e2e.conftest import Command
 from trainer.cli import main
+from trainer.observe.metrics import read_metrics
 
 
 @pytest.fixture
@@ -28,6 +29,10 @@ def test_two_processes_train_on_remote_shards_and_fetch_each_once(
         done = paretrain("train", short, "--processes", 2, f"data.path={server.url}")
         assert done.returncode == 0, done.stderr
         assert (run_dir / "summary.json").exists()
+        use = [record["cache"] for record in read_metrics(run_dir / "metrics.jsonl") if record["kind"] == "train"][-1]
+        assert use.keys() == {"hits"}, "what fits the cache is fetched before the first step"
+        assert "cache 100.0% hits, 0 GiB fetched" in (run_dir / "log.txt").read_text()
+        assert "Shards from the cache" in (run_dir / "report.html").read_text()
         asked = {path.name: server.asked_for(path.name) for path in digits.iterdir()}
         assert asked.pop("manifest.json") == [0, 0], "each process asks whether the data is still the same"
         assert set(map(tuple, asked.values())) == {(0,)}

@@ -56,7 +56,7 @@ def test_two_jobs_do_not_train_in_one_folder(config: Path, run_dir: Path, paretr
     with (run_dir / ".lock").open("w") as lock:
         lock.write("process 17 on another\n")
         lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         done = paretrain("train", config)
     assert done.returncode == 2
     assert f"{run_dir} is being trained already, by process 17 on another. Wait for it, or end it" in done.stderr

@@ -103,6 +103,18 @@ def test_many_tasks_fold_the_table_and_draw_maps(tmp_path: Path) -> None:
     assert "-0.50" not in page.text
 
 
+def test_of_several_units_the_worst_of_each_stand_first(tmp_path: Path) -> None:
+    names = [f"price{index}" for index in range(17)] + ["sold", "let", "void"]
+    run = write_run(tmp_path / "many", names, evals=False, finished=False)
+    errors = {name: 1e6 + index for index, name in enumerate(names[:17])} | {"sold": 3.5, "let": 70.0, "void": None}
+    units = {name: "%" if name in ("sold", "let", "void") else "EUR" for name in names}
+    log = MetricsLog(run / "metrics.jsonl", resume_step=40)
+    log.write({"kind": "eval", "step": 40, "errors": errors, "units": units, "losses": {}, "samples": 9, "seconds": 1})
+    log.close()
+    shown = [row[0] for row in report(tmp_path / "report.html", run).rows]
+    assert shown[2:8] == ["price16", "let", "price15", "sold", "price14", "void"]
+
+
 def test_several_runs_stand_side_by_side_with_the_best_in_bold(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", ["left", "right"], scale=2.0)
     second = write_run(tmp_path / "second", ["left", "right"], scale=1.0, steps=20)

@@ -9,6 +9,7 @@ from torch import nn
 
 from trainer.config import ParallelConfig, parse_config
 from trainer.errors import UserError
+from trainer.runtime.precision import LossScale
 from trainer.runtime.setup import joined
 from trainer.runtime.zero import ZeroEngine
 
@@ -39,10 +40,38 @@ def test_settings_that_do_not_go_together_are_refused(
         parse_config(VALUES | {"balance": balance, "parallel": parallel}, "test.yaml")
 
 
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"parallel": {"precision": "fp16"}}, "precision 'fp16' needs device 'cuda': type parallel.precision=bf16"),
+        ({"train": {"accumulation": {"steps": 3}}}, r"train.accumulation.steps=3: type train.global_batch=3"),
+        ({"train": {"accumulation": {"alpha": "micro"}}}, "no effect with steps: 1. Type train.accumulation.steps=4"),
+        (
+            {"train": {"accumulation": {"steps": 2}}, "balance": {"monitor_every_steps": 5}},
+            "balance.monitor_every_steps: does not go together with train.accumulation.steps=2",
+        ),
+        (
+            {"parallel": {"precision": "fp16", "device": "cuda"}, "balance": {"space": "parameters"}},
+            "balance.space=parameters: does not go together with parallel.precision=fp16",
+        ),
+        (
+            {"parallel": {"strategy": "zero2"}, "model": {"compile": True}},
+            "model.compile: true goes together with parallel.strategy=single and ddp alone, found zero2",
+        ),
+    ],
+)
+def test_precision_accumulation_and_compile_are_refused_where_they_cannot_work(
+    sections: dict[str, dict[str, Any]], said: str
+) -> None:
+    values = VALUES | {name: VALUES.get(name, {}) | section for name, section in sections.items()}
+    with pytest.raises(UserError, match=said):
+        parse_config(values, "test.yaml")
+
+
 def test_without_deepspeed_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(UserError, match=r"pip install 'paretrain\[deepspeed\]'"):
-        ZeroEngine(2, nn.Linear(1, 1), lambda p: torch.optim.SGD(p), None, torch.device("cpu"))
+        ZeroEngine(2, nn.Linear(1, 1), lambda p: torch.optim.SGD(p), None, torch.device("cpu"), LossScale())
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])

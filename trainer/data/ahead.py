@@ -37,6 +37,9 @@ class ShardsAhead:
     Args:
         folder: a copy.
         groups: as `groups_from` gives them.
+
+    Attributes:
+        fetched_bytes: so far.
     """
 
     def __init__(self, folder: Path, groups: Iterator[Group]) -> None:
@@ -44,6 +47,7 @@ class ShardsAhead:
         self._groups = groups
         self._reached = Cursor(-1, 0)
         self._closed = False
+        self.fetched_bytes = 0
         self._moved = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="shards-ahead", daemon=True)
 
@@ -71,7 +75,7 @@ class ShardsAhead:
                 for shard in shards:
                     if self._closed:
                         return
-                    fetch(self._folder, shard)
+                    self.fetched_bytes += fetch(self._folder, shard)
             except UserError as error:
                 logger.warning("Shards are no longer fetched ahead of time: %s", error)
             before = begin

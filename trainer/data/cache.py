@@ -61,8 +61,11 @@ def origin(folder: Path) -> Origin | None:
     return found
 
 
-def fetch(folder: Path, file: FileSpec) -> None:
+def fetch(folder: Path, file: FileSpec) -> int:
     """Bring a file into a copy, or wait until another process has done so or has failed for both.
+
+    Returns:
+        How many bytes this process has fetched.
 
     Raises:
         UserError: the server does not give it within the time that remote.py states, or there is no room for it.
@@ -75,11 +78,12 @@ def fetch(folder: Path, file: FileSpec) -> None:
             with locked(path.with_name(path.name + PART_SUFFIX)) as part:
                 if path.exists():  # somebody was quicker, between our two looks
                     os.unlink(part.name)
-                    return
+                    break
                 # Else dozens of processes would each, one after the other, try for half a minute.
                 if failure.exists() and failure.stat().st_mtime > asked:
                     raise UserError(failure.read_text())
-                _make_room(folder.parent, file.bytes - part.seek(0, 2), source.max_bytes)
+                missing = file.bytes - part.seek(0, 2)
+                _make_room(folder.parent, missing, source.max_bytes)
                 try:
                     fetch_file(f"{source.url}/{file.file}", file, part)
                 except UserError as error:
@@ -88,8 +92,10 @@ def fetch(folder: Path, file: FileSpec) -> None:
                 os.fsync(part.fileno())
                 os.rename(part.name, path)
                 failure.unlink(missing_ok=True)
+                return missing
     except OSError as error:
         raise unwritable(folder, error) from None
+    return 0
 
 
 def open_shard(folder: Path, shard: FileSpec) -> int:

@@ -65,7 +65,7 @@ def _bad_samples(folder: Path, manifest: Manifest, split: str) -> Iterator[BadSa
     starts = range(0, manifest.num_samples(split), BATCH_SIZE)
     for start in track(starts, f"decoding {split}", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         sample_ids_B = np.arange(start, min(start + BATCH_SIZE, manifest.num_samples(split)))
-        yield from reader.read_into([buffer[: len(sample_ids_B)] for buffer in buffers], sample_ids_B)
+        yield from reader.read_into([buffer[: len(sample_ids_B)] for buffer in buffers], sample_ids_B).bad
     reader.close()
 
 

@@ -47,7 +47,7 @@ def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) 
     sample_ids_B = np.linspace(0, manifest.num_samples(split) - 1, count).astype(int)
     reader = SplitReader(folder, manifest, split, [task.name for task in manifest.tasks])
     buffers = reader.buffers(count)
-    bad = reader.read_into(buffers, sample_ids_B)
+    bad = reader.read_into(buffers, sample_ids_B).bad
     targets = reader.targets(sample_ids_B, buffers, bad)
     reader.close()
     faulty = {sample.slot for sample in bad}

@@ -122,6 +122,7 @@ class TrainLoader:
         groups = f" {group_samples}" if group_samples < self.num_samples else ""
         self.fingerprint = hashlib.sha256(f"{manifest.fingerprint('train')} {seed}{groups}".encode()).hexdigest()
         self._bad_samples = BadSamples()
+        self._cache_use: Counter[str] = Counter()
         sample_ids = train_batches(
             [shard.samples for shard in manifest.split("train").shards],
             global_batch=global_batch,
@@ -143,16 +144,17 @@ class TrainLoader:
         return self
 
     def __next__(self) -> Batch:
-        sample_ids_B, buffers, bad = next(self._batches)
+        sample_ids_B, buffers, found = next(self._batches)
         if not self.cursor.samples:
             self._bad_samples.begin_epoch()
-        self._bad_samples.add(bad, len(sample_ids_B))
+        self._bad_samples.add(found.bad, len(sample_ids_B))
+        self._cache_use += found.cache
         positions_B = np.arange(self._mine.start, self._mine.stop) + self.cursor.samples
         draws = draw(self._augment, seed=self._seed, epoch=self.cursor.epoch, positions_B=positions_B)
         self.cursor = self.cursor.advance(self.num_samples, self._global_batch)
         if self._ahead:
             self._ahead.reach(self.cursor)
-        return _batch(self._reader, sample_ids_B, buffers, bad, draws, pin_memory=self._pin_memory)
+        return _batch(self._reader, sample_ids_B, buffers, found.bad, draws, pin_memory=self._pin_memory)
 
     @property
     def bad_samples(self) -> Counter[str]:
@@ -163,11 +165,17 @@ class TrainLoader:
         """What is to be told of this rank's unusable samples."""
         return self._bad_samples.report()
 
+    @property
+    def cache_use(self) -> Counter[str]:
+        """Of remote data: how often this rank found a shard in the cache (`hits`) or had to wait for it (`misses`), and
+        the `fetched_bytes` of its workers and of those who fetch ahead. Nothing of a folder of this machine."""
+        return self._cache_use + Counter(fetched_bytes=self._ahead.fetched_bytes if self._ahead else 0)
+
     def padding_batch(self) -> Batch:
         """A batch of this rank's size in which no slot has a sample."""
         batch_size = self._mine.stop - self._mine.start
         sample_ids_B, buffers = np.full(batch_size, PADDING), self._reader.buffers(batch_size)
-        return _batch(self._reader, sample_ids_B, buffers, self._reader.read_into(buffers, sample_ids_B))
+        return _batch(self._reader, sample_ids_B, buffers, self._reader.read_into(buffers, sample_ids_B).bad)
 
     def close(self) -> None:
         """Ends the workers and closes the shards."""
@@ -224,9 +232,9 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         batches = read_ahead(self._reader, self._sample_ids, batch_size=self._batch_size, workers=self._workers)
         with closing(batches):
-            for sample_ids_B, buffers, bad in batches:
-                if bad:
-                    raise UserError(f"Evaluation needs every sample. Bad {bad[0].message}.")
+            for sample_ids_B, buffers, found in batches:
+                if found.bad:
+                    raise UserError(f"Evaluation needs every sample. Bad {found.bad[0].message}.")
                 yield _batch(self._reader, sample_ids_B, buffers, pin_memory=self._pin_memory)
 
     def close(self) -> None:

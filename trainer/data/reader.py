@@ -7,6 +7,7 @@ Shapes: B samples, N samples of the split, M members that hold arrays, T tasks o
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,19 @@ class BadSample:
     slot: int
     reason: str
     message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came up while a batch was read.
+
+    Attributes:
+        bad: the samples that could not be used.
+        cache: of remote data, as `ShardFiles.end_batch` counts it.
+    """
+
+    bad: tuple[BadSample, ...]
+    cache: Counter[str]
 
 
 class SplitReader:
@@ -77,13 +91,10 @@ class SplitReader:
         """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them."""
         return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
 
-    def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> tuple[BadSample, ...]:
+    def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> Found:
         """Reads and decodes samples into buffers of their number, whatever these hold.
 
         A sample with bad content keeps its slot: an input of zeros, and no label of any task. So does PADDING.
-
-        Returns:
-            The samples that could not be used.
 
         Raises:
             UserError: a shard that has gone, or ends before the sample.
@@ -104,11 +115,11 @@ class SplitReader:
                     shard, offset, _, _ = rows[slot]
                     where = f"sample {sample_ids_B[slot]} ({self._files.path(shard)}, byte {offset})"
                     bad[slot] = BadSample(slot, reason, f"{where}: {fault}")
-        self._files.end_batch()
+        cache = self._files.end_batch()
         unusable = [*bad, *np.flatnonzero(sample_ids_B == PADDING).tolist()]
         for buffer, empty in zip(buffers, self._blanks, strict=True):
             buffer[unusable] = empty
-        return tuple(bad[slot] for slot in sorted(bad))
+        return Found(tuple(bad[slot] for slot in sorted(bad)), cache)
 
     def _fetch(self, rows: Mapping[int, Row]) -> tuple[dict[int, bytes], dict[int, tuple[str, str]]]:
         """Slot -> its bytes where they are sound; slot -> the reason and what is wrong where they are not."""

@@ -4,11 +4,11 @@ import logging
 import os
 import resource
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.data.cache import open_shard, origin
+from trainer.data.cache import fetch, open_shard, origin
 from trainer.data.index import remedy
 from trainer.data.manifest import ShardSpec
 from trainer.errors import UserError
@@ -34,6 +34,7 @@ class ShardFiles:
         self._folder = folder
         self._shards = shards
         self._is_copy = origin(folder) is not None
+        self._use: Counter[str] = Counter()
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
 
@@ -62,10 +63,17 @@ class ShardFiles:
         """Where a shard lies, by its number in the split."""
         return self._folder / self._shards[shard].file
 
-    def end_batch(self) -> None:
-        """Closes the shards of a copy: the cache may need their room, and removes none that is open."""
+    def end_batch(self) -> Counter[str]:
+        """Closes the shards of a copy: the cache may need their room, and removes none that is open.
+
+        Returns:
+            Since the last call: `hits`, shards of a copy that were there when they were wanted, `misses`, and
+            `fetched_bytes` of these. Nothing of a folder that is no copy.
+        """
         if self._is_copy:
             self.close()
+        use, self._use = self._use, Counter()
+        return use
 
     def close(self) -> None:
         """Closes every shard; reading again opens it again."""
@@ -78,8 +86,17 @@ class ShardFiles:
             return self._descriptors[shard]
         if len(self._descriptors) >= self._most:
             os.close(self._descriptors.popitem(last=False)[1])
+        if self._is_copy:
+            self._count(shard)
         self._descriptors[shard] = open_shard(self._folder, self._shards[shard])
         return self._descriptors[shard]
+
+    def _count(self, shard: int) -> None:
+        if self.path(shard).exists():
+            self._use["hits"] += 1
+        else:
+            self._use["misses"] += 1
+            self._use["fetched_bytes"] += fetch(self._folder, self._shards[shard])
 
     def _forget(self, shard: int) -> None:
         if shard in self._descriptors:

@@ -36,6 +36,10 @@ SLOTS = 2
 Found_co = TypeVar("Found_co", covariant=True)
 
 
+class WorkerError(Exception):
+    """A fault of the program in a data worker; its argument holds the worker's traceback."""
+
+
 class Reader(Protocol[Found_co]):
     """What reads a batch into buffers. It comes to the workers by fork, so nothing of it is copied or sent."""
 
@@ -146,7 +150,7 @@ def _answer(
     except UserError as error:
         return None, error
     except Exception:
-        return None, RuntimeError(f"in a data worker:\n{traceback.format_exc()}")
+        return None, WorkerError(f"in a data worker:\n{traceback.format_exc()}")
 
 
 def _send(pool: Sequence[_Worker[Found_co]], number: int, task: tuple[int, np.ndarray]) -> None:

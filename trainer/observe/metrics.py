@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def faults_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How often something was not finite: `skipped_steps`, and `broken`, task -> {"loss": steps, "gradient": steps}.
 
-    Tasks that were always sound are left out.
+    Tasks that were always sound are left out. `overflow_steps` were skipped because float16 had no room for them.
     """
     faults = [record for record in records if record["kind"] == "fault"]
     broken: dict[str, dict[str, int]] = {}
@@ -96,7 +97,8 @@ def faults_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for what, tasks in (("loss", record["losses"]), ("gradient", record["gradients"])):
             for task in tasks:
                 broken.setdefault(task, {"loss": 0, "gradient": 0})[what] += 1
-    return {"skipped_steps": sum(record["action"] == "skip_step" for record in faults), "broken": broken}
+    actions = Counter(record["action"] for record in faults)
+    return {"skipped_steps": actions["skip_step"], "overflow_steps": actions["overflow"], "broken": broken}
 
 
 class Throughput:

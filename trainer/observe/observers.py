@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from trainer.errors import RankError
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.progress import Progress, fault_line
 from trainer.observe.tracker import Tracker
@@ -39,7 +40,21 @@ class Everybody:
         self._tracker = tracker
 
     def publish(self, record: Mapping[str, Any]) -> None:
-        """Write, show and track a record."""
+        """Write, show and track a record.
+
+        Raises:
+            RankError: the disk is full, say; the others cannot know.
+        """
+        try:
+            self._publish(record)
+        except OSError as error:
+            raise RankError(f"the run's records cannot be written: {error}. The last checkpoint stands") from error
+
+    def note(self, step: int, text: str) -> None:
+        """Write, show and track a remark."""
+        self.publish({"kind": "note", "step": step, "text": text})
+
+    def _publish(self, record: Mapping[str, Any]) -> None:
         self._metrics.write(record)
         if record["kind"] == "train":
             self._progress.train(record)
@@ -50,7 +65,3 @@ class Everybody:
         elif record["kind"] == "fault":
             self._progress.note(fault_line(record))
         self._tracker.log(record)
-
-    def note(self, step: int, text: str) -> None:
-        """Write, show and track a remark."""
-        self.publish({"kind": "note", "step": step, "text": text})

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from trainer.observe.units import by_unit, with_unit
+from trainer.observe.units import by_unit, cache_words, with_unit
 
 MAX_TASKS_A_LINE = 4
 """With more tasks a line speaks of their mean, the worst one and the largest weight."""
@@ -90,9 +90,15 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
             f"lr {record['learning_rate']:.3g}",
             f"{record['samples_per_second']:,.0f} samples/s",
             f"data wait {record['data_wait_percent']:.1f}%",
+            *_cache(record),
             *_bad_samples(record),
         ]
     )
+
+
+def _cache(record: Mapping[str, Any]) -> list[str]:
+    use = record.get("cache", {})
+    return [f"cache {cache_words(use)}"] if use else []
 
 
 def _bad_samples(record: Mapping[str, Any]) -> list[str]:
@@ -110,7 +116,7 @@ def eval_line(record: Mapping[str, Any]) -> str:
 
 def fault_line(record: Mapping[str, Any]) -> str:
     """The plain line of a "fault" record."""
-    done = "step skipped" if record["action"] == "skip_step" else "left out of this step"
+    done = "left out of this step" if record["action"] == "drop_task" else "step skipped"
     return f"step {record['step']}: {record['found']}: {done}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.observe.run_folder import RunFolder
-from trainer.observe.units import PERCENT, by_unit, number_in, with_unit
+from trainer.observe.units import PERCENT, by_unit, cache_words, number_in, with_unit, worst_first
 
 MAX_TABLE_TASKS = 16
 NUM_WORST_TASKS = 10
@@ -58,11 +58,14 @@ def key_figures(run: RunFolder) -> str:
         found.append(("Wall time", duration(seconds), f"{_steps(run):,} steps"))
     if (speed := run.latest("samples_per_second")) is not None:
         found.append(("Samples/s", f"{speed:,.0f}", f"{run.latest('data_wait_percent'):.1f} % waiting for data"))
+    if use := run.latest("cache"):
+        hits, _, fetched = cache_words(use).partition(", ")
+        found.append(("Shards from the cache", hits, fetched))
     if bad_samples := run.latest("bad_samples"):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in bad_samples.items())
         found.append(("Bad samples", f"{sum(bad_samples.values()):,}", reasons))
     if faults := run.of_kind("fault"):
-        skipped = sum(fault["action"] == "skip_step" for fault in faults)
+        skipped = sum(fault["action"] != "drop_task" for fault in faults)
         found.append(("Not finite", f"{len(faults):,} steps", f"{skipped:,} of them skipped"))
     cells = "".join(
         f"<div><dt>{label}</dt><dd>{text(value)}<small>{text(detail)}</small></dd></div>"
@@ -106,7 +109,8 @@ def task_table(run: RunFolder) -> str:
 
     mean_errors = [NONE, NONE] if unit is None else [_mean(final, form), _mean(best, form)]
     mean_row = ["mean", *mean_errors, _mean(last, "{:.4f}".format), NONE]
-    return _fold(header, [mean_row] if len(run.tasks) > 1 else [], run.tasks, row, _known(final), [])
+    by_error = worst_first(run.tasks, _known(final), run.units)
+    return _fold(header, [mean_row] if len(run.tasks) > 1 else [], run.tasks, row, by_error, [])
 
 
 def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]]) -> str:
@@ -145,7 +149,7 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
     def row(task: str) -> list[str]:
         return error_row(task, units.get(task, PERCENT), [final.get(task) for final in finals])
 
-    return _fold(header, above, tasks, row, worst, below)
+    return _fold(header, above, tasks, row, worst_first(tasks, worst, units), below)
 
 
 def duration(seconds: float) -> str:
@@ -177,15 +181,14 @@ def _fold(
     above: list[list[str]],
     tasks: Sequence[str],
     row: Callable[[str], list[str]],
-    error: Mapping[str, float],
+    by_error: Sequence[str],
     below: list[list[str]],
 ) -> str:
     """A table with a row a task; of many tasks the worst stand in it, and all of them are folded away after it."""
     if len(tasks) <= MAX_TABLE_TASKS:
         return _table(header, above + [row(task) for task in tasks] + below)
-    worst = sorted(tasks, key=lambda task: -error.get(task, 0.0))[:NUM_WORST_TASKS]
     return (
-        _table(header, above + [row(task) for task in worst] + below)
+        _table(header, above + [row(task) for task in by_error[:NUM_WORST_TASKS]] + below)
         + f"<details><summary>All {len(tasks):,} tasks (above: the {NUM_WORST_TASKS} with the largest error)</summary>"
         + _table(header, [row(task) for task in tasks])
         + "</details>"

@@ -149,7 +149,8 @@ def verify(path: Path) -> dict[str, Any]:
     Raises:
         UserError: a file is missing, incomplete or changed; says which, and how to go on from another checkpoint.
     """
-    others = sorted(other.name for other in path.parent.glob("step_????????") if other.name != path.name)
+    # Not a later one: somebody went back behind it.
+    others = sorted(other.name for other in path.parent.glob("step_????????") if other.name < path.name)
     way_out = "To start anew, remove the run's folder."
     if others:
         way_out = f"To go on from {others[-1]}: echo {others[-1]} > {path.parent / LATEST}"
@@ -193,11 +194,13 @@ def _publish(aside: Path, final: Path, step: int, world_size: int) -> None:
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
-    published = sorted(path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name) and path != newest)
+    published = [path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name) and path != newest]
+    # First those that a run left which was then set back to an earlier step.
+    published.sort(key=lambda path: (path < newest, path))
     for old in published[: max(len(published) - keep + 1, 0)]:
-        shutil.rmtree(old)
+        old.rename(old.with_suffix(".tmp"))
     for torn in folder.glob("step_*.tmp"):
-        shutil.rmtree(torn)
+        shutil.rmtree(torn, ignore_errors=True)  # What somebody still reads goes next time.
 
 
 def _generators() -> dict[str, Any]:

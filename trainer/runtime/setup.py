@@ -126,7 +126,7 @@ def joined(config: ParallelConfig) -> Iterator[Runtime]:
     try:
         yield _start(config)
     except RuntimeError as error:
-        if not _LOST_PEER.search(str(error)):
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not _LOST_PEER.search(str(error)):
             raise
         rank, host = os.environ.get("RANK", "0"), socket.gethostname()
         raise LostPeerError(
@@ -153,7 +153,13 @@ def _start(config: ParallelConfig) -> Runtime:
         store = dist.HashStore()  # type: ignore[attr-defined]
         backend = "gloo" if config.device == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-    accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)])
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        # What a launcher's environment says of these would be done behind the configuration's back.
+        mixed_precision="no",
+        dynamo_backend="no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+    )
     counted = torch.ones(1, device=accelerator.device)
     if dist.is_initialized():
         dist.all_reduce(counted)

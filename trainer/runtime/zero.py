@@ -67,13 +67,16 @@ class ZeroEngine:
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
-        if self.loss_scale.value != self.optimizer.loss_scale:
-            self.optimizer.override_loss_scale(self.loss_scale.value)
         with torch.autograd.set_multithreading_enabled(False):
-            self._engine.backward(loss)
+            self._engine.backward(loss * self.loss_scale.value)
 
     def step(self) -> Tensor:
         """See `Engine`."""
+        # Not by DeepSpeed's own scale: with one, its stage 3 refuses the backward by which a window looks at the heads.
+        if self.loss_scale.value != 1:
+            for group in self.optimizer.averaged_gradients.values():
+                for gradient in group:
+                    gradient /= self.loss_scale.value
         self._engine.step()
         self.loss_scale.update(overflow=self.optimizer.overflow)
         if self.optimizer.overflow:  # Its word for a norm that is not finite; no step was made.

@@ -71,7 +71,7 @@ def test_digit_pairs_come_from_the_originals_of_their_own_split(tmp_path: Path) 
         return bool((every == image).all(axis=(1, 2)).any())
 
     for split, other in (("train", "test"), ("test", "train")):
-        for image, left, right in list(zip(*read_split(tmp_path, split), strict=True))[:12]:
+        for image, left, right in list(zip(*read_split(tmp_path, split), strict=True))[:4]:
             assert can_be_made_of(split, image, left, right)
             assert not can_be_made_of(other, image, left, right)
 

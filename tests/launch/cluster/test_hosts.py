@@ -58,7 +58,7 @@ def cable_cut(node: str) -> Iterator[None]:
 
 def wait_for_step(step: int, run_dir: Path, processes: list["subprocess.Popen[str]"]) -> None:
     """Wait until the run has made a step; not for one that has ended."""
-    wait_until(lambda: len(steps(run_dir)) >= step or any(p.poll() is not None for p in processes), 60, f"step {step}")
+    wait_until(lambda: len(steps(run_dir)) >= step or any(p.poll() is not None for p in processes), 120, f"step {step}")
     for process in processes:
         assert process.poll() is None, process.communicate()[0]
 

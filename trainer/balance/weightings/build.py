@@ -1,6 +1,5 @@
 """Names and options -> rules. A name stands in a literal dict below, or is a dotted path: TorchJD's or your own."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from trainer.balance.weightings.losses import DynamicWeightAverage, Uncertainty
 from trainer.balance.weightings.normalise import Normalised, Scale
 from trainer.balance.weightings.preference import Chebyshev
 from trainer.balance.weightings.rule import Weighting
+from trainer.naming import did_you_mean
 
 RULES: Mapping[str, Callable[..., Weighting]] = {
     "min_norm": MinNormWeighting,
@@ -80,10 +80,8 @@ def build_weighting(
 def _known(name: str) -> Callable[..., Weighting]:
     if name in RULES:
         return RULES[name]
-    close = difflib.get_close_matches(name, RULES, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
     raise ValueError(
-        f"no weighting '{name}'.{hint} Known: {', '.join(RULES)}, or a dotted path such as "
+        f"no weighting '{name}'{did_you_mean(name, RULES)} Known: {', '.join(RULES)}, or a dotted path such as "
         "torchjd.aggregation.UPGradWeighting"
     )
 
@@ -104,10 +102,9 @@ def _call(name: str, build: Callable[..., Any], options: Mapping[str, Any], give
     allowed = [parameter for parameter in parameters if parameter not in given]
     for option in options:
         if option not in allowed:
-            close = difflib.get_close_matches(option, allowed, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(option, allowed)
             raise ValueError(
-                f"weighting '{name}' has no option '{option}'.{hint} Its options: {', '.join(allowed) or 'none'}"
+                f"weighting '{name}' has no option '{option}'{hint} Its options: {', '.join(allowed) or 'none'}"
             )
     try:
         return build(**{key: value for key, value in given.items() if key in parameters}, **options)

@@ -1,0 +1,72 @@
+"""Micro-batches, lower precision and torch.compile in real runs; these in the tests' own process."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.e2e.runs import checkpoint, numbers
+from trainer.cli import main
+from trainer.config import load_config
+from trainer.observe.metrics import read_metrics
+from trainer.train import train
+
+STILL = ["model.encoder.options={dropout: 0.0}", "model.head.options={dropout: 0.0}", "train.steps=4"]
+
+
+def assert_alike(config: Path, run_dir: Path, override: str, tolerance: float) -> None:
+    """Compare the run in `run_dir` with one that has `override` too."""
+    assert main(["train", str(config), *STILL, "name=other", override]) == 0
+    for found, expected in zip(numbers(run_dir.with_name("other")), numbers(run_dir), strict=True):
+        assert (found["kind"], found["step"]) == (expected["kind"], expected["step"])
+        if found["kind"] == "train":
+            for name in ("losses", "alpha", "gradient_norm"):
+                assert found[name] == pytest.approx(expected[name], rel=tolerance, abs=tolerance), name
+    parameters = checkpoint(run_dir)[0]
+    for name, tensor in checkpoint(run_dir.with_name("other"))[0].items():
+        assert tensor.dtype == torch.float32
+        assert tensor.sub(parameters[name]).norm() <= tolerance * parameters[name].norm(), name
+
+
+def test_a_run_in_micro_batches_in_bf16_or_compiled_is_the_same_within_its_rounding(
+    config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["train", str(config), *STILL]) == 0
+    assert_alike(config, run_dir, "train.accumulation.steps=4", 1e-5)
+    (run_dir.parent / "other").rename(run_dir.parent / "windowed")
+    assert_alike(config, run_dir, "parallel.precision=bf16", 0.03)
+    (run_dir.parent / "other").rename(run_dir.parent / "bf16")
+    # The graphs that a compiler gets, run as they are: making code of them takes a minute.
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+    assert_alike(config, run_dir, "model.compile=true", 1e-5)
+    # A run may go on in other pieces, since the window's α does not depend on them.
+    assert main(["train", str(config), *STILL, "name=windowed", "train.accumulation.steps=2", "train.steps=5"]) == 0
+
+
+def test_an_overflow_is_skipped_and_told_and_the_scale_goes_on_after_a_resume(
+    config: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def part(steps: int) -> None:
+        overrides = ["model.encoder={name: tests.e2e.faulty.Overflowing}", f"train.steps={steps}"]
+        experiment = load_config(config, overrides)
+        # The configuration refuses fp16 on a CPU, which computes it right but slowly.
+        parallel = experiment.parallel.model_copy(update={"precision": "fp16"})
+        train(experiment.model_copy(update={"parallel": parallel}))
+
+    part(3)
+    saved = run_dir / "config.yaml"
+    saved.write_text(saved.read_text().replace("precision: fp16", "precision: fp32"))
+    part(5)
+    faults = [record for record in read_metrics(run_dir / "metrics.jsonl") if record["kind"] == "fault"]
+    assert [(fault["step"], fault["action"]) for fault in faults] == [(2, "overflow"), (5, "overflow")]
+    assert "the loss scale goes from 65536 to 32768" in faults[0]["found"]
+    assert "the loss scale goes from 32768 to 16384" in faults[1]["found"]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (summary["overflow_steps"], summary["skipped_steps"], summary["broken"]) == (2, 0, {})
+    assert "steps skipped for an overflow of float16 2" in capsys.readouterr().out
+    parameters, state, _ = checkpoint(run_dir)
+    assert state["loss_scale"]["value"] == 2.0**14
+    assert all(tensor.isfinite().all() for tensor in parameters.values())

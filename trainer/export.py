@@ -1,0 +1,161 @@
+"""`paretrain export`: a checkpoint's model as one plain file, with all that it takes to use it, and a model card."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from models import MultiTaskModel, Task
+from models.backbone import TransformersEncoder
+from trainer.build import build_network, build_tasks
+from trainer.config import Experiment, ParallelConfig
+from trainer.data.folder import open_folder
+from trainer.data.manifest import Manifest, read_manifest
+from trainer.errors import UserError
+from trainer.files import write_durably
+from trainer.model_card import model_card
+from trainer.observe.run_folder import read_run
+from trainer.run_dir import CHECKPOINTS, RUN, read_config
+from trainer.runtime.checkpoint import Snapshot, folder_of_step, latest, load
+from trainer.runtime.setup import joined
+
+SUFFIX = ".safetensors"
+
+
+def export_run(run_dir: Path, out: Path, step: int | None) -> None:
+    """Write the model of `step` (None: of the last checkpoint) to `out`, and a model card beside it.
+
+    The file holds the encoder and the heads, without towers, which no evaluation asks. Its metadata are JSON under
+    `encoder`, `head`, `input`, `tasks`, `run` and `config`. It needs safetensors and this project's `models` alone.
+
+    Args:
+        run_dir: a run's folder.
+        out: NAME.safetensors, which must not exist; the card becomes NAME.md.
+        step: of one of the run's checkpoints.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, or a file that is there already or cannot be written.
+    """
+    card = out.with_suffix(".md")
+    _refuse_to_overwrite(out, card)
+    experiment = read_config(run_dir)
+    path = _checkpoint(run_dir, step)
+    data = experiment.data
+    manifest = read_manifest(open_folder(data.path, data.cache.dir, data.cache.max_bytes))
+    tasks = build_tasks(manifest, data.tasks)
+    with joined(ParallelConfig()) as runtime:
+        snapshot = load(path, runtime)
+    weights = _without_towers(snapshot.model) if experiment.model.tower else snapshot.model
+    network = _evaluated(experiment, manifest, tasks, weights, path)
+    about = _describe(run_dir, experiment, manifest, tasks, network, snapshot)
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
+    text = model_card(about, {name: tuple(tensor.shape) for name, tensor in weights.items()}, out.name)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _publish(card, text.encode())
+        _publish(out, safetensors.torch.save(weights, metadata))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}. Type another --out") from None
+    print(f"{out}: {path.name} of {run_dir}, {out.stat().st_size:,} bytes\n{card}: what it is, and how to load it")
+
+
+def _refuse_to_overwrite(out: Path, card: Path) -> None:
+    if out.suffix != SUFFIX:
+        raise UserError(f"--out {out}: expected a file name that ends in {SUFFIX}, such as --out {out}{SUFFIX}")
+    for path in (out, card):
+        if path.exists():
+            raise UserError(f"{path} is there already. Type another --out, or remove it first: rm {path}")
+
+
+def _checkpoint(run_dir: Path, step: int | None) -> Path:
+    checkpoints = run_dir / CHECKPOINTS
+    path = latest(checkpoints) if step is None else folder_of_step(checkpoints, step)
+    if path is None or not path.is_dir():
+        there = ", ".join(sorted(found.name for found in checkpoints.glob("step_????????"))) or "none"
+        raise UserError(f"{run_dir} has no checkpoint {'yet' if path is None else path.name}; found: {there}")
+    return path
+
+
+def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of a model that never had towers."""
+    kept = {name: tensor for name, tensor in model.items() if not name.startswith("heads.towers.")}
+    return {name.replace("heads.main.", "heads.", 1): tensor for name, tensor in kept.items()}
+
+
+def _evaluated(
+    experiment: Experiment, manifest: Manifest, tasks: list[Task], weights: Mapping[str, Tensor], path: Path
+) -> MultiTaskModel:
+    """Build the model that evaluations ask, and put the weights in: what is written can be loaded."""
+    model = experiment.model.model_copy(update={"tower": None})
+    network = build_network(experiment.model_copy(update={"model": model}), manifest, tasks)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint {path} does not fit the data in {experiment.data.path}, which must have changed since: {error}"
+        ) from error
+    return network
+
+
+def _describe(
+    run_dir: Path,
+    experiment: Experiment,
+    manifest: Manifest,
+    tasks: list[Task],
+    network: MultiTaskModel,
+    snapshot: Snapshot,
+) -> dict[str, Any]:
+    specs = {spec.name: spec.model_dump(mode="json") for spec in manifest.tasks}
+    step, encoder, head = snapshot.state["step"], experiment.model.encoder, experiment.model.head
+    folder = read_run(run_dir)
+    if not folder.info:
+        raise UserError(
+            f"{run_dir / RUN} is missing: it says what trained this model. Put it back from a copy of the run"
+        )
+    evaluated = [record for record in folder.of_kind("eval") if record["step"] == step]
+    told = {key: folder.info[key] for key in ("command", "started_at", "world_size", "git", "versions")}
+    return {
+        "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
+        "head": {"name": head.name, "options": head.options},
+        "input": manifest.input.model_dump(mode="json") | {"shape": manifest.input.encoder_shape},
+        "tasks": [
+            {"type": type(task).__name__, "arguments": asdict(task), "data": specs[task.name]}  # type: ignore[call-overload]
+            for task in tasks
+        ],
+        "run": {
+            "name": experiment.name,
+            "step": step,
+            "samples": snapshot.state["samples"],
+            "errors": evaluated[-1]["errors"] if evaluated else None,
+            "test_samples": evaluated[-1]["samples"] if evaluated else None,
+            "data": {
+                "name": manifest.name,
+                "made_by": manifest.made_by,
+                "samples": {split: manifest.num_samples(split) for split in manifest.splits},
+                "fingerprint": manifest.fingerprint("train"),
+            },
+            **told,
+        },
+        "config": experiment.model_dump(mode="json"),
+    }
+
+
+def _portable(network: MultiTaskModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder's options without a folder that only this machine has."""
+    encoder = network.encoder
+    if not isinstance(encoder, TransformersEncoder) or "folder" not in options:
+        return dict(options)
+    config: Any = encoder.backbone.config
+    others = {key: value for key, value in options.items() if key != "folder"}
+    return others | {"config": json.loads(config.to_json_string(use_diff=False))}
+
+
+def _publish(path: Path, content: bytes) -> None:
+    aside = path.with_name(f"{path.name}.tmp")
+    write_durably(aside, content)
+    os.replace(aside, path)

@@ -1,0 +1,170 @@
+"""What a model is, for people: the Markdown beside an exported file, with the lines that load it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from trainer.observe.units import with_unit
+
+MAX_CLASSES_SHOWN = 12
+
+IMAGES = '''\
+def predict(pixels_BHWC):
+    """Images as bytes, (B, {height}, {width}, {channels}) uint8 -> {outputs}."""
+    x = torch.as_tensor(pixels_BHWC).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        return model((x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))'''
+
+FEATURES = '''\
+def predict(features_BF):
+    """Rows of {num_features} numbers, NaN where one is missing -> {outputs}."""
+    x = torch.as_tensor(features_BF, dtype=torch.float32)
+    with torch.no_grad():
+        return model(((x - mean) / std).nan_to_num(nan=0.0))'''
+
+LOAD = """\
+import json
+
+import torch
+from safetensors import safe_open
+
+import models
+
+with safe_open("{file}", framework="pt") as file:
+    about = {{key: json.loads(text) for key, text in file.metadata().items()}}
+    weights = {{name: file.get_tensor(name) for name in file.keys()}}
+encoder, head, inputs = about["encoder"], about["head"], about["input"]
+tasks = [getattr(models, task["type"])(**task["arguments"]) for task in about["tasks"]]
+model = models.build_model(
+    models.build_encoder(encoder["name"], encoder["options"], tuple(inputs["shape"])),
+    tasks,
+    head["name"],
+    head["options"],
+)
+model.load_state_dict(weights)
+model.eval()
+mean, std = torch.tensor(inputs["mean"]), torch.tensor(inputs["std"])
+
+
+{predict}"""
+
+
+def model_card(about: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: str) -> str:
+    """The card's text.
+
+    Args:
+        about: the file's metadata, as values.
+        shapes: tensor name -> shape.
+        file: the exported file's name.
+    """
+    run, stacked = about["run"], "heads.first.weight_TCD" in shapes
+    sections = {
+        "Tasks": _tasks(about),
+        "Load": _load(about, file, stacked),
+        "Tensors": _tensors(shapes, stacked),
+        "Data": _data(about),
+        "Training": _training(about),
+    }
+    head = (
+        f"# {run['name']}\n\n{len(about['tasks'])} tasks on one shared encoder ({about['encoder']['name']}, "
+        f"{about['head']['name']} heads), trained by paretrain for {run['step']:,} steps, {run['samples']:,} samples.\n"
+    )
+    return head + "".join(f"\n## {title}\n\n{text.rstrip()}\n" for title, text in sections.items())
+
+
+def _tasks(about: Mapping[str, Any]) -> str:
+    run = about["run"]
+    if run["errors"] is None:
+        said = f"There was no evaluation at step {run['step']}; `paretrain eval RUN --step {run['step']}` makes one."
+    else:
+        said = f"Errors on the {run['test_samples']:,} samples of the test split."
+    rows = [
+        f"| {index} | {_cell(task['data']['name'])} | {_cell(_meaning(task['data']))} | {_error(task, run['errors'])} |"
+        for index, task in enumerate(about["tasks"])
+    ]
+    return "\n".join([said, "", "| t | task | its output | error |", "|---|---|---|---|", *rows])
+
+
+def _meaning(data: Mapping[str, Any]) -> str:
+    where = " a pixel" if data["kind"] in ("segmentation", "dense_regression") else ""
+    if "classes" in data:
+        names = data["classes"]
+        more = ", ..." if len(names) > MAX_CLASSES_SHOWN else ""
+        return f"logits of {len(names)} classes{where}: {', '.join(names[:MAX_CLASSES_SHOWN])}{more}"
+    count = f"{data.get('channels', 1)} x " if data.get("channels", 1) > 1 else ""
+    return (
+        f"{count}y{where}; y * {data['std']:.9g} + {data['mean']:.9g} is in {data['unit'] or 'the units of the data'}"
+    )
+
+
+def _error(task: Mapping[str, Any], errors: Mapping[str, float | None] | None) -> str:
+    if errors is None:
+        return "-"
+    error = errors[task["data"]["name"]]
+    percent = "classes" in task["data"]
+    return "no labels" if error is None else with_unit(error, "%" if percent else task["arguments"]["unit"])
+
+
+def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
+    spec = about["input"]
+    outputs = "outputs (B, T, C), task t's are outputs[:, t]" if stacked else "a list of one output a task"
+    if spec["kind"] == "image":
+        predict = IMAGES.format(outputs=outputs, **{key: spec[key] for key in ("height", "width", "channels")})
+    else:
+        predict = FEATURES.format(outputs=outputs, num_features=len(spec["names"]))
+    name = about["encoder"]["name"], about["head"]["name"]
+    own = [one for one in name if "." in one]
+    also = f", and {' and '.join(f'`{one}`' for one in own)}, which must be importable" if own else ""
+    return (
+        f"With torch, einops, safetensors and the folder `models/` of paretrain{also}; its trainer is not needed.\n\n"
+        f"```python\n{LOAD.format(file=file, predict=predict)}\n```"
+    )
+
+
+def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:
+    num_encoder = sum(name.startswith("encoder.") for name in shapes)
+    lines = [f"- `encoder.*`: {num_encoder} parameters and buffers, named as torch names them."]
+    if stacked:
+        lines.append(
+            "- `heads.*`: all heads as one stack. The first axis is the task t, in the order above: task t's linear "
+            "layer is `x @ weight_TCD[t].T + bias_TC[t]`."
+        )
+        lines += [f"  - `{name}` {shape}" for name, shape in shapes.items() if name.startswith("heads.")]
+    else:
+        lines.append("- `heads.<t>.*`: the head of task t, in the order above.")
+    return "\n".join(lines)
+
+
+def _data(about: Mapping[str, Any]) -> str:
+    data, spec = about["run"]["data"], about["input"]
+    samples = ", ".join(f"{count:,} {split}" for split, count in data["samples"].items())
+    made_by = json.dumps(data["made_by"], ensure_ascii=False)
+    lines = [f"{data['name']}: {samples} samples; made by `{made_by}`.", ""]
+    if spec["kind"] == "image":
+        colours = "grey" if spec["channels"] == 1 else "RGB"
+        mean, std = ([f"{value:.6g}" for value in spec[key]] for key in ("mean", "std"))
+        lines.append(
+            f"Input: {colours} images of {spec['height']} x {spec['width']} pixels, (pixel / 255 - mean) / std with "
+            f"mean {', '.join(mean)} and std {', '.join(std)}."
+        )
+    else:
+        lines.append(
+            f"Input: {len(spec['names'])} numbers a sample, standardised; names, mean and std are in the file."
+        )
+    return "\n".join([*lines, "", f"Fingerprint of the train split: `{data['fingerprint']}`."])
+
+
+def _training(about: Mapping[str, Any]) -> str:
+    run = about["run"]
+    git = run["git"]
+    commit = "not in a git checkout" if git is None else f"commit {git['commit']}{', changed' if git['dirty'] else ''}"
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
+    config = yaml.safe_dump(about["config"], sort_keys=False, allow_unicode=True)
+    started = f"Processes: {run['world_size']}; started {run['started_at']}; {commit}; {versions}."
+    return f"    {run['command']}\n\n{started}\n\n```yaml\n{config}```"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
