@@ -43,7 +43,11 @@ def fit(run: Run, observers: Observers, wishes: Wishes) -> None:
             observers.publish(record | _cache_use(run))
         with run.throughput.paused():
             if run.step % config.eval_every_steps == 0 or is_last:
-                _evaluate(run, observers)
+                try:
+                    _evaluate(run, observers)
+                except UserError:
+                    save_run(run)  # A test sample that cannot be used must not cost what was trained.
+                    raise
             if run.step % run.experiment.checkpoint.every_steps == 0 or ends or request is Request.SAVE:
                 save_run(run)
         if request is not Request.GO_ON:

@@ -17,31 +17,29 @@ from trainer.train import train
 STILL = ["model.encoder.options={dropout: 0.0}", "model.head.options={dropout: 0.0}", "train.steps=4"]
 
 
-def assert_alike(config: Path, run_dir: Path, override: str, tolerance: float) -> None:
-    """Compare the run in `run_dir` with one that has `override` too."""
-    assert main(["train", str(config), *STILL, "name=other", override]) == 0
-    for found, expected in zip(numbers(run_dir.with_name("other")), numbers(run_dir), strict=True):
+def assert_alike(config: Path, run_dir: Path, name: str, override: str, tolerance: float) -> None:
+    """Compare the run in `run_dir` with one called `name` that has `override` too."""
+    assert main(["train", str(config), *STILL, f"name={name}", override]) == 0
+    for found, expected in zip(numbers(run_dir.with_name(name)), numbers(run_dir), strict=True):
         assert (found["kind"], found["step"]) == (expected["kind"], expected["step"])
         if found["kind"] == "train":
-            for name in ("losses", "alpha", "gradient_norm"):
-                assert found[name] == pytest.approx(expected[name], rel=tolerance, abs=tolerance), name
+            for key in ("losses", "alpha", "gradient_norm"):
+                assert found[key] == pytest.approx(expected[key], rel=tolerance, abs=tolerance), key
     parameters = checkpoint(run_dir)[0]
-    for name, tensor in checkpoint(run_dir.with_name("other"))[0].items():
+    for key, tensor in checkpoint(run_dir.with_name(name))[0].items():
         assert tensor.dtype == torch.float32
-        assert tensor.sub(parameters[name]).norm() <= tolerance * parameters[name].norm(), name
+        assert tensor.sub(parameters[key]).norm() <= tolerance * parameters[key].norm(), key
 
 
 def test_a_run_in_micro_batches_in_bf16_or_compiled_is_the_same_within_its_rounding(
     config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["train", str(config), *STILL]) == 0
-    assert_alike(config, run_dir, "train.accumulation.steps=4", 1e-5)
-    (run_dir.parent / "other").rename(run_dir.parent / "windowed")
-    assert_alike(config, run_dir, "parallel.precision=bf16", 0.03)
-    (run_dir.parent / "other").rename(run_dir.parent / "bf16")
+    assert_alike(config, run_dir, "windowed", "train.accumulation.steps=4", 1e-5)
+    assert_alike(config, run_dir, "narrow", "parallel.precision=bf16", 0.03)
     # The graphs that a compiler gets, run as they are: making code of them takes a minute.
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
-    assert_alike(config, run_dir, "model.compile=true", 1e-5)
+    assert_alike(config, run_dir, "compiled", "model.compile=true", 1e-5)
     # A run may go on in other pieces, since the window's α does not depend on them.
     assert main(["train", str(config), *STILL, "name=windowed", "train.accumulation.steps=2", "train.steps=5"]) == 0
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models import MultiTaskModel
+from trainer.errors import UserError
 from trainer.runtime.engine import Engine, TorchEngine
 from trainer.runtime.precision import LossScale, Precision, lower_precision
 from trainer.runtime.setup import Runtime
@@ -43,6 +44,13 @@ def build_engine(
         if runtime.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
             raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
         return TorchEngine(network, model, build_optimizer, clip_norm, loss_scale)
+    if strategy in ZERO_STAGES:
+        frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+        if frozen:
+            raise UserError(
+                f"parallel.strategy={strategy} cannot save parameters that are not trained, such as {frozen[0]} "
+                "(requires_grad=False). Type parallel.strategy=fsdp2, or make them buffers"
+            )
     # Shards are cut from flat parameters, and fully_shard refuses those that are channels_last.
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if strategy == "fsdp2":

@@ -95,7 +95,8 @@ class ZeroEngine:
         """See `Engine`."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        model = dict(self._network.named_buffers())
+        saved = self._network.state_dict().keys()  # Without the buffers that a module rebuilds.
+        model = {name: buffer for name, buffer in self._network.named_buffers() if name in saved}
         optimizer: dict[str, dict[str, Tensor]] = {}
         remembered = self._remembered()
         sharded = sorted(remembered.keys() - {STEP})  # Each is a collective: in one order on every rank.
@@ -125,7 +126,7 @@ class ZeroEngine:
             # What step() does after its first one: lets each parameter find its part of the state above.
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for name, parameter in self._network.named_parameters():
-            for slot, value in state[name].items():
+            for slot, value in state.get(name, {}).items():
                 if slot == STEP:
                     continue
                 if self._stage < 3:
