@@ -1,7 +1,8 @@
 # Two commands for a fresh machine with Python 3.11+, make and a compiler:
 #   make train    environment, shards, a 2-process run on real digits, its report
-#   make test     environment, lint, types, all tests
-# And where there is root:
+#   make test     environment, lint, types, the tests
+# And where there is time, or root:
+#   make test-slow      the longest runs of many processes
 #   make test-launch    a real Slurm on two virtual hosts: preemption, requeues, cut cables
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,13 +10,16 @@ BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again; newer requirements do it again too.
 READY := $(VENV)/ready
 
-.PHONY: train test test-launch lint clean
+.PHONY: train test test-slow test-launch lint clean
 
 train: $(READY) data/digits/manifest.json
 	$(BIN)/paretrain train configs/digits.yaml --processes 2
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 test-launch: $(READY)
 	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld >/dev/null; then \

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from trainer.data import workers as module
-from trainer.data.workers import read_ahead
+from trainer.data.workers import WorkerError, read_ahead
 from trainer.errors import UserError
 
 BROKEN, SLOW, WRONG = 1000, 1001, 1002
@@ -86,7 +86,7 @@ def test_the_readers_error_comes_in_its_turn(workers: int) -> None:
 
 
 def test_a_fault_of_the_code_shows_where_it_was() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)in a data worker:.*in read_into.*ZeroDivisionError: in the reader"):
+    with pytest.raises(WorkerError, match=r"(?s)in a data worker:.*in read_into.*ZeroDivisionError: in the reader"):
         read([np.full(2, WRONG)], workers=1)
 
 

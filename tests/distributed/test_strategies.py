@@ -40,8 +40,8 @@ NUM_STEPS = 20
 CLIP_NORM = 1.0
 SKIPPED = 7
 """At this step the gradients are dropped and no step is made."""
-WINDOWED = 3
-"""The batch of every third step is cut into micro-batches, of which some have a task without a label."""
+WINDOWED = 7
+"""The batch of every seventh step is cut into micro-batches, of which some have a task without a label."""
 MICRO_BATCHES = 4
 LABELLED = Problem(num_tasks=3, missing=0.4, blind=(1,), dtype=torch.float32)
 CUTS = {1: [24], 2: [7, 17], 4: [1, 9, 2, 12]}
@@ -205,7 +205,7 @@ def assert_equal(found: Found, expected: Found, what: Any) -> None:
     [
         (1, ["single", "fsdp2", "zero1", "zero2", "zero3"]),
         (2, ["ddp", "fsdp2", "zero1", "zero2", "zero3"]),
-        (4, ["ddp", "fsdp2", "zero3"]),
+        pytest.param(4, ["ddp", "fsdp2", "zero3"], marks=pytest.mark.slow),
     ],
 )
 def test_every_strategy_equals_the_definition_on_one_process(

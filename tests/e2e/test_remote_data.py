@@ -22,6 +22,7 @@ def short(config: Path, tmp_path: Path) -> Path:
     return config
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_remote_shards_and_fetch_each_once(
     short: Path, digits: Path, run_dir: Path, paretrain: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

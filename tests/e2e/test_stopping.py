@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.e2e.conftest import Command
@@ -14,6 +15,7 @@ from tests.e2e.runs import checkpoint, numbers, started, wait_for_rank
 LENGTH = ["--processes", 2, "train.eval_every_steps=50", "checkpoint.every_steps=50"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_twice_ends_as_one_that_was_not(config: Path, run_dir: Path, paretrain: Command) -> None:
     # A signal that one rank alone hears: the machine is wanted, and the batch script is to bring the run back.
     with started("train", config, *LENGTH, "train.steps=100000") as process:

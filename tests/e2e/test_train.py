@@ -40,6 +40,7 @@ def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain:
     ]
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_test_sample_once_on_any_number_of_processes(
     config: Path, run_dir: Path, paretrain: Command
 ) -> None:
@@ -147,6 +148,7 @@ def test_another_number_of_processes_than_asked_for_is_refused(options: list[str
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_accelerate_launch_trains_as_the_command_does(config: Path, run_dir: Path) -> None:
     done = accelerate_launch(["--config_file", "launch/accelerate/cpu.yaml", "--num_processes", "2"], config)
     assert done.returncode == 0, done.stderr

@@ -89,12 +89,10 @@ class Balancer:
             raise RuntimeError("there is no α yet: call split, total and backward first")
         return torch.from_numpy(self.last.alpha_T.copy())
 
-    @torch.compiler.disable(reason="α is found in eager mode: compile the encoder and the heads")
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
         """Give each task its view of z, a tensor of any shape whose gradient belongs to this rank's samples alone."""
         return fan_out(z, len(self.names), self._begin())
 
-    @torch.compiler.disable(reason="α is found in eager mode: compile the encoder and the heads")
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None = None) -> Tensor:
         """Apply the first linear layer of T stacked heads to z, in place of `split`.
 
