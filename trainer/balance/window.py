@@ -37,8 +37,8 @@ class Window:
     for a backward. BatchNorm takes the statistics of one micro-batch at a time, unlike in one large batch, and updates
     its running ones in both passes.
 
-    It costs one more forward of the model and one more backward of its heads. Measured with a small ResNet and 10 tasks,
-    128 samples in four micro-batches on one core: 1.6 times the time of one batch, 1.4 times that of four micro-batches
+    It costs one more forward of the model and one more backward of its heads. Measured with a small ResNet, 10 tasks,
+    128 samples in 4 micro-batches on one core: 1.6 times the time of one batch, 1.4 times that of four micro-batches
     with an α each, and 164 MiB where one batch takes 424.
 
     Args:
