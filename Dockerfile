@@ -1,6 +1,6 @@
 # docker build -t paretrain .
 # docker run --rm paretrain --help
-# docker run --rm --gpus all --shm-size=8g -v "$PWD:/work" paretrain train configs/celeba.yaml --processes 8
+# docker run --rm --gpus all --shm-size=8g -v "$PWD:/workspace" paretrain train configs/celeba.yaml --processes 8
 #
 # --shm-size: data workers hand their batches over in shared memory, of which a container has 64 MB otherwise.
 # -v: the run's folder is the one that you start it in; --user "$(id -u):$(id -g)" if it is not writable for user 1000.
@@ -25,10 +25,10 @@ FROM python:3.11.7-slim-bookworm
 COPY --from=build /opt/paretrain /opt/paretrain
 COPY configs /opt/paretrain/configs
 ENV PATH=/opt/paretrain/bin:$PATH PYTHONUNBUFFERED=1
-RUN useradd --create-home --uid 1000 trainer && install --directory --owner trainer /work \
-    && ln -s /opt/paretrain/configs /work/configs
+RUN useradd --create-home --uid 1000 trainer && install --directory --owner trainer /workspace \
+    && ln -s /opt/paretrain/configs /workspace/configs
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 # Smoke: the command, the packaged scripts, and two processes that train.
 RUN paretrain --help \
     && paretrain data digits --out /tmp/smoke/digits \
