@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Command
-from tests.e2e.test_train import checkpoint, numbers
+from tests.e2e.runs import checkpoint, numbers
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_another_strategy(config: Path, run_dir: Path, paretrain: Command) -> None:
     arguments = ["train", config, "model.encoder.options={dropout: 0.0}", "model.head.options={dropout: 0.0}"]
     alone = paretrain(*arguments, "name=alone", "parallel.strategy=single")

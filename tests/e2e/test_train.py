@@ -67,6 +67,7 @@ def test_evaluation_counts_every_test_sample_once_on_any_number_of_processes(
         assert re.search(rf"{task}.*{error:.2f}", evaluated.stdout), evaluated.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_and_the_run_goes_on_bit_for_bit(
     config: Path, run_dir: Path, paretrain: Command
 ) -> None:

@@ -42,6 +42,7 @@ def test_a_grid_is_refused_before_anything_runs(config: Path, grid: list[str], s
         points(config, [], grid)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_what_is_missing_and_compares_all(config: Path, run_dir: Path, paretrain: Command) -> None:
     command = ("sweep", config, "--grid", "seed=0,1", "--parallel", 2, "train.steps=3")
     other = run_dir.with_name("run-seed-1")
