@@ -11,11 +11,10 @@ from trainer.data.folder import open_folder
 from trainer.data.images import to_input
 from trainer.data.loader import EvalLoader
 from trainer.data.manifest import read_manifest
-from trainer.errors import UserError
 from trainer.evaluation import Evaluation, evaluate
 from trainer.observe.units import with_unit
-from trainer.run_dir import CHECKPOINTS, read_config
-from trainer.runtime.checkpoint import folder_of_step, latest, load
+from trainer.run_dir import checkpoint_of, read_config
+from trainer.runtime.checkpoint import load
 from trainer.runtime.setup import joined
 
 BATCH_SIZE = 256
@@ -28,11 +27,7 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         UserError: no such run, checkpoint or split, or a damaged one.
     """
     experiment = read_config(run_dir)
-    checkpoints = run_dir / CHECKPOINTS
-    path = latest(checkpoints) if step is None else folder_of_step(checkpoints, step)
-    if path is None or not path.is_dir():
-        there = ", ".join(sorted(found.name for found in checkpoints.glob("step_????????"))) or "none"
-        raise UserError(f"{run_dir} has no checkpoint {'yet' if path is None else path.name}; found: {there}")
+    path = checkpoint_of(run_dir, step)
     data = experiment.data
     folder = open_folder(data.path, data.cache.dir, data.cache.max_bytes)
     manifest = read_manifest(folder)

@@ -20,8 +20,8 @@ from trainer.errors import UserError
 from trainer.files import write_durably
 from trainer.model_card import model_card
 from trainer.observe.run_folder import read_run
-from trainer.run_dir import CHECKPOINTS, RUN, read_config
-from trainer.runtime.checkpoint import Snapshot, folder_of_step, latest, load
+from trainer.run_dir import RUN, checkpoint_of, read_config
+from trainer.runtime.checkpoint import Snapshot, load
 from trainer.runtime.setup import joined
 
 SUFFIX = ".safetensors"
@@ -44,7 +44,7 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
     card = out.with_suffix(".md")
     _refuse_to_overwrite(out, card)
     experiment = read_config(run_dir)
-    path = _checkpoint(run_dir, step)
+    path = checkpoint_of(run_dir, step)
     data = experiment.data
     manifest = read_manifest(open_folder(data.path, data.cache.dir, data.cache.max_bytes))
     tasks = build_tasks(manifest, data.tasks)
@@ -70,15 +70,6 @@ def _refuse_to_overwrite(out: Path, card: Path) -> None:
     for path in (out, card):
         if path.exists():
             raise UserError(f"{path} is there already. Type another --out, or remove it first: rm {path}")
-
-
-def _checkpoint(run_dir: Path, step: int | None) -> Path:
-    checkpoints = run_dir / CHECKPOINTS
-    path = latest(checkpoints) if step is None else folder_of_step(checkpoints, step)
-    if path is None or not path.is_dir():
-        there = ", ".join(sorted(found.name for found in checkpoints.glob("step_????????"))) or "none"
-        raise UserError(f"{run_dir} has no checkpoint {'yet' if path is None else path.name}; found: {there}")
-    return path
 
 
 def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:

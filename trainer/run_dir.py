@@ -18,7 +18,7 @@ import yaml
 from trainer.config import Experiment, differences, parse_config, to_yaml
 from trainer.errors import UserError
 from trainer.files import write_durably
-from trainer.runtime.checkpoint import latest
+from trainer.runtime.checkpoint import folder_of_step, latest
 
 CONFIG = "config.yaml"
 RUN = "run.json"
@@ -95,6 +95,20 @@ def read_config(run_dir: Path) -> Experiment:
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run's folder: no {CONFIG} in it. Runs of this folder: ls runs/")
     return parse_config(yaml.safe_load(path.read_text()), str(path))
+
+
+def checkpoint_of(run_dir: Path, step: int | None) -> Path:
+    """The run's checkpoint of `step`; None: the last one.
+
+    Raises:
+        UserError: there is none; names those that there are.
+    """
+    checkpoints = run_dir / CHECKPOINTS
+    path = latest(checkpoints) if step is None else folder_of_step(checkpoints, step)
+    if path is None or not path.is_dir():
+        there = ", ".join(sorted(found.name for found in checkpoints.glob("step_????????"))) or "none"
+        raise UserError(f"{run_dir} has no checkpoint {'yet' if path is None else path.name}; found: {there}")
+    return path
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
