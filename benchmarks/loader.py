@@ -34,14 +34,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batches
-from trainer.data.index import load_index
-from trainer.data.loader import TrainLoader
-from trainer.data.manifest import read_manifest
-from trainer.data.order import Cursor
+from trainer.data.format.index import load_index
+from trainer.data.format.manifest import read_manifest
+from trainer.data.format.specs import ImageSpec
+from trainer.data.reading.loader import TrainLoader
+from trainer.data.reading.order import Cursor
 from trainer.data.sources.celeba import write_celeba
 from trainer.data.sources.celeba_format import ATTRIBUTES
 from trainer.data.sources.synth import write_synthetic_celeba
-from trainer.data.specs import ImageSpec
 
 BATCH = 256
 LONG_EPOCH = 200_000

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.data.decode import decode_into
-from trainer.data.manifest import read_manifest
-from trainer.data.specs import ImageSpec
+from trainer.data.format.decode import decode_into
+from trainer.data.format.manifest import read_manifest
+from trainer.data.format.specs import ImageSpec
 
 SHUFFLE_BUFFER = 1000
 """Samples, as in WebDataset's own examples."""

@@ -9,7 +9,7 @@ import torch
 from tests.distributed.problem import MISSING, Problem, two_pass_step
 from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
-from trainer.data.loader import Batch
+from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward
 from trainer.runtime.engine import TorchEngine
 from trainer.runtime.precision import LossScale

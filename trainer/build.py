@@ -21,8 +21,8 @@ from models.tasks import SPREAD
 from trainer.balance import Balancer
 from trainer.balance.weightings.build import build_weighting
 from trainer.config import BalanceConfig, Experiment
-from trainer.data.manifest import Manifest
-from trainer.data.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError
 from trainer.runtime.setup import Runtime
 

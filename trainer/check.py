@@ -7,8 +7,8 @@ from rich.table import Table
 
 from trainer.balance.exchange import message_bytes
 from trainer.config import Experiment
-from trainer.data.manifest import Manifest
-from trainer.data.order import check_global_batch
+from trainer.data.format.manifest import Manifest
+from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
 from trainer.estimate import Estimate, estimate
 from trainer.gradients import forward_backward

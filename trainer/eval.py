@@ -7,10 +7,10 @@ from rich.table import Table
 
 from trainer.build import build_network, build_tasks
 from trainer.config import ParallelConfig
-from trainer.data.folder import open_folder
-from trainer.data.images import to_input
-from trainer.data.loader import EvalLoader
-from trainer.data.manifest import read_manifest
+from trainer.data.format.manifest import read_manifest
+from trainer.data.reading.images import to_input
+from trainer.data.reading.loader import EvalLoader
+from trainer.data.remote.folder import open_folder
 from trainer.evaluation import Evaluation, evaluate
 from trainer.observe.units import with_unit
 from trainer.run_dir import checkpoint_of, read_config

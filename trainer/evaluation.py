@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models import Task, task_errors, task_losses
-from trainer.data.loader import Batch
-from trainer.data.order import PADDING
+from trainer.data.reading.loader import Batch
+from trainer.data.reading.order import PADDING
 from trainer.runtime.setup import Runtime
 
 

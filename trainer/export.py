@@ -14,8 +14,8 @@ from models import MultiTaskModel, Task
 from models.backbone import TransformersEncoder
 from trainer.build import build_network, build_tasks
 from trainer.config import Experiment, ParallelConfig
-from trainer.data.folder import open_folder
-from trainer.data.manifest import Manifest, read_manifest
+from trainer.data.format.manifest import Manifest, read_manifest
+from trainer.data.remote.folder import open_folder
 from trainer.errors import UserError
 from trainer.files import write_durably
 from trainer.model_card import model_card

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models import training_losses
 from trainer.balance import Balance, BalanceError, NonFiniteError
-from trainer.data.loader import Batch
+from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.run import Run
 

@@ -3,8 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from trainer.data.bad_samples import check_rare, combined
-from trainer.data.loader import Batch
+from trainer.data.reading.bad_samples import check_rare, combined
+from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.gradients import warm_up

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import Experiment
-from trainer.data.ahead import groups_from
-from trainer.data.cache import origin
-from trainer.data.folder import check_remote, check_room, fetch_for, fits, local_folder, open_folder
-from trainer.data.manifest import Manifest, ShardSpec, read_manifest
-from trainer.data.order import Cursor
-from trainer.data.verify import verify_shards
+from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
+from trainer.data.format.origin import origin
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.ahead import groups_from
+from trainer.data.reading.order import Cursor
+from trainer.data.remote.folder import check_remote, check_room, fetch_for, fits, local_folder, open_folder
 from trainer.runtime.setup import Runtime
 
 TURN_SECONDS = 60.0

@@ -14,12 +14,12 @@ from models import MultiTaskModel, Task
 from trainer.balance import Balancer
 from trainer.build import build_balancer, build_network, build_tasks
 from trainer.config import Experiment
-from trainer.data.folder import local_folder
-from trainer.data.images import to_input, to_targets
-from trainer.data.loader import Batch, EvalLoader, TrainLoader
-from trainer.data.manifest import Manifest
-from trainer.data.order import Cursor
-from trainer.data.specs import InputSpec
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.specs import InputSpec
+from trainer.data.reading.images import to_input, to_targets
+from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
+from trainer.data.reading.order import Cursor
+from trainer.data.remote.folder import local_folder
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.opening import fetch_first

@@ -12,8 +12,8 @@ from models import training_losses
 from models.multitask import SharedLinear
 from trainer.balance import Balancer
 from trainer.build import build_network
-from trainer.data.loader import Batch
-from trainer.data.manifest import Manifest
+from trainer.data.format.manifest import Manifest
+from trainer.data.reading.loader import Batch
 from trainer.estimate import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
 from trainer.run import Run
 from trainer.runtime.precision import lower_precision

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainer.balance import Balance
 from trainer.balance.parameters import slopes
-from trainer.data.loader import Batch
+from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.gradients import WAY_ON, forward_backward, parameter_gradients, restore_buffers
 from trainer.observe.observers import Observers

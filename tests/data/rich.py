@@ -6,11 +6,17 @@ import cv2
 import numpy as np
 
 from tests.data.tiny import picture, spec
-from trainer.data.decode import encode
-from trainer.data.manifest import Manifest
-from trainer.data.members import UNLABELLED, write_npy
-from trainer.data.shards import Sample, write_shards
-from trainer.data.specs import ClassificationSpec, DenseRegressionSpec, FeaturesSpec, RegressionSpec, SegmentationSpec
+from trainer.data.format.decode import encode
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.members import UNLABELLED, write_npy
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import (
+    ClassificationSpec,
+    DenseRegressionSpec,
+    FeaturesSpec,
+    RegressionSpec,
+    SegmentationSpec,
+)
 
 SIDE = 8
 IMAGE = spec("png", height=SIDE, width=SIDE, channels=3)

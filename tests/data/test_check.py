@@ -9,9 +9,9 @@ from tests.data import tiny
 from tests.data.rich import write_rich, write_table
 from tests.data.tiny import picture, spec
 from trainer.cli import main
-from trainer.data.decode import encode
-from trainer.data.shards import Sample, write_shards
-from trainer.data.specs import ClassificationSpec
+from trainer.data.format.decode import encode
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import ClassificationSpec
 
 Said = pytest.CaptureFixture[str]
 

@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 
 from tests.data import tiny
-from trainer.data.bad_samples import Report
-from trainer.data.decode import encode
-from trainer.data.index import index_shard
-from trainer.data.loader import MISSING, Batch, EvalLoader, TrainLoader
-from trainer.data.manifest import MANIFEST_NAME, FileSpec, Manifest, ShardSpec, SplitSpec, read_manifest
-from trainer.data.verify import verify_shards
+from trainer.data.format.decode import encode
+from trainer.data.format.index import index_shard
+from trainer.data.format.manifest import MANIFEST_NAME, FileSpec, Manifest, ShardSpec, SplitSpec, read_manifest
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.bad_samples import Report
+from trainer.data.reading.loader import MISSING, Batch, EvalLoader, TrainLoader
 from trainer.errors import UserError
 from trainer.files import sha256
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from tests.data import tiny
-from trainer.data.decode import BadImageError, decode_into, encode
-from trainer.data.folder import open_folder
-from trainer.data.index import index_shard
-from trainer.data.loader import TrainLoader
-from trainer.data.manifest import MANIFEST_NAME, read_manifest
-from trainer.data.verify import verify_shards
+from trainer.data.format.decode import BadImageError, decode_into, encode
+from trainer.data.format.index import index_shard
+from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.loader import TrainLoader
+from trainer.data.remote.folder import open_folder
 from trainer.errors import UserError
 
 

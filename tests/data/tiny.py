@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.decode import encode
-from trainer.data.manifest import Manifest
-from trainer.data.shards import Sample, write_shards
-from trainer.data.specs import ClassificationSpec, Encoding, ImageSpec
+from trainer.data.format.decode import encode
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import ClassificationSpec, Encoding, ImageSpec
 
 TASKS = (
     ClassificationSpec(name="even", classes=("no", "yes")),

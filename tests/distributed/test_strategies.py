@@ -28,7 +28,7 @@ from tests.distributed.problem import Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
 from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
-from trainer.data.loader import Batch
+from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward
 from trainer.runtime.checkpoint import load, save
 from trainer.runtime.engine import Engine

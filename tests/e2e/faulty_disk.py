@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from models.lenet import LeNet
-from trainer.data import shard_files
+from trainer.data.reading import shard_files
 
 
 class DiskGoneOnRank1(LeNet):

@@ -18,8 +18,8 @@ from tests.e2e.conftest import ROOT, environment
 from trainer.build import build_network, build_tasks
 from trainer.cli import main
 from trainer.config import load_config
-from trainer.data.images import to_input
-from trainer.data.manifest import read_manifest
+from trainer.data.format.manifest import read_manifest
+from trainer.data.reading.images import to_input
 from trainer.data.sources.digits import write_digits
 from trainer.run_dir import read_config
 

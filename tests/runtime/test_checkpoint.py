@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models import Classification
-from trainer.data.loader import Batch
+from trainer.data.reading.loader import Batch
 from trainer.evaluation import evaluate
 from trainer.runtime.checkpoint import save
 from trainer.runtime.setup import Runtime

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.contact_sheet import draw_contact_sheet
-from trainer.data.index import Scalar, load_index, scalar_tasks
-from trainer.data.manifest import Manifest, read_manifest
-from trainer.data.members import dense_tasks
-from trainer.data.reader import BadSample, SplitReader
-from trainer.data.specs import ClassificationSpec, ImageSpec
-from trainer.data.verify import verify_shards
+from trainer.data.format.index import Scalar, load_index, scalar_tasks
+from trainer.data.format.manifest import Manifest, read_manifest
+from trainer.data.format.members import dense_tasks
+from trainer.data.format.specs import ClassificationSpec, ImageSpec
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.reader import BadSample, SplitReader
 from trainer.errors import UserError
 
 SHEET_NAME = "contact_sheet.png"

@@ -177,7 +177,7 @@ def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         write_custom(options.function, options.overrides, options.out)
 
     parser = sources.add_parser("from", help="samples that a function of your own gives")
-    parser.add_argument("function", metavar="MODULE.FUNCTION", help="returns a trainer.data.shards.Source")
+    parser.add_argument("function", metavar="MODULE.FUNCTION", help="returns a trainer.data.format.shards.Source")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keyword arguments")
     _add_out(parser)
     parser.set_defaults(run=run)
@@ -237,7 +237,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _side(text: str) -> int:
-    from trainer.data.specs import MAX_SIDE
+    from trainer.data.format.specs import MAX_SIDE
 
     if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
         raise argparse.ArgumentTypeError(f"expected from 1 to {MAX_SIDE} pixels, found {text}")

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.manifest import Manifest
-from trainer.data.members import UNLABELLED, dense_tasks
-from trainer.data.reader import SplitReader
-from trainer.data.specs import (
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.members import UNLABELLED, dense_tasks
+from trainer.data.format.specs import (
     ClassificationSpec,
     DenseRegressionSpec,
     ImageSpec,
@@ -19,6 +18,7 @@ from trainer.data.specs import (
     SegmentationSpec,
     TaskSpec,
 )
+from trainer.data.reading.reader import SplitReader
 
 NUM_SAMPLES = 32
 NUM_WITH_MAPS = 8

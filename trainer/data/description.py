@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from trainer.data.manifest import SplitName
-from trainer.data.specs import ImageSpec, Part, TaskSpecs, explain
-from trainer.data.tar import open_tar, walk_tar
+from trainer.data.format.manifest import SplitName
+from trainer.data.format.specs import ImageSpec, Part, TaskSpecs, explain
+from trainer.data.format.tar import open_tar, walk_tar
 from trainer.errors import UserError
 
 TEMPLATE = """\

@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from trainer.data.decode import BadImageError, decode_into
 from trainer.data.description import Description, ask, read_description
-from trainer.data.index import index_shard, scalar_tasks
-from trainer.data.manifest import (
+from trainer.data.format.decode import BadImageError, decode_into
+from trainer.data.format.index import index_shard, scalar_tasks
+from trainer.data.format.manifest import (
     FILE_NAME,
     MANIFEST_NAME,
     ForeignSpec,
@@ -26,11 +26,11 @@ from trainer.data.manifest import (
     SplitSpec,
     write_manifest,
 )
-from trainer.data.members import extensions
-from trainer.data.pixels import PixelMoments
-from trainer.data.publish import publishing
-from trainer.data.shards import describe_file, write_array
-from trainer.data.specs import ImageSpec, RegressionSpec, TaskSpec, doubled
+from trainer.data.format.members import extensions
+from trainer.data.format.pixels import PixelMoments
+from trainer.data.format.publish import publishing
+from trainer.data.format.shards import describe_file, write_array
+from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled
 from trainer.errors import UserError
 from trainer.files import sync_folder
 

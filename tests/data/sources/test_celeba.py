@@ -11,13 +11,13 @@ from PIL import Image
 
 from tests.data.sources.raw_celeba import NAMES, SAMPLES, arrange, write_raw
 from trainer.cli import main
-from trainer.data.loader import EvalLoader
-from trainer.data.manifest import read_manifest
+from trainer.data.format.manifest import read_manifest
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.loader import EvalLoader
 from trainer.data.sources import celeba
 from trainer.data.sources.celeba import write_celeba
 from trainer.data.sources.celeba_format import ATTRIBUTES
 from trainer.data.sources.synth import attributes, split_codes
-from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 LAYOUTS = (

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer.data.loader import Batch, EvalLoader
-from trainer.data.members import UNLABELLED
+from trainer.data.format.members import UNLABELLED
+from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.loader import Batch, EvalLoader
 from trainer.data.sources.cityscapes import class_numbers, disparities, to_centres, write_cityscapes
-from trainer.data.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
-from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 H, W = 24, 48

@@ -7,9 +7,9 @@ import pytest
 
 from tests.data import rich
 from trainer.cli import main
-from trainer.data.manifest import read_manifest
-from trainer.data.shards import Sample, Source
-from trainer.data.verify import verify_shards
+from trainer.data.format.manifest import read_manifest
+from trainer.data.format.shards import Sample, Source
+from trainer.data.format.verify import verify_shards
 
 
 def waves(count: int = 4, unit: str = "Hz") -> Source:
@@ -58,7 +58,7 @@ def test_a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
         ([f"{__name__}.waves", "cuont=3"], "waves cannot be called with cuont=3: got an unexpected keyword argument"),
         ([f"{__name__}.waves", "count"], "Expected key=value, found 'count'"),
         ([f"{__name__}.waves", "count=["], "'count=[': its value is not YAML"),
-        ([f"{__name__}.nothing"], "should return a trainer.data.shards.Source, found NoneType"),
+        ([f"{__name__}.nothing"], "should return a trainer.data.format.shards.Source, found NoneType"),
         ([f"{__name__}.NOT_A_FUNCTION"], "is no function"),
     ],
 )

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from trainer.cli import main
-from trainer.data.decode import encode
-from trainer.data.loader import EvalLoader
-from trainer.data.manifest import read_manifest
+from trainer.data.format.decode import encode
+from trainer.data.format.manifest import read_manifest
+from trainer.data.format.specs import ClassificationSpec, ImageSpec, RegressionSpec
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.loader import EvalLoader
 from trainer.data.sources.image_folder import write_image_folder
-from trainer.data.specs import ClassificationSpec, ImageSpec, RegressionSpec
-from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 ROWS = ("red/a.png,0.5,cat,train", "b.png,1.5,dog,train", "c.png,,cat,train", "d.png,7.25,,test")

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from tests.data.sources.test_idx import idx
-from trainer.data.loader import EvalLoader
-from trainer.data.manifest import Manifest, read_manifest
+from trainer.data.format.manifest import Manifest, read_manifest
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.loader import EvalLoader
 from trainer.data.sources.digits import load_originals, split_originals, write_digits
 from trainer.data.sources.multimnist import write_multimnist
 from trainer.data.sources.pairs import compose
-from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.loader import MISSING, EvalLoader
-from trainer.data.manifest import Manifest
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.specs import ClassificationSpec, FeaturesSpec, RegressionSpec
+from trainer.data.format.verify import verify_shards
+from trainer.data.reading.loader import MISSING, EvalLoader
 from trainer.data.sources.csv_file import CsvFile
 from trainer.data.sources.table import write_table
-from trainer.data.specs import ClassificationSpec, FeaturesSpec, RegressionSpec
-from trainer.data.verify import verify_shards
 from trainer.errors import UserError
 
 HEADER = ("id", "height", "age", "town", "rooms", "price", "part")

@@ -19,10 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from trainer.data.decode import BadImageError, check_header, decode_into, encode
-from trainer.data.manifest import Manifest
-from trainer.data.pixels import PixelMoments, unmeasured
-from trainer.data.shards import Sample, write_shards
+from trainer.data.format.decode import BadImageError, check_header, decode_into, encode
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.pixels import PixelMoments, unmeasured
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import ClassificationSpec, ImageSpec
 from trainer.data.sources.celeba_files import RawFiles, UnreadableError, find_celeba, list_images, read_whole
 from trainer.data.sources.celeba_format import (
     ATTRIBUTES,
@@ -33,7 +34,6 @@ from trainer.data.sources.celeba_format import (
     read_attributes,
     read_partition,
 )
-from trainer.data.specs import ClassificationSpec, ImageSpec
 from trainer.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trainer.data.decode import encode
-from trainer.data.manifest import Manifest
-from trainer.data.members import UNLABELLED, write_npy
-from trainer.data.pixels import PixelMoments, unmeasured
-from trainer.data.shards import Sample, write_shards
-from trainer.data.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
+from trainer.data.format.decode import encode
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.members import UNLABELLED, write_npy
+from trainer.data.format.pixels import PixelMoments, unmeasured
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.errors import UserError
 
 # The 19 classes that Cityscapes evaluates, by their `labelId`; all others are without a label.

@@ -9,9 +9,9 @@ from itertools import islice
 
 import numpy as np
 
-from trainer.data.index import LARGEST
+from trainer.data.format.index import LARGEST
+from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.sources.csv_file import CsvFile, Row
-from trainer.data.specs import ClassificationSpec, RegressionSpec
 from trainer.errors import UserError
 from trainer.naming import did_you_mean
 

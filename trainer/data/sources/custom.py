@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from trainer.data.manifest import Manifest
-from trainer.data.shards import Source, write_shards
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.shards import Source, write_shards
 from trainer.errors import UserError
 
 
@@ -18,7 +18,7 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
     """Calls the function `path` and writes what it gives.
 
     Args:
-        path: dotted path of a function that returns a `trainer.data.shards.Source`; the current folder counts too.
+        path: dotted path of a function that returns a `trainer.data.format.shards.Source`; the current folder counts.
         options: `key=value`, the function's keyword arguments; values are YAML.
         out: the data folder to make.
 
@@ -32,7 +32,7 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
         raise UserError(f"{path} cannot be called with {', '.join(options) or 'no options'}: {error}.") from None
     source = function(**keywords)
     if not isinstance(source, Source):
-        raise UserError(f"{path} should return a trainer.data.shards.Source, found {type(source).__name__}.")
+        raise UserError(f"{path} should return a trainer.data.format.shards.Source, found {type(source).__name__}.")
     return write_shards(
         out,
         name=source.name,

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trainer.data.manifest import Manifest
-from trainer.data.order import epoch_order, hash64
+from trainer.data.format.manifest import Manifest
+from trainer.data.reading.order import epoch_order, hash64
 from trainer.data.sources.pairs import SIDE, Pairs, make_pairs, write_pairs
 from trainer.errors import UserError
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.decode import BadImageError, decode_into, image_shape
-from trainer.data.manifest import Manifest
-from trainer.data.pixels import PixelMoments, unmeasured
-from trainer.data.shards import Sample, write_shards
+from trainer.data.format.decode import BadImageError, decode_into, image_shape
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.pixels import PixelMoments, unmeasured
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import ClassificationSpec, Encoding, ImageSpec, RegressionSpec
 from trainer.data.sources.columns import build_tasks, label_reader, survey
 from trainer.data.sources.csv_file import CsvFile, Row
-from trainer.data.specs import ClassificationSpec, Encoding, ImageSpec, RegressionSpec
 from trainer.errors import UserError
 
 ENCODINGS: Mapping[str, Encoding] = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}

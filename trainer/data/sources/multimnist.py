@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.manifest import Manifest
-from trainer.data.order import hash64
+from trainer.data.format.manifest import Manifest
+from trainer.data.reading.order import hash64
 from trainer.data.sources.idx import read_idx
 from trainer.data.sources.pairs import SIDE, make_pairs, write_pairs
 from trainer.errors import UserError

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.decode import encode
-from trainer.data.manifest import Manifest
-from trainer.data.pixels import PixelMoments, unmeasured
-from trainer.data.shards import Sample, write_shards
-from trainer.data.specs import ClassificationSpec, Encoding
+from trainer.data.format.decode import encode
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.pixels import PixelMoments, unmeasured
+from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.specs import ClassificationSpec, Encoding
 
 SIDE = 28
 SHIFT = 6

@@ -19,8 +19,8 @@ import simplejpeg
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.data.order import hash64
-from trainer.data.publish import publishing
+from trainer.data.format.publish import publishing
+from trainer.data.reading.order import hash64
 from trainer.data.sources.celeba_format import (
     ATTRIBUTES,
     ATTRIBUTES_STEM,

@@ -1,0 +1,216 @@
+"""Where every sample of a split lies, and all its labels in one table.
+
+The index and the labels table are derived from the shards alone, so they can be made again at any time, and
+compared. They let the loader read any member with one `pread` and no parsing.
+
+Shapes: N samples of a split, M members that hold arrays (the input, then the dense tasks' targets), T scalar tasks (of
+one label a sample).
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.format.manifest import ForeignSpec, Manifest
+from trainer.data.format.members import extensions
+from trainer.data.format.origin import origin
+from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
+from trainer.data.format.tar import Member, open_tar, walk_tar
+from trainer.errors import UserError
+
+MISSING = -1
+"""Class number of a sample that has none for the task; a number that is missing is NaN."""
+
+INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32", "<u4")])
+"""One row a member: its shard's number in the split, and where its bytes lie there; 0 bytes where there is none."""
+
+Scalar = ClassificationSpec | RegressionSpec
+
+LARGEST = float(np.finfo(np.float32).max)
+"""What is trained on are numbers of float32."""
+
+
+def scalar_tasks(tasks: Sequence[TaskSpec]) -> list[Scalar]:
+    """The tasks with one label a sample: the columns of the labels table."""
+    return [task for task in tasks if isinstance(task, Scalar)]
+
+
+def labels_dtype(tasks: Sequence[TaskSpec]) -> np.dtype:
+    """The narrowest of int8, int16, int32 and, where a task has numbers for labels, float64 that holds every label."""
+    tasks = scalar_tasks(tasks)
+    if any(isinstance(task, RegressionSpec) for task in tasks):
+        return np.dtype("<f8")
+    most = max((len(task.classes) for task in tasks if isinstance(task, ClassificationSpec)), default=0)
+    return next(dtype for dtype in map(np.dtype, ("i1", "<i2", "<i4")) if most <= np.iinfo(dtype).max)
+
+
+def index_shard(
+    path: Path,
+    *,
+    number: int,
+    members: Sequence[str],
+    tasks: Sequence[TaskSpec],
+    foreign: ForeignSpec | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a whole shard and says where its samples lie and how they are labelled.
+
+    Args:
+        path: of the tar.
+        number: of the shard in its split.
+        members: their extensions: the input's, which every sample has, then those of the dense tasks.
+        tasks: whose labels to take from the JSON members.
+        foreign: how to read it, where another program wrote it.
+
+    Returns:
+        Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T): class numbers or MISSING, numbers or NaN.
+
+    Raises:
+        UserError: naming the sample that is no whole sample, or the byte at which the tar is damaged.
+    """
+    rows, labels = [], []
+    keys: set[str] = set()
+    tasks = scalar_tasks(tasks)
+    labels_member = foreign.labels if foreign else "json"
+    required, known = {members[0], labels_member}, {*members, labels_member}
+    if foreign and not tasks:
+        required.remove(labels_member)
+    with open_tar(path) as tar:
+        for key, found in _samples(tar, str(path), foreign is not None):
+            if key in keys:
+                raise UserError(f"{path}: key {key!r} stands twice; a sample's members must lie side by side.")
+            keys.add(key)
+            if foreign:
+                found = {extension: member for extension, member in found.items() if extension in known}
+            if not required <= found.keys() <= known:
+                optional = f" and perhaps {', '.join(members[1:])}" if members[1:] else ""
+                raise UserError(
+                    f"{path}: sample {key!r} has members {sorted(found)}, expected {sorted(required)}{optional}."
+                )
+            where = f"{path}: sample {key!r}"
+            for extension in members[1:]:
+                if extension in found and not found[extension].size:
+                    raise UserError(f"{where}: member {extension!r} is empty; leave out what is not there.")
+            rows.append([_row(tar, number, found.get(extension)) for extension in members])
+            text = found.get(labels_member)
+            content = b"{}" if text is None else bytes(tar[text.offset : text.offset + text.size])
+            labels.append(_labels(content, tasks, where, bare=foreign is not None))
+    if not rows:
+        raise UserError(f"{path} holds no sample.")
+    index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
+    return index_NM, np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
+
+
+def _row(tar: memoryview, number: int, member: Member | None) -> tuple[int, int, int, int]:
+    if member is None:
+        return number, 0, 0, 0
+    return number, member.offset, member.size, zlib.crc32(tar[member.offset : member.offset + member.size])
+
+
+def _samples(tar: memoryview, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
+    # WebDataset's rule: a sample is a run of members with one key, the name up to its first dot.
+    split = _split_foreign if foreign else _split
+    named = ((*split(member.name), member) for member in walk_tar(tar, where, tolerant=foreign))
+    for key, run in groupby((row for row in named if row[0]), lambda row: row[0]):
+        members: dict[str, Member] = {}
+        for _, extension, member in run:
+            if extension in members:
+                raise UserError(f"{where}: member {member.name!r} stands twice.")
+            members[extension] = member
+        yield key, members
+
+
+def _split(name: str) -> tuple[str, str]:
+    key, _, extension = name.partition(".")
+    return key, extension
+
+
+def _split_foreign(name: str) -> tuple[str, str]:
+    """Key and extension as WebDataset has them; no key for what is no part of a sample, such as `._photo.jpg`."""
+    folder, slash, name = name.removeprefix("./").rpartition("/")
+    stem, _, extension = name.partition(".")
+    extension = extension.lower()
+    return folder + slash + stem if stem else "", "jpg" if extension == "jpeg" else extension
+
+
+def _labels(text: bytes, tasks: Sequence[Scalar], where: str, *, bare: bool) -> list[int | float]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: its labels are not JSON: {error}.") from None
+    if bare and len(tasks) == 1 and not isinstance(found, dict):
+        found = {tasks[0].name: found}
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: its labels should be a JSON object, found {text[:40]!r}.")
+    return [_label(found.get(task.name), task, where) for task in tasks]
+
+
+def _label(value: object, task: Scalar, where: str) -> int | float:
+    if isinstance(task, ClassificationSpec):
+        if value is None:
+            return MISSING
+        if type(value) is int and 0 <= value < len(task.classes):
+            return value
+        wanted = f"a class number from 0 to {len(task.classes) - 1}"
+    else:
+        if value is None:
+            return math.nan
+        if isinstance(value, int | float) and type(value) is not bool and abs(value) <= LARGEST:
+            return value
+        wanted = "a finite number (float32)"
+    raise UserError(f"{where}: label of task {task.name!r} should be null or {wanted}, found {value!r}.")
+
+
+def load_index(folder: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """A split's index and labels table, memory-mapped and compared with the manifest's counts.
+
+    Returns:
+        Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T).
+
+    Raises:
+        UserError: a file that is missing, is not what it should be, or disagrees with the manifest.
+    """
+    spec = manifest.split(split)
+    index_NM = _load(folder / spec.index.file, INDEX_DTYPE, (len(extensions(manifest.input, manifest.tasks)),))
+    shard_N = index_NM[:, 0]["shard"]
+    promised_N = np.repeat(np.arange(len(spec.shards)), [shard.samples for shard in spec.shards])
+    if not np.array_equal(shard_N, promised_N):
+        for number, shard in enumerate(spec.shards):
+            found = np.count_nonzero(shard_N == number)
+            if found != shard.samples:
+                raise UserError(
+                    f"{folder / shard.file}: the manifest promises {shard.samples} samples, the index has {found}.\n"
+                    f"{remedy(folder)}"
+                )
+        raise UserError(f"{folder / spec.index.file} is not in the order of the manifest's shards.\n{remedy(folder)}")
+    labels_NT = _load(folder / spec.labels.file, labels_dtype(manifest.tasks), (len(scalar_tasks(manifest.tasks)),))
+    if len(labels_NT) != len(index_NM):
+        raise UserError(
+            f"{folder / spec.labels.file}: expected {len(index_NM)} samples, found {len(labels_NT)}.\n{remedy(folder)}"
+        )
+    return index_NM, labels_NT
+
+
+def _load(path: Path, dtype: np.dtype, row: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.\n{remedy(path.parent)}") from None
+    if array.dtype != dtype or array.ndim == 0 or array.shape[1:] != row:
+        raise UserError(
+            f"{path}: expected rows of shape {row} of {dtype}, found an array of shape {array.shape} of "
+            f"{array.dtype}.\n{remedy(path.parent)}"
+        )
+    return array
+
+
+def remedy(folder: Path) -> str:
+    """What to type when a data folder is damaged."""
+    source = origin(folder)
+    if source is not None:
+        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {source.url}."
+    return f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."

@@ -1,0 +1,175 @@
+"""What a sample is made of: the members that hold arrays, and how the bytes of each become its slot of a batch.
+
+The first is the input; then come the dense tasks' targets, which a sample may lack. What does not decode to exactly
+what the manifest promises is an error, and no decoder runs that can execute code (no pickle).
+
+Shapes: B samples, H rows, W columns, C channels, F features; `...` stands for any of them.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import numpy as np
+
+from trainer.data.format.decode import BadImageError, check_header, decode_into, decode_many
+from trainer.data.format.pixels import unmeasured
+from trainer.data.format.specs import (
+    DenseRegressionSpec,
+    DenseTaskSpec,
+    FeaturesSpec,
+    ImageSpec,
+    SegmentationSpec,
+    TaskSpec,
+)
+
+UNLABELLED = 255
+"""A pixel of a segmentation that has no label, in shards and in batches."""
+
+MemberSpec = ImageSpec | FeaturesSpec | SegmentationSpec | DenseRegressionSpec
+
+
+class BadMemberError(Exception):
+    """A member that cannot be used; its argument says why."""
+
+
+def dense_tasks(tasks: Iterable[TaskSpec]) -> list[SegmentationSpec | DenseRegressionSpec]:
+    """The tasks whose targets are members of their own."""
+    return [task for task in tasks if isinstance(task, DenseTaskSpec)]
+
+
+def extensions(inputs: ImageSpec | FeaturesSpec, tasks: Iterable[TaskSpec]) -> list[str]:
+    """Of all members that hold arrays, in the order of the index: the input's, then the dense tasks'."""
+    return [inputs.encoding, *(task.extension for task in dense_tasks(tasks))]
+
+
+def blank(spec: MemberSpec, batch_size: int, inputs: ImageSpec | FeaturesSpec) -> np.ndarray:
+    """A batch's slots as padding and bad samples have them: an input of zeros, a target without a label anywhere.
+
+    Args:
+        spec: of the member.
+        batch_size: B.
+        inputs: the manifest's input, whose height and width the dense targets have.
+
+    Returns:
+        Input: uint8 (B, H, W, C) or float32 (B, F). Segmentation: uint8 (B, H, W). Dense regression: float32
+        (B, H, W, C).
+    """
+    if isinstance(spec, ImageSpec):
+        return np.zeros((batch_size, *spec.shape), np.uint8)
+    if isinstance(spec, FeaturesSpec):
+        return np.zeros((batch_size, *spec.shape), np.float32)
+    assert isinstance(inputs, ImageSpec), "a manifest refuses dense tasks of anything else"
+    size = (batch_size, inputs.height, inputs.width)
+    if isinstance(spec, SegmentationSpec):
+        return np.full(size, UNLABELLED, np.uint8)
+    return np.full((*size, spec.channels), np.nan, np.float32)
+
+
+def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
+    """Decodes a member into its slot of a batch; numbers a pixel as (value - mean) / std.
+
+    Raises:
+        BadMemberError: another format or shape, or content that cannot be. The slot may then hold anything.
+    """
+    try:
+        if isinstance(spec, ImageSpec):
+            decode_into(slot, data, spec)
+        elif isinstance(spec, SegmentationSpec):
+            decode_into(slot[..., None], data, _grey_png(*slot.shape))
+            _check_classes(slot, spec)
+        else:
+            slot[...] = read_npy(data, slot.shape)
+            if np.isinf(slot).any():
+                raise BadMemberError("expected finite numbers, or NaN where there is none; found infinity")
+            if isinstance(spec, DenseRegressionSpec):
+                slot -= spec.mean
+                slot /= spec.std
+    except BadImageError as error:
+        raise BadMemberError(str(error)) from None
+
+
+def decode_members(batch: np.ndarray, contents: Mapping[int, bytes], spec: MemberSpec) -> dict[int, BadMemberError]:
+    """Decodes members into some slots of a batch, as `decode_member`. Returns what is wrong with those it could not.
+
+    Args:
+        batch: as `blank` gives it.
+        contents: slot -> encoded member.
+        spec: of the member.
+    """
+    if isinstance(spec, ImageSpec):
+        return {slot: BadMemberError(str(fault)) for slot, fault in decode_many(batch, contents, spec).items()}
+    faults = {}
+    for slot, data in contents.items():
+        try:
+            decode_member(batch[slot], data, spec)
+        except BadMemberError as error:
+            faults[slot] = error
+    return faults
+
+
+def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec) -> None:
+    """Refuses what would not decode, before it is written. Of an image only the header is looked at.
+
+    Raises:
+        BadMemberError: as `decode_member`.
+    """
+    if not isinstance(spec, ImageSpec):
+        decode_member(blank(spec, 1, inputs)[0], data, spec)
+        return
+    try:
+        check_header(data, spec)
+    except BadImageError as error:
+        raise BadMemberError(str(error)) from None
+
+
+def write_npy(array: np.ndarray) -> bytes:
+    """An array as the content of an `.npy` member."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_npy(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Floats of an `.npy` member.
+
+    Raises:
+        BadMemberError: no float16 or float32 of exactly that shape.
+    """
+    start = 10 + int.from_bytes(data[8:10], "little")
+    found, dtype = _parse_npy_header(data[:start])
+    if found != shape or dtype not in ("<f2", "<f4"):
+        raise BadMemberError(f"expected float16 or float32 of shape {shape}, found {dtype} of shape {found}")
+    values = np.frombuffer(data, dtype, offset=start)
+    if values.size != np.prod(shape):
+        raise BadMemberError(f"expected {np.prod(shape)} numbers, found {values.size}")
+    return values.reshape(shape)
+
+
+# Every member of a task has the same header, and parsing one costs more than copying a short row.
+@lru_cache(maxsize=64)
+def _parse_npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    stream = io.BytesIO(header)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("not version 1.0")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise BadMemberError(f"expected a .npy array, found {header[:8]!r} ({error})") from None
+    if fortran_order:
+        raise BadMemberError("expected an array in C order, found Fortran's")
+    return shape, dtype
+
+
+@lru_cache(maxsize=16)
+def _grey_png(height: int, width: int) -> ImageSpec:
+    return unmeasured(height, width, 1, "png")
+
+
+def _check_classes(map_HW: np.ndarray, task: SegmentationSpec) -> None:
+    wrong_HW = (map_HW >= len(task.classes)) & (map_HW != UNLABELLED)
+    if wrong_HW.any():
+        raise BadMemberError(
+            f"expected class numbers from 0 to {len(task.classes) - 1}, or {UNLABELLED} for none; "
+            f"found {map_HW[wrong_HW].max()}"
+        )

@@ -1,0 +1,191 @@
+"""Samples into WebDataset shards. The same samples give the same bytes.
+
+A folder with a manifest is complete, a folder without one is refused.
+"""
+
+import io
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+
+from trainer.data.format.index import index_shard
+from trainer.data.format.manifest import (
+    FILE_NAME,
+    MANIFEST_NAME,
+    FileSpec,
+    Manifest,
+    ShardSpec,
+    SplitSpec,
+    write_manifest,
+)
+from trainer.data.format.members import BadMemberError, MemberSpec, check_member, dense_tasks, extensions
+from trainer.data.format.publish import publishing
+from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec, explain
+from trainer.data.format.tar_writer import tar_end, tar_member
+from trainer.errors import UserError
+from trainer.files import sha256, write_durably
+
+_TO_JSON = json.JSONEncoder(sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it goes into a shard.
+
+    Attributes:
+        inputs: the image or the row of features, encoded as its spec says.
+        labels: class number or number by scalar task; None or absent where the sample has no label.
+        maps: encoded target by dense task; absent where the sample has none.
+    """
+
+    inputs: bytes
+    labels: Mapping[str, int | float | None]
+    maps: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a data folder is made of; what `paretrain data from MODULE.FUNCTION` expects of the function.
+
+    Attributes:
+        name: of the data set.
+        inputs: what every sample's input decodes to.
+        tasks: what the samples are labelled with.
+        splits: the samples of each split, `train` and `test` among them; each is read once, so it may be a generator.
+    """
+
+    name: str
+    inputs: ImageSpec | FeaturesSpec
+    tasks: Sequence[TaskSpec]
+    splits: Mapping[str, Iterable[Sample]]
+
+
+def write_shards(
+    out: Path,
+    *,
+    name: str,
+    made_by: dict[str, Any],
+    inputs: ImageSpec | FeaturesSpec,
+    tasks: Sequence[TaskSpec],
+    splits: Mapping[str, Iterable[Sample]],
+    samples_per_shard: int = 5000,
+) -> Manifest:
+    """Writes a data folder: tar shards, an index and a labels table per split, and the manifest.
+
+    Args:
+        out: a folder that does not exist yet, is empty, or holds an interrupted conversion, which is started afresh.
+        name: of the data set.
+        made_by: how the samples were made (source, seed, options), for the manifest.
+        inputs: what every sample's input decodes to.
+        tasks: what the samples are labelled with.
+        splits: the samples of each split, in the order of their ids.
+        samples_per_shard: of every shard but a split's last.
+
+    Raises:
+        UserError: a folder in use, a split without samples, a sample that fits not `inputs` and `tasks`, a full disk.
+    """
+    spec = _spec(name, made_by, inputs, tasks, splits)
+    with publishing(Path(out), MANIFEST_NAME) as folder:
+        written = {
+            split: _write_split(folder, split, samples, inputs, tasks, samples_per_shard)
+            for split, samples in splits.items()
+        }
+        manifest = Manifest(**dict(spec), splits=written)
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _spec(
+    name: str,
+    made_by: dict[str, Any],
+    inputs: ImageSpec | FeaturesSpec,
+    tasks: Sequence[TaskSpec],
+    splits: Iterable[str],
+) -> DataSpec:
+    """What does not depend on the samples, so that faults in it are told before any is written."""
+    for split in splits:
+        if not re.fullmatch(FILE_NAME, split):
+            raise UserError(f"Expected letters, digits, '.', '_' and '-' in the name of a split, found {split!r}.")
+    try:
+        return DataSpec(name=name, made_by=made_by, input=inputs, tasks=tuple(tasks))
+    except ValidationError as error:
+        raise UserError(f"Data {name!r} cannot be written:\n{explain(error)}") from None
+
+
+def _write_split(
+    folder: Path,
+    split: str,
+    samples: Iterable[Sample],
+    inputs: ImageSpec | FeaturesSpec,
+    tasks: Sequence[TaskSpec],
+    samples_per_shard: int,
+) -> SplitSpec:
+    dense = {task.name: task for task in dense_tasks(tasks)}
+    shards, indexes, labels = [], [], []
+    shown = track(samples, f"{split} samples", console=Console(stderr=True), disable=not sys.stderr.isatty())
+    numbered = enumerate(shown)
+    for number in itertools.count():
+        chunk = itertools.islice(numbered, samples_per_shard)
+        first = next(chunk, None)
+        if first is None:
+            break
+        path = folder / f"{split}-{number:06d}.tar"
+        with path.open("wb") as file:
+            for number_in_split, sample in itertools.chain([first], chunk):
+                key = f"{number_in_split:09d}"
+                for extension, content in _members(key, sample, inputs, dense).items():
+                    file.write(tar_member(f"{key}.{extension}", content))
+            file.write(tar_end(file.tell()))
+            file.flush()
+            os.fsync(file.fileno())
+        # What readers will see is what stands on the disk, so the index is made from there.
+        index_NM, labels_NT = index_shard(path, number=number, members=extensions(inputs, tasks), tasks=tasks)
+        shards.append(ShardSpec(samples=len(index_NM), **describe_file(path)))
+        indexes.append(index_NM)
+        labels.append(labels_NT)
+    if not shards:
+        raise UserError(f"The {split} split has no samples.")
+    index = write_array(folder / f"{split}.index.npy", np.concatenate(indexes))
+    table = write_array(folder / f"{split}.labels.npy", np.concatenate(labels))
+    return SplitSpec(shards=tuple(shards), index=index, labels=table)
+
+
+def _members(
+    key: str, sample: Sample, inputs: ImageSpec | FeaturesSpec, dense: Mapping[str, DenseTaskSpec]
+) -> dict[str, bytes]:
+    if not sample.maps.keys() <= dense.keys():
+        raise UserError(f"Sample {key}: expected targets of {sorted(dense)}, found {sorted(sample.maps)}.")
+    text = _TO_JSON.encode(dict(sample.labels))
+    found: dict[str, tuple[bytes, MemberSpec]] = {inputs.encoding: (sample.inputs, inputs)}
+    found |= {dense[name].extension: (data, dense[name]) for name, data in sample.maps.items()}
+    for extension, (data, spec) in found.items():
+        try:
+            check_member(data, spec, inputs)
+        except BadMemberError as error:
+            raise UserError(f"Sample {key}, {extension}: {error}.") from None
+    members = {"json": text.encode()} | {extension: data for extension, (data, _) in found.items()}
+    return dict(sorted(members.items()))
+
+
+def write_array(path: Path, array: np.ndarray) -> FileSpec:
+    """Writes an `.npy` file, durably, and says what it is."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_durably(path, buffer.getvalue())
+    return FileSpec(**describe_file(path))
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a FileSpec says of a file."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}

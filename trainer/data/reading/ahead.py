@@ -1,0 +1,84 @@
+"""Shards of a copy that is too large for the cache: those of the next group come while this one is trained on."""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trainer.data.format.manifest import ShardSpec
+from trainer.data.reading.order import Cursor, shard_groups
+from trainer.data.remote.cache import fetch
+from trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Group = tuple[Cursor, list[ShardSpec]]
+"""Shards that are shuffled together, and the place in the epoch at which they begin."""
+
+
+def groups_from(cursor: Cursor, shards: Sequence[ShardSpec], *, seed: int, group_samples: int) -> Iterator[Group]:
+    """The groups of the canonical order, without end, from the one that `cursor` lies in."""
+    epoch, done = cursor.epoch, cursor.samples
+    samples_S = [shard.samples for shard in shards]
+    while True:
+        begin = 0
+        for numbers in shard_groups(samples_S, seed=seed, epoch=epoch, group_samples=group_samples):
+            group = [shards[number] for number in numbers]
+            end = begin + sum(shard.samples for shard in group)
+            if end > done:
+                yield Cursor(epoch, begin), group
+            begin = end
+        epoch, done = epoch + 1, 0
+
+
+class ShardsAhead:
+    """Fetches in a thread. What it could not fetch is left to the reader, which fetches what it lacks, or fails.
+
+    Args:
+        folder: a copy.
+        groups: as `groups_from` gives them.
+
+    Attributes:
+        fetched_bytes: so far.
+    """
+
+    def __init__(self, folder: Path, groups: Iterator[Group]) -> None:
+        self._folder = folder
+        self._groups = groups
+        self._reached = Cursor(-1, 0)
+        self._closed = False
+        self.fetched_bytes = 0
+        self._moved = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="shards-ahead", daemon=True)
+
+    def reach(self, cursor: Cursor) -> None:
+        """Training has come so far."""
+        with self._moved:
+            self._reached = cursor
+            self._moved.notify()
+        if not self._thread.ident:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread after the shard that it is at; does not wait for that."""
+        with self._moved:
+            self._closed = True
+            self._moved.notify()
+
+    def _run(self) -> None:
+        before, _ = next(self._groups)
+        for begin, shards in self._groups:
+            with self._moved:
+                while not (self._closed or self._is_reached(before)):
+                    self._moved.wait()
+            try:
+                for shard in shards:
+                    if self._closed:
+                        return
+                    self.fetched_bytes += fetch(self._folder, shard)
+            except UserError as error:
+                logger.warning("Shards are no longer fetched ahead of time: %s", error)
+            before = begin
+
+    def _is_reached(self, cursor: Cursor) -> bool:
+        return (self._reached.epoch, self._reached.samples) >= (cursor.epoch, cursor.samples)

@@ -1,0 +1,144 @@
+"""Random flips, crops and colours of training images.
+
+What a sample gets is drawn from (seed, epoch, position), so it is the same whatever the ranks and workers, and after
+any resume. It is applied on the device to the whole batch.
+
+Shapes: B samples, H rows, W columns, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config import AugmentConfig
+from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, InputSpec, TaskSpec
+from trainer.data.reading.order import Purpose, hash64
+from trainer.errors import UserError
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601), as JPEG has them."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What each slot of a batch gets; None for what is switched off.
+
+    Attributes:
+        flip_B: bool: mirrored left to right.
+        offset_B2: int64: rows and columns by which the crop lies off the image.
+        factors_B3: float32: of brightness, contrast and saturation.
+    """
+
+    flip_B: Tensor | None = None
+    offset_B2: Tensor | None = None
+    factors_B3: Tensor | None = None
+
+
+NOTHING = Draws()
+"""Of a batch that is not augmented."""
+
+
+def check_augment(config: AugmentConfig, spec: InputSpec, tasks: Sequence[TaskSpec]) -> None:
+    """Refuses an augmentation that cannot be applied to this input, or not to these tasks' targets.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    asked = ", ".join(f"data.augment.{name}" for name, value in config.model_dump().items() if value)
+    if asked and not isinstance(spec, ImageSpec):
+        raise UserError(f"{asked}: there are no images in this data, but rows of {spec.kind}. Leave it out.")
+    if config.saturation and isinstance(spec, ImageSpec) and spec.channels == 1:
+        raise UserError(f"data.augment.saturation={config.saturation} has no effect on grey images. Leave it out.")
+    pointing = [task.name for task in tasks if isinstance(task, DenseRegressionSpec)]
+    if config.flip and pointing:
+        raise UserError(
+            f"data.augment.flip=true: a mirrored image needs mirrored targets, but whether the numbers of "
+            f"{', '.join(pointing)} point left and right nobody knows here. Type data.augment.flip=false"
+        )
+
+
+def draw(config: AugmentConfig, *, seed: int, epoch: int, positions_B: np.ndarray) -> Draws:
+    """What the samples at these positions of the epoch get; a pure function of its arguments."""
+
+    def uniform(purpose: Purpose) -> np.ndarray:
+        # The upper 24 bits: as many as a float32 between 0 and 1 can tell apart.
+        return (hash64(seed, epoch, positions_B, purpose) >> np.uint64(40)).astype(np.float32) / 2**24
+
+    flip = offset = factors = None
+    if config.flip:
+        flip = torch.from_numpy(uniform(Purpose.FLIP) < 0.5)
+    if config.crop_padding:
+        places = 2 * config.crop_padding + 1
+        drawn = [uniform(purpose) * np.float32(places) for purpose in (Purpose.ROW, Purpose.COLUMN)]
+        # Just below 1 the product rounds up to `places` itself where that is large.
+        offset_B2 = np.stack(drawn, axis=1).astype(np.int64).clip(max=places - 1) - config.crop_padding
+        offset = torch.from_numpy(offset_B2)
+    strengths = {
+        Purpose.BRIGHTNESS: config.brightness,
+        Purpose.CONTRAST: config.contrast,
+        Purpose.SATURATION: config.saturation,
+    }
+    if any(strengths.values()):
+        columns = [1 + strength * (2 * uniform(purpose) - 1) for purpose, strength in strengths.items()]
+        factors = torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+    return Draws(flip, offset, factors)
+
+
+def move(values: Tensor, draws: Draws, fill: float) -> Tensor:
+    """Mirrors and crops images, or targets that have a value a pixel.
+
+    Args:
+        values: of shape (B, H, W) or (B, H, W, C), on any device.
+        draws: as drawn for the batch.
+        fill: stands where a crop reaches over the edge.
+
+    Returns:
+        Values of the same shape; the same tensor where nothing moves.
+    """
+    flip_B, offset_B2 = draws.flip_B, draws.offset_B2
+    if flip_B is None and offset_B2 is None:
+        return values
+    device, (num_samples, height, width) = values.device, values.shape[:3]
+    rows_BH = torch.arange(height, device=device).expand(num_samples, -1)
+    columns_BW = torch.arange(width, device=device).expand(num_samples, -1)
+    if flip_B is not None:
+        columns_BW = torch.where(flip_B.to(device)[:, None], width - 1 - columns_BW, columns_BW)
+    if offset_B2 is not None:
+        offset_B2 = offset_B2.to(device)
+        rows_BH, columns_BW = rows_BH + offset_B2[:, :1], columns_BW + offset_B2[:, 1:]
+    samples_B = torch.arange(num_samples, device=device)
+    pixels_BHW = ((samples_B[:, None] * height + rows_BH) * width)[:, :, None] + columns_BW[:, None, :]
+    inside_BHW = _within(rows_BH, height)[:, :, None] & _within(columns_BW, width)[:, None, :]
+    # One pixel of `fill` behind the last one: picked from a flat list, a batch takes a fifth of what indexing takes.
+    flat = torch.cat([values.flatten(0, 2), values.new_full((1, *values.shape[3:]), fill)])
+    pixels_BHW.masked_fill_(~inside_BHW, len(flat) - 1)
+    return flat.index_select(0, pixels_BHW.flatten()).view(values.shape)
+
+
+def _within(index: Tensor, size: int) -> Tensor:
+    return (index >= 0) & (index < size)
+
+
+def recolour(pixels_BCHW: Tensor, draws: Draws) -> Tensor:
+    """Changes brightness, then contrast, then saturation of pixels between 0 and 1, which stay between 0 and 1.
+
+    A factor f scales the distance to black, to the image's mean grey value, and to each pixel's own grey value.
+    """
+    if draws.factors_B3 is None:
+        return pixels_BCHW
+    brightness, contrast, saturation = draws.factors_B3.to(pixels_BCHW.device).T[:, :, None, None, None]
+    pixels_BCHW = (pixels_BCHW * brightness).clamp_(0, 1)
+    pixels_BCHW = torch.lerp(_grey(pixels_BCHW).mean((2, 3), keepdim=True), pixels_BCHW, contrast).clamp_(0, 1)
+    if pixels_BCHW.shape[1] == 1:
+        return pixels_BCHW
+    return torch.lerp(_grey(pixels_BCHW), pixels_BCHW, saturation).clamp_(0, 1)
+
+
+def _grey(pixels_BCHW: Tensor) -> Tensor:
+    if pixels_BCHW.shape[1] == 1:
+        return pixels_BCHW
+    luma_C = torch.tensor(LUMA, device=pixels_BCHW.device)
+    return (pixels_BCHW.permute(0, 2, 3, 1) @ luma_C)[:, None]

@@ -1,0 +1,152 @@
+"""Sample ids to decoded samples, a whole batch at once, into buffers that the caller gives.
+
+Whatever reads it, in whatever process, the same ids give the same result; nothing here knows of epochs or ranks, and
+nothing of torch, so that a forked worker may run it.
+
+Shapes: B samples, N samples of the split, M members that hold arrays, T tasks of one kind.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.format.index import MISSING, load_index, scalar_tasks
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.members import blank, decode_members, dense_tasks
+from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.reading.order import PADDING
+from trainer.data.reading.shard_files import ShardFiles
+
+AT_ONCE = 64
+"""Samples whose bytes are all read before the first is decoded: see `decode.decode_many`."""
+
+Row = tuple[int, int, int, int]
+"""Shard, offset, bytes and CRC-32, as INDEX_DTYPE has them."""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample whose content cannot be used.
+
+    Attributes:
+        slot: of the batch.
+        reason: `crc32` (the bytes changed since conversion) or `decode`.
+        message: which sample, where it lies, and what is wrong with it.
+    """
+
+    slot: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came up while a batch was read.
+
+    Attributes:
+        bad: the samples that could not be used.
+        cache: of remote data, as `ShardFiles.end_batch` counts it.
+    """
+
+    bad: tuple[BadSample, ...]
+    cache: Counter[str]
+
+
+class SplitReader:
+    """Reads samples of one split by their ids.
+
+    Args:
+        folder: of the data.
+        manifest: as read from it.
+        split: which split.
+        tasks: whose targets to give.
+
+    Raises:
+        UserError: an unknown split or task, or a faulty index.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str]) -> None:
+        self._tasks = tuple(tasks)
+        wanted = manifest.select_tasks(tasks)
+        self._classified = [task.name for task in wanted if isinstance(task, ClassificationSpec)]
+        regressed = [task for task in wanted if isinstance(task, RegressionSpec)]
+        self._regressed = [task.name for task in regressed]
+        self._mean_T, self._std_T = np.array([(task.mean, task.std) for task in regressed]).reshape(-1, 2).T
+        column = {task.name: number for number, task in enumerate(scalar_tasks(manifest.tasks))}
+        self._class_columns = [column[name] for name in self._classified]
+        self._value_columns = [column[name] for name in self._regressed]
+        self._dense = dense_tasks(wanted)
+        dense = [task.name for task in dense_tasks(manifest.tasks)]
+        self._members = [0, *(1 + dense.index(task.name) for task in self._dense)]
+        self._specs = [manifest.input, *self._dense]
+        self._blanks = [blank(spec, 1, manifest.input) for spec in self._specs]
+        self._files = ShardFiles(Path(folder), manifest.split(split).shards)
+        self._index_NM, self._labels_NT = load_index(Path(folder), manifest, split)
+
+    def buffers(self, batch_size: int) -> list[np.ndarray]:
+        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them."""
+        return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
+
+    def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> Found:
+        """Reads and decodes samples into buffers of their number, whatever these hold.
+
+        A sample with bad content keeps its slot: an input of zeros, and no label of any task. So does PADDING.
+
+        Raises:
+            UserError: a shard that has gone, or ends before the sample.
+        """
+        bad: dict[int, BadSample] = {}
+        slots = np.flatnonzero(sample_ids_B != PADDING).tolist()
+        rows_BM = self._index_NM[sample_ids_B][:, self._members].tolist()
+        for begin in range(0, len(slots), AT_ONCE):
+            for member, (buffer, spec) in enumerate(zip(buffers, self._specs, strict=True)):
+                rows = {slot: rows_BM[slot][member] for slot in slots[begin : begin + AT_ONCE] if slot not in bad}
+                # Only the input has to be there.
+                absent = [slot for slot, (_, _, size, _) in rows.items() if member and not size]
+                buffer[absent] = self._blanks[member]
+                contents, faults = self._fetch({slot: row for slot, row in rows.items() if slot not in absent})
+                undecoded = decode_members(buffer, contents, spec)
+                faults |= {slot: ("decode", str(fault)) for slot, fault in undecoded.items()}
+                for slot, (reason, fault) in faults.items():
+                    shard, offset, _, _ = rows[slot]
+                    where = f"sample {sample_ids_B[slot]} ({self._files.path(shard)}, byte {offset})"
+                    bad[slot] = BadSample(slot, reason, f"{where}: {fault}")
+        cache = self._files.end_batch()
+        unusable = [*bad, *np.flatnonzero(sample_ids_B == PADDING).tolist()]
+        for buffer, empty in zip(buffers, self._blanks, strict=True):
+            buffer[unusable] = empty
+        return Found(tuple(bad[slot] for slot in sorted(bad)), cache)
+
+    def _fetch(self, rows: Mapping[int, Row]) -> tuple[dict[int, bytes], dict[int, tuple[str, str]]]:
+        """Slot -> its bytes where they are sound; slot -> the reason and what is wrong where they are not."""
+        contents, faults = {}, {}
+        for slot, (shard, offset, size, crc32) in rows.items():
+            data = self._files.pread(shard, offset, size)
+            if zlib.crc32(data) == crc32:
+                contents[slot] = data
+            else:
+                faults[slot] = "crc32", "its bytes have changed since conversion"
+        return contents, faults
+
+    def targets(
+        self, sample_ids_B: np.ndarray, buffers: Sequence[np.ndarray], bad: Sequence[BadSample]
+    ) -> dict[str, np.ndarray]:
+        """The targets of what was read, by task, as `Batch` has them."""
+        usable_B = sample_ids_B != PADDING
+        usable_B[[sample.slot for sample in bad]] = False
+        labels_BT = self._labels_NT[sample_ids_B]
+        classes_TB = np.where(usable_B, labels_BT[:, self._class_columns].T, MISSING).astype(np.int64)
+        values_BT = (labels_BT[:, self._value_columns] - self._mean_T) / self._std_T
+        values_TB = np.where(usable_B, values_BT.T, np.nan).astype(np.float32)
+        targets = dict(zip(self._classified, classes_TB, strict=True))
+        targets |= dict(zip(self._regressed, values_TB, strict=True))
+        targets |= {task.name: buffer for task, buffer in zip(self._dense, buffers[1:], strict=True)}
+        return {name: targets[name] for name in self._tasks}
+
+    def close(self) -> None:
+        """Closes the shards; reading again opens them again."""
+        self._files.close()

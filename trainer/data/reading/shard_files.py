@@ -1,0 +1,104 @@
+"""Pieces of shards by `pread`: few descriptors, and some patience with a disk that goes away for a moment."""
+
+import logging
+import os
+import resource
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.data.format.index import remedy
+from trainer.data.format.manifest import ShardSpec
+from trainer.data.format.origin import origin
+from trainer.data.remote.cache import fetch, open_shard
+from trainer.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = (0.5, 2.0, 8.0)
+"""A shard that cannot be read is tried again after each of these waits; then the run stops."""
+
+
+class ShardFiles:
+    """Reads from the shards of a split, opening each when it is first needed.
+
+    Keeps at most half as many open as the process may have, the last used ones, so that any number of shards works
+    under any `ulimit -n`. A process that is forked may go on with its copy.
+
+    Args:
+        folder: of the data.
+        shards: of the split.
+    """
+
+    def __init__(self, folder: Path, shards: Sequence[ShardSpec]) -> None:
+        self._folder = folder
+        self._shards = shards
+        self._is_copy = origin(folder) is not None
+        self._use: Counter[str] = Counter()
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
+
+    def pread(self, shard: int, offset: int, size: int) -> bytes:
+        """The bytes of a shard from `offset` on.
+
+        Raises:
+            UserError: the shard cannot be read, again and again, or ends before.
+        """
+        for wait in (*RETRY_AFTER_SECONDS, None):
+            try:
+                data = os.pread(self._descriptor(shard), size, offset)
+                break
+            except OSError as error:
+                self._forget(shard)
+                if wait is None:
+                    raise UserError(f"{self.path(shard)} cannot be read: {error}.\n{remedy(self._folder)}") from None
+                logger.warning("%s cannot be read: %s. Trying again in %g s", self.path(shard), error, wait)
+                time.sleep(wait)
+        if len(data) < size:
+            found = f"expected {size} bytes at byte {offset}, found {len(data)}"
+            raise UserError(f"{self.path(shard)}: {found}.\n{remedy(self._folder)}")
+        return data
+
+    def path(self, shard: int) -> Path:
+        """Where a shard lies, by its number in the split."""
+        return self._folder / self._shards[shard].file
+
+    def end_batch(self) -> Counter[str]:
+        """Closes the shards of a copy: the cache may need their room, and removes none that is open.
+
+        Returns:
+            Since the last call: `hits`, shards of a copy that were there when they were wanted, `misses`, and
+            `fetched_bytes` of these. Nothing of a folder that is no copy.
+        """
+        if self._is_copy:
+            self.close()
+        use, self._use = self._use, Counter()
+        return use
+
+    def close(self) -> None:
+        """Closes every shard; reading again opens it again."""
+        for shard in list(self._descriptors):
+            self._forget(shard)
+
+    def _descriptor(self, shard: int) -> int:
+        if shard in self._descriptors:
+            self._descriptors.move_to_end(shard)
+            return self._descriptors[shard]
+        if len(self._descriptors) >= self._most:
+            os.close(self._descriptors.popitem(last=False)[1])
+        if self._is_copy:
+            self._count(shard)
+        self._descriptors[shard] = open_shard(self._folder, self._shards[shard])
+        return self._descriptors[shard]
+
+    def _count(self, shard: int) -> None:
+        if self.path(shard).exists():
+            self._use["hits"] += 1
+        else:
+            self._use["misses"] += 1
+            self._use["fetched_bytes"] += fetch(self._folder, self._shards[shard])
+
+    def _forget(self, shard: int) -> None:
+        if shard in self._descriptors:
+            os.close(self._descriptors.pop(shard))
