@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from trainer.config import Experiment, load_config
+from trainer.config import Experiment
+from trainer.config_file import load_config
 from trainer.errors import UserError
 
 

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.errors import UserError, run_command
 from trainer.runtime.setup import Runtime, joined
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.grid import Point
-from trainer.config import differences
 from trainer.errors import UserError
 from trainer.observe.compare import print_comparison
 from trainer.observe.report_tables import duration
 from trainer.observe.run_folder import read_run
+from trainer.resumable import differences
 from trainer.run_dir import CONFIG, read_config
 
 LOOK_EVERY_SECONDS = 0.2

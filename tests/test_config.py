@@ -6,8 +6,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from trainer.config import differences, load_config, parse_config, to_yaml
+from trainer.config_file import load_config, parse_config, to_yaml
 from trainer.errors import UserError
+from trainer.resumable import differences
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
 

@@ -33,7 +33,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from trainer.config import load_config
+    from trainer.config_file import load_config
 
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
@@ -49,7 +49,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     from trainer.check import check
-    from trainer.config import load_config
+    from trainer.config_file import load_config
 
     strategy = [] if options.strategy is None else [f"parallel.strategy={options.strategy}"]
     check(load_config(options.config, [*_overrides(options), *strategy]), options.gpu_memory)

@@ -15,9 +15,11 @@ from typing import Any, TextIO
 
 import yaml
 
-from trainer.config import Experiment, differences, parse_config, to_yaml
+from trainer.config import Experiment
+from trainer.config_file import parse_config, to_yaml
 from trainer.errors import UserError
 from trainer.files import write_durably
+from trainer.resumable import differences
 from trainer.runtime.checkpoint import folder_of_step, latest
 
 CONFIG = "config.yaml"

@@ -4,7 +4,8 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from trainer.config import Experiment, load_config
+from trainer.config import Experiment
+from trainer.config_file import load_config
 from trainer.errors import UserError, run_command
 from trainer.loop import fit
 from trainer.opening import open_data

@@ -13,7 +13,8 @@ from trainer.balance import Chebyshev, Fixed, GradNorm, Normalised, Random, Unce
 from trainer.balance.weightings.build import RULES, build_weighting
 from trainer.balance.weightings.from_torchjd import TorchJDWeighting
 from trainer.balance.weightings.rule import Stateless
-from trainer.config import BalanceConfig, load_config, parse_config, to_yaml
+from trainer.config import BalanceConfig
+from trainer.config_file import load_config, parse_config, to_yaml
 from trainer.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"

@@ -17,7 +17,7 @@ from tests.data.rich import write_rich
 from tests.e2e.conftest import ROOT, environment
 from trainer.build import build_network, build_tasks
 from trainer.cli import main
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
 from trainer.data.sources.digits import write_digits

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.e2e.runs import checkpoint, numbers
 from trainer.cli import main
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.observe.metrics import read_metrics
 from trainer.train import train
 

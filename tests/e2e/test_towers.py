@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from trainer.build import build_network, build_tasks
 from trainer.cli import main
-from trainer.config import load_config
+from trainer.config_file import load_config
 from trainer.data.format.manifest import read_manifest
 from trainer.eval import evaluate_run
 

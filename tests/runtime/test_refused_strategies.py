@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config import ParallelConfig, parse_config
+from trainer.config import ParallelConfig
+from trainer.config_file import parse_config
 from trainer.errors import UserError
 from trainer.runtime.precision import LossScale
 from trainer.runtime.setup import joined
