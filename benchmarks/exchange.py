@@ -8,11 +8,8 @@ JSON object.
 
 import argparse
 import json
-import multiprocessing
 import statistics
-import tempfile
 import time
-from multiprocessing.connection import Connection
 from typing import Any
 from unittest import mock
 
@@ -24,6 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
 from benchmarks.methods import Problem
+from benchmarks.ranks import on_every_rank
 from models import task_losses
 from trainer import Balancer
 from trainer.balance.exchange import exchange
@@ -32,10 +30,10 @@ SIZES = (2, 40, 1000)
 NUM_STEPS = 5
 
 
-def measure(rank: int, processes: int, num_tasks: int, store: str, answer: Connection) -> None:
-    """Send the seconds of each step and those of the exchange in it."""
+def measure(num_tasks: int) -> list[tuple[float, float]]:
+    """The seconds of each step and those of the exchange in it."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
+    dist.init_process_group("gloo")
     problem = Problem("resnet18", num_tasks, separate=False)
     model = nn.parallel.DistributedDataParallel(problem.model)
     balancer = Balancer(num_tasks)
@@ -57,23 +55,13 @@ def measure(rank: int, processes: int, num_tasks: int, store: str, answer: Conne
             outputs = model(problem.images_BCHW, balancer=balancer)
             balancer.total(*task_losses(problem.tasks, outputs, problem.targets)).backward()
             rows.append((time.perf_counter() - started, inside))
-    answer.send(rows[1:])
     dist.destroy_process_group()
+    return rows[1:]
 
 
 def share(processes: int, num_tasks: int) -> tuple[float, float]:
     """Median seconds of a step, and median share of the exchange."""
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = []
-        for rank in range(processes):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=measure, args=(rank, processes, num_tasks, f"{folder}/store", theirs))
-            process.start()
-            ranks.append((process, ours))
-        steps = list(zip(*(ours.recv() for _, ours in ranks), strict=True))
-        for process, _ in ranks:
-            process.join()
+    steps = list(zip(*on_every_rank(processes, measure, num_tasks), strict=True))
     seconds = [max(step for step, _ in of_ranks) for of_ranks in steps]
     shares = [min(inside for _, inside in of_ranks) / whole for of_ranks, whole in zip(steps, seconds, strict=True)]
     return statistics.median(seconds), statistics.median(shares)

@@ -1,0 +1,108 @@
+"""Times a step with α against a step with the plain summed loss, under each strategy:
+python -m benchmarks.strategies [--quick] [--processes 2] [--device cpu]
+
+ResNet-18 on 64 x 64 images, 40 linear heads, AdamW. Both kinds of step take turns on the same engine: forward,
+backward, optimizer, one thread a process. Of each step counts the CPU time of all processes together, which a busy
+machine disturbs least, and the wall clock of the slowest, which is what a user waits for. A ratio is the median of the
+turns' ratios. The last line printed is one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.methods import Problem
+from benchmarks.ranks import on_every_rank
+from models import task_losses
+from trainer import Balancer
+from trainer.config import ParallelConfig
+from trainer.runtime.engine import Engine
+from trainer.runtime.setup import Runtime, joined
+from trainer.runtime.strategies import build_engine
+
+STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
+NUM_TASKS = 40
+TURNS = {True: 6, False: 30}
+
+
+def measure(strategy: str, processes: int, device: str, num_turns: int) -> list[tuple[list[float], list[float]]]:
+    """Of each turn: CPU and wall seconds of the plain step, and of the one with α, on this rank."""
+    config = ParallelConfig.model_validate(
+        {"strategy": strategy, "processes": processes, "device": device}, strict=False
+    )
+    with joined(config) as runtime:
+        problem = Problem("resnet18", NUM_TASKS, separate=False)
+        problem.images_BCHW = problem.images_BCHW.to(runtime.device)
+        problem.targets = {name: labels_B.to(runtime.device) for name, labels_B in problem.targets.items()}
+        problem.model.to(runtime.device)
+        engine = build_engine(strategy, problem.model, torch.optim.AdamW, runtime, clip_norm=None)
+        balancer = Balancer(NUM_TASKS, group=runtime.balance_group)
+        turns = []
+        for turn in range(num_turns + 1):
+            # In turns also who comes first: the second finds the memory that the first has freed.
+            kinds = (None, balancer) if turn % 2 else (balancer, None)
+            found = {kind: _seconds(engine, problem, runtime, kind) for kind in kinds}
+            turns.append((found[None], found[balancer]))
+    return turns[1:]
+
+
+def _seconds(engine: Engine, problem: Problem, runtime: Runtime, balancer: Balancer | None) -> list[float]:
+    if runtime.world_size > 1:
+        dist.barrier(runtime.host_group)
+    cpu, wall = time.process_time(), time.perf_counter()
+    outputs = engine.model(problem.images_BCHW, balancer=balancer)
+    losses = task_losses(problem.tasks, outputs, problem.targets)
+    engine.backward(balancer.total(*losses) if balancer else (losses[0] / losses[1]).mean())
+    engine.step()
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize()
+    return [time.process_time() - cpu, time.perf_counter() - wall]
+
+
+def row(strategy: str, processes: int, device: str, num_turns: int) -> dict[str, Any]:
+    """What α costs under a strategy."""
+    of_ranks = on_every_rank(processes, measure, strategy, processes, device, num_turns)
+    plain, balanced = (
+        [
+            (sum(rank[turn][kind][0] for rank in of_ranks), max(rank[turn][kind][1] for rank in of_ranks))
+            for turn in range(num_turns)
+        ]
+        for kind in (0, 1)
+    )
+    ratios = [[ours / floor for ours, floor in zip(*turn, strict=True)] for turn in zip(balanced, plain, strict=True)]
+    cpu, wall = (statistics.median(ratio) for ratio in zip(*ratios, strict=True))
+    return {
+        "strategy": strategy,
+        "processes": processes,
+        "ratio_to_plain": round(cpu, 3),
+        "wall_ratio_to_plain": round(wall, 3),
+        "plain_seconds": round(statistics.median(wall for _, wall in plain), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.strategies", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer turns")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    table = Table("strategy", "processes", "α / plain, CPU time", "α / plain, wall clock", "plain step (s)")
+    rows = []
+    for strategy in STRATEGIES:
+        processes = 1 if strategy == "single" else arguments.processes
+        found = row(strategy, processes, arguments.device, TURNS[arguments.quick])
+        table.add_row(*(str(value) for value in found.values()))
+        rows.append(found)
+    Console(width=120).print(table)
+    print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
