@@ -23,6 +23,7 @@ def a_run(on_nonfinite: str = "stop") -> Any:
     model = PROBLEM.model()
     engine = TorchEngine(model, model, lambda p: torch.optim.SGD(p, lr=1.0), None, LossScale())
     return SimpleNamespace(
+        runtime=SimpleNamespace(device=torch.device("cpu")),
         engine=engine,
         network=model,
         tasks=PROBLEM.tasks,

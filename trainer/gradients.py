@@ -150,6 +150,7 @@ def _mean(balances: Sequence[Balance]) -> Balance:
 def _without_trace(run: Run) -> Iterator[None]:
     """Leave no trace of forwards in the running statistics, nor in the random numbers to come."""
     buffers = [buffer.clone() for buffer in run.network.buffers()]
-    with torch.random.fork_rng():
+    device = run.runtime.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # Else those of all GPUs.
         yield
     restore_buffers(run, buffers)

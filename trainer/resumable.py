@@ -20,7 +20,7 @@ RESUMABLE = (
     "balance.monitor_every_steps",
     "balance.on_nonfinite",
 )
-"""It does not decide which numbers come out, unless they are NaN.
+"""What does not decide which numbers come out, unless they are NaN.
 Only train.global_batch and parallel.precision do: a run may have to go on where fewer samples fit, or on another
 machine. With another batch the epoch goes on at the same sample, and the log says so.
 

@@ -140,6 +140,7 @@ def my_batch(case: Case, step: int, runtime: Runtime) -> Batch:
 def a_run(engine: Engine, runtime: Runtime) -> Any:
     """What `forward_backward` asks of a run."""
     return SimpleNamespace(
+        runtime=runtime,
         engine=engine,
         network=engine.predictor,
         tasks=LABELLED.tasks,
