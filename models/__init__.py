@@ -3,7 +3,16 @@
 from models.build import build_encoder, build_model
 from models.checkpointing import checkpoint_activations
 from models.multitask import MultiTaskModel
-from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task, task_errors, task_losses
+from models.tasks import (
+    Classification,
+    DenseRegression,
+    Regression,
+    Segmentation,
+    Task,
+    ratios,
+    task_losses,
+    task_measures,
+)
 from models.towers import Tower, training_losses
 
 __all__ = [
@@ -17,7 +26,8 @@ __all__ = [
     "build_encoder",
     "build_model",
     "checkpoint_activations",
-    "task_errors",
+    "ratios",
     "task_losses",
+    "task_measures",
     "training_losses",
 ]

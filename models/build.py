@@ -33,9 +33,9 @@ too, and then it has an attribute `stride`, H / h."""
 HEADS: Mapping[str, Callable[..., nn.Sequential]] = {"linear": linear_head, "mlp": mlp_head}
 """`build(width, outputs, **options)` -> layers that `StackedHeads` can stack; a dotted path may give any module."""
 
-DENSE_HEADS: Mapping[str, Callable[..., nn.Module]] = {"pyramid": pyramid_head}
+DENSE_HEADS: Mapping[str, Callable[..., nn.Module]] = {"upsampling": upsampling_head, "pyramid": pyramid_head}
 """`build(width, outputs, stride, **options)` for tasks with a target for every pixel; the others beside them get the
-linear head. Under the names in HEADS, dense tasks have the upsampling head."""
+linear head. Under the names in HEADS, dense tasks have the upsampling head as it is without options."""
 
 
 def build_encoder(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
@@ -76,6 +76,7 @@ def build_model(
     Raises:
         ValueError: no such name, dotted path or option, or a value it refuses.
     """
+    _refuse_idle(head, options, tasks)
     known = head in HEADS and (tower is None or tower.name in HEADS)
     stackable = known and _alike(tasks) and not _number(encoder, "stride")
     kind = StackedHeads if stackable else SeparateHeads
@@ -88,6 +89,21 @@ def build_model(
     if tower is None:
         return MultiTaskModel(encoder, heads)
     return MultiTaskModel(encoder, HeadsWithTowers(heads, one_each("tower", tower.name, tower.options), tower.weight))
+
+
+def _refuse_idle(head: str, options: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    """Refuse a head, or its options, that no task would get."""
+    dense = [isinstance(task, Segmentation | DenseRegression) for task in tasks]
+    if head in DENSE_HEADS and not any(dense):
+        raise ValueError(
+            f"head '{head}' is for tasks with a target for every pixel, and there is none. For those that there are: "
+            + ", ".join(HEADS)
+        )
+    if head in HEADS and options and all(dense):
+        raise ValueError(
+            f"head '{head}' is for tasks with one target a sample, and there is none to use its options "
+            f"({', '.join(options)}). For those that there are: {', '.join(DENSE_HEADS)}"
+        )
 
 
 def _alike(tasks: Sequence[Task]) -> bool:
@@ -114,7 +130,7 @@ def _build_head(what: str, name: str, options: Mapping[str, Any], encoder: nn.Mo
         return upsampling_head(width, task.num_outputs, stride)
     if name in DENSE_HEADS:
         return pooled(linear_head(width, task.num_outputs))
-    head = _build(what, HEADS, name, options, width, task.num_outputs)
+    head = _build(what, {**HEADS, **DENSE_HEADS}, name, options, width, task.num_outputs)
     return pooled(head) if stride else head
 
 
@@ -133,12 +149,22 @@ def _build(
         if option not in allowed:
             close = difflib.get_close_matches(option, allowed, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"{what} '{name}' has no option '{option}'.{hint} Its options: {', '.join(allowed)}")
+            having = [other for other, build in known.items() if option in _options(build)]
+            others = f". '{option}' belongs to: {', '.join(having)}" if having else ""
+            raise ValueError(
+                f"{what} '{name}' has no option '{option}'.{hint} Its options: {', '.join(allowed) or 'none'}{others}"
+            )
     try:
         return build(*arguments, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
         raise ValueError(f"{what} '{name}' cannot be built with {shown} on {arguments}: {error}") from error
+
+
+def _options(build: Callable[..., Any]) -> list[str]:
+    """The keyword arguments that may be left out."""
+    parameters = inspect.signature(build).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
 
 
 def _from_dotted_path(what: str, known: Mapping[str, Any], path: str) -> Callable[..., nn.Module]:

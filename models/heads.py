@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+GROUPS = 32
+"""Of a GroupNorm (Wu & He 2018, arXiv 1803.08494)."""
+
 
 def mlp_head(width: int, outputs: int, hidden: int = 50, dropout: float = 0.5) -> nn.Sequential:
     """Two fully connected layers, D - hidden - O, as in the paper's MultiMNIST experiment."""
@@ -23,10 +26,18 @@ def linear_head(width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, outputs))
 
 
-def upsampling_head(width: int, outputs: int, stride: int, hidden: int = 64) -> nn.Sequential:
-    """Spatial z (B, D, h, w) -> (B, O, H, W): two convolutions, D - hidden - O, and bilinear upsampling."""
+def upsampling_head(width: int, outputs: int, stride: int, hidden: int = 64, kernel_size: int = 3) -> nn.Sequential:
+    """Spatial z (B, D, h, w) -> (B, O, H, W): two convolutions, D - hidden - O, and bilinear upsampling.
+
+    Args:
+        width: D.
+        outputs: O.
+        stride: H / h.
+        hidden: channels between the convolutions.
+        kernel_size: cells a side that the first one sees; the second one sees one.
+    """
     return nn.Sequential(
-        nn.Conv2d(width, hidden, kernel_size=3, padding=1),
+        nn.Conv2d(width, hidden, kernel_size, padding=_same(kernel_size)),
         nn.ReLU(),
         nn.Conv2d(hidden, outputs, kernel_size=1),
         nn.Upsample(scale_factor=stride, mode="bilinear"),
@@ -60,17 +71,33 @@ class PyramidPooling(nn.Module):
         return torch.cat([z_BDhw, *averages], dim=1)
 
 
-def pyramid_head(width: int, outputs: int, stride: int, hidden: int = 512) -> nn.Sequential:
+def pyramid_head(width: int, outputs: int, stride: int, hidden: int = 512, kernel_size: int = 3) -> nn.Sequential:
     """Spatial z (B, D, h, w) -> (B, O, H, W): PSPNet's decoder, as in the paper's Cityscapes experiment.
 
     The authors normalise each average too, over the batch, and compare with labels of h x w pixels. Here every sample
-    is for itself, by one GroupNorm of 32 groups, which `hidden` consists of, and upsampling reaches H x W.
+    is for itself, by one GroupNorm of 32 groups, and upsampling reaches H x W.
+
+    Args:
+        width: D.
+        outputs: O.
+        stride: H / h.
+        hidden: channels of each average and between the convolutions, a multiple of 32.
+        kernel_size: cells a side that the first convolution sees.
     """
+    if hidden % GROUPS:
+        raise ValueError(f"hidden is a multiple of {GROUPS}, found {hidden}")
     return nn.Sequential(
         PyramidPooling(width, hidden),
-        nn.Conv2d(width + 4 * hidden, hidden, kernel_size=3, padding=1, bias=False),
-        nn.GroupNorm(32, hidden),
+        nn.Conv2d(width + 4 * hidden, hidden, kernel_size, padding=_same(kernel_size), bias=False),
+        nn.GroupNorm(GROUPS, hidden),
         nn.ReLU(),
         nn.Conv2d(hidden, outputs, kernel_size=1),
         nn.Upsample(scale_factor=stride, mode="bilinear"),
     )
+
+
+def _same(kernel_size: int) -> int:
+    """The padding that keeps height and width."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is odd, such as 1 or 3, found {kernel_size}")
+    return kernel_size // 2

@@ -174,6 +174,9 @@ class OptimizerConfig(Section):
     """Steps of linear growth from 0 to the peak."""
     clip_norm: float | None = Field(None, gt=0)
     """Upper bound of the gradient's norm over all parameters. null: no clipping."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """0.999, say: keep an exponential moving average of the parameters, which evaluations and `paretrain export` take in
+    their place. BatchNorm's running statistics remain those of the trained parameters. null: no average."""
 
     @model_validator(mode="after")
     def _options_belong_together(self) -> Self:
@@ -273,7 +276,7 @@ class Experiment(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder is `output`/`name`."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Decides the initial parameters, the order of the samples and dropout."""
     output: Path = Path("runs")
     """Folder of all runs."""

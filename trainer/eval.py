@@ -12,12 +12,11 @@ from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader
 from trainer.data.remote.folder import open_folder
 from trainer.evaluation import Evaluation, evaluate
-from trainer.observe.units import with_unit
+from trainer.observe.units import PERCENT, with_unit
 from trainer.run_dir import checkpoint_of, read_config
+from trainer.runtime.averaging import averaged_weights, has_averages
 from trainer.runtime.checkpoint import load
 from trainer.runtime.setup import joined
-
-BATCH_SIZE = 256
 
 
 def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
@@ -34,16 +33,19 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
     tasks = build_tasks(manifest, experiment.data.tasks)
     names = [task.name for task in tasks]
     network = build_network(experiment, manifest, tasks)
-    batches = EvalLoader(folder, split=split, tasks=names, batch_size=BATCH_SIZE)
+    # As many at a time as the run itself evaluates on a process: that fits into memory.
+    batch_size = experiment.train.global_batch // experiment.parallel.processes
+    batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
     with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
         snapshot = load(path, runtime)
-        network.load_state_dict(snapshot.model)
+        network.load_state_dict(averaged_weights(snapshot.model, snapshot.optimizer))
         network.to(runtime.device)
         found = evaluate(
             network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime
         )
-    table = Table(title=f"{run_dir}, step {snapshot.state['step']}: {split} split, {found.samples} samples")
-    for column in ("task", "error", "loss"):
+    of = "averaged weights, " if has_averages(snapshot.optimizer) else ""
+    table = Table(title=f"{run_dir}, step {snapshot.state['step']}: {of}{split} split, {found.samples} samples")
+    for column in ("task", "error or score" if found.by_class else "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name in names:
         error, loss = found.errors[name], found.losses[name]
@@ -51,5 +53,7 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
             table.add_row(name, "no labels", "no labels")
         else:
             table.add_row(name, with_unit(error, found.units[name]), f"{loss:.4f}")
+        for part, percent in found.by_class.get(name, {}).items():
+            table.add_row(f"  {part}", "-" if percent is None else with_unit(percent, PERCENT))
     Console().print(table)
     return found

@@ -1,11 +1,13 @@
 """The pyramid head: outputs of the image's size, each sample for itself, even alone; and where it is refused."""
 
+import re
+
 import pytest
 import torch
 
-from models import Classification, DenseRegression, Segmentation, build_encoder, build_model
+from models import Classification, DenseRegression, Segmentation, Tower, build_encoder, build_model
 
-TASKS = (Segmentation("parts", 5), DenseRegression("depth", 2), Classification("even", 2))
+TASKS = (Segmentation("parts", tuple("abcde")), DenseRegression("depth", 2), Classification("even", 2))
 DENSE_VIT = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "global_pool": None}
 
 
@@ -40,7 +42,36 @@ def test_a_pyramid_where_it_cannot_stand_is_refused() -> None:
     vector, spatial = (build_encoder("vit", DENSE_VIT | {"global_pool": pool}, (3, 16, 16)) for pool in ("avg", None))
     with pytest.raises(ValueError, match="task 'parts' has a target for every pixel and needs a spatial z"):
         build_model(vector, TASKS, "pyramid", {})
-    with pytest.raises(ValueError, match="head 'pyramid' needs a spatial z"):
-        build_model(vector, TASKS[2:], "pyramid", {})
+    with pytest.raises(ValueError, match="tower 'pyramid' needs a spatial z"):
+        build_model(vector, TASKS[2:], "linear", {}, Tower("pyramid"))
     with pytest.raises(ValueError, match=r"head 'pyramid' has no option 'hiden'. Did you mean 'hidden'\?"):
         build_model(spatial, TASKS, "pyramid", {"hiden": 32})
+
+
+@pytest.mark.parametrize(("name", "widths"), [("upsampling", (8, 7)), ("pyramid", (8 + 4 * 32, 7))])
+def test_a_dense_head_has_options(name: str, widths: tuple[int, int]) -> None:
+    encoder = build_encoder("vit", DENSE_VIT, (3, 16, 24))
+    model = build_model(encoder, TASKS, name, {"hidden": 32, "kernel_size": 7})
+    assert [tuple(output.shape[2:]) for output in model(torch.zeros(1, 3, 16, 24))[:2]] == [(16, 24), (16, 24)]
+    first, last = [layer for layer in model.heads[0] if isinstance(layer, torch.nn.Conv2d)]
+    assert (first.in_channels, first.kernel_size[0]) == widths
+    assert (first.out_channels, last.in_channels, last.out_channels) == (32, 32, 5)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "name", "options", "message"),
+    [
+        (TASKS[2:], "pyramid", {}, "head 'pyramid' is for tasks with a target for every pixel, and there is none. "
+         "For those that there are: linear, mlp"),
+        (TASKS[:2], "mlp", {"hidden": 9}, "head 'mlp' is for tasks with one target a sample, and there is none to use "
+         "its options (hidden). For those that there are: upsampling, pyramid"),
+        (TASKS, "linear", {"kernel_size": 3}, "head 'linear' has no option 'kernel_size'. Its options: none. "
+         "'kernel_size' belongs to: upsampling, pyramid"),
+        (TASKS, "upsampling", {"kernel_size": 4}, "kernel_size is odd, such as 1 or 3, found 4"),
+        (TASKS, "pyramid", {"hidden": 48}, "hidden is a multiple of 32, found 48"),
+    ],
+)  # fmt: skip
+def test_what_no_head_would_use_is_refused(tasks: tuple, name: str, options: dict[str, int], message: str) -> None:
+    encoder = build_encoder("vit", DENSE_VIT, (3, 16, 16))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_model(encoder, tasks, name, options)

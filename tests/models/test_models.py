@@ -50,7 +50,7 @@ def test_sums_and_counts_of_a_classification_leave_missing_labels_out() -> None:
     assert count == 3
     expected = nn.functional.cross_entropy(logits_BC[:3], target_B[:3], reduction="sum")
     torch.testing.assert_close(loss, expected)
-    error, count = task.error(logits_BC, target_B)
+    error, count = task.measure(logits_BC, target_B)
     assert float(task.scale * error / count) == pytest.approx(100 / 3)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import Classification, build_encoder, build_model, task_errors, task_losses
+from models import Classification, build_encoder, build_model, task_losses, task_measures
 from models.heads import linear_head, mlp_head
 from models.multitask import SeparateHeads, StackedHeads
 from models.tasks import MISSING
@@ -84,14 +84,13 @@ def test_batched_sums_and_counts_are_those_of_each_task_and_of_pytorch(num_class
     target_BT = torch.randint(-1, num_classes, (8, 3))
     target_BT[:, 2] = MISSING
     targets = {task.name: target_BT[:, t] for t, task in enumerate(tasks)}
-    for measure, name in ((task_losses, "loss"), (task_errors, "error")):
+    for measure, name in ((task_losses, "loss"), (task_measures, "measure")):
         sums_T, counts_T = measure(tasks, logits_BTC, targets)
         separate = measure(tasks, list(logits_BTC.unbind(1)), targets)
         torch.testing.assert_close(sums_T, separate[0], rtol=1e-14, atol=0)
         assert counts_T.tolist() == separate[1].tolist() == (target_BT != MISSING).sum(0).tolist()
         one = getattr(tasks[0], name)(logits_BTC[:, 0], target_BT[:, 0])
-        scale = tasks[0].scale if name == "error" else 1
-        assert scale * float(one[0].detach()) == float(sums_T[0].detach())
+        assert float(one[0].detach()) == float(sums_T[0].detach())
     sums_T, _ = task_losses(tasks, logits_BTC, targets)
     assert float(sums_T[2].detach()) == 0
     expected = nn.functional.cross_entropy(

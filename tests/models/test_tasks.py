@@ -15,13 +15,15 @@ from models import (
     Task,
     build_encoder,
     build_model,
-    task_errors,
+    ratios,
     task_losses,
+    task_measures,
 )
 from models.multitask import SeparateHeads, StackedHeads
 from models.tasks import SPREAD, UNLABELLED
 
 B, H, W, C = 5, 4, 3, 3
+CLASSES = ("left", "right", "dark")
 
 
 def huber(residual: np.ndarray) -> np.ndarray:
@@ -37,8 +39,8 @@ def test_a_regression_is_huber_and_mean_absolute_error_in_its_unit() -> None:
     assert (float(loss.detach()), int(count)) == (pytest.approx(huber(residual).sum()), 3)
     loss.backward()
     assert output_B1.grad.flatten().tolist() == [-0.5, 0.0, 1.0, 0.0], "an outlier pulls no harder than one σ"
-    (error,), (count,) = task_errors([task], [output_B1.detach()], {"age": target_B})
-    assert float(error / count) == pytest.approx(12 * np.abs(residual).mean())
+    ((error,),) = ratios([task], *task_measures([task], [output_B1.detach()], {"age": target_B}))
+    assert error == pytest.approx(12 * np.abs(residual).mean())
     assert (Regression("age").unit, Regression("age").scale) == (SPREAD, 1.0)
 
 
@@ -52,16 +54,17 @@ def test_stacked_regressions_keep_their_own_units() -> None:
     tasks = [Regression(f"t{t}", "m", scale=t + 1.0) for t in range(num_tasks)]
     targets = {task.name: torch.tensor(target_BT[:, t]) for t, task in enumerate(tasks)}
     residual_BT = output_BT1[..., 0] - target_BT
-    for measure, expected_BT in (
-        (task_losses, huber(residual_BT)),
-        (task_errors, np.abs(residual_BT) * np.arange(1, num_tasks + 1)),
-    ):
+    for measure, expected_BT in ((task_losses, huber(residual_BT)), (task_measures, np.abs(residual_BT))):
         sums_T, counts_T = measure(tasks, torch.tensor(output_BT1), targets)
         np.testing.assert_allclose(sums_T, np.nansum(expected_BT, axis=0), rtol=1e-12)
         assert counts_T.tolist() == (~np.isnan(target_BT)).sum(axis=0).tolist()
+    errors_T = np.array(ratios(tasks, sums_T, counts_T), dtype=float)[:, 0]
+    expected_T = np.ma.masked_invalid(residual_BT * np.arange(1, num_tasks + 1))
+    np.testing.assert_allclose(errors_T, np.abs(expected_T).mean(axis=0).filled(np.nan), rtol=1e-12)
+    assert np.isnan(errors_T[7])
 
 
-def test_a_segmentation_is_cross_entropy_and_the_share_of_wrong_pixels() -> None:
+def test_a_segmentation_is_cross_entropy_of_its_labelled_pixels() -> None:
     rng = np.random.default_rng(1)
     logits_BCHW = rng.normal(size=(B, C, H, W))
     target_BHW = rng.integers(0, C, (B, H, W)).astype(np.uint8)
@@ -70,11 +73,43 @@ def test_a_segmentation_is_cross_entropy_and_the_share_of_wrong_pixels() -> None
     labelled = target_BHW != UNLABELLED
     at = np.moveaxis(logits_BCHW, 1, -1)[labelled]
     expected = np.log(np.exp(at).sum(axis=1)) - at[np.arange(len(at)), target_BHW[labelled]]
-    tasks, targets = [Segmentation("parts", C)], {"parts": torch.tensor(target_BHW)}
+    tasks, targets = [Segmentation("parts", CLASSES)], {"parts": torch.tensor(target_BHW)}
     (loss,), (count,) = task_losses(tasks, [torch.tensor(logits_BCHW)], targets)
     assert (float(loss), int(count)) == (pytest.approx(expected.sum()), labelled.sum())
-    (error,), _ = task_errors(tasks, [torch.tensor(logits_BCHW)], targets)
-    assert float(error) == pytest.approx(100 * (at.argmax(axis=1) != target_BHW[labelled]).sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_segmentation_is_measured_by_the_confusion_of_all_pixels(seed: int) -> None:
+    """Against counting by hand; a class that is neither in a label nor in an answer is left out, not zero."""
+    rng = np.random.default_rng(seed)
+    classes = [f"c{c}" for c in range(rng.integers(3, 20))]
+    logits_BCHW = rng.normal(size=(B, len(classes), H, W))
+    logits_BCHW[:, -1] = -9
+    target_BHW = rng.integers(0, len(classes) - 1, (B, H, W)).astype(np.uint8)
+    target_BHW[rng.random((B, H, W)) < 0.4] = UNLABELLED
+    confusion_CC = np.zeros((len(classes), len(classes)), int)
+    for place in np.ndindex(B, H, W):
+        if target_BHW[place] != UNLABELLED:
+            answer = logits_BCHW[place[0], :, *place[1:]].argmax()
+            confusion_CC[target_BHW[place], answer] += 1
+    tasks = [Classification("even", 2), Segmentation("parts", classes), DenseRegression("depth", 2)]
+    sums_N, counts_N = 0, 0
+    for batch in (slice(0, 2), slice(2, 5)):  # as two ranks would
+        outputs = [torch.zeros(1, 2), torch.tensor(logits_BCHW[batch]), torch.ones(1, 2, 1, 1)]
+        targets = {
+            "even": torch.ones(1, dtype=torch.long),
+            "parts": torch.tensor(target_BHW[batch]),
+            "depth": torch.zeros(1, 1, 1, 2),
+        }
+        sums, counts = task_measures(tasks, outputs, targets)
+        sums_N, counts_N = sums_N + sums, counts_N + counts
+    even, parts, depth = ratios(tasks, sums_N, counts_N)
+    assert (even, depth) == ([100.0], [1.0])
+    for c in range(len(classes)):
+        union = confusion_CC[c].sum() + confusion_CC[:, c].sum() - confusion_CC[c, c]
+        assert parts[c] == (pytest.approx(100 * confusion_CC[c, c] / union, rel=1e-14) if union else None)
+    assert parts[-1] is None
+    assert Segmentation("parts", classes).parts == classes
 
 
 def test_a_dense_regression_is_the_absolute_error_where_there_is_a_number() -> None:
@@ -89,15 +124,15 @@ def test_a_dense_regression_is_the_absolute_error_where_there_is_a_number() -> N
     assert int(count) == (~np.isnan(target_BHWC)).sum()
     loss.backward()
     assert np.array_equal(np.moveaxis(output_BCHW.grad.numpy(), 1, -1), np.nan_to_num(np.sign(residual)))
-    (error,), _ = task_errors(tasks, [output_BCHW.detach()], targets)
-    assert float(error) == pytest.approx(30 * np.nansum(np.abs(residual)))
+    ((error,),) = ratios(tasks, *task_measures(tasks, [output_BCHW.detach()], targets))
+    assert error == pytest.approx(30 * np.nanmean(np.abs(residual)))
 
 
 @pytest.mark.parametrize(
     ("task", "output", "target"),
     [
         (Regression("x"), torch.randn(B, 1), torch.full((B,), math.nan)),
-        (Segmentation("x", C), torch.randn(B, C, H, W), torch.full((B, H, W), UNLABELLED, dtype=torch.uint8)),
+        (Segmentation("x", CLASSES), torch.randn(B, C, H, W), torch.full((B, H, W), UNLABELLED, dtype=torch.uint8)),
         (DenseRegression("x", 2), torch.randn(B, 2, H, W), torch.full((B, H, W, 2), math.nan)),
     ],
 )
@@ -115,7 +150,7 @@ def test_no_label_at_all_is_a_zero_that_still_has_a_gradient(
     ("task", "output", "target"),
     [
         (Regression("x"), torch.randn(B, 1), torch.randn(B)),
-        (Segmentation("x", C), torch.randn(B, C, H, W), torch.zeros(B, H, W, dtype=torch.uint8)),
+        (Segmentation("x", CLASSES), torch.randn(B, C, H, W), torch.zeros(B, H, W, dtype=torch.uint8)),
         (DenseRegression("x", 2), torch.randn(B, 2, H, W), torch.randn(B, H, W, 2)),
     ],
 )
@@ -129,7 +164,7 @@ def test_narrow_outputs_are_summed_in_float32(task: Task, output: torch.Tensor, 
 
 # The networks behind them
 
-MIXED = (Classification("even", 2), Segmentation("parts", C), DenseRegression("depth", 2), Regression("weight"))
+MIXED = (Classification("even", 2), Segmentation("parts", CLASSES), DenseRegression("depth", 2), Regression("weight"))
 
 
 def test_a_spatial_z_serves_every_kind_of_task() -> None:

@@ -92,6 +92,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert "accelerate launch & <more>" in page.text
     assert "continues after <kill>" in page.text
     assert "has not finished" not in page.text
+    assert "Predictions" not in page.text
 
 
 def test_many_tasks_fold_the_table_and_draw_maps(tmp_path: Path) -> None:

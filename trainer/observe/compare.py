@@ -11,13 +11,11 @@ from rich.text import Text
 
 from trainer.observe.report_tables import NONE, duration
 from trainer.observe.run_folder import RunFolder
-from trainer.observe.units import by_unit, number_in
+from trainer.observe.units import MIOU, Choice, best_in, by_unit, number_in, worst_in
 
 MAX_TASK_COLUMNS = 6
 """With more tasks than this the worst one and the mean stand for them; `paretrain report` shows all."""
 WIDTH = 200
-
-Best = Callable[[Iterable[float]], float]
 
 
 def print_comparison(runs: Sequence[RunFolder]) -> None:
@@ -31,24 +29,25 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
     finals = [{task: error for task, error in run.errors["final_errors"].items() if error is not None} for run in runs]
-    table = Table(title="test errors", box=SIMPLE_HEAD, padding=0)
+    title = "test errors and scores" if MIOU in units.values() else "test errors"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     columns: list[Sequence[str | Text]] = [[run.name for run in runs]]
     table.add_column("run", overflow="fold")
 
-    def add(title: str, values: Iterable[float | None], form: Callable[[float], str], best: Best | None) -> None:
+    def add(title: str, values: Iterable[float | None], form: Callable[[float], str], best: Choice | None) -> None:
         table.add_column(title, justify="right", no_wrap=True)
         columns.append(_cells(list(values), form, best))
 
     for unit, group in by_unit(tasks, units).items():
         # Of runs that have them all: the mean of fewer tasks is not comparable.
         found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
-        form = partial(number_in, unit)
+        form, best = partial(number_in, unit), best_in(unit)
         if len(tasks) <= MAX_TASK_COLUMNS:
             for task in group:
-                add(f"{task}\n{unit}", [final.get(task) for final in finals], form, min)
+                add(f"{task}\n{unit}", [final.get(task) for final in finals], form, best)
         if len(group) > 1:
-            add(f"worst\n{unit}", [max(errors, default=None) for errors in found], form, min)
-            add(f"mean\n{unit}", [fmean(errors) if errors else None for errors in found], form, min)
+            add(f"worst\n{unit}", [worst_in(unit)(errors) if errors else None for errors in found], form, best)
+            add(f"mean\n{unit}", [fmean(errors) if errors else None for errors in found], form, best)
     add("steps", [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
     add("processes", [run.latest("world_size") for run in runs], "{:,}".format, None)
     add("time", [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
@@ -61,7 +60,7 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
     return table
 
 
-def _cells(values: Sequence[float | None], form: Callable[[float], str], best_of: Best | None) -> list[str | Text]:
+def _cells(values: Sequence[float | None], form: Callable[[float], str], best_of: Choice | None) -> list[str | Text]:
     known = [value for value in values if value is not None]
     best = form(best_of(known)) if best_of and len(known) > 1 else None
     cells = [NONE if value is None else form(value) for value in values]

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.observe.units import by_unit
+from trainer.observe.units import PERCENT, by_unit, shortfall
 
 
 class MetricsLog:
@@ -64,7 +64,8 @@ def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Final is the last evaluation, best the one whose mean error over the tasks is lowest (the first of equals): all its
     errors belong to one and the same model. Where the tasks have several units, that is the mean of each error as a
-    share of the task's first one. An evaluation with fewer errors that are null comes before one with more.
+    share of the task's first one. An evaluation with fewer errors that are null comes before one with more. Of a score,
+    such as % mIoU, what it lacks is the error.
     Without an evaluation errors and units are empty and the step is None.
     """
     evaluations = [record for record in records if record["kind"] == "eval"]
@@ -73,13 +74,17 @@ def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     final, units = evaluations[-1]["errors"], evaluations[-1].get("units", {})
     several = len(by_unit(final, units)) > 1
 
+    def errors(record: Mapping[str, Any]) -> dict[str, float]:
+        known = {task: error for task, error in record["errors"].items() if error is not None}
+        return {task: shortfall(error, units.get(task, PERCENT)) for task, error in known.items()}
+
     def first(task: str) -> float:
-        return next((record["errors"][task] for record in evaluations if record["errors"].get(task)), 1.0)
+        return next((found for record in evaluations if (found := errors(record).get(task))), 1.0)
 
     yardstick = {task: first(task) if several else 1.0 for task in final}
 
     def rank(record: Mapping[str, Any]) -> tuple[int, float]:
-        shares = [error / yardstick[task] for task, error in record["errors"].items() if error is not None]
+        shares = [error / yardstick[task] for task, error in errors(record).items()]
         return len(final) - len(shares), fmean(shares) if shares else 0.0
 
     best = min(evaluations, key=rank)

@@ -1,10 +1,13 @@
 """Everybody who is told a run's numbers, on rank 0: metrics.jsonl, the progress line, the tracker."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.errors import RankError
 from trainer.observe.metrics import MetricsLog
+from trainer.observe.predictions import Seen, keep_predictions
 from trainer.observe.progress import Progress, fault_line
 from trainer.observe.tracker import Tracker
 
@@ -20,6 +23,10 @@ class Observers(Protocol):
         """Tell everybody something in words."""
         ...
 
+    def look(self, step: int, seen: Seen) -> None:
+        """Show a batch of the test split."""
+        ...
+
 
 class Nobody:
     """The observers of every rank but 0."""
@@ -30,14 +37,18 @@ class Nobody:
     def note(self, step: int, text: str) -> None:
         """Rank 0 tells."""
 
+    def look(self, step: int, seen: Seen) -> None:
+        """Rank 0 shows its own."""
+
 
 class Everybody:
     """The observers of rank 0. The metrics file comes first: it is the source of truth."""
 
-    def __init__(self, metrics: MetricsLog, progress: Progress, tracker: Tracker) -> None:
+    def __init__(self, metrics: MetricsLog, progress: Progress, tracker: Tracker, predictions: Path) -> None:
         self._metrics = metrics
         self._progress = progress
         self._tracker = tracker
+        self._predictions = predictions
 
     def publish(self, record: Mapping[str, Any]) -> None:
         """Write, show and track a record.
@@ -45,14 +56,22 @@ class Everybody:
         Raises:
             RankError: the disk is full, say; the others cannot know.
         """
-        try:
+        with _written():
             self._publish(record)
-        except OSError as error:
-            raise RankError(f"the run's records cannot be written: {error}. The last checkpoint stands") from error
 
     def note(self, step: int, text: str) -> None:
         """Write, show and track a remark."""
         self.publish({"kind": "note", "step": step, "text": text})
+
+    def look(self, step: int, seen: Seen) -> None:
+        """Keep some of its samples, where a task has a target a pixel.
+
+        Raises:
+            RankError: as `publish`.
+        """
+        if seen.maps:
+            with _written():
+                keep_predictions(self._predictions, step, seen)
 
     def _publish(self, record: Mapping[str, Any]) -> None:
         self._metrics.write(record)
@@ -65,3 +84,11 @@ class Everybody:
         elif record["kind"] == "fault":
             self._progress.note(fault_line(record))
         self._tracker.log(record)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RankError(f"the run's records cannot be written: {error}. The last checkpoint stands") from error

@@ -4,6 +4,7 @@ The plain lines carry no time of day and go to the run's log.txt in every case, 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from trainer.observe.units import by_unit, cache_words, with_unit
+from trainer.observe.units import MIOU, by_unit, cache_words, with_unit, worst_task
 
 MAX_TASKS_A_LINE = 4
 """With more tasks a line speaks of their mean, the worst one and the largest weight."""
@@ -109,9 +110,15 @@ def _bad_samples(record: Mapping[str, Any]) -> list[str]:
 def eval_line(record: Mapping[str, Any]) -> str:
     """The plain line of an "eval" record."""
     errors, groups = record["errors"], by_unit(record["errors"], record.get("units", {}))
-    show = _each if len(errors) <= MAX_TASKS_A_LINE else _summary
-    shown = [show({task: errors[task] for task in tasks}, _error_in(unit)) for unit, tasks in groups.items()]
-    return f"eval at step {record['step']}  error {'  '.join(shown)}  in {record['seconds']:.1f} s"
+
+    def show(unit: str) -> str:
+        found, form = {task: errors[task] for task in groups[unit]}, partial(with_unit, unit=unit)
+        return _each(found, form) if len(errors) <= MAX_TASKS_A_LINE else _summary(found, form, unit)
+
+    shown = [f"error {'  '.join(found)}"] if (found := [show(unit) for unit in groups if unit != MIOU]) else []
+    shown += [show(MIOU)] if MIOU in groups else []
+    weights = "  by averaged weights" if record.get("averaged") else ""
+    return f"eval at step {record['step']}  {'  '.join(shown)}{weights}  in {record['seconds']:.1f} s"
 
 
 def fault_line(record: Mapping[str, Any]) -> str:
@@ -180,11 +187,11 @@ def _each(values: Mapping[str, float | None], form: Callable[[float], str]) -> s
     return " ".join(f"{task} {'-' if value is None else form(value)}" for task, value in values.items())
 
 
-def _summary(values: Mapping[str, float | None], form: Callable[[float], str]) -> str:
+def _summary(values: Mapping[str, float | None], form: Callable[[float], str], unit: str = "") -> str:
     known = {task: value for task, value in values.items() if value is not None}
     if not known:
         return "-"
-    worst = max(known, key=lambda task: known[task])
+    worst = worst_task(known, unit)
     return f"mean {form(sum(known.values()) / len(known))} worst {form(known[worst])} ({worst})"
 
 
@@ -194,7 +201,3 @@ def _loss(value: float) -> str:
 
 def _weight(value: float) -> str:
     return f"{value:.3f}"
-
-
-def _error_in(unit: str) -> Callable[[float], str]:
-    return lambda value: with_unit(value, unit)

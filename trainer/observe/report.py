@@ -13,10 +13,12 @@ from typing import Literal
 import numpy as np
 
 from trainer.observe import report_figures as figures
+from trainer.observe import report_predictions as predictions
 from trainer.observe.progress import fault_line
 from trainer.observe.report_figures import PALETTE, Line
 from trainer.observe.report_style import CSS
 from trainer.observe.report_tables import (
+    class_tables,
     comparison_table,
     headline,
     key_figures,
@@ -25,7 +27,7 @@ from trainer.observe.report_tables import (
     text,
 )
 from trainer.observe.run_folder import RunFolder, read_run
-from trainer.observe.units import by_unit
+from trainer.observe.units import MIOU, by_unit, titled
 
 MAX_TASK_CURVES = 8
 """One run: with more tasks than this the curves show their mean and spread."""
@@ -85,13 +87,13 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
 def _head_of_one(run: RunFolder, name: str) -> Iterator[str]:
     yield f"<h1>{text(name)}</h1><p>{headline(run)}</p>"
     yield notice_if_unfinished(run, name)
-    yield key_figures(run) + task_table(run)
+    yield key_figures(run) + task_table(run) + class_tables([run], [name])
 
 
 def _head_of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     yield f"<h1>{len(runs)} runs side by side</h1><p>One colour a run; the best in bold.</p>"
     yield from (notice_if_unfinished(run, name) for run, name in zip(runs, names, strict=True))
-    yield comparison_table(runs, _legend(names))
+    yield comparison_table(runs, _legend(names)) + class_tables(runs, names)
 
 
 def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
@@ -103,16 +105,23 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     by_task = _legend(runs[0].tasks) if len(runs) == 1 and len(runs[0].tasks) <= MAX_TASK_CURVES else several
     yield _section(
         "Losses and errors",
-        "Mean over the tasks, with the middle half of them and their whole range shaded." if not by_task else "",
+        ("Mean over the tasks, with the middle half of them and their whole range shaded. " if not by_task else "")
+        + "".join(_averaged(run, name) for run, name in zip(runs, captions, strict=True)),
         [
-            *_task_figures(runs, "train", "losses", "training loss", "training loss", all_tasks),
+            *_task_figures(runs, "train", "losses", "training loss", all_tasks),
             *(
                 figure
                 for unit, tasks in by_unit(all_tasks, units).items()
-                for figure in _task_figures(runs, "eval", "errors", "test error", f"test error ({unit})", tasks)
+                for figure in _task_figures(runs, "eval", "errors", f"test {titled(unit)}", tasks, score=unit == MIOU)
             ),
         ],
         by_task,
+    )
+    yield _section(
+        "Predictions",
+        "Some images of the test split, each above what the model makes of it, where there are labels. Numbers: the "
+        "brighter the larger; two numbers a pixel: the direction they point in as hue, grey where they are short.",
+        [figure for run, name in zip(runs, captions, strict=True) for figure in _predictions(run, name)],
     )
     yield _section(
         "Task weights",
@@ -158,9 +167,13 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
 
 
 def _task_figures(
-    runs: Sequence[RunFolder], kind: str, key: str, caption: str, label: str, tasks: Sequence[str]
+    runs: Sequence[RunFolder], kind: str, key: str, label: str, tasks: Sequence[str], *, score: bool = False
 ) -> Iterator[Figure]:
-    """Losses or errors of `tasks`: one panel for a single run; several runs get a panel a task, or mean and worst."""
+    """Losses or errors of `tasks`: one panel for a single run; several runs get a panel a task, or mean and worst.
+
+    Of a score more is better.
+    """
+    caption = label.partition(" (")[0]
     logged = [(run, colour) for run, colour in zip(runs, cycle(PALETTE)) if run.of_kind(kind)]
     if not logged:
         return
@@ -169,7 +182,7 @@ def _task_figures(
         steps_S, values_ST = run.steps(kind), run.by_task(kind, key, tasks)
         if np.isnan(values_ST).all():
             return
-        log = figures.deserves_log_axis(values_ST)
+        log = not score and figures.deserves_log_axis(values_ST)
         if len(run.tasks) <= MAX_TASK_CURVES:
             colours = dict(zip(run.tasks, cycle(PALETTE)))
             lines = [Line(steps_S, values_ST[:, column], colours[task]) for column, task in enumerate(tasks)]
@@ -180,7 +193,7 @@ def _task_figures(
     if len(tasks) <= MAX_TASK_PANELS:
         panels = {task: [run.by_task(kind, key, [task])[:, 0] for run, _ in logged] for task in tasks}
     else:
-        reduced = [figures.mean_and_worst(run.by_task(kind, key, tasks)) for run, _ in logged]
+        reduced = [figures.mean_and_worst(run.by_task(kind, key, tasks), score=score) for run, _ in logged]
         panels = {
             "mean of the tasks": [mean_S for mean_S, _ in reduced],
             "worst task": [worst_S for _, worst_S in reduced],
@@ -189,7 +202,7 @@ def _task_figures(
         lines = [
             Line(run.steps(kind), values_S, colour) for (run, colour), values_S in zip(logged, series, strict=True)
         ]
-        log = figures.deserves_log_axis(np.concatenate(series))
+        log = not score and figures.deserves_log_axis(np.concatenate(series))
         yield Figure(f"{caption}: {panel}", figures.curves(lines, label, log=log))
 
 
@@ -200,6 +213,12 @@ def _number_figures(
     lines = [Line(run.steps(kind), run.series(kind, key), colour) for run, colour in zip(runs, cycle(PALETTE))]
     if any(not np.isnan(line.values_S).all() for line in lines):
         yield Figure(caption, figures.curves(lines, label, log=log))
+
+
+def _averaged(run: RunFolder, name: str) -> str:
+    """Says whose errors are not those of the weights as trained."""
+    told = any(record.get("averaged") for record in run.of_kind("eval"))
+    return text(_caption(name, "Errors are of averaged weights. ")) if told else ""
 
 
 def _ascents(run: RunFolder, name: str) -> str:
@@ -242,6 +261,13 @@ def _conflicts(run: RunFolder, name: str) -> Iterator[Figure]:
     ):
         svg = figures.cosine_map(cosine_TT[np.ix_(order, order)], [run.tasks[task] for task in order])
         yield Figure(_caption(name, when), svg, size="large" if many else "panel")
+
+
+def _predictions(run: RunFolder, name: str) -> Iterator[Figure]:
+    shown = run.predictions
+    if shown is not None:
+        keys = [entry for maps in shown.maps for entry in predictions.legend(maps)]
+        yield Figure(_caption(name, f"step {shown.step:,}"), predictions.draw(shown), keys, size="page")
 
 
 def _folded(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:

@@ -80,7 +80,7 @@ def curves(lines: Sequence[Line], y_label: str, *, log: bool = False) -> str:
     """
     thinned = [(*_thin(line.steps_S, line.values_S), line.colour) for line in lines]
     floor = _log_floor([values for _, values, _ in thinned]) if log else None
-    with _canvas() as (axes, svg):
+    with canvas() as (axes, svg):
         for steps, values, colour in thinned:
             if floor is None:
                 axes.plot(steps, values, color=colour, marker=_marker(steps), clip_on=False)
@@ -93,7 +93,7 @@ def curves(lines: Sequence[Line], y_label: str, *, log: bool = False) -> str:
 
 def spread(steps_S: np.ndarray, values_ST: np.ndarray, y_label: str, *, log: bool = False) -> str:
     """Draws the mean over many tasks, the middle half of them and their whole range."""
-    with _canvas() as (axes, svg):
+    with canvas() as (axes, svg):
         steps, values = _thin(steps_S, values_ST)
         known = ~np.isnan(values).all(axis=1)
         steps, values = steps[known], values[known]
@@ -106,10 +106,11 @@ def spread(steps_S: np.ndarray, values_ST: np.ndarray, y_label: str, *, log: boo
     return svg.getvalue()
 
 
-def mean_and_worst(values_ST: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the largest value over the tasks at each of the S steps; NaN counts for nothing."""
+def mean_and_worst(values_ST: np.ndarray, *, score: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the largest value, of scores the least, over the tasks at each of the S steps; NaN is left out."""
     known_ST = np.ma.masked_invalid(values_ST)
-    return known_ST.mean(axis=1).filled(np.nan), known_ST.max(axis=1).filled(np.nan)
+    worst_S = known_ST.min(axis=1) if score else known_ST.max(axis=1)
+    return known_ST.mean(axis=1).filled(np.nan), worst_S.filled(np.nan)
 
 
 def deserves_log_axis(values: np.ndarray) -> bool:
@@ -123,7 +124,7 @@ def weights_area(steps_S: np.ndarray, alpha_ST: np.ndarray, *, width: float = PA
     steps, alpha = _thin(steps_S, alpha_ST, MAX_WEIGHT_POINTS)
     if len(steps) == 1:  # an area needs two points
         steps, alpha = np.append(0, steps), np.repeat(alpha, 2, axis=0)
-    with _canvas(width=width) as (axes, svg):
+    with canvas(width=width) as (axes, svg):
         axes.stackplot(steps, np.nan_to_num(alpha).T, colors=PALETTE, linewidth=0)
         _step_axis(axes, steps_S[-1])
         axes.set_ylim(0, 1)
@@ -143,7 +144,7 @@ def weights_map(
     _, alpha = _thin(steps_S, alpha_ST, MAX_WEIGHT_POINTS)
     order = np.argsort(-np.nan_to_num(alpha).mean(axis=0), kind="stable")
     row_inches = 0.12 if len(tasks) <= MAX_LABELLED_TASKS else 5 / len(tasks)
-    with _canvas(width=width, height=row_inches * len(tasks) + 0.8, grid=False) as (axes, svg):
+    with canvas(width=width, height=row_inches * len(tasks) + 0.8, grid=False) as (axes, svg):
         image = axes.imshow(
             alpha.T[order],
             aspect="auto",
@@ -163,7 +164,7 @@ def cosine_map(cosine_TT: np.ndarray, tasks: Sequence[str]) -> str:
     """Draws the cosines between the tasks' gradients, with their numbers when the tasks are few."""
     few = len(tasks) <= MAX_ANNOTATED_TASKS
     side_inches = 3.0 if few else 3.3
-    with _canvas(height=side_inches + (0.4 if few else 1), grid=False) as (axes, svg):
+    with canvas(height=side_inches + (0.4 if few else 1), grid=False) as (axes, svg):
         image = axes.imshow(cosine_TT, aspect="auto", interpolation="none", cmap="RdBu", vmin=-1, vmax=1)
         _label_tasks(axes.yaxis, tasks, 72 * side_inches / len(tasks))
         _label_tasks(axes.xaxis, tasks, 72 * side_inches / len(tasks))
@@ -273,7 +274,7 @@ def _colour_bar(axes: "Axes", image: Any, label: str) -> Any:
 
 
 @contextmanager
-def _canvas(
+def canvas(
     *, width: float = PANEL_WIDTH, height: float = 2.7, grid: bool = True
 ) -> "Iterator[tuple[Axes, io.StringIO]]":
     """Axes to draw on, and the buffer that holds the SVG once the block is left; sizes in inches."""

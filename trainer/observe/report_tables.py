@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 
 from trainer.observe.run_folder import RunFolder
-from trainer.observe.units import PERCENT, by_unit, cache_words, number_in, with_unit, worst_first
+from trainer.observe.units import (
+    MIOU,
+    PERCENT,
+    Choice,
+    best_in,
+    by_unit,
+    cache_words,
+    number_in,
+    titled,
+    with_unit,
+    worst_first,
+    worst_in,
+    worst_task,
+)
 
 MAX_TABLE_TASKS = 16
 NUM_WORST_TASKS = 10
@@ -49,11 +62,12 @@ def key_figures(run: RunFolder) -> str:
     found: list[tuple[str, str, str]] = []
     errors = _known(run.errors["final_errors"])
     for unit, tasks in by_unit(errors, run.units).items():
-        worst = max(tasks, key=lambda task: errors[task])
-        found.append(("Error of the worst task" if len(tasks) > 1 else "Error", with_unit(errors[worst], unit), worst))
+        worst = worst_task({task: errors[task] for task in tasks}, unit)
+        what = "Score" if unit == MIOU else "Error"
+        found.append((f"{what} of the worst task" if len(tasks) > 1 else what, with_unit(errors[worst], unit), worst))
         if len(tasks) > 1:
             mean = fmean(errors[task] for task in tasks)
-            found.append(("Mean error", with_unit(mean, unit), f"over {len(tasks):,} tasks"))
+            found.append((f"Mean {what.lower()}", with_unit(mean, unit), f"over {len(tasks):,} tasks"))
     if (seconds := _seconds(run)) is not None:
         found.append(("Wall time", duration(seconds), f"{_steps(run):,} steps"))
     if (speed := run.latest("samples_per_second")) is not None:
@@ -85,10 +99,11 @@ def task_table(run: RunFolder) -> str:
     units = list(by_unit(run.tasks, run.units))
     unit = units[0] if len(units) == 1 else None
     form = partial(number_in, unit or PERCENT)
+    what = text(titled(unit)) if unit else "error or score" if MIOU in units else "error"
     header = (
         "task",
-        f"final error{_in_brackets(unit)}",
-        ("best error" if best_step is None else f"error at best step {best_step:,}") + _in_brackets(unit),
+        f"final {what}",
+        f"best {what}" if best_step is None else f"{what} at best step {best_step:,}",
         "last training loss",
         "mean weight α (%)",
     )
@@ -114,17 +129,21 @@ def task_table(run: RunFolder) -> str:
 
 
 def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]]) -> str:
-    """Final errors of several runs, the lowest in bold, and what each run cost."""
+    """Final errors of several runs, the best in bold, and what each run cost."""
     tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
     finals = [_known(run.errors["final_errors"]) for run in runs]
     units = {task: unit for run in runs for task, unit in run.units.items()}
-    worst = {task: max((final[task] for final in finals if task in final), default=0.0) for task in tasks}
+    known = {task: [final[task] for final in finals if task in final] for task in tasks}
+    worst = {task: worst_in(units.get(task, PERCENT))(found) for task, found in known.items() if found}
     header = ["", *(f'<i style="background:{colour}"></i>{text(name)}' for name, colour in legend)]
 
     def error_row(label: str, unit: str, values: Iterable[float | None]) -> list[str]:
-        return [f"{text(label)} error{_in_brackets(unit)}", *_best_bold(list(values), partial(number_in, unit), min)]
+        return [
+            f"{text(label)} {text(titled(unit))}",
+            *_best_bold(list(values), partial(number_in, unit), best_in(unit)),
+        ]
 
-    def over_tasks(label: str, unit: str, group: Sequence[str], reduce: Callable[[list[float]], float]) -> list[str]:
+    def over_tasks(label: str, unit: str, group: Sequence[str], reduce: Choice) -> list[str]:
         found = [[final[task] for task in group if task in final] for final in finals]
         return error_row(label, unit, [reduce(errors) if errors else None for errors in found])
 
@@ -134,7 +153,7 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
     above = [
         over_tasks(label, unit, group, reduce)
         for unit, group in by_unit(tasks, units).items()
-        for label, reduce in (("worst task's", max), ("mean", fmean))
+        for label, reduce in (("worst task's", worst_in(unit)), ("mean", fmean))
     ]
     below = [
         cost_row("weights", [_weighting(run) for run in runs], str),
@@ -152,16 +171,28 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
     return _fold(header, above, tasks, row, worst_first(tasks, worst, units), below)
 
 
+def class_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
+    """What each mIoU is the mean of: the classes' own, at the last evaluation of each run. Folded away."""
+    last = [run.of_kind("eval")[-1].get("by_class", {}) if run.of_kind("eval") else {} for run in runs]
+    tables = ""
+    for task in dict.fromkeys(task for found in last for task in found):
+        classes = dict.fromkeys(part for found in last for part in found.get(task, {}))
+        rows = (
+            [text(part), *_best_bold([found.get(task, {}).get(part) for found in last], "{:.2f}".format, max)]
+            for part in classes
+        )
+        header = ["class", *map(text, names if len(runs) > 1 else ["IoU (%)"])]
+        summary = f"{text(task)}: intersection over union of its {len(classes)} classes (%)"
+        tables += f"<details><summary>{summary}</summary>{_table(header, rows)}</details>"
+    return tables
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 8.1 s, 2 min 14 s, 3 h 07 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _in_brackets(unit: str | None) -> str:
-    return "" if unit is None else f" ({text(unit)})"
 
 
 def _weighting(run: RunFolder) -> str | None:
@@ -204,7 +235,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _best_bold(values: Sequence[float | None], form: Form, best_of: Callable[[Iterable[float]], float]) -> list[str]:
+def _best_bold(values: Sequence[float | None], form: Form, best_of: Choice) -> list[str]:
     known = [value for value in values if value is not None]
     best = form(best_of(known)) if len(known) > 1 else None  # as printed: equal to the eye is equally good
     cells = [_number(value, form) for value in values]

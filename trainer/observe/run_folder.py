@@ -12,6 +12,7 @@ import yaml
 
 from trainer.errors import UserError
 from trainer.observe.metrics import errors_so_far, read_metrics
+from trainer.observe.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class RunFolder:
     """summary.json; None while the run has not finished, or trains on after it had."""
     records: list[dict[str, Any]]
     """metrics.jsonl, in order."""
+    predictions: Predictions | None = None
+    """predictions.npz; None where no task has a target a pixel, or before the first evaluation."""
 
     @property
     def name(self) -> str:
@@ -101,6 +104,7 @@ def read_run(path: Path) -> RunFolder:
         info=_read_json(path / "run.json") or {},
         summary=None if outdated else summary,
         records=records,
+        predictions=read_predictions(kept) if (kept := path / "predictions.npz").exists() else None,
     )
 
 

@@ -129,20 +129,24 @@ def open_tracker(
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, float]:
-    """Turns a record into wandb's flat names: `train/losses/left`, `train/min_norm`, `step`.
+    """Turns a record into wandb's flat names: `train/losses/left`, `eval/by_class/semantic/road`, `step`.
 
     Only numbers remain. More than MAX_CURVES tasks become `train/losses/min`, `/mean` and `/max`.
     """
-    flat: dict[str, float] = {"step": record["step"]}
-    for key, value in record.items():
-        label = f"{record['kind']}/{key}"
+    named = {f"{record['kind']}/{key}": value for key, value in record.items() if key != "step"}
+    return {"step": record["step"], **_numbers(named)}
+
+
+def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for label, value in named.items():
         if isinstance(value, Mapping):
-            numbers = {task: number for task, number in value.items() if number is not None}
+            numbers = _numbers(value)
             if len(numbers) > MAX_CURVES:
                 found = numbers.values()
                 numbers = {"min": min(found), "mean": sum(found) / len(found), "max": max(found)}
-            flat |= {f"{label}/{task}": number for task, number in numbers.items()}
-        elif isinstance(value, int | float) and key != "step":
+            flat |= {f"{label}/{name}": number for name, number in numbers.items()}
+        elif isinstance(value, int | float):
             flat[label] = value
     return flat
 

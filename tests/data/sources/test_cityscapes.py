@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.data.sources.raw_cityscapes import H, W, scene, write_raw
 from trainer.data.format.members import UNLABELLED
 from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.data.format.verify import verify_shards
@@ -14,47 +15,14 @@ from trainer.data.reading.loader import Batch, EvalLoader
 from trainer.data.sources.cityscapes import class_numbers, disparities, to_centres, write_cityscapes
 from trainer.errors import UserError
 
-H, W = 24, 48
 FRAMES = {"train": ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "ulm/ulm_000000_000019"]}
 FRAMES["val"] = ["lindau/lindau_000000_000019"]
-
-
-def scene(seed: int) -> dict[str, np.ndarray]:
-    """Sky over road, two cars, a parked row of cars without instances, and the car that carries the camera."""
-    labels_HW = np.full((H, W), 23, np.uint8)
-    labels_HW[H // 2 :] = 7
-    instances_HW = labels_HW.astype(np.uint16)
-    for number, (row, column) in enumerate([(12, 4 + seed), (14, 30)]):
-        labels_HW[row : row + 5, column : column + 8] = 26
-        instances_HW[row : row + 5, column : column + 8] = 26_000 + number
-    labels_HW[10:12, 20:28] = instances_HW[10:12, 20:28] = 26
-    labels_HW[-3:] = instances_HW[-3:] = 1  # the ego vehicle
-    rng = np.random.default_rng(seed)
-    disparity_HW = rng.integers(1, 20_000, (H, W)).astype(np.uint16)
-    disparity_HW[rng.random((H, W)) < 0.2] = 0
-    image_HWC = np.repeat((labels_HW * 7)[..., None], 3, axis=2) + np.arange(3, dtype=np.uint8) * 9
-    return {"image": image_HWC, "labels": labels_HW, "instances": instances_HW, "disparity": disparity_HW}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Every frame's four files."""
-    root = tmp_path / "cityscapes"
-    seed = 0
-    for split, frames in FRAMES.items():
-        for frame in frames:
-            found = scene(seed)
-            seed += 1
-            for name, key in (
-                (f"leftImg8bit/{split}/{frame}_leftImg8bit.png", "image"),
-                (f"gtFine/{split}/{frame}_gtFine_labelIds.png", "labels"),
-                (f"gtFine/{split}/{frame}_gtFine_instanceIds.png", "instances"),
-                (f"disparity/{split}/{frame}_disparity.png", "disparity"),
-            ):
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                pixels = found[key][..., ::-1] if key == "image" else found[key]
-                assert cv2.imwrite(str(root / name), pixels)
-    return root
+    return write_raw(tmp_path / "cityscapes", FRAMES)
 
 
 def read(folder: Path, split: str) -> Batch:
@@ -73,26 +41,37 @@ def test_the_miniature_becomes_three_tasks(root: Path, tmp_path: Path) -> None:
     assert isinstance(semantic, SegmentationSpec)
     assert isinstance(instance, DenseRegressionSpec)
     assert isinstance(disparity, DenseRegressionSpec)
-    assert (len(semantic.classes), instance.std, instance.mean, disparity.mean) == (19, 1.0, 0.0, 0.0)
+    assert (len(semantic.classes), instance.unit, instance.mean, disparity.mean) == (19, "px", 0.0, 0.0)
+    ways = np.concatenate([(found := to_centres(scene(s)["instances"]))[~np.isnan(found)] for s in range(3)])
+    assert instance.std == pytest.approx(math.sqrt((ways**2).mean()), rel=1e-5)
     known = np.concatenate([(found := scene(s)["disparity"])[found > 0] for s in range(3)])
     assert disparity.std == pytest.approx(math.sqrt((((known - 1.0) / 256) ** 2).mean()), rel=1e-5)
     batch = read(tmp_path / "data", "train")
     for seed in range(3):
         expected = scene(seed)
         assert np.array_equal(batch.targets["semantic"][seed], class_numbers(expected["labels"]))
-        np.testing.assert_allclose(batch.targets["instance"][seed], to_centres(expected["instances"]), atol=2e-2)
+        shown_HW2 = batch.targets["instance"][seed].numpy() * instance.std
+        np.testing.assert_allclose(shown_HW2, to_centres(expected["instances"]), atol=2e-2)
         shown_HW1 = batch.targets["disparity"][seed].numpy() * disparity.std
         np.testing.assert_allclose(shown_HW1[..., 0], disparities(expected["disparity"]), rtol=1e-3, atol=1e-3)
         off = np.abs(batch.inputs[seed].numpy().astype(int) - expected["image"].astype(int))
         assert off.mean() < 6, "red, green and blue in this order, but for JPEG's loss"
 
 
-def test_another_size_keeps_ids_whole(root: Path, tmp_path: Path) -> None:
-    write_cityscapes(root, tmp_path / "data", size=(H // 2, W // 2))
+def test_another_size_keeps_ids_whole_and_pixels_those_of_the_original(root: Path, tmp_path: Path) -> None:
+    manifest = write_cityscapes(root, tmp_path / "data", size=(H // 2, W // 4))
     batch = read(tmp_path / "data", "test")
-    assert batch.inputs.shape == (3, H // 2, W // 2, 3)
+    assert batch.inputs.shape == (3, H // 2, W // 4, 3)
     found = set(np.unique(batch.targets["semantic"][0]).tolist())
     assert found == {0, 10, 13, UNLABELLED}, "road, sky and car, no mixture of their ids"
+    instance = manifest.tasks[1]
+    assert isinstance(instance, DenseRegressionSpec)
+    shown_HW2 = batch.targets["instance"][0].numpy() * instance.std
+    # Of this half of the rows and quarter of the columns each pixel stands for 2 x 4 of the original's.
+    rows, columns = np.meshgrid(np.arange(1, H, 2), np.arange(2, W, 4), indexing="ij")
+    expected_HW2 = to_centres(scene(3)["instances"])[rows, columns]
+    np.testing.assert_allclose(shown_HW2, expected_HW2, atol=2)
+    assert np.nanmax(np.abs(shown_HW2[..., 1])) == pytest.approx(4, abs=2)
 
 
 def test_classes_are_the_19_that_are_evaluated() -> None:
@@ -107,13 +86,14 @@ def test_the_way_to_the_centre_of_each_instance() -> None:
     ids_HW = scene(3)["instances"]
     ways_HW2 = to_centres(ids_HW)
     for row, column in np.ndindex(ids_HW.shape):
-        if ids_HW[row, column] < 1000:
+        if not 26_000 <= ids_HW[row, column] < 27_000:
             assert np.isnan(ways_HW2[row, column]).all()
             continue
         rows, columns = np.nonzero(ids_HW == ids_HW[row, column])
         expected = rows.mean() - row, columns.mean() - column
         np.testing.assert_allclose(ways_HW2[row, column], expected, atol=1e-5)
-    assert (ids_HW >= 26_000).sum() == 80
+    assert (~np.isnan(ways_HW2)).sum() == 2 * 80
+    assert (ids_HW == 29_000).sum() == 24, "a caravan is no class that is evaluated"
 
 
 def test_disparity_zero_was_not_measured() -> None:

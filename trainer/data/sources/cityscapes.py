@@ -11,7 +11,8 @@ import numpy as np
 
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import UNLABELLED, write_npy
+from trainer.data.format.members import UNLABELLED
+from trainer.data.format.npy import write_npy
 from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
@@ -48,8 +49,9 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
     """Writes shards with the tasks `semantic`, `instance` and `disparity`.
 
     `semantic`: 19 classes. `instance`: for pixels of countable things the way to the centre of their instance, in rows
-    and columns of the written size. `disparity`: in pixels of the original, divided by its spread over the train split
-    when it is learnt. What Cityscapes does not label or measure has no label.
+    and columns. `disparity`. Both in pixels of the original, as the paper reports them, whatever the written size, and
+    divided by their spread over the train split when they are learnt. What Cityscapes does not label, evaluate or
+    measure has no label.
 
     Args:
         root: folder with leftImg8bit, gtFine and disparity as they are unpacked.
@@ -61,7 +63,7 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
     """
     frames = {split: find_frames(root, folder) for split, folder in SPLITS.items()}
     image = unmeasured(*size, 3, "jpg")
-    image, spread = _measured(image, frames["train"], size)
+    image, way, disparity = _measured(image, frames["train"], size)
     return write_shards(
         out,
         name="cityscapes",
@@ -69,8 +71,8 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
         inputs=image,
         tasks=(
             SegmentationSpec(name="semantic", classes=tuple(CLASSES.values())),
-            DenseRegressionSpec(name="instance", channels=2, unit="px"),
-            DenseRegressionSpec(name="disparity", channels=1, unit="px", std=spread),
+            DenseRegressionSpec(name="instance", channels=2, unit="px", std=way),
+            DenseRegressionSpec(name="disparity", channels=1, unit="px", std=disparity),
         ),
         splits={split: (_sample(frame, size) for frame in found) for split, found in frames.items()},
         samples_per_shard=SAMPLES_PER_SHARD,
@@ -109,7 +111,8 @@ def class_numbers(label_ids_HW: np.ndarray) -> np.ndarray:
 def to_centres(instance_ids_HW: np.ndarray) -> np.ndarray:
     """The way from each pixel to its instance's centre of mass: float32 (H, W, 2), rows and columns; NaN without one.
 
-    An instance's id is 1000 times its label's and a number; a smaller id stands for a region without instances.
+    An instance's id is 1000 times its label's and a number; a smaller id stands for a region without instances. Those
+    of classes that are not evaluated, caravans and trailers, are left out.
     """
     _, index_HW = np.unique(instance_ids_HW, return_inverse=True)
     index_HW = index_HW.reshape(instance_ids_HW.shape)
@@ -117,7 +120,7 @@ def to_centres(instance_ids_HW: np.ndarray) -> np.ndarray:
     counts = np.bincount(index_HW.ravel())
     centres_2 = [np.bincount(index_HW.ravel(), places_HW2[..., axis].ravel()) / counts for axis in (0, 1)]
     ways_HW2 = np.stack(centres_2, axis=-1)[index_HW] - places_HW2
-    ways_HW2[instance_ids_HW < 1000] = np.nan
+    ways_HW2[~np.isin(instance_ids_HW // 1000, list(CLASSES))] = np.nan
     return ways_HW2.astype(np.float32)
 
 
@@ -139,27 +142,34 @@ def _frame(root: Path, split: str, image: Path) -> Frame:
 
 def _sample(frame: Frame, size: tuple[int, int]) -> Sample:
     numbers_HW = class_numbers(_read(frame.labels, np.uint8, size))
-    ways_HW2 = to_centres(_read(frame.instances, np.uint16, size))
     found_HW1 = disparities(_read(frame.disparity, np.uint16, size))[..., None]
     maps = {
         "semantic": encode(numbers_HW[..., None], "png"),
-        "instance": write_npy(ways_HW2.astype(np.float16)),
+        "instance": write_npy(_read_ways(frame, size).astype(np.float16)),
         "disparity": write_npy(found_HW1.astype(np.float16)),
     }
     return Sample(encode(_read_image(frame.image, size), "jpg"), {}, maps)
 
 
-def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, float]:
-    """The spec with mean and deviation of the colours, and the root of the mean squared disparity, of some frames."""
-    moments, squares, measured = PixelMoments(3), 0.0, 0
+def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, float, float]:
+    """The spec with mean and deviation of the colours, and the root mean squares of ways and disparities, of some."""
+    moments, squares_2, counts_2 = PixelMoments(3), np.zeros(2), np.zeros(2)
     for frame in frames[:: -(-len(frames) // MAX_MEASURED)]:
         moments.add(_read_image(frame.image, size))
-        found = disparities(_read(frame.disparity, np.uint16, size))
-        squares += float(np.nansum(found.astype(np.float64) ** 2))
-        measured += int((~np.isnan(found)).sum())
-    if not measured:
-        raise UserError("No pixel of the train split has a disparity; are the files those of Cityscapes?")
-    return moments.fill(image, frames[0].image.parent.parent), float(np.sqrt(squares / measured))
+        found = _read_ways(frame, size), disparities(_read(frame.disparity, np.uint16, size))
+        squares_2 += [np.nansum(map_.astype(np.float64) ** 2) for map_ in found]
+        counts_2 += [(~np.isnan(map_)).sum() for map_ in found]
+    for what, squares in zip(("an instance", "a disparity"), squares_2, strict=True):
+        if not squares:
+            raise UserError(f"No pixel of the train split has {what}; are the files those of Cityscapes?")
+    way, disparity = np.sqrt(squares_2 / counts_2).tolist()
+    return moments.fill(image, frames[0].image.parent.parent), way, disparity
+
+
+def _read_ways(frame: Frame, size: tuple[int, int]) -> np.ndarray:
+    """`to_centres` of the ids at the written size, in pixels of the original."""
+    ids_HW = _decode(frame.instances, cv2.IMREAD_UNCHANGED, np.uint16)
+    return to_centres(_resized(ids_HW, size)) * np.divide(ids_HW.shape, size, dtype=np.float32)
 
 
 def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -168,8 +178,12 @@ def _read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _read(path: Path, dtype: type, size: tuple[int, int]) -> np.ndarray:
+    return _resized(_decode(path, cv2.IMREAD_UNCHANGED, dtype), size)
+
+
+def _resized(map_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Classes and ids have no mean; disparities have, but not over those that were not measured.
-    return cv2.resize(_decode(path, cv2.IMREAD_UNCHANGED, dtype), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return cv2.resize(map_HW, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _decode(path: Path, flags: int, dtype: type) -> np.ndarray:
