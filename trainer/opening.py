@@ -1,7 +1,16 @@
-"""From data.path to a data folder that every rank can read: fetched where it is remote, and verified."""
+"""From data.path to a data folder that every rank can read: fetched where it is remote, and verified.
 
-from collections.abc import Sequence
+A rank may be busy with that for hours, or wait for a server. So it all happens in turns, in which each rank tells the
+others that it still lives.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.config import Experiment
 from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
@@ -9,13 +18,50 @@ from trainer.data.format.origin import origin
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
 from trainer.data.reading.order import Cursor
-from trainer.data.remote.folder import check_remote, check_room, fetch_for, fits, local_folder, open_folder
+from trainer.data.remote.folder import check_room, fits, open_folder
+from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.runtime.setup import Runtime
 
-TURN_SECONDS = 60.0
+TURN_SECONDS = 1.0
+
+Value = TypeVar("Value")
 
 
-def open_data(experiment: Experiment, runtime: Runtime) -> Manifest:
+class _State(IntEnum):
+    """Of a rank's work. What is the greatest of all ranks' decides."""
+
+    DONE = 0
+    BUSY = 1
+    FAILED = 2
+
+
+@dataclass
+class Data:
+    """A data folder that this rank can read.
+
+    Attributes:
+        folder: on this machine.
+        manifest: of it.
+        fetched_bytes: of shards that this rank has fetched into the cache, before and beside training.
+    """
+
+    folder: Path
+    manifest: Manifest
+    fetched_bytes: int = 0
+
+    def fetch(self, shards: Sequence[ShardSpec], runtime: Runtime) -> None:
+        """Fetch some shards, where they are not here. Collective.
+
+        Raises:
+            UserError: one of them cannot be fetched; the same on every rank.
+        """
+        if origin(self.folder) is not None:
+            ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
+            fetching = fetch_shards(self.folder, shards, **ranks, shows=runtime.is_main)
+            self.fetched_bytes += in_turns(runtime, lambda: sum(fetching))
+
+
+def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     """Read the manifest and hold every shard against it, each rank its share; fetch first what is remote. Collective.
 
     Of remote data that the cache cannot hold, each shard is looked for on the server, and verified when it comes.
@@ -24,43 +70,66 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Manifest:
         UserError: the folder, a shard or a task is not what it should be, or the cache is too small.
     """
     config = experiment.data
+    folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
     with runtime.together():
-        folder = open_folder(config.path, config.cache.dir, config.cache.max_bytes)
         manifest = read_manifest(folder)
         if config.tasks is not None:
             manifest.select_tasks(config.tasks)
         is_copy, whole = origin(folder) is not None, fits(manifest, config.cache.max_bytes)
         if is_copy and not whole:
             check_room(manifest, config.shuffle_samples, config.cache.max_bytes)
+    data = Data(folder, manifest)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    if is_copy and whole:
-        _fetch_together(folder, shards, runtime)
-    with runtime.together():
+    if whole:
+        data.fetch(shards, runtime)
+
+    def verify() -> None:
         if is_copy and not whole:
             check_remote(folder, shards[runtime.rank :: runtime.world_size])
         checksum = config.verify == "checksum"
         verify_shards(folder, manifest, checksum=checksum, rank=runtime.rank, world_size=runtime.world_size)
-    return manifest
+
+    in_turns(runtime, verify)
+    return data
 
 
-def fetch_first(experiment: Experiment, manifest: Manifest, cursor: Cursor, runtime: Runtime) -> None:
-    """Fetch the shards that training begins with at `cursor`, where the data is remote. Collective.
+def fetch_first(experiment: Experiment, data: Data, cursor: Cursor, runtime: Runtime) -> None:
+    """Fetch the shards that training begins with at `cursor`, and the test split, where they are not here. Collective.
 
     Raises:
         UserError: one of them cannot be fetched.
     """
-    config = experiment.data
-    folder = local_folder(config.path, config.cache.dir)
-    if origin(folder) is not None:
-        shards = manifest.split("train").shards
-        _, first = next(groups_from(cursor, shards, seed=experiment.seed, group_samples=config.shuffle_samples))
-        _fetch_together(folder, first, runtime)
+    train = data.manifest.split("train").shards
+    _, first = next(groups_from(cursor, train, seed=experiment.seed, group_samples=experiment.data.shuffle_samples))
+    data.fetch([*first, *data.manifest.split("test").shards], runtime)
 
 
-def _fetch_together(folder: Path, shards: Sequence[ShardSpec], runtime: Runtime) -> None:
-    """In turns, so that no rank waits for another one's downloads until it takes that one for lost."""
-    whole = False
-    while not whole:
-        with runtime.together():
-            mine = fetch_for(TURN_SECONDS, folder, shards, rank=runtime.rank, world_size=runtime.world_size)
-        whole = all(runtime.gather(mine))
+def in_turns(runtime: Runtime, work: Callable[[], Value]) -> Value:
+    """Do `work`, which must not communicate and may take as long as it likes; fail together. Collective.
+
+    It is done in a thread, while this one tells the others, again and again, that it is not lost. A fault of one rank
+    ends the wait of all; what the others are at ends with them.
+
+    Raises:
+        UserError: as `work`, of any rank, on every rank.
+    """
+    if runtime.world_size == 1:
+        return work()
+    result = Future[Value]()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    state = _State.BUSY
+    while state is _State.BUSY:
+        wait([result], TURN_SECONDS)
+        mine = _State.BUSY if not result.done() else _State.FAILED if result.exception() else _State.DONE
+        state = _State(runtime.agree(mine))
+    with runtime.together():
+        if result.done():
+            return result.result()
+    raise AssertionError("a rank that failed raises on every rank")

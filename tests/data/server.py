@@ -15,7 +15,8 @@ class Server(ThreadingHTTPServer):
     Attributes:
         faults: by file name, what goes wrong in its next requests: an HTTP status; or (kind, number):
             ("cut", n) closes the connection after n bytes, ("stall", n) sends no more after n bytes,
-            ("length", n) claims that there are n bytes more than there are.
+            ("length", n) claims that there are n bytes more than there are; or ("trickle", condition) sends a byte at a
+            time until the condition holds.
         honours_range: whether it can send the end of a file alone.
         says_length: whether it says how much it will send.
         requests: (file name, first byte asked for), in order.
@@ -86,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         end = min(int(last) + 1, len(whole)) if last else len(whole)
         content = whole[start:end]
         kind, number = fault or ("", 0)
+        is_held = number if kind == "trickle" else lambda: True
         self.send_response(206 if self.headers.get("Range") and self.server.honours_range else 200)
         if self.headers.get("Range") and self.server.honours_range:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(whole)}")
@@ -93,7 +95,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) + (number if kind == "length" else 0)))
         self.end_headers()
         if body:
-            self.wfile.write(content[:number] if kind in ("cut", "stall") else content)
+            sent = 0
+            while not is_held() and sent < len(content) and not self.server.closing.wait(0.05):
+                self.wfile.write(content[sent : sent + 1])
+                self.wfile.flush()
+                sent += 1
+            self.wfile.write(content[:number] if kind in ("cut", "stall") else content[sent:])
         if kind == "stall":
             self.wfile.flush()
             self.server.closing.wait(10)

@@ -42,6 +42,19 @@ def test_labels_are_counted_and_samples_drawn(tmp_path: Path, capsys: Said) -> N
     assert sheet.std() > 10
 
 
+def test_the_picture_says_how_many_labels_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [ClassificationSpec(name=f"t{t}", classes=("no", "yes")) for t in range(40)]
+    image = spec(height=3, width=16)
+    sample = Sample(encode(picture(0, image), "npy"), {})
+    write_shards(tmp_path, name="many", made_by={}, inputs=image, tasks=tasks, splits={"train": [sample] * 3})
+    texts: list[str] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.text", lambda figure, x, y, text, **_: texts.append(text))
+    assert main(["data", "check", str(tmp_path)]) == 0
+    shown = sum(text.count("t") for text in texts[1:]) // 3
+    assert 0 < shown < 40
+    assert texts[0] == f"many, train: 3 of 3 samples, the labels of {shown} of 40 tasks"
+
+
 def test_tables_have_no_picture(tmp_path: Path, capsys: Said) -> None:
     write_table(tmp_path)
     assert main(["data", "check", str(tmp_path)]) == 0

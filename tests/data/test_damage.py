@@ -276,7 +276,7 @@ def read(foreign: Path) -> tuple[Batch, Report]:
     """All of them as one batch, and what there is to tell of it."""
     count = len(SAMPLES) + 2
     with closing(TrainLoader(foreign, tasks=["even", "digit"], global_batch=count, seed=0)) as loader:
-        return next(loader), loader.report_bad_samples()
+        return next(loader), loader.bad_samples.report()
 
 
 @pytest.mark.parametrize("name", SAMPLES)

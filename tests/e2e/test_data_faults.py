@@ -51,7 +51,10 @@ def test_too_many_bad_samples_end_the_run_and_few_are_told_and_counted(
     said = capsys.readouterr().err
     assert re.search(r"[12] of 400 train samples cannot be used \(crc32 [12]\).*\nThe first is sample [78] \(", said)
     assert "data.max_bad_fraction=0.001 allows 0" in said
-    assert main(["train", str(config), *overrides, "data.max_bad_fraction=0.005"]) == 0
+    bearing = [*overrides, "data.max_bad_fraction=0.005"]
+    assert main(["train", str(config), *bearing, "train.steps=9"]) == 0
+    assert json.loads((run_dir / "summary.json").read_text())["bad_samples"] == {"crc32": 2}
+    assert main(["train", str(config), *bearing]) == 0, "and a run that goes on counts on"
     shown = capsys.readouterr().out
     for sample_id in (7, 8):
         line = rf"step \d+: bad sample {sample_id} \({bad_data}/train-000000.tar, byte \d+\): its bytes have changed"

@@ -1,15 +1,26 @@
 """Real runs on data that is elsewhere, or damaged where one process alone looks."""
 
+import re
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.data.server import serving
+from tests.data.tiny import spec, write_tiny
 from tests.e2e.conftest import Command
+from trainer import loop, waiting
 from trainer.cli import main
+from trainer.data.reading import workers
+from trainer.data.reading.ahead import groups_from
+from trainer.data.reading.loader import Batch
+from trainer.data.reading.order import Cursor
 from trainer.observe.metrics import read_metrics
+from trainer.observe.observers import Observers
+from trainer.run import Run
+from trainer.runtime.stopping import Request, Wishes
 
 
 @pytest.fixture
@@ -22,6 +33,60 @@ def short(config: Path, tmp_path: Path) -> Path:
     return config
 
 
+def test_data_that_comes_slower_than_it_is_trained_on_is_waited_for(
+    short: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Groups of two shards, through a cache that cannot hold all; a shard of the third comes a byte at a time."""
+    monkeypatch.setattr(waiting, "TELL_EVERY_TURNS", 2)
+    monkeypatch.setattr(workers, "TURN_SECONDS", 0.2)
+    manifest = write_tiny(tmp_path / "remote", train=60, test=8, image=spec(height=28, width=28))
+    shards = manifest.split("train").shards
+    _, group = next(islice(groups_from(Cursor(0, 0), shards, seed=0, group_samples=10), 2, None))
+    late = group[0].file
+    log = run_dir / "log.txt"
+
+    def is_told() -> bool:
+        return log.exists() and "waiting for data" in log.read_text()
+
+    with serving(tmp_path / "remote") as server:
+        server.faults[late] = [("length", 0), ("trickle", is_told)]  # at the start it is only looked for
+        options = ["train.global_batch=5", "train.steps=8", "data.shuffle_samples=10", "data.cache.max_gib=0.0002"]
+        assert main(["train", str(short), f"data.path={server.url}", *options]) == 0
+        asked = [name for name, _ in server.requests]
+    assert re.search(rf"step \d: waiting for data for \d+ s: {late}, .* MB/s \(rank 0\)", log.read_text())
+    records = [record for record in read_metrics(run_dir / "metrics.jsonl") if record["kind"] == "train"]
+    assert max(record["data_wait_percent"] for record in records) > 30
+    sizes = {shard.file: shard.bytes for split in manifest.splits.values() for shard in split.shards}
+    fetched = [record["cache"]["fetched_bytes"] for record in records]
+    assert fetched[0] >= sum(shard.bytes for shard in manifest.split("test").shards), "before step 1, too"
+    assert max(asked.count(name) for name in sizes) == 2, "looked for, and fetched"
+    capsys.readouterr()
+
+
+def test_a_run_that_is_stopped_while_it_waits_is_saved_and_goes_on(
+    short: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`test_waiting.py` shows when there is no batch."""
+    late_after = [0]
+
+    def next_batch(run: Run, wishes: Wishes, observers: Observers) -> tuple[Batch | None, Request]:
+        is_late = run.step in late_after
+        return (None, Request.STOP) if is_late else waiting.next_batch(run, wishes, observers)
+
+    monkeypatch.setattr(loop, "next_batch", next_batch)
+    assert main(["train", str(short)]) == 2
+    assert capsys.readouterr().err == (
+        "paretrain: error: stopped while it waited for its first batch; there is nothing to save yet\n"
+    )
+    late_after[0] = 1
+    assert main(["train", str(short)]) == 0
+    assert (run_dir / "checkpoints" / "LATEST").read_text() == "step_00000001"
+    assert "step 1: asked to stop: saved; the same command goes on\n" in capsys.readouterr().out
+    late_after.clear()
+    assert main(["train", str(short)]) == 0
+    assert "goes on after step 1\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_processes_train_on_remote_shards_and_fetch_each_once(
     short: Path, digits: Path, run_dir: Path, paretrain: Command, capsys: pytest.CaptureFixture[str]
@@ -31,8 +96,10 @@ def test_two_processes_train_on_remote_shards_and_fetch_each_once(
         assert done.returncode == 0, done.stderr
         assert (run_dir / "summary.json").exists()
         use = [record["cache"] for record in read_metrics(run_dir / "metrics.jsonl") if record["kind"] == "train"][-1]
-        assert use.keys() == {"hits"}, "what fits the cache is fetched before the first step"
-        assert "cache 100.0% hits, 0 GiB fetched" in (run_dir / "log.txt").read_text()
+        num_bytes = sum(path.stat().st_size for path in digits.glob("*.tar"))
+        assert use.keys() == {"hits", "fetched_bytes"}, "what fits the cache is fetched before the first step"
+        assert use["fetched_bytes"] == num_bytes
+        assert f"cache 100.0% hits, {num_bytes / 2**30:.3g} GiB fetched" in (run_dir / "log.txt").read_text()
         assert "Shards from the cache" in (run_dir / "report.html").read_text()
         asked = {path.name: server.asked_for(path.name) for path in digits.iterdir()}
         assert asked.pop("manifest.json") == [0, 0], "each process asks whether the data is still the same"

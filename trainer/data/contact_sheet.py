@@ -3,11 +3,13 @@
 Shapes: B samples, H rows, W columns.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.members import UNLABELLED, dense_tasks
 from trainer.data.format.specs import (
@@ -16,7 +18,6 @@ from trainer.data.format.specs import (
     ImageSpec,
     RegressionSpec,
     SegmentationSpec,
-    TaskSpec,
 )
 from trainer.data.reading.reader import SplitReader
 
@@ -24,12 +25,18 @@ NUM_SAMPLES = 32
 NUM_WITH_MAPS = 8
 """Samples on a sheet with dense targets, which stand beside each image."""
 
-MAX_LABELS = 6
-"""Labels under an image."""
-
-COLUMNS = 8
+SHEET_INCHES = 16.5
+"""Wide. Samples stand side by side as long as there is room."""
 TILE_INCHES = 1.6
-TITLE: dict[str, Any] = {"fontsize": 6, "loc": "left", "parse_math": False}
+HEADING_INCHES = 0.2
+TITLE_INCHES = 0.16
+LINE_INCHES = 0.092
+"""Of the labels, which stand right of an image, in columns of its height."""
+LETTER_INCHES = 0.0455
+MAX_LETTERS = 32
+MAX_COLUMNS = 6
+GAP_INCHES = 0.08
+TEXT: dict[str, Any] = {"fontsize": 6, "parse_math": False}
 """A class with a $ in its name is no formula."""
 
 
@@ -42,7 +49,7 @@ def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) 
     from matplotlib.figure import Figure
 
     assert isinstance(manifest.input, ImageSpec), "a row of numbers is no picture"
-    dense = dense_tasks(manifest.tasks)
+    dense, scalars = dense_tasks(manifest.tasks), scalar_tasks(manifest.tasks)
     count = min(manifest.num_samples(split), NUM_WITH_MAPS if dense else NUM_SAMPLES)
     sample_ids_B = np.linspace(0, manifest.num_samples(split) - 1, count).astype(int)
     reader = SplitReader(folder, manifest, split, [task.name for task in manifest.tasks])
@@ -51,40 +58,76 @@ def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) 
     targets = reader.targets(sample_ids_B, buffers, bad)
     reader.close()
     faulty = {sample.slot for sample in bad}
-    width = 1 + len(dense)
-    columns = width if dense else min(COLUMNS, count)
-    rows = -(-count * width // columns)
-    scalars = [task for task in manifest.tasks if isinstance(task, ClassificationSpec | RegressionSpec)][:MAX_LABELS]
-    height_inches = TILE_INCHES * manifest.input.height / manifest.input.width + 0.13 * (1 + len(scalars))
-    figure = Figure(figsize=(columns * TILE_INCHES, rows * height_inches), layout="constrained")
-    tiles = figure.subplots(rows, columns, squeeze=False).ravel()
-    for tile in tiles:
+
+    tile_height = TILE_INCHES * manifest.input.height / manifest.input.width
+    columns = _columns(scalars, max(int(tile_height / LINE_INCHES), 1))
+    column_widths = [max(_letters(task) for task in column) * LETTER_INCHES for column in columns]
+    width = (1 + len(dense)) * (TILE_INCHES + GAP_INCHES) + sum(column_widths) + GAP_INCHES
+    height = TITLE_INCHES + tile_height + GAP_INCHES
+    across = min(max(int(SHEET_INCHES / width), 1), count)
+    sheet_width, sheet_height = across * width, HEADING_INCHES + -(-count // across) * height
+    figure = Figure(figsize=(sheet_width, sheet_height))
+    heading = _heading(manifest, split, count, len(scalars), sum(map(len, columns)))
+    corner = GAP_INCHES / sheet_width, 1 - GAP_INCHES / sheet_height
+    figure.text(*corner, heading, va="top", fontsize=9, parse_math=False)
+
+    def tile_at(left: float, top: float) -> Any:
+        bottom = 1 - (top + tile_height) / sheet_height
+        tile = figure.add_axes((left / sheet_width, bottom, TILE_INCHES / sheet_width, tile_height / sheet_height))
         tile.axis("off")
+        return tile
+
     for slot in range(count):
-        image, *maps = tiles[slot * width : (slot + 1) * width]
-        image.imshow(buffers[0][slot].squeeze(), cmap="gray", vmin=0, vmax=255)
-        title = f"{sample_ids_B[slot]}{' cannot be used' if slot in faulty else ''}"
-        lines = [_label(task, targets[task.name][slot].item()) for task in scalars]
-        image.set_title("\n".join([title, *lines]), **TITLE)
-        for tile, task in zip(maps, dense, strict=True):
-            _draw_map(tile, task, targets[task.name][slot])
+        left, top = slot % across * width + GAP_INCHES, HEADING_INCHES + slot // across * height + TITLE_INCHES
+        image = tile_at(left, top)
+        image.imshow(buffers[0][slot].squeeze(), cmap="gray", vmin=0, vmax=255, aspect="auto")
+        image.set_title(f"{sample_ids_B[slot]}{' cannot be used' if slot in faulty else ''}", loc="left", pad=2, **TEXT)
+        for task in dense:
+            left += TILE_INCHES + GAP_INCHES
+            _draw_map(tile_at(left, top), task, targets[task.name][slot])
+        left += TILE_INCHES + GAP_INCHES / 2
+        for column, column_width in zip(columns, column_widths, strict=True):
+            lines = [_label(task, targets[task.name][slot].item()) for task in column]
+            place = left / sheet_width, 1 - top / sheet_height
+            figure.text(*place, "\n".join(lines), va="top", linespacing=1.1, **TEXT)
+            left += column_width
     figure.savefig(out, dpi=120)
 
 
-def _label(task: TaskSpec, value: float) -> str:
+Scalar = ClassificationSpec | RegressionSpec
+
+
+def _columns(tasks: Sequence[Scalar], num_lines: int) -> list[Sequence[Scalar]]:
+    return [tasks[begin : begin + num_lines] for begin in range(0, len(tasks), num_lines)][:MAX_COLUMNS]
+
+
+def _heading(manifest: Manifest, split: str, count: int, num_tasks: int, num_shown: int) -> str:
+    left_out = f", the labels of {num_shown} of {num_tasks} tasks" if num_shown < num_tasks else ""
+    return f"{manifest.name}, {split}: {count} of {manifest.num_samples(split):,} samples{left_out}"
+
+
+def _letters(task: Scalar) -> int:
+    """Of the longest line that a label of the task can make."""
+    values = range(-1, len(task.classes)) if isinstance(task, ClassificationSpec) else (task.mean, -1234.5)
+    return 1 + max(len(_label(task, value)) for value in values)
+
+
+def _label(task: Scalar, value: float) -> str:
     if isinstance(task, ClassificationSpec):
-        return f"{task.name}: {task.classes[int(value)] if value >= 0 else '-'}"
-    assert isinstance(task, RegressionSpec)
-    unit = f" {task.unit}" if task.unit else ""
-    return f"{task.name}: {'-' if np.isnan(value) else f'{value * task.std + task.mean:.4g}{unit}'}"
+        text = f"{task.name}: {task.classes[int(value)] if value >= 0 else '-'}"
+    else:
+        unit = f" {task.unit}" if task.unit else ""
+        text = f"{task.name}: {'-' if np.isnan(value) else f'{value * task.std + task.mean:.4g}{unit}'}"
+    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 3]}..."
 
 
 def _draw_map(tile: Any, task: SegmentationSpec | DenseRegressionSpec, map_: np.ndarray) -> None:
     """Classes in colours of their own; of numbers the size, in all channels together. What has no label stays blank."""
     if isinstance(task, SegmentationSpec):
         shown_HW = np.ma.masked_equal(map_, UNLABELLED)
-        tile.imshow(shown_HW, cmap="tab20", vmin=0, vmax=max(len(task.classes) - 1, 1), interpolation="nearest")
+        colours = {"cmap": "tab20", "vmin": 0, "vmax": max(len(task.classes) - 1, 1), "interpolation": "nearest"}
+        tile.imshow(shown_HW, aspect="auto", **colours)
     else:
-        tile.imshow(np.linalg.norm(map_ * task.std + task.mean, axis=-1), cmap="viridis")
+        tile.imshow(np.linalg.norm(map_ * task.std + task.mean, axis=-1), cmap="viridis", aspect="auto")
     unit = f" ({task.unit})" if isinstance(task, DenseRegressionSpec) and task.unit else ""
-    tile.set_title(f"{task.name}{unit}", **TITLE)
+    tile.set_title(f"{task.name}{unit}", loc="left", pad=2, **TEXT)

@@ -32,7 +32,7 @@ from trainer.data.format.publish import publishing
 from trainer.data.format.shards import describe_file, write_array
 from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled
 from trainer.errors import UserError
-from trainer.files import sync_folder
+from trainer.files import sync
 
 MAX_MEASURED = 1000
 """Images of the train split whose pixels are measured."""
@@ -84,7 +84,7 @@ def _beside(folder: Path) -> Iterator[Path]:
         raise UserError(f"{folder} already is a data folder: it has a {MANIFEST_NAME}.")
     try:
         yield folder
-        sync_folder(folder)
+        sync(folder)
     except OSError as error:
         raise UserError(
             f"Writing into {folder} failed: {error}.\nGive --out a new folder, to hold links to the shards."

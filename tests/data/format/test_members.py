@@ -15,7 +15,8 @@ from tests.data.tiny import picture
 from trainer.data.format.decode import encode
 from trainer.data.format.index import INDEX_DTYPE, load_index
 from trainer.data.format.manifest import Manifest, read_manifest
-from trainer.data.format.members import UNLABELLED, write_npy
+from trainer.data.format.members import UNLABELLED
+from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import SegmentationSpec
 from trainer.data.format.verify import verify_shards
@@ -88,7 +89,7 @@ def test_the_train_loader_and_its_padding(folder: Path) -> None:
     loader = TrainLoader(folder, tasks=NAMES, global_batch=6, seed=1, rank=1, world_size=2, workers=1)
     padding, batch = loader.padding_batch(), next(loader)
     loader.close()
-    assert loader.bad_samples.total() == 0
+    assert loader.bad_samples.total.total() == 0
     for slot, sample_id in enumerate(batch.sample_ids_B.tolist()):
         check_slot(batch, slot, sample_id)
         check_blank(padding, slot)
@@ -109,7 +110,7 @@ def test_one_bad_member_leaves_the_sample_without_any_label(tmp_path: Path, memb
     loader = TrainLoader(tmp_path, tasks=NAMES, global_batch=12, seed=1)
     batch = next(loader)
     loader.close()
-    assert loader.bad_samples == {"crc32": 1}
+    assert loader.bad_samples.total == {"crc32": 1}
     for slot, sample_id in enumerate(batch.sample_ids_B.tolist()):
         if sample_id == 7:
             check_blank(batch, slot)
@@ -118,7 +119,7 @@ def test_one_bad_member_leaves_the_sample_without_any_label(tmp_path: Path, memb
     without = TrainLoader(tmp_path, tasks=["even"], global_batch=12, seed=1)
     next(without)
     without.close()
-    assert without.bad_samples.total() == (member == 0), "a member that nobody asks for is not even read"
+    assert without.bad_samples.total.total() == (member == 0), "a member that nobody asks for is not even read"
 
 
 def test_a_whole_folder_passes_its_own_verification(folder: Path) -> None:
@@ -186,7 +187,14 @@ CLASS_3 = cv2.imencode(".png", np.full((SIDE, SIDE), 3, np.uint8))[1].tobytes()
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 1), np.float32))}, "expected float16 or float32 of shape (8, 8, 2)"),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 2)))}, "found float64 of shape (8, 8, 2)"),
         ({"depth": write_npy(np.full((SIDE, SIDE, 2), np.inf, np.float16))}, "found infinity"),
-        ({"depth": write_npy(np.zeros((SIDE, SIDE, 2), np.float32))[:-4]}, "expected 128 numbers"),
+        (
+            {"depth": write_npy(np.zeros((SIDE, SIDE, 2), np.float32))[:-4]},
+            "expected 128 numbers in 512 bytes, found 508 bytes",
+        ),
+        (
+            {"depth": write_npy(np.zeros((SIDE, SIDE, 2), np.float32))[:-1]},
+            "expected 128 numbers in 512 bytes, found 511 bytes",
+        ),
         ({"depth": b""}, "depth.npy: expected a .npy array, found b''"),
         ({"even": GREY}, "expected targets of ['depth', 'parts'], found ['even']"),
     ],

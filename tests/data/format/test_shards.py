@@ -182,6 +182,18 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: object) -> N
         write_samples(tmp_path / "data", samples)
 
 
+def test_an_image_that_does_not_decode_is_refused_where_it_would_be_evaluated_on(tmp_path: Path) -> None:
+    image = spec("jpg", height=64, width=64)
+    torn = Sample(encode(picture(0, image), "jpg")[:900], {"digit": 3}, name="face.jpg")
+    splits = {"train": [torn], "test": [torn]}
+    with pytest.raises(UserError) as error:
+        write_shards(tmp_path / "data", name="x", made_by={}, inputs=image, tasks=TASKS, splits=splits)
+    assert str(error.value) == (
+        "Sample 000000000 (face.jpg), jpg: Premature end of JPEG file.\nMend it, or leave it out."
+    )
+    write_shards(tmp_path / "data", name="x", made_by={}, inputs=image, tasks=TASKS, splits={"train": [torn]})
+
+
 def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     wrong = encode(picture(0, spec(height=5)), "npy")
     with pytest.raises(UserError, match=r"Sample 000000001, npy: expected height x width x channels \(3, 4, 1\)"):

@@ -2,7 +2,15 @@ from collections import Counter
 
 import pytest
 
-from trainer.data.reading.bad_samples import MAX_IN_A_ROW, NUM_TOLD, BadSamples, Report, check_rare, combined
+from trainer.data.reading.bad_samples import (
+    MAX_IN_A_ROW,
+    NUM_TOLD,
+    BadSamples,
+    Report,
+    check_rare,
+    combined,
+    joined_states,
+)
 from trainer.data.reading.reader import BadSample
 from trainer.errors import UserError
 
@@ -60,6 +68,25 @@ def test_the_ranks_reports_become_one() -> None:
         first="slot 0",
         news=("slot 0", "slot 1", "slot 2", "slot 3"),
     )
+
+
+def test_what_was_met_is_counted_on_by_any_number_of_ranks() -> None:
+    ranks = [BadSamples() for _ in range(3)]
+    for rank in ranks:
+        rank.add(bad(0), 4)
+        rank.begin_epoch()
+    ranks[2].add(bad(1, 2, reason="crc32"), 4)
+    state = joined_states([rank.state for rank in ranks])
+    assert state == {"total": {"decode": 3, "crc32": 2}, "in_epoch": {"crc32": 2}, "first": "slot 0"}
+    resumed = [BadSamples() for _ in range(2)]
+    resumed[0].go_on_from(state)
+    resumed[1].add(bad(3), 4)
+    whole = combined(rank.report() for rank in resumed)
+    assert whole.total == {"decode": 4, "crc32": 2}
+    assert whole.in_epoch == {"decode": 1, "crc32": 2}
+    assert whole.first == "slot 0"
+    assert whole.news == ("slot 3",), "what was told is not told again"
+    assert joined_states([rank.state for rank in resumed])["total"] == whole.total
 
 
 def test_few_are_borne_and_many_stop_the_run() -> None:

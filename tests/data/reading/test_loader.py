@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,8 +212,8 @@ def test_a_bad_sample_keeps_its_slot_and_is_counted(own_folder: Path, workers: i
     loader = TrainLoader(own_folder, tasks=TASKS, global_batch=6, seed=3, workers=workers)
     found = [next(loader) for _ in range(3)]
     assert ids(found) == ids(sound)
-    assert loader.bad_samples == {"crc32": 2}
-    report = loader.report_bad_samples()
+    assert loader.bad_samples.total == {"crc32": 2}
+    report = loader.bad_samples.report()
     assert [news.partition(" (")[0] for news in report.news] == [f"sample {first}", f"sample {last}"]
     assert report.first.endswith("its bytes have changed since conversion")
     loader.close()
@@ -230,7 +231,7 @@ def test_an_image_that_was_bad_when_converted_is_counted_as_such(tmp_path: Path)
     write_shards(tmp_path, name="x", made_by={}, inputs=image, tasks=tiny.TASKS, splits={"train": samples})
     loader = TrainLoader(tmp_path, tasks=["digit"], global_batch=2, seed=0)
     assert sorted(next(loader).targets["digit"].tolist()) == [MISSING, 1]
-    assert loader.bad_samples == {"decode": 1}
+    assert loader.bad_samples.total == {"decode": 1}
     loader.close()
 
 
@@ -339,8 +340,13 @@ def test_evaluation_can_be_repeated(folder: Path, workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_refuses_a_bad_sample(own_folder: Path, workers: int) -> None:
     damage(own_folder, 13)
-    with pytest.raises(UserError, match=r"Evaluation needs every sample. Bad sample 13 \(.*train-000002.tar, byte"):
+    with pytest.raises(UserError) as error:
         list(EvalLoader(own_folder, split="train", tasks=TASKS, batch_size=4, workers=workers))
+    assert re.fullmatch(
+        rf"Evaluation needs every sample\. Bad sample 13 \({own_folder}/train-000002\.tar, byte \d+\): its bytes have "
+        rf"changed since conversion\.\nFind all of them with: paretrain data check {own_folder}",
+        str(error.value),
+    )
 
 
 # Storage

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,7 +16,7 @@ from trainer.data.reading import workers as module
 from trainer.data.reading.workers import WorkerError, read_ahead
 from trainer.errors import UserError
 
-BROKEN, SLOW, WRONG = 1000, 1001, 1002
+BROKEN, HUNG, WRONG, LATE = 1000, 1001, 1002, 1003
 
 
 class Numbers:
@@ -27,12 +28,27 @@ class Numbers:
     def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> int:
         if sample_ids_B[0] == BROKEN:
             raise UserError("the disk is gone")
-        if sample_ids_B[0] == SLOW:
+        if sample_ids_B[0] == HUNG:
             time.sleep(60)
+        if sample_ids_B[0] == LATE:
+            time.sleep(0.5)
         if sample_ids_B[0] == WRONG:
             raise ZeroDivisionError("in the reader")
         buffers[0][:], buffers[1][:] = sample_ids_B[:, None], sample_ids_B / 2
         return os.getpid()
+
+    def progress(self) -> object:
+        return None
+
+
+class Arriving(Numbers):
+    """What it reads comes nearer at every look."""
+
+    def __init__(self) -> None:
+        self._looks = itertools.count()
+
+    def progress(self) -> object:
+        return next(self._looks)
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +58,18 @@ def _no_process_is_left() -> Iterator[None]:
     assert psutil.Process().children() == before
 
 
+def following(batches: Iterator[Any]) -> Any:
+    """The next batch, however many turns it takes on a busy machine."""
+    return next(filter(None, batches))
+
+
 def ids(count: int) -> list[np.ndarray]:
     return list(np.arange(2 * count).reshape(count, 2))
 
 
 def read(sample_ids: Sequence[np.ndarray], workers: int) -> list[int]:
     """Checks every batch; returns who read it."""
-    found = list(read_ahead(Numbers(), sample_ids, batch_size=2, workers=workers))
+    found = [item for item in read_ahead(Numbers(), sample_ids, batch_size=2, workers=workers) if item]
     assert len(found) == len(sample_ids)
     for wanted, (ids_B, (rows, halves), _) in zip(sample_ids, found, strict=True):
         assert ids_B.tolist() == wanted.tolist() == rows[:, 2].tolist() == (2 * halves).tolist()
@@ -72,7 +93,7 @@ def test_no_more_is_asked_for_than_the_workers_can_hold() -> None:
 
     with closing(read_ahead(Numbers(), endless(), batch_size=2, workers=2)) as batches:
         for _ in range(5):
-            next(batches)
+            following(batches)
     assert next(asked) == 5 + 2 * module.SLOTS - 1
 
 
@@ -80,9 +101,9 @@ def test_no_more_is_asked_for_than_the_workers_can_hold() -> None:
 def test_the_readers_error_comes_in_its_turn(workers: int) -> None:
     batches = read_ahead(Numbers(), [*ids(3), np.full(2, BROKEN), *ids(3)], batch_size=2, workers=workers)
     for _ in range(3):
-        next(batches)
+        following(batches)
     with pytest.raises(UserError, match=r"^the disk is gone$"):
-        next(batches)
+        following(batches)
 
 
 def test_a_fault_of_the_code_shows_where_it_was() -> None:
@@ -92,7 +113,7 @@ def test_a_fault_of_the_code_shows_where_it_was() -> None:
 
 def test_a_killed_worker_is_named_with_what_to_do() -> None:
     with closing(read_ahead(Numbers(), itertools.repeat(np.zeros(2, int)), batch_size=2, workers=2)) as batches:
-        victim = next(batches)[2]
+        victim = following(batches)[2]
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(UserError) as error:
             list(batches)
@@ -102,16 +123,26 @@ def test_a_killed_worker_is_named_with_what_to_do() -> None:
 
 def test_a_hung_worker_is_an_error_and_does_not_outlive_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.05)
     with pytest.raises(UserError, match=r"^A data worker gave no batch in 0.2 seconds. The disk of the data may hang"):
-        read([np.full(2, SLOW)], workers=1)
+        read([np.full(2, HUNG)], workers=1)
+
+
+def test_data_that_keeps_coming_is_waited_for_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.05)
+    with closing(read_ahead(Arriving(), [np.full(2, LATE), *ids(1)], batch_size=2, workers=1)) as batches:
+        turns = list(itertools.takewhile(lambda item: item is None, batches))
+        assert turns, "the wait was cut in turns"
+        assert [item[0].tolist() for item in batches if item] == [[0, 1]]
 
 
 def test_signals_to_the_whole_job_leave_the_workers_reading() -> None:
     with closing(read_ahead(Numbers(), itertools.repeat(np.zeros(2, int)), batch_size=2, workers=1)) as batches:
-        worker = next(batches)[2]
+        worker = following(batches)[2]
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.kill(worker, number)
-        assert {next(batches)[2] for _ in range(10)} == {worker}
+        assert {following(batches)[2] for _ in range(10)} == {worker}
 
 
 def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
@@ -134,7 +165,7 @@ def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
 
 def _train_until_killed(path: Path) -> None:
     batches = read_ahead(Numbers(), itertools.repeat(np.zeros(2, int)), batch_size=2, workers=3)
-    pids = {next(batches)[2] for _ in range(6)}
+    pids = {following(batches)[2] for _ in range(6)}
     path.with_suffix(".part").write_text(" ".join(map(str, pids)))
     path.with_suffix(".part").rename(path)
     time.sleep(60)

@@ -1,5 +1,6 @@
 """Remote data folders: fetched once, whatever asks for them, and kept within bounds."""
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import islice, pairwise
 from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.order import Cursor, shuffled_groups
 from trainer.data.reading.shard_files import ShardFiles
 from trainer.data.remote import cache, transfer
-from trainer.data.remote.cache import fetch, open_shard
-from trainer.data.remote.folder import check_remote, check_room, fetch_for, fits, local_folder, open_folder
+from trainer.data.remote.cache import fetch, locked, open_shard
+from trainer.data.remote.folder import check_room, fits, local_folder, open_folder
+from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.errors import UserError
 
 PLENTY = 1 << 30
@@ -58,6 +60,10 @@ def shards(folder: Path) -> list[ShardSpec]:
     return [shard for split in read_manifest(folder).splits.values() for shard in split.shards]
 
 
+def fetch_all(folder: Path, **options: int) -> int:
+    return sum(fetch_shards(folder, shards(folder), **options))
+
+
 def kept(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.tar")}
 
@@ -66,14 +72,14 @@ def test_a_copy_is_a_data_folder(server: Server, original: Path, tmp_path: Path)
     folder = open_folder(server.url + "/", tmp_path, PLENTY)
     assert folder == local_folder(server.url, tmp_path)
     assert not kept(folder)
-    assert fetch_for(60, folder, shards(folder))
+    fetch_all(folder)
     verify_shards(folder, read_manifest(folder), checksum=True)
     for path in original.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert not list(folder.glob("*.part"))
     asked = len(server.requests)
     assert open_folder(server.url, tmp_path, PLENTY) == folder
-    assert fetch_for(60, folder, shards(folder))
+    fetch_all(folder)
     assert server.requests[asked:] == [(MANIFEST_NAME, 0)], "a second run asks for the manifest alone"
 
 
@@ -89,13 +95,14 @@ def test_places_in_the_cache_do_not_collide(tmp_path: Path) -> None:
 def test_many_at_once_fetch_each_file_once(server: Server, tmp_path: Path) -> None:
     """Threads stand in for processes: each opens its own file, so that flock keeps them apart alike."""
 
-    def run(rank: int) -> bool:
+    def run(rank: int) -> int:
         folder = open_folder(server.url, tmp_path, PLENTY)
-        return fetch_for(60, folder, shards(folder), rank=rank, world_size=4)
+        return fetch_all(folder, rank=rank, world_size=4)
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(run, range(4)))
+        fetched_bytes = sum(pool.map(run, range(4)))
     folder = local_folder(server.url, tmp_path)
+    assert fetched_bytes == sum(shard.bytes for shard in shards(folder))
     verify_shards(folder, read_manifest(folder), checksum=True)
     assert {name: server.asked_for(name) for name in kept(folder)} == {name: [0] for name in kept(folder)}
     assert not list(folder.glob("*.part"))
@@ -206,7 +213,7 @@ def test_an_open_shard_stays_and_a_full_cache_says_so(server: Server, tmp_path: 
 
 def test_all_copies_share_the_bound(server: Server, tmp_path: Path) -> None:
     first = open_folder(server.url, tmp_path, PLENTY)
-    assert fetch_for(60, first, shards(first))
+    fetch_all(first)
     used = sum(path.stat().st_size for path in first.iterdir())
     with serving(server.folder) as another:
         second = open_folder(another.url, tmp_path, used)
@@ -232,12 +239,12 @@ def test_other_data_at_the_same_address_replaces_the_copy(tmp_path: Path) -> Non
     write_tiny(tmp_path / "remote")
     with serving(tmp_path / "remote") as server:
         folder = open_folder(server.url, tmp_path / "cache", PLENTY)
-        assert fetch_for(60, folder, shards(folder))
+        fetch_all(folder)
         shutil.rmtree(tmp_path / "remote")
         write_tiny(tmp_path / "remote", train=17)
         assert open_folder(server.url, tmp_path / "cache", PLENTY) == folder
         assert not kept(folder)
-        assert fetch_for(60, folder, shards(folder))
+        fetch_all(folder)
         verify_shards(folder, read_manifest(folder), checksum=True)
 
 
@@ -370,13 +377,53 @@ def test_the_groups_of_shards_are_those_of_the_samples(
     assert after == (Cursor(3, samples + len(ids)) if samples + len(ids) < sum(sizes) else Cursor(4, 0))
 
 
-def test_a_cache_too_small_for_two_groups_is_refused(server: Server, original: Path) -> None:
+def test_a_cache_too_small_for_two_groups_and_the_test_split_is_refused(original: Path) -> None:
     manifest = read_manifest(original)
-    check_room(manifest, 5, largest(original, 5))
+    train, test = (sum(shard.bytes for shard in manifest.split(name).shards) for name in ("train", "test"))
+    tables = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
+    # Two groups of shards that reach 5 samples hold at most 10 each, of 23.
+    enough = math.ceil(tables + test + 2 * 10 / 23 * train)
+    check_room(manifest, 5, enough)
     with pytest.raises(UserError) as error:
-        check_room(manifest, 23, largest(original, 5))
-    assert "groups of data.shuffle_samples=23 samples, one in use and the next, need 0.000" in str(error.value)
-    assert "Type data.cache.max_gib=0.000" in str(error.value)
+        check_room(manifest, 5, enough - 1)
+    assert str(error.value) == (
+        f"The cache is too small: it may hold data.cache.max_gib={(enough - 1) / 2**30:.3g}. The test split and the "
+        f"tables take {(tables + test) / 2**30:.3g}; the shards of two groups of data.shuffle_samples=5 samples, one "
+        f"in use and the next, take {2 * 10 / 23 * train / 2**30:.3g} more.\n"
+        f"Type data.cache.max_gib={enough / 2**30 * 1.05:.3g}, or fewer data.shuffle_samples (another order)."
+    )
+
+
+def test_the_test_split_stays_while_groups_come_and_go(server: Server, tmp_path: Path) -> None:
+    """Evaluations are rare: its shards are the ones that nobody has opened for longest."""
+    manifest = read_manifest(server.folder)
+    tables = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
+    test = manifest.split("test").shards
+    bound = tables + 3000 + sum(shard.bytes for shard in test) + 4 * max(shard.bytes for shard in shards(server.folder))
+    folder = open_folder(server.url, tmp_path, bound)
+    groups = list(islice(groups_from(Cursor(0, 0), manifest.split("train").shards, seed=1, group_samples=6), 8))
+    assert len(list(fetch_shards(folder, [*test, *groups[0][1]]))) == len(test) + len(groups[0][1])
+    with closing(ShardsAhead(folder, iter(groups), test)) as ahead:
+        for (cursor, group), (_, following) in pairwise(groups):
+            for shard in group:
+                os.close(open_shard(folder, shard))
+            ahead.reach(cursor)
+            wait_for(lambda wanted={shard.file for shard in following}: kept(folder) >= wanted)  # type: ignore[misc]
+            assert kept(folder) >= {shard.file for shard in test}
+
+
+def test_a_forked_process_takes_no_lock_with_it(tmp_path: Path) -> None:
+    """A data worker may be forked while another thread fetches a shard; it would hold that one for all its life."""
+    path = tmp_path / "shard.part"
+    with locked(path):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    try:
+        with locked(path):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_a_shard_that_the_server_lacks_is_found_before_it_is_wanted(tmp_path: Path) -> None:
@@ -395,7 +442,7 @@ def test_a_shard_that_the_server_lacks_is_found_before_it_is_wanted(tmp_path: Pa
 
 def test_a_damaged_copy_says_where_it_came_from(server: Server, tmp_path: Path) -> None:
     folder = open_folder(server.url, tmp_path, PLENTY)
-    assert fetch_for(60, folder, shards(folder))
+    fetch_all(folder)
     (folder / "train-000002.tar").write_bytes(b"short")
     with pytest.raises(UserError) as error:
         verify_shards(folder, read_manifest(folder), checksum=False)

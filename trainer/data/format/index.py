@@ -3,20 +3,21 @@
 The index and the labels table are derived from the shards alone, so they can be made again at any time, and
 compared. They let the loader read any member with one `pread` and no parsing.
 
-Shapes: N samples of a split, M members that hold arrays (the input, then the dense tasks' targets), T scalar tasks (of
-one label a sample).
+Shapes: N samples of a split, S shards, M members that hold arrays (the input, then the dense tasks' targets), T scalar
+tasks (of one label a sample).
 """
 
 import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.format.manifest import ForeignSpec, Manifest
+from trainer.data.format.manifest import ForeignSpec, Manifest, SplitSpec
 from trainer.data.format.members import extensions
 from trainer.data.format.origin import origin
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
@@ -75,6 +76,9 @@ def index_shard(
     rows, labels = [], []
     keys: set[str] = set()
     tasks = scalar_tasks(tasks)
+    columns = [
+        _Column(task.name, len(task.classes) if isinstance(task, ClassificationSpec) else 0, task) for task in tasks
+    ]
     labels_member = foreign.labels if foreign else "json"
     required, known = {members[0], labels_member}, {*members, labels_member}
     if foreign and not tasks:
@@ -98,7 +102,7 @@ def index_shard(
             rows.append([_row(tar, number, found.get(extension)) for extension in members])
             text = found.get(labels_member)
             content = b"{}" if text is None else bytes(tar[text.offset : text.offset + text.size])
-            labels.append(_labels(content, tasks, where, bare=foreign is not None))
+            labels.append(_labels(content, columns, where, bare=foreign is not None))
     if not rows:
         raise UserError(f"{path} holds no sample.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
@@ -137,16 +141,27 @@ def _split_foreign(name: str) -> tuple[str, str]:
     return folder + slash + stem if stem else "", "jpg" if extension == "jpeg" else extension
 
 
-def _labels(text: bytes, tasks: Sequence[Scalar], where: str, *, bare: bool) -> list[int | float]:
+class _Column(NamedTuple):
+    """A task, and the number of its classes, if it has any: what nearly every label is held against, and fast."""
+
+    name: str
+    num_classes: int
+    task: Scalar
+
+
+def _labels(text: bytes, columns: Sequence[_Column], where: str, *, bare: bool) -> list[int | float]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its labels are not JSON: {error}.") from None
-    if bare and len(tasks) == 1 and not isinstance(found, dict):
-        found = {tasks[0].name: found}
+    if bare and len(columns) == 1 and not isinstance(found, dict):
+        found = {columns[0].name: found}
     if not isinstance(found, dict):
         raise UserError(f"{where}: its labels should be a JSON object, found {text[:40]!r}.")
-    return [_label(found.get(task.name), task, where) for task in tasks]
+    return [
+        value if type(value := found.get(name)) is int and 0 <= value < num_classes else _label(value, task, where)
+        for name, num_classes, task in columns
+    ]
 
 
 def _label(value: object, task: Scalar, where: str) -> int | float:
@@ -165,8 +180,16 @@ def _label(value: object, task: Scalar, where: str) -> int | float:
     raise UserError(f"{where}: label of task {task.name!r} should be null or {wanted}, found {value!r}.")
 
 
+def shard_rows(split: SplitSpec) -> list[slice]:
+    """Which rows of index and labels belong to each shard."""
+    ends = list(accumulate(shard.samples for shard in split.shards))
+    return [slice(end - shard.samples, end) for end, shard in zip(ends, split.shards, strict=True)]
+
+
 def load_index(folder: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, np.ndarray]:
     """A split's index and labels table, memory-mapped and compared with the manifest's counts.
+
+    Of the index only each shard's first and last row is looked at: it may be larger than the memory.
 
     Returns:
         Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T).
@@ -176,9 +199,9 @@ def load_index(folder: Path, manifest: Manifest, split: str) -> tuple[np.ndarray
     """
     spec = manifest.split(split)
     index_NM = _load(folder / spec.index.file, INDEX_DTYPE, (len(extensions(manifest.input, manifest.tasks)),))
-    shard_N = index_NM[:, 0]["shard"]
-    promised_N = np.repeat(np.arange(len(spec.shards)), [shard.samples for shard in spec.shards])
-    if not np.array_equal(shard_N, promised_N):
+    shard_N, numbers_S = index_NM[:, 0]["shard"], np.arange(len(spec.shards))
+    first_S, end_S = np.array([(rows.start, rows.stop) for rows in shard_rows(spec)]).T
+    if len(shard_N) != end_S[-1] or (shard_N[first_S] != numbers_S).any() or (shard_N[end_S - 1] != numbers_S).any():
         for number, shard in enumerate(spec.shards):
             found = np.count_nonzero(shard_N == number)
             if found != shard.samples:

@@ -6,13 +6,13 @@ what the manifest promises is an error, and no decoder runs that can execute cod
 Shapes: B samples, H rows, W columns, C channels, F features; `...` stands for any of them.
 """
 
-import io
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
 
-from trainer.data.format.decode import BadImageError, check_header, decode_into, decode_many
+from trainer.data.format.decode import BadImageError, check_header, check_whole, decode_into, decode_many
+from trainer.data.format.npy import npy_header, read_npy
 from trainer.data.format.pixels import unmeasured
 from trainer.data.format.specs import (
     DenseRegressionSpec,
@@ -79,7 +79,7 @@ def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
             decode_into(slot[..., None], data, _grey_png(*slot.shape))
             _check_classes(slot, spec)
         else:
-            slot[...] = read_npy(data, slot.shape)
+            slot[...] = _read_floats(data, slot.shape)
             if np.isinf(slot).any():
                 raise BadMemberError("expected finite numbers, or NaN where there is none; found infinity")
             if isinstance(spec, DenseRegressionSpec):
@@ -108,8 +108,8 @@ def decode_members(batch: np.ndarray, contents: Mapping[int, bytes], spec: Membe
     return faults
 
 
-def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec) -> None:
-    """Refuses what would not decode, before it is written. Of an image only the header is looked at.
+def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec, *, whole: bool) -> None:
+    """Refuses what would not decode, before it is written. Of an image the header alone, unless it is to be `whole`.
 
     Raises:
         BadMemberError: as `decode_member`.
@@ -118,47 +118,19 @@ def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec
         decode_member(blank(spec, 1, inputs)[0], data, spec)
         return
     try:
-        check_header(data, spec)
+        (check_whole if whole else check_header)(data, spec)
     except BadImageError as error:
         raise BadMemberError(str(error)) from None
 
 
-def write_npy(array: np.ndarray) -> bytes:
-    """An array as the content of an `.npy` member."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def read_npy(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Floats of an `.npy` member.
-
-    Raises:
-        BadMemberError: no float16 or float32 of exactly that shape.
-    """
-    start = 10 + int.from_bytes(data[8:10], "little")
-    found, dtype = _parse_npy_header(data[:start])
-    if found != shape or dtype not in ("<f2", "<f4"):
-        raise BadMemberError(f"expected float16 or float32 of shape {shape}, found {dtype} of shape {found}")
-    values = np.frombuffer(data, dtype, offset=start)
-    if values.size != np.prod(shape):
-        raise BadMemberError(f"expected {np.prod(shape)} numbers, found {values.size}")
-    return values.reshape(shape)
-
-
-# Every member of a task has the same header, and parsing one costs more than copying a short row.
-@lru_cache(maxsize=64)
-def _parse_npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
-    stream = io.BytesIO(header)
+def _read_floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not version 1.0")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+        found, dtype = npy_header(data)
+        if found != shape or dtype not in ("<f2", "<f4"):
+            raise BadMemberError(f"expected float16 or float32 of shape {shape}, found {dtype} of shape {found}")
+        return read_npy(data)
     except ValueError as error:
-        raise BadMemberError(f"expected a .npy array, found {header[:8]!r} ({error})") from None
-    if fortran_order:
-        raise BadMemberError("expected an array in C order, found Fortran's")
-    return shape, dtype
+        raise BadMemberError(str(error)) from None
 
 
 @lru_cache(maxsize=16)

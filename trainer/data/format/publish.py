@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.files import sync_folder
+from trainer.files import sync
 
 PARTIAL_NAME = ".partial"
 """Subfolder in which a conversion works until everything in it is whole."""
@@ -55,7 +55,7 @@ def _move(partial: Path, out: Path, last: str) -> None:
     for path in sorted(partial.iterdir()):
         if path.name != last:
             path.rename(out / path.name)
-    sync_folder(out)
+    sync(out)
     (partial / last).rename(out / last)
     partial.rmdir()
-    sync_folder(out)
+    sync(out)

@@ -47,11 +47,13 @@ class Sample:
         inputs: the image or the row of features, encoded as its spec says.
         labels: class number or number by scalar task; None or absent where the sample has no label.
         maps: encoded target by dense task; absent where the sample has none.
+        name: of the file that it comes from, for errors.
     """
 
     inputs: bytes
     labels: Mapping[str, int | float | None]
     maps: Mapping[str, bytes] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def _write_split(
     samples_per_shard: int,
 ) -> SplitSpec:
     dense = {task.name: task for task in dense_tasks(tasks)}
+    # Training bears a few images that do not decode, and counts them; an evaluation bears none.
+    whole = split != "train"
     shards, indexes, labels = [], [], []
     shown = track(samples, f"{split} samples", console=Console(stderr=True), disable=not sys.stderr.isatty())
     numbered = enumerate(shown)
@@ -144,7 +148,7 @@ def _write_split(
         with path.open("wb") as file:
             for number_in_split, sample in itertools.chain([first], chunk):
                 key = f"{number_in_split:09d}"
-                for extension, content in _members(key, sample, inputs, dense).items():
+                for extension, content in _members(key, sample, inputs, dense, whole=whole).items():
                     file.write(tar_member(f"{key}.{extension}", content))
             file.write(tar_end(file.tell()))
             file.flush()
@@ -162,7 +166,7 @@ def _write_split(
 
 
 def _members(
-    key: str, sample: Sample, inputs: ImageSpec | FeaturesSpec, dense: Mapping[str, DenseTaskSpec]
+    key: str, sample: Sample, inputs: ImageSpec | FeaturesSpec, dense: Mapping[str, DenseTaskSpec], *, whole: bool
 ) -> dict[str, bytes]:
     if not sample.maps.keys() <= dense.keys():
         raise UserError(f"Sample {key}: expected targets of {sorted(dense)}, found {sorted(sample.maps)}.")
@@ -171,9 +175,10 @@ def _members(
     found |= {dense[name].extension: (data, dense[name]) for name, data in sample.maps.items()}
     for extension, (data, spec) in found.items():
         try:
-            check_member(data, spec, inputs)
+            check_member(data, spec, inputs, whole=whole)
         except BadMemberError as error:
-            raise UserError(f"Sample {key}, {extension}: {error}.") from None
+            where = f"Sample {key} ({sample.name})" if sample.name else f"Sample {key}"
+            raise UserError(f"{where}, {extension}: {error}.\nMend it, or leave it out.") from None
     members = {"json": text.encode()} | {extension: data for extension, (data, _) in found.items()}
     return dict(sorted(members.items()))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainer.data.format.index import index_shard, load_index, remedy
+from trainer.data.format.index import index_shard, load_index, remedy, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
 from trainer.data.format.members import extensions
 from trainer.data.format.origin import origin
@@ -43,7 +43,7 @@ def verify_shards(
         spec = manifest.split(split)
         for file in (spec.index, spec.labels):
             _verify_file(folder, file, checksum=True)
-        tables[split] = load_index(folder, manifest, split)
+        tables[split] = *load_index(folder, manifest, split), shard_rows(spec)
     is_copy = origin(folder) is not None
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
     for split, number in shards[rank::world_size]:
@@ -52,8 +52,8 @@ def verify_shards(
             continue  # it is verified when it is fetched
         _verify_file(folder, shard, checksum=checksum)
         if checksum:
-            index_NM, labels_NT = tables[split]
-            mine_N = index_NM[:, 0]["shard"] == number
+            index_NM, labels_NT, rows = tables[split]
+            mine = rows[number]
             found_NM, found_NT = index_shard(
                 folder / shard.file,
                 number=number,
@@ -62,7 +62,7 @@ def verify_shards(
                 foreign=manifest.foreign,
             )
             # Bytes, not numbers: a NaN equals no NaN.
-            if found_NM.tobytes() != index_NM[mine_N].tobytes() or found_NT.tobytes() != labels_NT[mine_N].tobytes():
+            if found_NM.tobytes() != index_NM[mine].tobytes() or found_NT.tobytes() != labels_NT[mine].tobytes():
                 raise UserError(f"{folder / shard.file}: its samples are not those of the index.\n{remedy(folder)}")
 
 

@@ -3,11 +3,13 @@
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from trainer.data.format.manifest import ShardSpec
 from trainer.data.reading.order import Cursor, shard_groups
-from trainer.data.remote.cache import fetch
+from trainer.data.remote.cache import touch
+from trainer.data.remote.shards import fetch_shards
 from trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,14 +39,17 @@ class ShardsAhead:
     Args:
         folder: a copy.
         groups: as `groups_from` gives them.
+        kept: shards that the cache should not remove to make room for a group: they are seldom read, but again and
+            again.
 
     Attributes:
         fetched_bytes: so far.
     """
 
-    def __init__(self, folder: Path, groups: Iterator[Group]) -> None:
+    def __init__(self, folder: Path, groups: Iterator[Group], kept: Sequence[ShardSpec] = ()) -> None:
         self._folder = folder
         self._groups = groups
+        self._kept = kept
         self._reached = Cursor(-1, 0)
         self._closed = False
         self.fetched_bytes = 0
@@ -60,7 +65,7 @@ class ShardsAhead:
             self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread after the shard that it is at; does not wait for that."""
+        """Ends the thread after the shards that it is at; does not wait for that."""
         with self._moved:
             self._closed = True
             self._moved.notify()
@@ -71,11 +76,15 @@ class ShardsAhead:
             with self._moved:
                 while not (self._closed or self._is_reached(before)):
                     self._moved.wait()
+            if self._closed:
+                return
+            touch(self._folder, self._kept)
             try:
-                for shard in shards:
-                    if self._closed:
-                        return
-                    self.fetched_bytes += fetch(self._folder, shard)
+                with closing(fetch_shards(self._folder, shards)) as fetching:
+                    for fetched_bytes in fetching:
+                        self.fetched_bytes += fetched_bytes
+                        if self._closed:
+                            return
             except UserError as error:
                 logger.warning("Shards are no longer fetched ahead of time: %s", error)
             before = begin

@@ -1,8 +1,9 @@
 """Samples that cannot be used: they keep their slots without any label, are counted, and must stay rare."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.data.reading.reader import BadSample
 from trainer.errors import UserError
@@ -19,7 +20,7 @@ class Report:
     """What a rank, or all of them together, have met so far.
 
     Attributes:
-        total: by reason, since the run was started or resumed.
+        total: by reason, since the run was started.
         in_epoch: by reason, in this epoch.
         longest_run: the most in a row on one rank.
         first: what is wrong with the first one; empty when there is none.
@@ -63,10 +64,28 @@ class BadSamples:
             self._run = self._run + 1 if slot in slots else 0
             self._longest_run = max(self._longest_run, self._run)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """What outlives this process, for `joined_states` and `go_on_from`."""
+        return {"total": dict(self.total), "in_epoch": dict(self._in_epoch), "first": self._first}
+
+    def go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Count on from what was met before; one rank does so for all of them."""
+        self.total.update(state["total"])
+        self._in_epoch.update(state["in_epoch"])
+        self._first = state["first"]
+
     def report(self) -> Report:
         """What was met so far; its news are no news afterwards."""
         news, self._news = tuple(self._news), []
         return Report(Counter(self.total), Counter(self._in_epoch), self._longest_run, self._first, news)
+
+
+def joined_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The state of all ranks together."""
+    counts = {name: sum((Counter(state[name]) for state in states), Counter()) for name in ("total", "in_epoch")}
+    first = next((state["first"] for state in states if state["first"]), "")
+    return {name: dict(count) for name, count in counts.items()} | {"first": first}
 
 
 def combined(reports: Iterable[Report]) -> Report:

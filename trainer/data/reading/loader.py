@@ -22,7 +22,7 @@ from trainer.data.format.manifest import read_manifest
 from trainer.data.format.origin import origin
 from trainer.data.reading.ahead import ShardsAhead, groups_from
 from trainer.data.reading.augment import NOTHING, Draws, check_augment, draw
-from trainer.data.reading.bad_samples import BadSamples, Report
+from trainer.data.reading.bad_samples import BadSamples
 from trainer.data.reading.order import (
     GROUP_SAMPLES,
     PADDING,
@@ -33,7 +33,7 @@ from trainer.data.reading.order import (
     rank_slice,
     train_batches,
 )
-from trainer.data.reading.reader import BadSample, SplitReader
+from trainer.data.reading.reader import BadSample, Found, SplitReader
 from trainer.data.reading.workers import read_ahead
 from trainer.data.remote.folder import fits
 from trainer.errors import UserError
@@ -74,7 +74,8 @@ class TrainLoader:
         seed: of the order and of what is drawn for the samples.
         rank: of this process.
         world_size: number of processes; divides `global_batch`.
-        workers: processes that decode ahead; 0 decodes in this one.
+        workers: processes that decode ahead; 0 decodes in this one, but of a copy of remote data one does, so that this
+            one never waits for a server.
         cursor: where to go on, as `cursor` was.
         group_samples: samples that are shuffled together; a split of fewer is permuted as a whole.
         augment: what to draw for the samples.
@@ -82,6 +83,7 @@ class TrainLoader:
 
     Attributes:
         cursor: position after the batches handed out so far; batches decoded ahead do not count.
+        bad_samples: this rank's count of those that could not be used.
         fingerprint: SHA-256 over the data, the seed and the groups: what decides which sample stands at a cursor.
         num_samples: of the split.
         steps_per_epoch: global batches of one epoch.
@@ -121,7 +123,7 @@ class TrainLoader:
         # A split that is one group is permuted in the same way whatever the size of the groups.
         groups = f" {group_samples}" if group_samples < self.num_samples else ""
         self.fingerprint = hashlib.sha256(f"{manifest.fingerprint('train')} {seed}{groups}".encode()).hexdigest()
-        self._bad_samples = BadSamples()
+        self.bad_samples = BadSamples()
         self._cache_use: Counter[str] = Counter()
         sample_ids = train_batches(
             [shard.samples for shard in manifest.split("train").shards],
@@ -133,21 +135,39 @@ class TrainLoader:
             group_samples=group_samples,
         )
         source = origin(folder)
+        if source is not None:
+            workers = max(workers, 1)
         self._ahead = None
         if source is not None and not fits(manifest, source.max_bytes):
             shards = manifest.split("train").shards
             coming = groups_from(self.cursor, shards, seed=seed, group_samples=group_samples)
-            self._ahead = ShardsAhead(folder, coming)
+            # Each evaluation reads the whole test split, between two groups.
+            kept = manifest.splits["test"].shards if "test" in manifest.splits else ()
+            self._ahead = ShardsAhead(folder, coming, kept)
         self._batches = read_ahead(self._reader, sample_ids, batch_size=global_batch // world_size, workers=workers)
+        self._following: tuple[np.ndarray, list[np.ndarray], Found] | None = None
 
     def __iter__(self) -> Self:
         return self
 
+    def ready(self) -> bool:
+        """Whether the next batch has come; waits a second for it, or, without workers, reads it.
+
+        Raises:
+            UserError: as iterating. After True, that raises nothing.
+        """
+        if self._following is None:
+            self._following = next(self._batches)
+        return self._following is not None
+
     def __next__(self) -> Batch:
-        sample_ids_B, buffers, found = next(self._batches)
+        while not self.ready():
+            pass
+        assert self._following is not None
+        (sample_ids_B, buffers, found), self._following = self._following, None
         if not self.cursor.samples:
-            self._bad_samples.begin_epoch()
-        self._bad_samples.add(found.bad, len(sample_ids_B))
+            self.bad_samples.begin_epoch()
+        self.bad_samples.add(found.bad, len(sample_ids_B))
         self._cache_use += found.cache
         positions_B = np.arange(self._mine.start, self._mine.stop) + self.cursor.samples
         draws = draw(self._augment, seed=self._seed, epoch=self.cursor.epoch, positions_B=positions_B)
@@ -157,19 +177,14 @@ class TrainLoader:
         return _batch(self._reader, sample_ids_B, buffers, found.bad, draws, pin_memory=self._pin_memory)
 
     @property
-    def bad_samples(self) -> Counter[str]:
-        """This rank's unusable samples so far, by reason."""
-        return self._bad_samples.total
-
-    def report_bad_samples(self) -> Report:
-        """What is to be told of this rank's unusable samples."""
-        return self._bad_samples.report()
-
-    @property
     def cache_use(self) -> Counter[str]:
         """Of remote data: how often this rank found a shard in the cache (`hits`) or had to wait for it (`misses`), and
         the `fetched_bytes` of its workers and of those who fetch ahead. Nothing of a folder of this machine."""
         return self._cache_use + Counter(fetched_bytes=self._ahead.fetched_bytes if self._ahead else 0)
+
+    def arriving(self) -> dict[str, int]:
+        """Shards of remote data that are being fetched, by any process, and how many bytes of each have come."""
+        return self._reader.progress()
 
     def padding_batch(self) -> Batch:
         """A batch of this rank's size in which no slot has a sample."""
@@ -218,6 +233,7 @@ class EvalLoader:
         pin_memory: bool = False,
     ) -> None:
         manifest = read_manifest(folder)
+        self._folder = folder
         self._reader = SplitReader(folder, manifest, split, tasks)
         self._batch_size = batch_size
         self._workers = workers
@@ -232,9 +248,12 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         batches = read_ahead(self._reader, self._sample_ids, batch_size=self._batch_size, workers=self._workers)
         with closing(batches):
-            for sample_ids_B, buffers, found in batches:
+            for sample_ids_B, buffers, found in filter(None, batches):
                 if found.bad:
-                    raise UserError(f"Evaluation needs every sample. Bad {found.bad[0].message}.")
+                    raise UserError(
+                        f"Evaluation needs every sample. Bad {found.bad[0].message}.\n"
+                        f"Find all of them with: paretrain data check {self._folder}"
+                    )
                 yield _batch(self._reader, sample_ids_B, buffers, pin_memory=self._pin_memory)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.reading.order import PADDING
 from trainer.data.reading.shard_files import ShardFiles
 
-AT_ONCE = 64
+AT_ONCE = 256
 """Samples whose bytes are all read before the first is decoded: see `decode.decode_many`."""
 
 Row = tuple[int, int, int, int]
@@ -146,6 +146,10 @@ class SplitReader:
         targets |= dict(zip(self._regressed, values_TB, strict=True))
         targets |= {task.name: buffer for task, buffer in zip(self._dense, buffers[1:], strict=True)}
         return {name: targets[name] for name in self._tasks}
+
+    def progress(self) -> dict[str, int]:
+        """Shards that are on their way to where they can be read, and how many bytes of each have come."""
+        return self._files.arriving()
 
     def close(self) -> None:
         """Closes the shards; reading again opens them again."""

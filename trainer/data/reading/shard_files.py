@@ -11,7 +11,7 @@ from pathlib import Path
 from trainer.data.format.index import remedy
 from trainer.data.format.manifest import ShardSpec
 from trainer.data.format.origin import origin
-from trainer.data.remote.cache import fetch, open_shard
+from trainer.data.remote.cache import arriving, fetch, open_shard
 from trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,10 @@ class ShardFiles:
             self.close()
         use, self._use = self._use, Counter()
         return use
+
+    def arriving(self) -> dict[str, int]:
+        """Shards that are being fetched, and how many bytes of each have come. Of a folder that is no copy: none."""
+        return arriving(self._folder) if self._is_copy else {}
 
     def close(self) -> None:
         """Closes every shard; reading again opens it again."""

@@ -1,7 +1,8 @@
 """Processes that read batches ahead, into memory that they share with this one.
 
 Each batch goes to the next worker in turn and comes back in turn, so the number of workers decides nothing but the
-speed. A worker that dies or hangs is an error that says so, at once or after a time.
+speed. A worker that dies or hangs is an error that says so, at once or after a time; one that waits for data that keeps
+coming does not hang, and is waited for in turns, so that the trainer can do something else in between.
 
 torch's DataLoader is not used: it raises a worker's death out of a signal handler anywhere in the training step, and
 needs /dev/shm and descriptors for every tensor. These workers need a pipe each, and memory that no mount limits.
@@ -12,9 +13,10 @@ Shapes: B samples of a batch.
 import mmap
 import os
 import signal
+import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +30,11 @@ import numpy as np
 from trainer.errors import UserError
 
 TIMEOUT_SECONDS = 450.0
-"""A batch that takes a worker longer than this is a hung disk, and an error. All else that waits gives up earlier."""
+"""A worker that takes longer than this, and brings nothing nearer, has a hung disk: an error. All else that waits gives
+up earlier."""
+
+TURN_SECONDS = 1.0
+"""How long to wait for a batch at a time."""
 
 SLOTS = 2
 """Batches that each worker may have ready or in the making."""
@@ -51,6 +57,10 @@ class Reader(Protocol[Found_co]):
         """Fill the buffers. Returns what else there is to say of the batch; it is sent, so it should be short."""
         ...
 
+    def progress(self) -> object:
+        """Changes while what a worker waits for comes nearer; asked in this process."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Worker(Generic[Found_co]):
@@ -61,7 +71,7 @@ class _Worker(Generic[Found_co]):
 
 def read_ahead(
     reader: Reader[Found_co], sample_ids: Iterable[np.ndarray], *, batch_size: int, workers: int
-) -> Generator[tuple[np.ndarray, list[np.ndarray], Found_co], None, None]:
+) -> Generator[tuple[np.ndarray, list[np.ndarray], Found_co] | None, None, None]:
     """Reads batches in the order of `sample_ids`. Close it to end the workers.
 
     Args:
@@ -71,7 +81,8 @@ def read_ahead(
         workers: processes; 0 reads in this one.
 
     Yields:
-        The batch's sample ids, its buffers, which are the caller's to keep, and what the reader said of it.
+        The batch's sample ids, its buffers, which are the caller's to keep, and what the reader said of it; None for
+        every TURN_SECONDS in which it has not come. Without workers there is no None.
 
     Raises:
         UserError: what the reader raised; or a worker died, or hung.
@@ -96,6 +107,7 @@ def read_ahead(
             if not asked:
                 return
             number, slot, sample_ids_B = asked.popleft()
+            yield from _until_answered(pool[number], reader)
             found = _receive(pool, number)
             buffers = [buffer.copy() for buffer in pool[number].slots[slot]]
             free.append((number, slot))
@@ -160,15 +172,23 @@ def _send(pool: Sequence[_Worker[Found_co]], number: int, task: tuple[int, np.nd
         raise _death(pool, number) from None
 
 
+def _until_answered(worker: _Worker[Found_co], reader: Reader[Found_co]) -> Iterator[None]:
+    before: object
+    before, since = None, time.monotonic()
+    while not worker.tasks.poll(TURN_SECONDS):
+        if (now := reader.progress()) != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since > TIMEOUT_SECONDS:
+            raise UserError(
+                f"A data worker gave no batch in {TIMEOUT_SECONDS:g} seconds. The disk of the data may hang: try\n"
+                "  ls -l DATA_FOLDER; time md5sum DATA_FOLDER/*.tar"
+            )
+        yield
+
+
 def _receive(pool: Sequence[_Worker[Found_co]], number: int) -> Found_co:
-    tasks = pool[number].tasks
-    if not tasks.poll(TIMEOUT_SECONDS):
-        raise UserError(
-            f"A data worker gave no batch in {TIMEOUT_SECONDS:g} seconds. The disk of the data may hang: try\n"
-            "  ls -l DATA_FOLDER; time md5sum DATA_FOLDER/*.tar"
-        )
     try:
-        found, error = tasks.recv()
+        found, error = pool[number].tasks.recv()
     except (EOFError, OSError):
         raise _death(pool, number) from None
     if error is not None:

@@ -7,8 +7,9 @@ that is open stays. All locks are `flock`'s, which end with their process, howev
 
 import fcntl
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
@@ -25,6 +26,21 @@ FAILED_SUFFIX = ".failed"
 LOCK_SECONDS = 250.0
 """How long to wait for a process that holds a file and adds nothing to it: longer than transfer.py tries (211 s)."""
 POLL_SECONDS = 0.05
+
+_forking = threading.Lock()
+_locked: set[BufferedRandom] = set()
+
+
+def _leave_to_the_parent() -> None:
+    for stream in _locked:
+        stream.raw.close()  # not what it has in its buffer: that is the parent's to write
+    _locked.clear()
+    _forking.release()
+
+
+# A lock belongs to all processes that have inherited its descriptor: a data worker that was forked while another thread
+# fetched a shard would hold that one for as long as it lives.
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_leave_to_the_parent)
 
 
 def fetch(folder: Path, file: FileSpec) -> int:
@@ -89,6 +105,22 @@ def open_shard(folder: Path, shard: FileSpec) -> int:
         os.close(descriptor)  # removed between open and lock
 
 
+def touch(folder: Path, files: Iterable[FileSpec]) -> None:
+    """Let the files of a copy that are there count as just opened."""
+    for file in files:
+        with suppress(FileNotFoundError):
+            os.utime(folder / file.file)
+
+
+def arriving(folder: Path) -> dict[str, int]:
+    """How many bytes have come of each file that is on its way into a copy, whatever process fetches it."""
+    found = {}
+    for part in folder.glob(f"*{PART_SUFFIX}"):
+        with suppress(FileNotFoundError):  # it is whole by now
+            found[part.name.removesuffix(PART_SUFFIX)] = part.stat().st_size
+    return found
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[BufferedRandom]:
     """The file of that name, made if need be, once no other process has it locked.
@@ -97,11 +129,18 @@ def locked(path: Path) -> Iterator[BufferedRandom]:
         UserError: another process holds it for LOCK_SECONDS and adds nothing to it.
     """
     while True:
-        with path.open("a+b") as stream:
+        with _forking:
+            stream = path.open("a+b")
+            _locked.add(stream)
+        try:
             _wait_for_lock(stream)
             if _has_name(stream, path):
                 yield stream
                 return
+        finally:
+            with _forking:
+                _locked.remove(stream)
+                stream.close()
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:

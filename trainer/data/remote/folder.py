@@ -3,27 +3,18 @@
 import hashlib
 import json
 import os
-import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-from trainer.data.format.manifest import MANIFEST_NAME, Manifest, ShardSpec, read_manifest
-from trainer.data.format.origin import ORIGIN_NAME, Origin, is_url, origin
+from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
+from trainer.data.format.origin import ORIGIN_NAME, Origin, is_url
 from trainer.data.remote.cache import fetch, locked, unwritable
-from trainer.data.remote.transfer import check_file, fetch_bytes
+from trainer.data.remote.transfer import fetch_bytes
 from trainer.errors import UserError
 from trainer.files import write_durably
 
 LOCK_NAME = ".lock"
 MAX_MANIFEST_BYTES = 256 << 20
-NUM_CONNECTIONS = 4
-"""Shards that a process fetches at a time."""
 
 
 def local_folder(path: str, cache_dir: Path) -> Path:
@@ -76,61 +67,25 @@ def fits(manifest: Manifest, max_bytes: int) -> bool:
 
 
 def check_room(manifest: Manifest, group_samples: int, max_bytes: int) -> None:
-    """Refuse a cache that cannot hold the train shards of two groups, the one in use and the next.
+    """Refuse a cache that cannot hold what training needs at a time: the train shards of two groups, the one in use and
+    the next, and the test split, which every evaluation reads.
 
     Raises:
         UserError: naming the bytes, and what to change.
     """
     shards = manifest.split("train").shards
-    tables = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
+    always = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
+    always += sum(shard.bytes for shard in manifest.split("test").shards)
     # A group ends with the shard that reaches its number of samples.
     share = (group_samples + max(shard.samples for shard in shards)) / manifest.num_samples("train")
-    needed = tables + 2 * min(share, 1) * sum(shard.bytes for shard in shards)
+    needed = always + 2 * min(share, 1) * sum(shard.bytes for shard in shards)
     if needed > max_bytes:
         raise UserError(
-            f"The cache is too small: it may hold data.cache.max_gib={max_bytes / 2**30:.3g}, and the shards of two "
-            f"groups of data.shuffle_samples={group_samples} samples, one in use and the next, need "
-            f"{needed / 2**30:.3g}.\n"
+            f"The cache is too small: it may hold data.cache.max_gib={max_bytes / 2**30:.3g}. The test split and the "
+            f"tables take {always / 2**30:.3g}; the shards of two groups of data.shuffle_samples={group_samples} "
+            f"samples, one in use and the next, take {(needed - always) / 2**30:.3g} more.\n"
             f"Type data.cache.max_gib={needed / 2**30 * 1.05:.3g}, or fewer data.shuffle_samples (another order)."
         )
-
-
-def check_remote(folder: Path, shards: Sequence[ShardSpec]) -> None:
-    """Look for the shards that a copy lacks on their server, and at their sizes.
-
-    Raises:
-        UserError: one is not there, or not of the size that the manifest promises.
-    """
-    source = origin(folder)
-    assert source is not None, "only a copy has a server"
-    absent = [shard for shard in shards if not (folder / shard.file).exists()]
-    with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
-        for _ in pool.map(lambda shard: check_file(f"{source.url}/{shard.file}", shard), absent):
-            pass
-
-
-def fetch_for(seconds: float, folder: Path, shards: Sequence[ShardSpec], *, rank: int = 0, world_size: int = 1) -> bool:
-    """Spend about so long on fetching what a copy lacks; ranks begin at different shards. Returns whether it is whole.
-
-    Raises:
-        UserError: as `fetch`.
-    """
-    deadline = time.monotonic() + seconds
-    absent = [shard for shard in shards if not (folder / shard.file).exists()]
-    first = len(absent) * rank // world_size
-    absent = absent[first:] + absent[:first]
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    hidden = rank > 0 or not absent or not sys.stderr.isatty()
-    with (
-        Progress(*columns, console=Console(stderr=True), disable=hidden) as progress,
-        ThreadPoolExecutor(NUM_CONNECTIONS) as pool,
-    ):
-        bar = progress.add_task("fetching shards", total=sum(shard.bytes for shard in absent))
-        while absent and time.monotonic() < deadline:
-            batch, absent = absent[:NUM_CONNECTIONS], absent[NUM_CONNECTIONS:]
-            for shard, _ in zip(batch, pool.map(lambda shard: fetch(folder, shard), batch), strict=True):
-                progress.advance(bar, shard.bytes)
-    return not absent
 
 
 def _renew(folder: Path, manifest: bytes, source: Origin) -> None:

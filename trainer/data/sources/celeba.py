@@ -101,7 +101,7 @@ def write_celeba(
         for name in names:
             with _naming(name):
                 data = load(name)
-            yield Sample(data, dict(zip(ATTRIBUTES, labels[name], strict=True)))
+            yield Sample(data, dict(zip(ATTRIBUTES, labels[name], strict=True)), name=name)
 
     measured = splits["train"][:: -(-len(splits["train"]) // NUM_MEASURED)]
     inputs = _measured(measured, load, inputs, root)

@@ -76,8 +76,8 @@ def read_whole(path: AnyPath) -> bytes:
 def list_images(folder: AnyPath) -> tuple[set[str], Callable[[str], bytes]]:
     """The names of the JPEG files of a folder, and what reads one of them or raises UnreadableError."""
     if isinstance(folder, Path):
-        directory = folder
-        return {path.name for path in folder.iterdir() if path.suffix == ".jpg"}, lambda name: _read(directory / name)
+        directory, names = folder, {path.name for path in folder.iterdir() if path.suffix == ".jpg"}
+        return names, lambda name: _read(f"{directory}/{name}")
     archive, prefix = folder.root, folder.at
     members = {
         member.filename.removeprefix(prefix): member
@@ -111,9 +111,10 @@ def _open_zip(path: AnyPath) -> zipfile.Path:
         ) from None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:  # a Path would take longer to make than the file to read
+            return file.read()
     except OSError as error:
         raise UnreadableError(str(error)) from None
 

@@ -75,7 +75,7 @@ def _samples(
     targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
     for row in file.of_split(split):
         labels = {name: read(row.cells[column]) for column, name, read in targets}
-        yield Sample(_read(file, images, row), labels)
+        yield Sample(_read(file, images, row), labels, name=row.cells[0])
 
 
 def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpec:

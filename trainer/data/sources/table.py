@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import write_npy
+from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec, FeaturesSpec, RegressionSpec
 from trainer.data.sources.columns import build_tasks, label_reader, number, survey
