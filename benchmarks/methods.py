@@ -22,8 +22,8 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 
 from models import Classification, MultiTaskModel, task_losses
 from models.heads import linear_head
-from models.multitask import SeparateHeads, StackedHeads
 from models.resnet import resnet18
+from models.task_heads import SeparateHeads, StackedHeads
 from trainer import Balancer
 from trainer.balance.gram import gram
 from trainer.balance.minnorm import solve

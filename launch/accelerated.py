@@ -1,31 +1,49 @@
-"""`accelerate launch`, with one line in place of tracebacks on how the processes ended.
+"""One start of a run's processes on this host by `accelerate launch`, with one line in place of tracebacks."""
 
-What node_entry.sh runs: python -m launch.accelerated OPTIONS -m MODULE ARGUMENTS; the options are accelerate's.
-"""
-
+import argparse
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from trainer.errors import LostPeerError, UserError
+
 LOG = "launcher.log"
-"""In --log_dir: the line that is also printed."""
+"""Beside the ranks' logs: the line that is also printed."""
+HOST = "host"
+"""Beside the ranks' logs: the name of their host."""
 
 
-def accelerate_launch(arguments: Sequence[str]) -> int:
+def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
     """Start processes here and wait for them. Returns 0, or the exit code of the first to fail.
 
     Where a process dies without a word, one line says which and how.
+
+    Args:
+        arguments: accelerate's options, the module and what it is given. With --log_dir, each start keeps its logs
+            there in a folder of its own, named by the time.
+        restart: how often it was started before. Each start meets the other hosts at a port of its own, since they do
+            not end the last one at the same moment.
+
+    Raises:
+        UserError: the logs cannot be written.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Its report of a rank that ended is said below in one line; the rank itself has said why.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = launch_command_parser().parse_args(arguments)
+    if options.main_process_port:
+        options.main_process_port += restart
+    if options.log_dir is not None:
+        options.log_dir = str(_own_folder(Path(options.log_dir)))
     host = socket.gethostname()
     try:
         launch_command(options)
@@ -43,16 +61,47 @@ def accelerate_launch(arguments: Sequence[str]) -> int:
                 options.log_dir,
             )
             return 128 - failure.exitcode
+        if failure.exitcode == 1:  # Python's own, for an exception that nobody caught.
+            _say(
+                f"error: rank {rank} (process {failure.pid}) failed on {host}, with the traceback above; the other "
+                "processes were stopped. The last checkpoint stands",
+                options.log_dir,
+            )
         return failure.exitcode
+    except (ConnectionError, DistError) as error:
+        _say(_no_meeting(options, host, error), options.log_dir)
+        return LostPeerError.exit_code
     return 0
 
 
+def _own_folder(logs: Path) -> Path:
+    """This start's own, with the host's name in it."""
+    folder = logs / f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+    try:
+        folder.mkdir(parents=True)
+        (folder / HOST).write_text(f"{socket.gethostname()}\n")
+    except OSError as error:
+        raise UserError(
+            f"{socket.gethostname()} cannot write to {folder}: {error}. The run's folder has to be on a file system "
+            "that all nodes share"
+        ) from None
+    os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(folder / "flight_")
+    return folder
+
+
+def _no_meeting(options: argparse.Namespace, host: str, error: Exception) -> str:
+    last_line = str(error).strip().splitlines()[-1].strip()
+    return (
+        f"error: node {options.machine_rank} on {host} did not meet the other nodes at {options.main_process_ip} port "
+        f"{options.main_process_port}: {last_line}\n"
+        f"  expected: node_entry.sh on {options.num_machines} hosts at the same time, with the same HEAD_HOST, "
+        "HEAD_PORT and NUM_NODES and a NODE_RANK each; the port free on node 0 and open between the hosts\n"
+        "  to try the hosts: MODULE=launch.preflight before the same command"
+    )
+
+
 def _say(line: str, log_dir: str | None) -> None:
-    print(f"paretrain: {line}", file=sys.stderr)
+    print(f"paretrain: {line}", file=sys.stderr, flush=True)
     if log_dir is not None:
         with (Path(log_dir) / LOG).open("a") as stream:
             stream.write(line + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(accelerate_launch(sys.argv[1:]))

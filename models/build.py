@@ -12,8 +12,9 @@ from models.backbone import TransformersEncoder
 from models.heads import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
 from models.lenet import LeNet
 from models.mlp import MLP
-from models.multitask import MultiTaskModel, SeparateHeads, StackedHeads
+from models.multitask import MultiTaskModel
 from models.resnet import resnet18, resnet34, resnet50
+from models.task_heads import SeparateHeads, StackedHeads
 from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task
 from models.towers import HeadsWithTowers, Tower
 from models.vit import ViT

@@ -14,15 +14,16 @@ from torch.profiler import ProfilerActivity, profile
 from models import Classification, MultiTaskModel, build_encoder, build_model, task_losses
 from tests.distributed.ranks import run_ranks
 from trainer import Balancer
-from trainer.config import OptimizerConfig
+from trainer.config import OffloadConfig, OptimizerConfig
 from trainer.estimate import ZERO_BUCKET_BYTES, Estimate, Sizes, estimate, optimizer_bytes
+from trainer.optimization import build_optimizer
 from trainer.runtime.engine import Engine
 from trainer.runtime.setup import Runtime
 from trainer.runtime.strategies import build_engine
 from trainer.sizes import parts_of_fsdp2, saved_bytes
 
 TASKS = [Classification(name, 2) for name in "abc"]
-ADAM = OptimizerConfig(name="adam", learning_rate=0.01)
+ADAM = OptimizerConfig(name="adam", learning_rate=0.01, ema_decay=0.9)
 
 
 def small_model() -> MultiTaskModel:
@@ -43,39 +44,64 @@ def train_step(engine: Engine, balancer: Balancer) -> None:
     engine.step()
 
 
+CASES = {strategy: (strategy, OffloadConfig()) for strategy in ("ddp", "fsdp2", "zero1", "zero2", "zero3")} | {
+    "zero2, offloaded": ("zero2", OffloadConfig(optimizer="cpu")),
+    "zero3, offloaded": ("zero3", OffloadConfig(optimizer="cpu", parameters="cpu")),
+}
+
+
 def what_a_rank_holds_and_sends(rank: int, world_size: int) -> dict[str, dict[str, Any]]:
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{world_size}"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     runtime = Runtime(Accelerator(cpu=True), rank, world_size, torch.device("cpu"), dist.new_group())
     found: dict[str, dict[str, Any]] = {}
-    for strategy in ("ddp", "fsdp2", "zero1", "zero2", "zero3"):
+    for name, (strategy, offload) in CASES.items():
         network = small_model()
-        whole = held_bytes(list(network.parameters()))
-        engine = build_engine(strategy, network, lambda p: torch.optim.Adam(p, lr=0.01), runtime, None)
+        sizes = [held_bytes([parameter]) for parameter in network.parameters()]
+        optimizer = partial(build_optimizer, config=ADAM)
+        engine = build_engine(strategy, network, optimizer, runtime, None, offload=offload)
         step = partial(train_step, engine, Balancer(3, group=runtime.balance_group))
         for _ in range(2):  # DDP cuts its buckets after the first, ZeRO-3 learns the order of the modules.
             step()
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
             step()
-        inner = engine.optimizer.optimizer if strategy.startswith("zero") else engine.optimizer
-        parameters = list(inner.state)
-        if strategy in ("zero1", "zero2"):
-            parameters += list(network.parameters())
-        found[strategy] = {
+        found[name] = {
             "sizes": Sizes(
-                parameters=whole,
+                parameters=sum(sizes),
+                largest=max(sizes),
                 buffers=0,
-                optimizer=optimizer_bytes(whole, ADAM),
+                optimizer=optimizer_bytes(sum(sizes), ADAM),
                 parts=parts_of_fsdp2(network) if strategy == "fsdp2" else (),
+                batch=0,
                 activations=0,
                 balancer=0,
             ),
-            "parameters": held_bytes(parameters),
-            "optimizer": held_bytes([value for slots in inner.state.values() for value in slots.values()]),
+            **held(engine, strategy, network, offload),
             "sent": sent_bytes(recorded.events(), world_size),
             "bucket": 4 * getattr(engine.optimizer, "reduce_bucket_size", 0),
         }
     return found
+
+
+def held(engine: Engine, strategy: str, network: MultiTaskModel, offload: OffloadConfig) -> dict[str, int]:
+    """What lies where between two steps; offloaded from a CPU it lies there too, in tensors of its own."""
+    outer: Any = engine.optimizer
+    inner = outer.optimizer if strategy.startswith("zero") else outer
+    stepped, slots = list(inner.state), [value for slots in inner.state.values() for value in slots.values()]
+    if strategy in ("ddp", "fsdp2"):
+        return {"parameters": held_bytes(stepped), "optimizer": held_bytes(slots), "offloaded": 0}
+    if strategy == "zero3":
+        computing, others = outer.fp16_partitioned_groups_flat, [outer.grad_partitions_flat_buffer]
+    else:
+        computing = list(network.parameters())
+        others = getattr(outer, "param_buffer_of_bit16_for_cpu_offload_groups", [])
+        others = [*others, *filter(None.__ne__, [getattr(outer, "temp_grad_buffer_for_cpu_offload", None)])]
+    if offload.optimizer == "none":
+        return {"parameters": held_bytes([*computing, *stepped]), "optimizer": held_bytes(slots), "offloaded": 0}
+    moved = [*stepped, *(flat.grad for flat in stepped), *slots, *others]
+    if offload.parameters != "none":
+        computing, moved = [], [*moved, *computing]
+    return {"parameters": held_bytes(computing), "optimizer": 0, "offloaded": held_bytes(moved)}
 
 
 def sent_bytes(events: Any, world_size: int) -> int:
@@ -93,12 +119,14 @@ def sent_bytes(events: Any, world_size: int) -> int:
 
 
 def test_what_ranks_hold_and_send_is_what_the_estimate_says() -> None:
-    for strategy, found in run_ranks(2, what_a_rank_holds_and_sends, 2, limit_seconds=120)[0].items():
-        expected = estimate(found["sizes"], strategy, world_size=2)
-        for what in ("parameters", "optimizer", "sent"):
+    for name, found in run_ranks(2, what_a_rank_holds_and_sends, 2, limit_seconds=120)[0].items():
+        strategy, offload = CASES[name]
+        expected = estimate(found["sizes"], strategy, world_size=2, offload=offload)
+        for what in ("parameters", "optimizer", "offloaded", "sent"):
             # Shards are padded to equal lengths.
-            assert found[what] == pytest.approx(getattr(expected, what), rel=0.01), (strategy, what)
-        assert found["bucket"] == (ZERO_BUCKET_BYTES if strategy.startswith("zero") else 0), strategy
+            assert found[what] == pytest.approx(getattr(expected, what), rel=0.01), (name, what)
+        whole = found["sizes"].parameters
+        assert found["bucket"] == (min(whole, ZERO_BUCKET_BYTES) if strategy.startswith("zero") else 0), name
 
 
 def test_activations_of_an_mlp_are_those_counted_by_hand() -> None:
@@ -115,18 +143,18 @@ def test_activations_of_an_mlp_are_those_counted_by_hand() -> None:
 
 
 def test_shares_add_up_to_the_whole() -> None:
-    sizes = Sizes(parameters=800, buffers=8, optimizer=1600, parts=(100, 300, 400), activations=5000, balancer=70)
+    sizes = Sizes(800, 400, buffers=8, optimizer=1600, parts=(100, 300, 400), batch=90, activations=5000, balancer=70)
     alone = estimate(sizes, "single", 1)
-    assert alone == Estimate(808, 800, 1600, 0, 5000, 70, sent=0)
-    assert alone.memory == 8278
-    for strategy in ("fsdp2", "zero3"):
+    assert alone == Estimate(808, 800, 1600, 0, 90, 5000, 70, sent=0)
+    assert alone.memory == 8368
+    for strategy, copies in (("fsdp2", 1), ("zero3", 2)):
         shared = estimate(sizes, strategy, 8)
-        assert (shared.parameters, shared.gradients, shared.optimizer) == (108, 100, 200)
+        assert (shared.parameters, shared.gradients, shared.optimizer) == (8 + 100 * copies, 100, 200)
         assert (shared.activations, shared.balancer) == (5000, 70), "each process has a micro-batch of its own"
 
 
 def test_a_gpu_needs_room_beyond_the_estimate() -> None:
-    needed = estimate(Sizes(100, 0, 200, (), 500, 0), "single", 1)
+    needed = estimate(Sizes(100, 10, 0, 200, (), 0, 500, 0), "single", 1)
     assert needed.memory == 900
     assert needed.fits(1000)
     assert not needed.fits(999)

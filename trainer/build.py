@@ -51,6 +51,7 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         network = build_model(encoder, tasks, config.head.name, config.head.options, tower)
     except ValueError as error:
         raise UserError(str(error)) from error
+    _refuse_tied(network)
     if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
         raise UserError(
             "norm: sync is for GPUs: torch has it for no CPU. Type model.encoder.options.norm=group (or batch)"
@@ -61,11 +62,24 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def _refuse_tied(network: nn.Module) -> None:
+    """A parameter has one owner, which saves it and, where it is cut in shards, gathers it."""
+    names: dict[nn.Parameter, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if parameter in names:
+            raise UserError(
+                f"{names[parameter]} and {name} are one parameter under two names, which can be neither sharded nor "
+                "saved as two. Leave one of the names out of the module, or give it a parameter of its own: "
+                "torch.nn.Parameter(other.detach().clone())"
+            )
+        names[parameter] = name
+
+
 def _build_task(spec: TaskSpec) -> Task:
     if isinstance(spec, ClassificationSpec):
         return Classification(spec.name, len(spec.classes))
     if isinstance(spec, SegmentationSpec):
-        return Segmentation(spec.name, len(spec.classes))
+        return Segmentation(spec.name, spec.classes)
     # What is learnt is standardised, and without a unit that is what people see.
     unit, scale = (spec.unit, spec.std) if spec.unit else (SPREAD, 1.0)
     if isinstance(spec, RegressionSpec):

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.balance.exchange import message_bytes
-from trainer.config import Experiment
+from trainer.config import Experiment, TrainConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
@@ -33,15 +33,17 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     config, processes = experiment.train, experiment.parallel.processes
     alone = experiment.parallel.model_copy(update={"processes": 1})
     with joined(alone) as runtime:
-        manifest = open_data(experiment, runtime)
+        data = open_data(experiment, runtime)
+        manifest = data.manifest
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
-        run = build_run(experiment.model_copy(update={"train": micro_batch}), manifest, runtime, None)
+        run = build_run(experiment.model_copy(update={"train": micro_batch}), data, runtime, None)
         batch = run.augmented(next(run.train_batches))
         started = time.perf_counter()
         forward_backward(run, batch)
         seconds = time.perf_counter() - started
-        needed = estimate(measure_sizes(run, manifest, batch), experiment.parallel.strategy, processes)
+        sizes = measure_sizes(run, manifest, batch)
+        needed = estimate(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
     Console().print(_table(experiment, manifest, run, seconds, needed))
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
@@ -72,8 +74,7 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float,
         + " samples, as the manifest says",
         "tasks": f"{len(run.tasks)}: " + ", ".join(run.task_names[:MAX_TASKS_SHOWN]),
         "parameters": f"{encoder + heads:,}: encoder {encoder:,}, heads {heads:,}",
-        "batch": f"{config.global_batch} samples a step = {config.global_batch // processes} on each of {processes} "
-        f"process{'es' if processes > 1 else ''}",
+        "batch": _batch(config, processes),
         "length": f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps",
         "exchange": f"{message_bytes(len(run.tasks), processes):,} bytes a process and step for α, "
         f"{needed.sent:,} bytes sent for parameters and gradients",
@@ -87,12 +88,21 @@ def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float,
     return table
 
 
+def _batch(config: TrainConfig, processes: int) -> str:
+    factors = [f"{processes} process{'es' if processes > 1 else ''}"]
+    if config.accumulation.steps > 1:
+        factors.append(f"{config.accumulation.steps} micro-batches")
+    each = config.global_batch // (processes * config.accumulation.steps)
+    return f"{config.global_batch} samples a step = {' x '.join(factors)} x {each}"
+
+
 def _memory(needed: Estimate, strategy: str) -> str:
     parts = {
         "parameters": needed.parameters,
         "gradients": needed.gradients,
         "optimizer": needed.optimizer,
         f"{strategy}'s buffers": needed.communication,
+        "batch": needed.batch,
         "activations": needed.activations,
         "balancer": needed.balancer,
     }
@@ -100,6 +110,7 @@ def _memory(needed: Estimate, strategy: str) -> str:
         f"an estimate of {_amount(needed.memory)} a process under {strategy}: "
         + ", ".join(f"{name} {_amount(size)}" for name, size in parts.items() if size)
         + ". Not in it: a GPU's context, workspaces of its libraries, fragmentation"
+        + (f". Offloaded to the host: {_amount(needed.offloaded)} a process" if needed.offloaded else "")
     )
 
 

@@ -37,10 +37,11 @@ def _train(options: argparse.Namespace) -> int:
 
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
-    if experiment.parallel.processes > 1:
+    if experiment.parallel.processes > 1 or options.max_restarts:
         from launch.local import launch
 
-        return launch(experiment.parallel.processes, [str(options.config), *overrides])
+        arguments = [str(options.config), *overrides]
+        return launch(experiment.parallel.processes, arguments, experiment.run_dir, options.max_restarts)
     from trainer.train import train
 
     train(experiment)
@@ -101,6 +102,8 @@ def _submit(options: argparse.Namespace) -> None:
         processes_per_node=options.processes_per_node,
         parallel=options.parallel,
         preflight=options.preflight,
+        container=options.container,
+        mounts=options.container_mounts,
         options=(*given, *options.sbatch),
     )
     runs = points(options.config, [*options.overrides, *job.overrides], options.grid)
@@ -121,6 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a run, or go on with it, on this machine")
     _add_config(train)
+    train.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again by itself, from the last checkpoint, when a fault has ended it (default: 0 times)",
+    )
     train.set_defaults(run=_train)
 
     check = commands.add_parser("check", help="try everything that a run needs, without training")
@@ -214,6 +224,8 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
         default="no",
         help="try every node before training, or without training (default: no)",
     )
+    parser.add_argument("--container", metavar="IMAGE", help="run in this image, on clusters that have pyxis")
+    parser.add_argument("--container-mounts", metavar="HOST:CONTAINER,...", help="what it sees beside this folder")
     parser.add_argument(
         "--sbatch",
         action="append",

@@ -33,7 +33,8 @@ class CacheConfig(Section):
     dir: Path = Path("~/.cache/paretrain")
     """On a disk of the machine's own, where it has one."""
     max_gib: float = Field(100.0, gt=0)
-    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first."""
+    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first. Data that
+    does not fit is fetched while it is trained on; a disk that holds little needs fewer `shuffle_samples`."""
 
     @property
     def max_bytes(self) -> int:
@@ -51,13 +52,14 @@ class DataConfig(Section):
     tasks: tuple[str, ...] | None = None
     """The tasks to train, of those in the manifest. null: all of them."""
     workers: int = Field(0, ge=0)
-    """Data worker processes a rank. 0: decode in the training process. Does not change what is trained on."""
+    """Data worker processes a rank. 0: decode in the training process; remote data in one worker all the same, so that
+    the training process can tell of a slow server. Does not change what is trained on."""
     verify: Literal["checksum", "size"] = "checksum"
     """What is compared with the manifest before step 1: every shard's SHA-256, or only its size in bytes."""
     augment: AugmentConfig = AugmentConfig()
     shuffle_samples: int = Field(2**22, gt=0)
     """Samples that are shuffled together, in whole shards; a split of fewer is permuted as a whole. Fewer than the
-    default is for shards that are far away: those shuffled together should fit the cache together."""
+    default is for remote shards: those of two such groups and of the test split have to fit the cache together."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
     """Of the train samples: how many may be unusable in an epoch before the run stops. They count for nothing."""
 
@@ -77,10 +79,11 @@ class HeadConfig(Section):
     """The head that each task gets."""
 
     name: str = "linear"
-    """linear, mlp, pyramid (PSPNet's, for tasks with a target a pixel), or the dotted path of your own: called with
-    (width, outputs, **options). A task with a target a pixel gets an upsampling head in place of linear and mlp."""
+    """For tasks with one target a sample: linear, mlp. For those with a target a pixel: upsampling (two convolutions),
+    pyramid (PSPNet's). Where both kinds stand beside each other, the name is that of the one, and the other gets linear
+    or upsampling. Or the dotted path of your own: called with (width, outputs, **options)."""
     options: dict[str, Any] = {}
-    """Keyword arguments of the head."""
+    """Keyword arguments of the head: of mlp hidden and dropout, of upsampling and pyramid hidden and kernel_size."""
 
 
 class TowerConfig(HeadConfig):
@@ -175,8 +178,8 @@ class OptimizerConfig(Section):
     clip_norm: float | None = Field(None, gt=0)
     """Upper bound of the gradient's norm over all parameters. null: no clipping."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """0.999, say: keep an exponential moving average of the parameters, which evaluations and `paretrain export` take in
-    their place. BatchNorm's running statistics remain those of the trained parameters. null: no average."""
+    """0.999, say: keep an exponential moving average of the parameters, which evaluations and `paretrain export` take
+    in their place. BatchNorm's running statistics remain those of the trained parameters. null: no average."""
 
     @model_validator(mode="after")
     def _options_belong_together(self) -> Self:
@@ -218,15 +221,47 @@ class TrainConfig(Section):
     log_every_steps: int = Field(10, gt=0)
     eval_every_steps: int = Field(gt=0)
     """Steps between evaluations on the test split. The last step is always evaluated."""
+    max_hours: float | None = Field(None, gt=0)
+    """A start of the run that has lasted so long saves and ends; the same command goes on. What would end it otherwise
+    should leave it time for one more step and for saving. null: it trains to its last step."""
 
 
 class CheckpointConfig(Section):
     """What is kept, to be resumed from."""
 
     every_steps: int = Field(gt=0)
-    """Steps between checkpoints. The last step is always saved."""
+    """Steps between checkpoints. The last step is always saved. Each process writes its share while the training goes
+    on: a step waits for the copy in the host's memory alone."""
     keep: int = Field(2, gt=0)
     """Checkpoints kept; older ones are removed once a newer one is complete."""
+
+
+class OffloadConfig(Section):
+    """What DeepSpeed keeps outside of a GPU's memory: ZeRO-Offload (Ren et al. 2021, arXiv 2101.06840), and to a disk
+    ZeRO-Infinity (Rajbhandari et al. 2021, arXiv 2104.07857). The numbers stay the same within their rounding."""
+
+    optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """The optimizer's state and its step. cpu: in the host's memory, under zero1, zero2 and zero3. nvme: the state on a
+    disk, under zero3."""
+    parameters: Literal["none", "cpu", "nvme"] = "none"
+    """This process's share of the parameters, while they do not run: under zero3, where the optimizer's state, which is
+    larger, has gone before."""
+    nvme_dir: Path | None = None
+    """For nvme: a folder on a disk of the machine's own. What lies there is worth nothing after the run."""
+
+    @model_validator(mode="after")
+    def _places_belong_together(self) -> Self:
+        if self.parameters != "none" and self.optimizer == "none":
+            raise ValueError(
+                f"parameters '{self.parameters}' with optimizer 'none': the optimizer's state is larger and is needed "
+                "less often. Type parallel.offload.optimizer=cpu as well"
+            )
+        if ("nvme" in (self.optimizer, self.parameters)) != (self.nvme_dir is not None):
+            raise ValueError(
+                f"nvme_dir={self.nvme_dir} with optimizer '{self.optimizer}' and parameters '{self.parameters}': nvme "
+                "and a folder go together. Type parallel.offload.nvme_dir=/local/scratch, say"
+            )
+        return self
 
 
 class ParallelConfig(Section):
@@ -238,6 +273,7 @@ class ParallelConfig(Section):
     """How the model is spread over the processes; α and the parameters come out the same. single: one process. ddp: all
     of it on each. fsdp2: parameters, gradients and optimizer state in shards. zero1, zero2, zero3: DeepSpeed, with the
     optimizer state in shards, then the gradients too, then the parameters. A run may go on under another one."""
+    offload: OffloadConfig = OffloadConfig()
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What the network's forward computes in, by autocast; fp16 scales the losses, and skips a step that overflows, so
@@ -245,8 +281,14 @@ class ParallelConfig(Section):
     may go on in another precision."""
     threads: int = Field(1, gt=0)
     """CPU threads a process computes with."""
+    exchange_group: Literal["dedicated", "default", "gloo"] = "dedicated"
+    """Over what the Gram matrix and α travel. dedicated: a process group of their own, so that they never wait in line
+    behind gradients. default: the one of the gradients. gloo: over the CPUs, also where the gradients go over NCCL."""
     timeout_seconds: float = Field(600, gt=0)
-    """How long a process waits for another one before it gives up."""
+    """How long a process waits for another one before it gives up: in the start, the first step, evaluations and
+    checkpoints."""
+    step_timeout_seconds: float = Field(120, gt=0)
+    """The same in all other steps, where it is the shorter of the two."""
 
     @model_validator(mode="after")
     def _single_is_one_process(self) -> Self:
@@ -258,6 +300,21 @@ class ParallelConfig(Section):
     def _fp16_needs_a_gpu(self) -> Self:
         if self.precision == "fp16" and self.device == "cpu":
             raise ValueError("precision 'fp16' needs device 'cuda': type parallel.precision=bf16, or fp32")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_needs_zero(self) -> Self:
+        places = self.offload.optimizer, self.offload.parameters
+        if places == ("none", "none"):
+            return self
+        able = ("zero3",) if "nvme" in places or self.offload.parameters != "none" else ("zero1", "zero2", "zero3")
+        if self.strategy not in able:
+            raise ValueError(
+                f"offload of optimizer to '{places[0]}' and parameters to '{places[1]}' goes together with strategy "
+                f"{' and '.join(able)} alone, found '{self.strategy}'. Type parallel.strategy=zero3"
+            )
+        if self.precision == "fp16":
+            raise ValueError("offload does not go together with precision 'fp16': type parallel.precision=bf16")
         return self
 
 
@@ -293,6 +350,13 @@ class Experiment(Section):
     def run_dir(self) -> Path:
         """Where everything that the run leaves stands."""
         return self.output / self.name
+
+    @property
+    def offload(self) -> OffloadConfig:
+        """parallel.offload, with a folder on the disk that no other run writes to."""
+        found = self.parallel.offload
+        own = found.nvme_dir and found.nvme_dir / self.name
+        return found.model_copy(update={"nvme_dir": own})
 
     @model_validator(mode="after")
     def _some_options_need_whole_gradients(self) -> Self:

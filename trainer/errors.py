@@ -1,10 +1,14 @@
 """The errors that a user is meant to read, and how a command ends on them."""
 
+import faulthandler
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 EXIT_INTERRUPTED = 130
+STDERR = 2
+"""The file descriptor: sys.stderr may be something without one."""
 
 
 class UserError(Exception):
@@ -17,6 +21,15 @@ class UserError(Exception):
     exit_code = 2
 
 
+class StoppedError(UserError):
+    """A signal has ended the start of a run."""
+
+    def __init__(self, number: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} before the first step. The same command starts the run again, or goes on")
+        self.exit_code = 128 + number
+
+
 class RankError(UserError):
     """A fault that this rank alone may know of, such as its disk's: the rank that has it prints it."""
 
@@ -27,13 +40,23 @@ class LostPeerError(RankError):
     exit_code = 3
 
 
+def say_error(message: str) -> None:
+    """Print what a user is meant to read."""
+    print(f"paretrain: error: {message}", file=sys.stderr, flush=True)
+
+
 def run_command(command: Callable[[], None]) -> int:
-    """Run a command to its exit code, with one clear message in place of a traceback for what users can mend."""
+    """Run a command to its exit code, with one clear message in place of a traceback for what users can mend.
+
+    A crash shows its stacks; those of a process that runs are asked for by `kill -USR2 PID`.
+    """
+    faulthandler.enable(STDERR)
+    faulthandler.register(signal.SIGUSR2, STDERR)
     try:
         command()
     except UserError as error:
         if isinstance(error, RankError) or os.environ.get("RANK", "0") == "0":
-            print(f"paretrain: error: {error}", file=sys.stderr, flush=True)
+            say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

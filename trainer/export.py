@@ -21,6 +21,7 @@ from trainer.files import write_durably
 from trainer.model_card import model_card
 from trainer.observe.run_folder import read_run
 from trainer.run_dir import RUN, checkpoint_of, read_config
+from trainer.runtime.averaging import averaged_weights, has_averages
 from trainer.runtime.checkpoint import Snapshot, load
 from trainer.runtime.setup import joined
 
@@ -50,7 +51,9 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
     tasks = build_tasks(manifest, data.tasks)
     with joined(ParallelConfig()) as runtime:
         snapshot = load(path, runtime)
-    weights = _without_towers(snapshot.model) if experiment.model.tower else snapshot.model
+    weights = averaged_weights(snapshot.model, snapshot.optimizer)
+    if experiment.model.tower:
+        weights = _without_towers(weights)
     network = _evaluated(experiment, manifest, tasks, weights, path)
     about = _describe(run_dir, experiment, manifest, tasks, network, snapshot)
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
@@ -122,6 +125,7 @@ def _describe(
             "name": experiment.name,
             "step": step,
             "samples": snapshot.state["samples"],
+            "averaged": has_averages(snapshot.optimizer),
             "errors": evaluated[-1]["errors"] if evaluated else None,
             "test_samples": evaluated[-1]["samples"] if evaluated else None,
             "data": {

@@ -1,11 +1,11 @@
 """The training loop."""
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from trainer.data.reading.bad_samples import check_rare, combined
-from trainer.data.reading.loader import Batch
-from trainer.errors import UserError
+from trainer.errors import RankError, UserError
 from trainer.evaluation import evaluate
 from trainer.gradients import warm_up
 from trainer.observe.observers import Observers
@@ -13,6 +13,7 @@ from trainer.optimization import learning_rate
 from trainer.run import Run, save_run
 from trainer.runtime.stopping import Request, Wishes
 from trainer.step import Step, train_step
+from trainer.waiting import next_batch
 
 GRAM_TASKS = 256
 """The Gram matrix is logged up to this number of tasks; beyond, T x T numbers a line are too many."""
@@ -25,11 +26,25 @@ def fit(run: Run, observers: Observers, wishes: Wishes) -> None:
         UserError: no α could be found in a step, or a checkpoint could not be written; the same on every rank. No
             parameter was changed by that step.
     """
+    with run.saver.finished():
+        _fit(run, observers, wishes)
+
+
+def _fit(run: Run, observers: Observers, wishes: Wishes) -> None:
     config, total_steps = run.experiment.train, run.experiment.train.steps
-    started_at_step, ends = run.step, False
+    started_at_step = saved_at_step = run.step
+    ends = False
     warm_up(run)
     while not ends:
-        batch, request = _next_batch(run, wishes)
+        run.runtime.at(f"step {run.step + 1}", patient=run.step == started_at_step)
+        batch, request = next_batch(run, wishes, observers)
+        if batch is None:  # The data is late, and all are to end.
+            if run.step > saved_at_step:
+                save_run(run)
+            _grant(run, wishes, request, observers, started_at_step)
+            if not run.step:
+                raise UserError("stopped while it waited for its first batch; there is nothing to save yet")
+            break
         rate = learning_rate(run.step, total_steps, run.experiment.optimizer)
         step = train_step(run, batch, rate, observers)
         run.step += 1
@@ -42,38 +57,27 @@ def fit(run: Run, observers: Observers, wishes: Wishes) -> None:
             record = _train_record(run, rate, step) | {"bad_samples": bad_samples}
             observers.publish(record | _cache_use(run))
         with run.throughput.paused():
+            run.saver.advance()
             if run.step % config.eval_every_steps == 0 or is_last:
                 try:
                     _evaluate(run, observers)
+                except RankError:
+                    raise  # The other ranks do not come by here.
                 except UserError:
                     save_run(run)  # A test sample that cannot be used must not cost what was trained.
                     raise
             if run.step % run.experiment.checkpoint.every_steps == 0 or ends or request is Request.SAVE:
                 save_run(run)
+                saved_at_step = run.step
         if request is not Request.GO_ON:
-            with run.runtime.together():
-                wishes.granted(request, run.step, started_at_step)
-            observers.note(run.step, request.words)
+            _grant(run, wishes, request, observers, started_at_step)
 
 
-def _next_batch(run: Run, wishes: Wishes) -> tuple[Batch, Request]:
-    """The next batch, and what is to be done after its step, the same on every rank. Collective.
-
-    Raises:
-        UserError: the data of a rank has failed; the same on every rank.
-    """
-    fault: UserError | None = None
-    try:
-        with run.throughput.data_wait():
-            batch = next(run.train_batches)
-    except UserError as error:
-        fault = error
-    request = Request(run.runtime.agree(Request.FAULT if fault else wishes.read()))
-    if request is Request.FAULT:
-        with run.runtime.together():
-            if fault:
-                raise UserError(f"stopped at step {run.step + 1}: {fault}\nThe last checkpoint stands") from fault
-    return run.augmented(batch), request
+def _grant(run: Run, wishes: Wishes, request: Request, observers: Observers, started_at_step: int) -> None:
+    run.saver.finish()
+    with run.runtime.together():
+        wishes.granted(request, run.step, started_at_step)
+    observers.note(run.step, request.words)
 
 
 def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:
@@ -82,7 +86,7 @@ def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:
     Raises:
         UserError: there are more of them than data.max_bad_fraction allows; the same on every rank.
     """
-    report = combined(run.runtime.gather(run.train_batches.report_bad_samples()))
+    report = combined(run.runtime.gather(run.train_batches.bad_samples.report()))
     for found in report.news:
         observers.note(run.step, f"bad {found}")
     num_samples, max_fraction = run.train_batches.num_samples, run.experiment.data.max_bad_fraction
@@ -91,16 +95,21 @@ def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:
 
 
 def _cache_use(run: Run) -> dict[str, dict[str, int]]:
-    """What all ranks have found in the cache of remote data, and fetched into it while training. Collective."""
-    use = sum(run.runtime.gather(run.train_batches.cache_use), Counter())
+    """What all ranks have found in the cache of remote data, and fetched into it. Collective."""
+    mine = run.train_batches.cache_use + Counter(fetched_bytes=run.data.fetched_bytes)
+    use = sum(run.runtime.gather(mine), Counter())
     return {"cache": dict(use)} if use else {}
 
 
 def _evaluate(run: Run, observers: Observers) -> None:
+    run.runtime.at(f"the evaluation after step {run.step}", patient=True)
     started = run.throughput.elapsed_seconds
+    run.data.fetch(run.data.manifest.split("test").shards, run.runtime)
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.
     run.runtime.from_main(run.network.buffers())
-    found = evaluate(run.engine.predictor, run.test_batches, run.tasks, run.to_input, run.runtime)
+    with run.engine.averaged():
+        look = partial(observers.look, run.step)
+        found = evaluate(run.engine.predictor, run.test_batches, run.tasks, run.to_input, run.runtime, look)
     seconds = run.throughput.elapsed_seconds - started
     observers.publish(
         {
@@ -108,8 +117,10 @@ def _evaluate(run: Run, observers: Observers) -> None:
             "step": run.step,
             "errors": found.errors,
             "units": found.units,
+            **({"by_class": found.by_class} if found.by_class else {}),
             "losses": found.losses,
             "samples": found.samples,
+            "averaged": run.experiment.optimizer.ema_decay is not None,
             "seconds": seconds,
         }
     )

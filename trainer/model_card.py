@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from trainer.observe.units import with_unit
+from trainer.observe.units import MIOU, PERCENT, with_unit
 
 MAX_CLASSES_SHOWN = 12
 
@@ -71,6 +71,9 @@ def model_card(about: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
         f"# {run['name']}\n\n{len(about['tasks'])} tasks on one shared encoder ({about['encoder']['name']}, "
         f"{about['head']['name']} heads), trained by paretrain for {run['step']:,} steps, {run['samples']:,} samples.\n"
     )
+    if run["averaged"]:
+        decay = about["config"]["optimizer"]["ema_decay"]
+        head += f"\nThe parameters are the exponential moving average of the trained ones (decay {decay:g} a step).\n"
     return head + "".join(f"\n## {title}\n\n{text.rstrip()}\n" for title, text in sections.items())
 
 
@@ -80,6 +83,8 @@ def _tasks(about: Mapping[str, Any]) -> str:
         said = f"There was no evaluation at step {run['step']}; `paretrain eval RUN --step {run['step']}` makes one."
     else:
         said = f"Errors on the {run['test_samples']:,} samples of the test split."
+        if any(task["data"]["kind"] == "segmentation" for task in about["tasks"]):
+            said += " mIoU is a score, the mean intersection over union of the classes: more is better."
     rows = [
         f"| {index} | {_cell(task['data']['name'])} | {_cell(_meaning(task['data']))} | {_error(task, run['errors'])} |"
         for index, task in enumerate(about["tasks"])
@@ -103,8 +108,9 @@ def _error(task: Mapping[str, Any], errors: Mapping[str, float | None] | None) -
     if errors is None:
         return "-"
     error = errors[task["data"]["name"]]
-    percent = "classes" in task["data"]
-    return "no labels" if error is None else with_unit(error, "%" if percent else task["arguments"]["unit"])
+    percents = {"classification": PERCENT, "segmentation": MIOU}
+    unit = percents.get(task["data"]["kind"]) or task["arguments"]["unit"]
+    return "no labels" if error is None else with_unit(error, unit)
 
 
 def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:

@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from trainer.config import OptimizerConfig
+from trainer.runtime.averaging import keep_average
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Make the optimizer; its learning rate is set anew before every step."""
-    rate, decay = config.learning_rate, config.weight_decay
-    if config.name == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
-    if config.name == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    """Make the optimizer, which keeps the parameters' average too; its learning rate is set anew before every step."""
+    optimizer = _build(parameters, config)
+    if config.ema_decay is not None:
+        keep_average(optimizer, config.ema_decay)
+    return optimizer
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
@@ -40,3 +39,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Use `value` for all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = value
+
+
+def _build(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
+    if config.name == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)

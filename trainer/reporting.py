@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
+from trainer.observe.advice import solved_task
 from trainer.observe.metrics import MetricsLog, errors_so_far, faults_so_far, read_metrics
 from trainer.observe.observers import Everybody, Nobody, Observers
 from trainer.observe.progress import Progress
 from trainer.observe.report import write_report
 from trainer.observe.tracker import Tracker, open_tracker
-from trainer.observe.units import by_unit, with_unit
+from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
 from trainer.run import Run
-from trainer.run_dir import LOG, METRICS, REPORT, write_summary
+from trainer.run_dir import LOG, METRICS, PREDICTIONS, REPORT, write_summary
 
 MUCH_WAITING_PERCENT = 10.0
 """Of a run's time spent waiting for data, from where on the closing words say what would help."""
@@ -41,18 +42,20 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
                 progress.note(_opening(run, resumed))
                 tracker = _open_tracker(run, progress)
                 stack.push(lambda kind, error, traceback: tracker.close(None) if kind else None)
-                observers = Everybody(metrics, progress, tracker)
+                observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
         yield observers
         peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
-        bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples), Counter())
+        bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples.total), Counter())
         if run.runtime.is_main:
-            summary = _summary(run) | {"peak_memory_mib": peak_memory_mib, "bad_samples": dict(bad_samples)}
+            records = read_metrics(run_dir / METRICS)
+            summary = _summary(run, records) | {"peak_memory_mib": peak_memory_mib, "bad_samples": dict(bad_samples)}
             write_summary(run_dir, summary)
             tracker.close(summary)
             write_report([run_dir], run_dir / REPORT)
             progress.note(_closing(run, summary))
-            if slow := _slow_data(run, summary):
-                progress.note(slow)
+            for advice in (_slow_data(run, summary), _solved_task(run, records)):
+                if advice:
+                    progress.note(advice)
             progress.note(f"report: {run_dir / REPORT}")
 
 
@@ -100,17 +103,24 @@ def _other_batch(run: Run) -> str:
 
 def _closing(run: Run, summary: dict[str, Any]) -> str:
     errors = {task: error for task, error in summary["final_errors"].items() if error is not None}
-    groups = by_unit(errors, summary["units"]).items()
-    said = "; ".join(_errors({task: errors[task] for task in tasks}, unit) for unit, tasks in groups) or "no labels"
+    groups = {
+        unit: _errors({task: errors[task] for task in tasks}, unit)
+        for unit, tasks in by_unit(errors, summary["units"]).items()
+    }
+    score = groups.pop(MIOU, None)
+    said = [f"test error: {'; '.join(groups.values())}"] if groups else []
+    said += [f"test score: {score}"] if score else []
     return (
         f"{run.experiment.name}: {summary['steps']:,} steps in {summary['wall_seconds']:.0f} s, "
         f"{summary['samples_per_second']:,.0f} samples/s, {summary['data_wait_percent']:.1f} % waiting for data; "
-        f"test error: {said}" + _faults(summary) + _bad_samples(summary)
+        + ("; ".join(said) or "test error: no labels")
+        + _faults(summary)
+        + _bad_samples(summary)
     )
 
 
 def _errors(errors: dict[str, float], unit: str) -> str:
-    worst = max(errors, key=errors.__getitem__)
+    worst = worst_task(errors, unit)
     if len(errors) == 1:
         return f"{worst} {with_unit(errors[worst], unit)}"
     return f"worst task {worst} {with_unit(errors[worst], unit)}, mean {with_unit(fmean(errors.values()), unit)}"
@@ -131,6 +141,13 @@ def _bad_samples(summary: dict[str, Any]) -> str:
     return f"; bad samples: {reasons}" if reasons else ""
 
 
+def _solved_task(run: Run, records: list[dict[str, Any]]) -> str | None:
+    balance = run.experiment.balance
+    if balance.weighting != "min_norm" or balance.normalise != "none" or balance.preference:
+        return None
+    return solved_task(records)
+
+
 def _slow_data(run: Run, summary: dict[str, Any]) -> str:
     """Say what would help when the training has waited much for its data; nothing where it has not."""
     percent, config = summary["data_wait_percent"], run.experiment
@@ -138,15 +155,16 @@ def _slow_data(run: Run, summary: dict[str, Any]) -> str:
         return ""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     busy, cores = processes * (config.parallel.threads + config.data.workers), len(os.sched_getaffinity(0))
-    if busy + processes <= cores:
+    if run.train_batches.cache_use["misses"]:
+        way = "shards were not in the cache when they were wanted; their server, or the way there, is too slow"
+    elif busy + processes <= cores:
         way = f"{busy} of {cores} cores are in use; add data.workers={config.data.workers + 1}"
     else:
         way = f"all {cores} cores are in use; images that are stored at the size they are trained at decode faster"
     return f"the training has waited for data {percent:.0f} % of the time: {way}"
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    records = read_metrics(run.experiment.run_dir / METRICS)
+def _summary(run: Run, records: list[dict[str, Any]]) -> dict[str, Any]:
     trained = [record for record in records if record["kind"] == "train"]
     return {
         "tasks": run.task_names,

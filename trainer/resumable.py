@@ -15,6 +15,7 @@ RESUMABLE = (
     "data.verify",
     "data.max_bad_fraction",
     "train.global_batch",
+    "train.max_hours",
     "checkpoint",
     "output",
     "balance.monitor_every_steps",

@@ -14,19 +14,20 @@ from models import MultiTaskModel, Task
 from trainer.balance import Balancer
 from trainer.build import build_balancer, build_network, build_tasks
 from trainer.config import Experiment
-from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import InputSpec
+from trainer.data.reading.bad_samples import joined_states
 from trainer.data.reading.images import to_input, to_targets
 from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
 from trainer.data.reading.order import Cursor
 from trainer.data.remote.folder import local_folder
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
-from trainer.opening import fetch_first
+from trainer.opening import Data, fetch_first
 from trainer.optimization import build_optimizer
 from trainer.run_dir import CHECKPOINTS
-from trainer.runtime.checkpoint import Snapshot, save
+from trainer.runtime.checkpoint import Snapshot, to_bytes
 from trainer.runtime.engine import Engine
+from trainer.runtime.saving import Saver
 from trainer.runtime.setup import Runtime
 from trainer.runtime.strategies import build_engine
 
@@ -41,6 +42,7 @@ class Run:
         engine: the network and its optimizer, spread over the ranks.
         train_batches: endless; its cursor is part of the run's state.
         test_batches: one pass over the test split.
+        saver: writes checkpoints while the training goes on.
         throughput: the run's clock.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
@@ -49,6 +51,7 @@ class Run:
 
     experiment: Experiment
     runtime: Runtime
+    data: Data
     input: InputSpec
     tasks: Sequence[Task]
     network: MultiTaskModel
@@ -57,6 +60,7 @@ class Run:
     balancer: Balancer
     train_batches: TrainLoader
     test_batches: EvalLoader
+    saver: Saver
     throughput: Throughput
     step: int = 0
     samples: int = 0
@@ -83,19 +87,20 @@ class Run:
         return replace(batch, inputs=inputs, targets=to_targets(batch.targets, device, batch.draws))
 
 
-def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snapshot: Snapshot | None) -> Run:
+def build_run(experiment: Experiment, data: Data, runtime: Runtime, snapshot: Snapshot | None) -> Run:
     """Build a run and bring it to where `snapshot` left it; None: to its start. Collective.
 
     Raises:
         UserError: the parts do not fit the data or one another, or the snapshot belongs to other ones.
     """
+    manifest = data.manifest
     tasks = build_tasks(manifest, experiment.data.tasks)
     network = build_network(experiment, manifest, tasks)
     state: dict[str, Any] = {"step": 0, "samples": 0, "seconds": 0.0, "cursor": {"epoch": 0, "samples": 0}}
     if snapshot:
         state = snapshot.state
     cursor = Cursor(**state["cursor"])
-    fetch_first(experiment, manifest, cursor, runtime)
+    fetch_first(experiment, data, cursor, runtime)
     with runtime.together():
         train_batches, test_batches = _open_data(experiment, tasks, runtime, cursor)
     if snapshot:
@@ -114,21 +119,26 @@ def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snap
         runtime,
         experiment.optimizer.clip_norm,
         experiment.parallel.precision,
+        experiment.offload,
     )
     if snapshot:
         engine.load_optimizer(snapshot.optimizer)
         engine.loss_scale.load_state_dict(state.get("loss_scale", {}))
+    balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
+    _refuse_what_cannot_be_saved(balancer, experiment)
     run = Run(
         experiment=experiment,
         runtime=runtime,
+        data=data,
         input=manifest.input,
         tasks=tasks,
         network=network,
         num_parameters=num_parameters,
         engine=engine,
-        balancer=build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed),
+        balancer=balancer,
         train_batches=train_batches,
         test_batches=test_batches,
+        saver=Saver(experiment.run_dir / CHECKPOINTS, experiment.checkpoint.keep, runtime),
         throughput=Throughput(elapsed_seconds=state["seconds"]),
         step=state["step"],
         samples=state["samples"],
@@ -138,16 +148,19 @@ def build_run(experiment: Experiment, manifest: Manifest, runtime: Runtime, snap
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)
     if snapshot:
         run.balancer.weighting.load_state_dict(state["weighting"])
+        if runtime.is_main:
+            train_batches.bad_samples.go_on_from(state["bad_samples"])
         snapshot.restore_generators()
     return run
 
 
 def save_run(run: Run) -> None:
-    """Publish a checkpoint of the run as it is. Collective.
+    """Begin to save the run as it is. Collective.
 
     Raises:
-        UserError: it could not be written; the last one stands.
+        UserError: what was being saved before could not be written; the last published checkpoint stands.
     """
+    run.runtime.at(f"the checkpoint of step {run.step}", patient=True)
     state = {
         "step": run.step,
         "samples": run.samples,
@@ -157,18 +170,9 @@ def save_run(run: Run) -> None:
         "fingerprint": run.train_batches.fingerprint,
         "weighting": run.balancer.weighting.state_dict(),
         "loss_scale": run.engine.loss_scale.state_dict(),
+        "bad_samples": joined_states(run.runtime.gather(run.train_batches.bad_samples.state)),
     }
-    folder = run.experiment.run_dir / CHECKPOINTS
-    gathered = run.engine.gather()
-    save(
-        folder,
-        run.step,
-        model=gathered.model,
-        optimizer=gathered.optimizer,
-        state=state,
-        runtime=run.runtime,
-        keep=run.experiment.checkpoint.keep,
-    )
+    run.saver.begin(run.step, run.engine.model_pieces(), run.engine.optimizer_pieces(), state)
 
 
 def _open_data(
@@ -201,6 +205,17 @@ def _open_data(
         pin_memory=runtime.device.type == "cuda",
     )
     return train_batches, test_batches
+
+
+def _refuse_what_cannot_be_saved(balancer: Balancer, experiment: Experiment) -> None:
+    try:
+        to_bytes(balancer.weighting.state_dict())
+    except ValueError as error:
+        raise UserError(
+            f"balance.weighting={experiment.balance.weighting}: state_dict(){error}, which no checkpoint can hold: it "
+            "could not be read back safely. Expected tensors, numbers, strings, and lists and dictionaries of them; "
+            "of a NumPy array, torch.from_numpy(array) makes a tensor"
+        ) from error
 
 
 def _check_data(snapshot: Snapshot, found: str, experiment: Experiment) -> None:

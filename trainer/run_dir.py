@@ -28,6 +28,7 @@ METRICS = "metrics.jsonl"
 LOG = "log.txt"
 SUMMARY = "summary.json"
 REPORT = "report.html"
+PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 PACKAGES = ("paretrain", "torch", "accelerate", "deepspeed", "numpy", "scipy", "webdataset", "opencv-python-headless")

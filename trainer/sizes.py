@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from models import training_losses
-from models.multitask import SharedLinear
+from models.task_heads import SharedLinear
 from trainer.balance import Balancer
 from trainer.build import build_network
 from trainer.data.format.manifest import Manifest
@@ -25,14 +25,14 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
     Args:
         run: what tries the configuration.
         manifest: of its data.
-        batch: what one process has in a step; where gradients are accumulated, one micro-batch of it counts.
+        batch: what one process has in a step, of which one micro-batch at a time goes through the network.
     """
     experiment = run.experiment
     network = build_network(experiment, manifest, run.tasks).to(run.runtime.device)
     lower_precision(network, experiment.parallel.precision, run.runtime.device)
     balancer = Balancer(run.task_names)
     num_samples = len(batch.inputs) // experiment.train.accumulation.steps
-    inputs = batch.inputs[:num_samples].clone()
+    inputs = batch.inputs[:num_samples]
     targets = {name: target[:num_samples] for name, target in batch.targets.items()}
     representations: list[Tensor] = []
     network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z.detach()))
@@ -40,13 +40,15 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
     def forward() -> Tensor:
         return balancer.total(*training_losses(run.tasks, network(inputs, balancer), targets))
 
-    activations = saved_bytes(forward, [*network.parameters(), *network.buffers()])
+    activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), inputs, *targets.values()])
     parameters = _bytes(network.parameters())
     return Sizes(
         parameters=parameters,
+        largest=max(_bytes([parameter]) for parameter in network.parameters()),
         buffers=_bytes(network.buffers()),
         optimizer=optimizer_bytes(parameters, experiment.optimizer),
         parts=parts_of_fsdp2(run.network) if experiment.parallel.strategy == "fsdp2" else (),
+        batch=_bytes([batch.inputs, *batch.targets.values()]),
         activations=activations,
         balancer=_balancer_bytes(run, network.heads, representations[-1], _bytes(network.encoder.parameters())),
     )

@@ -24,16 +24,20 @@ def train(experiment: Experiment) -> None:
         UserError: something that the user can mend; the same on every rank.
         RankError: the same, where this rank alone knows of it.
     """
-    with joined(experiment.parallel) as runtime, ExitStack() as stack:
-        wishes = Wishes(experiment.run_dir, reads_files=runtime.is_main)
-        stack.enter_context(wishes.heard())
-        runtime.on_main(lambda: refuse_stopped(experiment.run_dir))
-        manifest = open_data(experiment, runtime)
-        checkpoint = runtime.on_main(lambda: find_checkpoint(experiment))
-        run = build_run(experiment, manifest, runtime, load(checkpoint, runtime) if checkpoint else None)
-        if run.step >= experiment.train.steps:
-            say_complete(run)
-            return
+    # Signals are noted until the processes have parted: a launcher sends one to all when one is lost, and the others
+    # are to say which.
+    with ExitStack() as last, joined(experiment.parallel, experiment.run_dir) as runtime, ExitStack() as stack:
+        wishes = Wishes(experiment.run_dir, reads_files=runtime.is_main, max_hours=experiment.train.max_hours)
+        last.enter_context(wishes.heard())
+        with wishes.at_once():
+            runtime.on_main(lambda: refuse_stopped(experiment.run_dir))
+            data = open_data(experiment, runtime)
+            checkpoint = runtime.on_main(lambda: find_checkpoint(experiment))
+            run = build_run(experiment, data, runtime, load(checkpoint, runtime) if checkpoint else None)
+            if run.step >= experiment.train.steps:
+                say_complete(run)
+                return
+            runtime.agree(0)  # All have come so far: from here on, what a signal to one of them asks for is for all.
         stack.enter_context(closing(run))
         runtime.on_main(lambda: stack.enter_context(claimed(experiment, checkpoint)))
         fit(run, stack.enter_context(observed(run, resumed=checkpoint is not None)), wishes)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models import Classification, MultiTaskModel, task_losses
 from models.heads import linear_head, mlp_head
 from models.lenet import LeNet
-from models.multitask import SeparateHeads, StackedHeads
+from models.task_heads import SeparateHeads, StackedHeads
 from tests.balance.oracle import min_norm_by_enumeration
 from tests.distributed.problem import MISSING, two_pass_step
 from trainer import Balancer

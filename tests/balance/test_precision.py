@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from models import Classification, MultiTaskModel, task_losses
 from models.heads import mlp_head
 from models.lenet import LeNet
-from models.multitask import SeparateHeads, StackedHeads
+from models.task_heads import SeparateHeads, StackedHeads
 from tests.balance.oracle import min_norm_by_enumeration
 from trainer import Balancer
 

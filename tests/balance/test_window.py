@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import MultiTaskModel, task_losses
-from models.multitask import StackedHeads
+from models.task_heads import StackedHeads
 from tests.distributed.problem import Problem, two_pass_step
 from trainer import Balancer
 from trainer.balance import NonFiniteError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models import Classification, MultiTaskModel
 from models.heads import mlp_head
 from models.lenet import LeNet
-from models.multitask import SeparateHeads
+from models.task_heads import SeparateHeads
 from tests.balance.oracle import min_norm_by_enumeration
 
 MISSING = -1

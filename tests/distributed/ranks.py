@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,10 +26,17 @@ class RankFailed(AssertionError):
     """A rank raised, died or did not answer in time."""
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, limit_seconds: float = 60) -> list[Any]:
+def run_ranks(
+    world_size: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    limit_seconds: float = 60,
+    lost: Container[int] = (),
+) -> list[Any]:
     """Call `function(rank, *arguments)` on every rank of a gloo group. Returns what each gave back, in rank order.
 
-    The function is a module-level one; its answer can be pickled. Every rank is gone when this returns or raises.
+    The function is a module-level one; its answer can be pickled. Of the ranks in `lost` none is awaited, nor returned.
+    Every rank is gone when this returns or raises.
     """
     with tempfile.TemporaryDirectory() as folder:
         ranks = []
@@ -43,7 +50,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, li
             ranks.append((process, ours))
         try:
             deadline = time.monotonic() + limit_seconds
-            return [_answer(rank, ours, deadline) for rank, (_, ours) in enumerate(ranks)]
+            return [_answer(rank, ours, deadline) for rank, (_, ours) in enumerate(ranks) if rank not in lost]
         finally:
             for process, ours in ranks:
                 process.kill()

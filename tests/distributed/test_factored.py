@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models import MultiTaskModel, task_losses
-from models.multitask import StackedHeads
+from models.task_heads import StackedHeads
 from tests.distributed.problem import Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
 from trainer import Balancer

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from models import MultiTaskModel, task_losses
-from models.multitask import StackedHeads
+from models.task_heads import StackedHeads
 from tests.distributed.problem import MISSING, Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
 from trainer import Balancer

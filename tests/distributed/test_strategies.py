@@ -4,9 +4,10 @@ micro-batches, and in lower precision within what it rounds; and a run may move 
 One start of the ranks does all cases of a world size: that is what a test costs.
 """
 
+import itertools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,17 +23,19 @@ from torch import Tensor, nn
 from models import Classification, MultiTaskModel
 from models.heads import linear_head, mlp_head
 from models.lenet import LeNet
-from models.multitask import SeparateHeads, StackedHeads
 from models.resnet import BasicBlock, ResNet
+from models.task_heads import SeparateHeads, StackedHeads
 from tests.distributed.problem import Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
 from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward
-from trainer.runtime.checkpoint import load, save
+from trainer.runtime.checkpoint import load
 from trainer.runtime.engine import Engine
+from trainer.runtime.pieces import Piece
 from trainer.runtime.precision import LossScale
+from trainer.runtime.saving import Saver
 from trainer.runtime.setup import Runtime
 from trainer.runtime.strategies import build_engine
 
@@ -165,9 +168,19 @@ def new_engine(
 
 
 def write(engine: Engine, folder: Path, runtime: Runtime) -> Path:
-    state = engine.gather()
-    save(folder, 1, model=state.model, optimizer=state.optimizer, state={}, runtime=runtime, keep=1)
+    saver = Saver(folder, 1, runtime)
+    saver.begin(1, engine.model_pieces(), engine.optimizer_pieces(), {})
+    saver.finish()
     return folder / "step_00000001"
+
+
+def whole(pieces: Iterable[Piece], runtime: Runtime) -> dict[str, Tensor]:
+    """Put the pieces of all ranks together, each entry in its place."""
+    found: dict[str, Tensor] = {}
+    for piece in itertools.chain(*runtime.gather([piece._replace(values=piece.values.clone()) for piece in pieces])):
+        tensor = found.setdefault(piece.name, torch.full(tuple(piece.shape), -77, dtype=piece.values.dtype))
+        tensor.view(-1)[piece.start :][: len(piece.values)] = piece.values
+    return found
 
 
 def on_a_rank(rank: int, world_size: int, strategies: Sequence[str]) -> dict[tuple[str, str], Found]:
@@ -178,7 +191,7 @@ def on_a_rank(rank: int, world_size: int, strategies: Sequence[str]) -> dict[tup
         for strategy in strategies:
             engine = new_engine(strategy, case, runtime)
             alphas = train(engine, case, range(NUM_STEPS), runtime)
-            found[name, strategy] = torch.stack(alphas), engine.gather().model
+            found[name, strategy] = torch.stack(alphas), whole(engine.model_pieces(), runtime)
     return found
 
 
@@ -234,12 +247,10 @@ def moved(rank: int, world_size: int, chain: Sequence[str], folder: Path) -> dic
         ends: list[dict[Any, Tensor]] = []
         for one in (engine, again):
             train(one, case, range(3), runtime)
-            state = one.gather()
-            slots = {(name, slot): value for name, own in state.optimizer.items() for slot, value in own.items()}
-            ends.append(dict(state.model) | slots)
-        whole, resumed = ends
-        exact[strategy] = all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    return {"found": (torch.stack(alphas), load(checkpoint, runtime).model), "exact": exact}
+            ends.append(whole(itertools.chain(one.model_pieces(), one.optimizer_pieces()), runtime))
+        first, resumed = ends
+        exact[strategy] = all(torch.equal(value, resumed[name]) for name, value in first.items())
+    return {"found": (torch.stack(alphas), dict(load(checkpoint, runtime).model)), "exact": exact}
 
 
 def test_a_run_moves_between_strategies_and_resumes_bit_for_bit(tmp_path: Path, oracle: dict[str, Found]) -> None:
@@ -288,7 +299,7 @@ def in_lower_precision(rank: int, strategies: Sequence[str]) -> dict[tuple[str, 
             balance = forward_backward(run, my_batch(case, step, runtime))
             norm = float(engine.step())
             told.append((balance.overflow, engine.loss_scale.value, norm, balance.min_norm))
-        found["fp16", strategy] = told, engine.gather().model
+        found["fp16", strategy] = told, whole(engine.model_pieces(), runtime)
     return found
 
 

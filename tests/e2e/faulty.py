@@ -4,11 +4,14 @@ Each counts its training forwards; a run's first one is thrown away, so that of 
 """
 
 import os
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.lenet import LeNet
+from trainer.balance import MinNormWeighting
 
 
 class NanOnRank1(LeNet):
@@ -68,3 +71,18 @@ class NanOfEverySecondTask(nn.Linear):
         self.num_forwards += self.training
         output = super().forward(z_BD)
         return output * torch.nan if self.breaks and self.num_forwards == 3 else output
+
+
+class Tied(LeNet):
+    """Has a layer under two names."""
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(image_shape, dropout=0.0)
+        self.again = self.features[0]
+
+
+class RemembersAnArray(MinNormWeighting):
+    """A rule whose state is not of plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": 3, "memory": {"losses_T": np.zeros(2)}}

@@ -9,10 +9,10 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load_file
 
 from tests.e2e.conftest import ROOT, command_line, environment
 from trainer.observe.metrics import read_metrics
+from trainer.runtime.pieces import Tensors, read_pieces
 
 CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
 """What two equal runs may differ in."""
@@ -30,9 +30,15 @@ def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], 
     """The last checkpoint: parameters; step, cursor, optimizer and weighting; each rank's random generator."""
     folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "LATEST").read_text()
     state = torch.load(folder / "state.pt", weights_only=True)
-    del state["seconds"], state["fingerprint"]
+    del state["seconds"], state["fingerprint"], state["bad_samples"]
+    state["optimizer"] = saved(folder, "optimizer")
     generators = [torch.load(path, weights_only=True)["torch"] for path in sorted(folder.glob("rank_*.pt"))]
-    return load_file(folder / "model.safetensors"), state, generators
+    return saved(folder, "model"), state, generators
+
+
+def saved(checkpoint: Path, what: str) -> dict[str, torch.Tensor]:
+    """The whole tensors of the `model` or the `optimizer`, from the pieces that the ranks have written."""
+    return dict(Tensors(read_pieces(sorted(checkpoint.glob(f"{what}_*.safetensors")))))
 
 
 @contextmanager

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.sources.raw_cityscapes import write_raw
 from tests.e2e.conftest import ROOT, Command
 from trainer.cli import main
+from trainer.data.sources.cityscapes import write_cityscapes
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -25,11 +27,21 @@ def test_help_waits_for_no_heavy_import(paretrain: Command) -> None:
         assert f"  {name} " in done.stdout
 
 
+SMALLER = {"celeba": ["train.global_batch=16"], "cityscapes": ["model.head.options.hidden=64"]}
+"""Networks that take their time."""
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_passes_check(config: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On small data, with the processes that it states, and the batch but for a ResNet's, which takes its time."""
-    smaller = ["train.global_batch=16"] if config.stem == "celeba" else []
-    assert main(["check", str(config), f"data.path={digits}", *smaller]) == 0
+def test_every_configuration_passes_check(
+    config: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On small data, with the processes and the batch that it states."""
+    data = digits
+    if config.stem == "cityscapes":
+        frames = {"train": [f"ulm/ulm_{number}" for number in range(8)], "val": ["jena/jena_0"]}
+        data = tmp_path / "scenes"
+        write_cityscapes(write_raw(tmp_path / "raw", frames), data, size=(24, 48))
+    assert main(["check", str(config), f"data.path={data}", *SMALLER.get(config.stem, [])]) == 0
     shown = capsys.readouterr().out
     assert "ready to train" in shown
     assert "duality gap" in shown

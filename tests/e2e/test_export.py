@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from tests.data.rich import write_rich
 from tests.e2e.conftest import ROOT, environment
+from tests.e2e.runs import saved
 from trainer.build import build_network, build_tasks
 from trainer.cli import main
 from trainer.config_file import load_config
@@ -50,8 +51,7 @@ def evaluated(run_dir: Path, pixels_BHWC: np.ndarray) -> torch.Tensor | list[tor
     manifest = read_manifest(Path(experiment.data.path))
     network = build_network(experiment, manifest, build_tasks(manifest, experiment.data.tasks))
     checkpoints = run_dir / "checkpoints"
-    with safe_open(checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors", "pt") as file:
-        network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    network.load_state_dict(saved(checkpoints / (checkpoints / "LATEST").read_text(), "model"))
     with torch.no_grad():
         return network.eval()(to_input(torch.from_numpy(pixels_BHWC), manifest.input, "cpu"))
 

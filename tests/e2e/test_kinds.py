@@ -36,14 +36,14 @@ def test_classes_numbers_and_maps_are_trained_together(tmp_path: Path, capsys: p
     assert main(["eval", str(tmp_path / "runs" / "rich")]) == 0
     said = capsys.readouterr().out
     summary = json.loads((tmp_path / "runs" / "rich" / "summary.json").read_text())
-    assert summary["units"] == {"parts": "%", "even": "%", "depth": "m", "weight": "kg"}
+    assert summary["units"] == {"parts": "% mIoU", "even": "%", "depth": "m", "weight": "kg"}
     assert all(error > 0 for error in summary["final_errors"].values())
     for unit in (" m", " kg", "%"):
         assert f"{unit} " in said
     assert "5 samples" in said
     page = (tmp_path / "runs" / "rich" / "report.html").read_text()
-    for unit in ("%", "m", "kg"):
-        assert f"test error ({unit})" in page
+    for title in ("test mIoU (%)", "test error (%)", "test error (m)", "test error (kg)"):
+        assert title in page
 
 
 def test_a_table_of_many_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

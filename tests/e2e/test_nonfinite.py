@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.e2e.runs import saved
 from trainer.cli import main
 from trainer.observe.metrics import read_metrics
 
@@ -20,7 +20,7 @@ FAULTY = [
 
 def parameters(run_dir: Path, step: int) -> dict[str, Tensor]:
     """The model of a checkpoint, running statistics included."""
-    return load_file(run_dir / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+    return saved(run_dir / "checkpoints" / f"step_{step:08d}", "model")
 
 
 def test_a_broken_task_is_left_out_and_a_broken_encoder_skips_the_step(

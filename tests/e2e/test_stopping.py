@@ -65,12 +65,18 @@ def test_two_jobs_do_not_train_in_one_folder(config: Path, run_dir: Path, paretr
     assert not (run_dir / "config.yaml").exists()
 
 
-def test_save_saves_and_goes_on(config: Path, run_dir: Path, paretrain: Command) -> None:
-    run_dir.mkdir(parents=True)
-    (run_dir / "save").touch()
-    done = paretrain("train", config, "train.steps=2")
+def test_when_time_is_up_a_run_saves_and_ends_and_save_saves_and_goes_on(
+    config: Path, run_dir: Path, paretrain: Command
+) -> None:
+    done = paretrain("train", config, "train.max_hours=1e-9")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (run_dir / "checkpoints").glob("step_*")) == ["step_00000001", "step_00000002"]
+    assert "train.max_hours have passed: saved; the same command goes on" in done.stdout
+    assert json.loads((run_dir / "requeue").read_text()) == {"step": 1, "started_at_step": 0}
+    (run_dir / "save").touch()
+    done = paretrain("train", config, "train.steps=3", "checkpoint.keep=9")
+    assert done.returncode == 0, done.stderr
+    saved = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
+    assert saved == ["step_00000001", "step_00000002", "step_00000003"]
     assert not (run_dir / "save").exists()
 
 

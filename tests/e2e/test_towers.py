@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.e2e.runs import saved
 from trainer.build import build_network, build_tasks
 from trainer.cli import main
 from trainer.config_file import load_config
@@ -35,6 +35,6 @@ def test_digits_train_with_towers_and_are_evaluated_without(
     experiment, manifest = load_config(config, overrides), read_manifest(digits)
     start = build_network(experiment, manifest, build_tasks(manifest, None)).state_dict()
     (checkpoint,) = (run_dir / "checkpoints").glob("step_00000004")
-    end = load_file(checkpoint / "model.safetensors")
+    end = saved(checkpoint, "model")
     for name in ("heads.main.first.weight_TCD", "heads.towers.first.weight_TCD"):
         assert not torch.equal(end[name], start[name]), name

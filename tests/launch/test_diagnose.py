@@ -11,17 +11,18 @@ from launch.diagnose import diagnose
 from tests.e2e.conftest import ROOT
 from trainer.errors import UserError
 
+STARTS = ("2026-01-01T00:59:59.999999", "2026-01-01T01:00:00.000001")
 LOST = "paretrain: error: rank {} on {} stopped: another process of this run is gone or stuck (Connection closed)\n"
 
 
-def start(run_dir: Path, stderr: dict[str, list[str]], attempt: int = 0) -> Path:
+def start(run_dir: Path, stderr: dict[str, list[str]], restart: int = 0) -> Path:
     """The logs of a start: for each host what its processes have said. Returns their folder."""
     folder = run_dir / "logs" / "12.0" / "trainer.train"
     for number, (host, texts) in enumerate(stderr.items()):
-        node = folder / f"node{number}"
-        node.mkdir(parents=True, exist_ok=True)
+        node = folder / f"node{number}" / STARTS[restart]
+        node.mkdir(parents=True)
         for local_rank, text in enumerate(texts):
-            output = node / "12.0_abc" / f"attempt_{attempt}" / str(local_rank)
+            output = node / "12.0_abc" / "attempt_0" / str(local_rank)
             output.mkdir(parents=True)
             (output / "stderr.log").write_text(text)
         (node / "host").write_text(f"{host}\n")
@@ -31,7 +32,7 @@ def start(run_dir: Path, stderr: dict[str, list[str]], attempt: int = 0) -> Path
 def test_a_killed_rank_is_the_cause_and_those_that_lost_it_are_not(tmp_path: Path) -> None:
     folder = start(tmp_path, {"alpha": [LOST.format(0, "alpha"), ""], "beta": [LOST.format(2, "beta"), ""]})
     line = "error: rank 3 (process 77) was ended by SIGKILL on beta; the other processes were stopped\n"
-    (folder / "node1" / "launcher.log").write_text(line)
+    (folder / "node1" / STARTS[0] / "launcher.log").write_text(line)
     *_, answer = diagnose(tmp_path).splitlines()
     assert answer == "first cause: rank 3 on beta: was ended by SIGKILL (out of memory, or somebody's hand)"
 
@@ -57,13 +58,13 @@ def test_a_rank_without_a_word_is_suspected_where_others_lost_it(tmp_path: Path)
     assert diagnose(tmp_path).splitlines()[-1].startswith("first cause: probably rank 1 on beta: others lost it")
 
 
-def test_the_last_attempt_counts_and_a_host_that_started_nothing_is_named(tmp_path: Path) -> None:
-    start(tmp_path, {"alpha": ["ValueError: of the first attempt\n"]})
-    start(tmp_path, {"alpha": ["paretrain: error: the disk is full\n"], "beta": []}, attempt=1)
+def test_the_last_start_counts_and_a_host_that_started_nothing_is_named(tmp_path: Path) -> None:
+    start(tmp_path, {"alpha": ["ValueError: of the first start\n"]})
+    start(tmp_path, {"alpha": ["paretrain: error: the disk is full\n"], "beta": []}, restart=1)
     found = diagnose(tmp_path)
     assert "beta started no process" in found
     assert found.endswith("first cause: rank 0 on alpha: the disk is full")
-    assert "first attempt" not in found
+    assert "first start" not in found
 
 
 def test_flight_records_tell_who_came_no_further(tmp_path: Path) -> None:
@@ -71,14 +72,17 @@ def test_flight_records_tell_who_came_no_further(tmp_path: Path) -> None:
     for rank, last in enumerate((12, 11)):
         entries = [
             {
-                "collective_seq_id": number,
+                "record_id": number,
                 "profiling_name": "nccl:all_reduce",
                 "state": "scheduled",
-                "frames": [{"filename": "loop.py", "line": 90, "name": "train_step"}],
+                "frames": [
+                    {"filename": "/v/torch/distributed/distributed_c10d.py", "line": 3245, "name": "all_reduce"},
+                    {"filename": "loop.py", "line": 90, "name": "train_step"},
+                ],
             }
             for number in range(8, last + 1)
         ]
-        (folder / f"node{rank}" / f"flight_{rank}").write_bytes(pickle.dumps({"entries": entries}))
+        (folder / f"node{rank}" / STARTS[0] / f"flight_{rank}").write_bytes(pickle.dumps({"entries": entries}))
     assert diagnose(tmp_path).splitlines()[-1] == (
         "first cause: others waited for rank 1 on beta, which came no further than nccl:all_reduce number 11, "
         "scheduled at loop.py:90 in train_step"
@@ -87,11 +91,71 @@ def test_flight_records_tell_who_came_no_further(tmp_path: Path) -> None:
 
 def test_a_flight_record_that_would_run_code_is_not_read(tmp_path: Path) -> None:
     folder = start(tmp_path, {"alpha": [""]})
-    (folder / "node0" / "flight_0").write_bytes(pickle.dumps({"entries": [Path("x")]}))
+    (folder / "node0" / STARTS[0] / "flight_0").write_bytes(pickle.dumps({"entries": [Path("x")]}))
     with pytest.raises(UserError, match="it is not what torch writes"):
         diagnose(tmp_path)
 
 
-def test_a_run_without_logs_of_a_start_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no logs of a start"):
+def left(run_dir: Path, *texts: str) -> None:
+    """What ranks themselves have left."""
+    (run_dir / "faults").mkdir()
+    for number, text in enumerate(texts):
+        (run_dir / "faults" / f"rank_{number:05d}.txt").write_text(text)
+
+
+def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
+    """Rank 0 lost rank 2, and rank 1 was asked where it is."""
+    lost = "rank 0 on alpha stopped: another process of this run is gone or stuck: rank 2 on beta (process 9). Found in"
+    left(
+        tmp_path,
+        f"rank 0 on alpha (process 7) of 3 in step 4, all_reduce at ranks.py:30 in sum: late\n{lost}\n",
+        "rank 1 on alpha (process 8) of 3 in step 4, at trainer/runtime/engine.py:146 in backward\nThread 0x1 (...)\n",
+    )
+    assert diagnose(tmp_path).splitlines() == [
+        f"{tmp_path}: what its processes left in faults",
+        "  rank 0 on alpha: lost another one in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
+        "  rank 1 on alpha: was in step 4, at trainer/runtime/engine.py:146 in backward (process 8)",
+        "  rank 2 on beta: left no word of an error (process 9)",
+        f"  their stacks: {tmp_path / 'faults'}",
+        "",
+        "first cause: probably rank 2 on beta: others lost it, and it left no word. It was killed, it is stopped, or "
+        "its host or network went away. If it still runs, it prints its stacks upon: kill -USR2 PID",
+    ]
+
+
+def test_where_all_answer_the_one_that_others_waited_for_is_named_with_its_place(tmp_path: Path) -> None:
+    """The output of rank 1 says nothing of it: it hung, and was killed for another one's error."""
+    folder = start(tmp_path, {"alpha": [LOST.format(0, "alpha")], "beta": [""]})
+    left(
+        tmp_path,
+        "rank 0 on alpha (process 7) of 2 in step 4, reduce at trainer/balance/ranks.py:37 in sum_to_first: late\n"
+        "rank 0 on alpha stopped: another process of this run is gone or stuck\n",
+        "rank 1 on beta (process 8) of 2 in step 4, at users.py:12 in forward\nThread 0x1 (most recent call first):\n",
+    )
+    for rank, last in enumerate((12, 11)):
+        entries = [
+            {"record_id": number, "profiling_name": "gloo:reduce", "state": "scheduled"} for number in range(last)
+        ]
+        (tmp_path / "faults" / f"flight_{rank}").write_bytes(pickle.dumps({"entries": entries}))
+    assert (folder / "node1").is_dir()
+    assert diagnose(tmp_path).splitlines()[-1] == (
+        "first cause: others waited for rank 1 on beta, which came no further than gloo:reduce number 10, scheduled; "
+        "it was in step 4, at users.py:12 in forward (process 8)"
+    )
+
+
+def test_a_watchdog_of_nccl_ends_a_victim(tmp_path: Path) -> None:
+    watchdog = (
+        "[rank0]:[E1011 20:58:33.1 ProcessGroupNCCL.cpp:616] [Rank 0] Watchdog caught collective operation timeout: "
+        "WorkNCCL(SeqNum=4, OpType=ALLREDUCE, NumelIn=1) ran for 10001 milliseconds before timing out.\n"
+        "Fatal Python error: Aborted\n"
+    )
+    start(tmp_path, {"alpha": [watchdog], "beta": [""]})
+    *_, victim, _, _, answer = diagnose(tmp_path).splitlines()
+    assert victim.endswith("waited in vain for others in NCCL: SeqNum=4, OpType=ALLREDUCE, NumelIn=1")
+    assert answer.startswith("first cause: probably rank 1 on beta")
+
+
+def test_a_run_that_left_nothing_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing in .+ tells of a fault"):
         diagnose(tmp_path)

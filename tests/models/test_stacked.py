@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models import Classification, build_encoder, build_model, task_losses, task_measures
 from models.heads import linear_head, mlp_head
-from models.multitask import SeparateHeads, StackedHeads
+from models.task_heads import SeparateHeads, StackedHeads
 from models.tasks import MISSING
 
 

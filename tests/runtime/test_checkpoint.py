@@ -1,14 +1,33 @@
-"""Which checkpoints stay, and what an evaluation leaves behind."""
+"""Which checkpoints stay, what is made of damaged ones, and what an evaluation leaves behind."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import Classification
 from trainer.data.reading.loader import Batch
+from trainer.errors import UserError
 from trainer.evaluation import evaluate
-from trainer.runtime.checkpoint import save
+from trainer.files import sha256
+from trainer.runtime.checkpoint import (
+    STATE,
+    folder_of_step,
+    generators_file,
+    load,
+    model_file,
+    optimizer_file,
+    publish,
+    to_bytes,
+    write_files,
+)
+from trainer.runtime.pieces import Piece, cut, write_pieces
+from trainer.runtime.saving import Saver
 from trainer.runtime.setup import Runtime
 
 ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
@@ -16,8 +35,9 @@ ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 
 def save_at(folder: Path, step: int) -> list[str]:
     """The checkpoints that stand after one more."""
-    tensors = {"w": torch.zeros(2)}
-    save(folder, step, model=tensors, optimizer={}, state={"step": step}, runtime=ALONE, keep=2)
+    saver = Saver(folder, 2, ALONE)
+    saver.begin(step, [cut("w", torch.zeros(2), 0, 1)], [], {"step": step})
+    saver.finish()
     return sorted(path.name for path in folder.glob("step_*"))
 
 
@@ -32,6 +52,108 @@ def test_a_run_that_is_set_back_keeps_its_new_branch(tmp_path: Path) -> None:
     save_at(tmp_path, 40)
     found = [save_at(tmp_path, step) for step in (20, 30)]
     assert found[-1] == ["step_00000020", "step_00000030"]
+
+
+WEIGHTS = torch.arange(12.0).view(4, 3)
+
+
+@pytest.fixture
+def of_two(tmp_path: Path) -> Path:
+    """A checkpoint as two ranks write it."""
+    aside, sums = tmp_path / "step_00000007.tmp", {}
+    for rank in range(2):
+        contents: dict[str, bytes | list[Piece]] = {
+            model_file(rank): [cut("w", WEIGHTS, rank, 2)],
+            optimizer_file(rank): [cut("w/momentum_buffer", -WEIGHTS, rank, 2)],
+            generators_file(rank): to_bytes({"torch": torch.get_rng_state()}),
+        }
+        sums |= write_files(aside, contents | ({STATE: to_bytes({"step": 7})} if rank == 0 else {}))
+    path = folder_of_step(tmp_path, 7)
+    publish(aside, path, step=7, world_size=2, sums=sums, keep=1)
+    return path
+
+
+def test_one_process_has_the_whole_of_what_two_have_saved(of_two: Path) -> None:
+    snapshot = load(of_two, ALONE)
+    assert torch.equal(snapshot.model["w"], WEIGHTS)
+    assert torch.equal(snapshot.optimizer["w"]["momentum_buffer"], -WEIGHTS)
+    assert (snapshot.state, snapshot.generators) == ({"step": 7}, None)
+
+
+def forge(*pieces: tuple[int, Tensor]) -> Callable[[Path], None]:
+    """Put other pieces into the files, and their checksums into the manifest."""
+
+    def do(path: Path) -> None:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+        for rank, (start, values) in enumerate(pieces):
+            file = path / model_file(rank)
+            write_pieces(file, [Piece("w", WEIGHTS.shape, start, values)])
+            manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+
+    return do
+
+
+def truncate(path: Path) -> None:
+    file = path / optimizer_file(1)
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def forget(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["files"][model_file(1)]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+SIX = torch.zeros(6)
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (
+        lambda path: (path / model_file(1)).unlink(),
+        "checkpoint {path} is not complete: model_00001.safetensors is missing",
+    ),
+    "not in the manifest": (forget, "checkpoint {path} is not complete: model_00001.safetensors is missing"),
+    "truncated": (
+        truncate,
+        "checkpoint {path} has changed since it was written: optimizer_00001.safetensors has {bytes} bytes, "
+        "expected {more}",
+    ),
+    "gap": (
+        forge((0, SIX), (7, SIX[:5])),
+        "checkpoint {path} cannot be read: the pieces of w leave a gap: model_00001.safetensors goes on at entry 7, "
+        "those before it end at 6",
+    ),
+    "overlap": (
+        forge((0, SIX), (5, SIX)),
+        "checkpoint {path} cannot be read: the pieces of w overlap: model_00001.safetensors goes on at entry 5, "
+        "those before it end at 6",
+    ),
+    "too short": (
+        forge((0, SIX), (6, SIX[:5])),
+        "checkpoint {path} cannot be read: the pieces of w end at entry 11 of 12",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_refused(damage: str, of_two: Path) -> None:
+    do, message = DAMAGES[damage]
+    do(of_two)
+    num_bytes = (of_two / optimizer_file(1)).stat().st_size
+    said = message.format(path=of_two, bytes=num_bytes, more=num_bytes + 4)
+    with pytest.raises(UserError) as caught:
+        load(of_two, ALONE)
+    assert str(caught.value) == f"{said}. To start anew, remove the run's folder."
+
+
+def test_a_state_that_could_not_be_read_back_is_not_saved(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, 1, ALONE)
+    with pytest.raises(UserError) as caught:
+        saver.begin(3, [], [], {"step": 3, "weighting": {"name": "mine", "memory": np.zeros(2)}})
+    assert str(caught.value) == (
+        "step 3 cannot be saved: state.pt['weighting']['memory'] is a numpy.ndarray, which cannot be read back safely. "
+        "Expected tensors, numbers, strings, and lists and dictionaries of them"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_evaluation_leaves_every_module_in_its_own_mode() -> None:

@@ -56,6 +56,43 @@ def test_settings_that_do_not_go_together_are_refused(
             "balance.space=parameters: does not go together with parallel.precision=fp16",
         ),
         (
+            {"parallel": {"strategy": "ddp", "offload": {"optimizer": "cpu"}}},
+            "offload of optimizer to 'cpu' and parameters to 'none' goes together with strategy zero1 and zero2 and "
+            "zero3 alone, found 'ddp'. Type parallel.strategy=zero3",
+        ),
+        (
+            {"parallel": {"strategy": "zero2", "offload": {"optimizer": "cpu", "parameters": "cpu"}}},
+            "with strategy zero3 alone, found 'zero2'",
+        ),
+        (
+            {"parallel": {"strategy": "zero2", "offload": {"optimizer": "nvme", "nvme_dir": "disk"}}},
+            "offload of optimizer to 'nvme' and parameters to 'none' goes together with strategy zero3 alone",
+        ),
+        (
+            {"parallel": {"strategy": "zero3", "offload": {"parameters": "cpu"}}},
+            "Type parallel.offload.optimizer=cpu as well",
+        ),
+        (
+            {"parallel": {"strategy": "zero3", "offload": {"optimizer": "nvme"}}},
+            "nvme and a folder go together. Type parallel.offload.nvme_dir=/local/scratch, say",
+        ),
+        (
+            {"parallel": {"strategy": "zero3", "offload": {"optimizer": "cpu", "nvme_dir": "disk"}}},
+            "nvme_dir=disk with optimizer 'cpu' and parameters 'none'",
+        ),
+        (
+            {
+                "parallel": {
+                    "strategy": "zero3",
+                    "offload": {"optimizer": "cpu"},
+                    "precision": "fp16",
+                    "device": "cuda",
+                }
+            },
+            "offload does not go together with precision 'fp16': type parallel.precision=bf16",
+        ),
+        ({"optimizer": {"ema_decay": 1.0}}, "optimizer.ema_decay: input should be less than 1, found 1.0"),
+        (
             {"parallel": {"strategy": "zero2"}, "model": {"compile": True}},
             "model.compile: true goes together with parallel.strategy=single and ddp alone, found zero2",
         ),

@@ -4,10 +4,13 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainer.errors import UserError
+from trainer import train
+from trainer.config_file import load_config
+from trainer.errors import StoppedError, UserError
 from trainer.runtime.stopping import Request, Wishes, refuse_stopped
 
 
@@ -39,6 +42,22 @@ def test_the_greatest_request_stands(
     assert wishes.read() == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "max_hours", "expected"),
+    [
+        ((), 1.0, Request.GO_ON),
+        ((), 1e-9, Request.TIME_IS_UP),
+        (("save",), 1e-9, Request.TIME_IS_UP),
+        (("stop",), 1e-9, Request.STOP),
+    ],
+)
+def test_time_is_up_after_max_hours(tmp_path: Path, files: list[str], max_hours: float, expected: Request) -> None:
+    wishes = Wishes(tmp_path, reads_files=True, max_hours=max_hours)
+    for name in files:
+        (tmp_path / name).touch()
+    assert wishes.read() is expected
+
+
 def test_only_one_process_reads_files(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     assert Wishes(tmp_path, reads_files=False).read() is Request.GO_ON
@@ -51,6 +70,30 @@ def test_signals_are_the_process_s_own_again_afterwards(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_before_the_first_step_a_signal_ends_the_run_at_once_and_later_it_is_noted(tmp_path: Path) -> None:
+    wishes = Wishes(tmp_path, reads_files=True)
+    with wishes.heard():
+        words = "stopped by SIGTERM before the first step. The same command starts the run again, or goes on"
+        with pytest.raises(StoppedError, match=words) as caught, wishes.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.value.exit_code == 128 + signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert wishes.read() is Request.STOP
+
+
+def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_data(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it was not heard")
+
+    for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(train, "open_data", open_data)
+    experiment = load_config(Path("configs/digits.yaml"), [f"output={tmp_path}", "parallel.processes=1"])
+    with pytest.raises(StoppedError):
+        train.train(experiment)
+
+
 def test_what_is_granted_is_forgotten_and_what_came_later_stands(tmp_path: Path) -> None:
     wishes = Wishes(tmp_path, reads_files=True)
     (tmp_path / "save").touch()
@@ -60,11 +103,12 @@ def test_what_is_granted_is_forgotten_and_what_came_later_stands(tmp_path: Path)
     assert not (tmp_path / "save").exists()
 
 
-def test_only_who_makes_room_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("request_", [Request.YIELD, Request.TIME_IS_UP])
+def test_only_who_makes_room_comes_back(tmp_path: Path, request_: Request) -> None:
     wishes = Wishes(tmp_path, reads_files=True)
     wishes.granted(Request.STOP, step=5, started_at_step=2)
     assert not (tmp_path / "requeue").exists()
-    wishes.granted(Request.YIELD, step=5, started_at_step=2)
+    wishes.granted(request_, step=5, started_at_step=2)
     assert json.loads((tmp_path / "requeue").read_text()) == {"step": 5, "started_at_step": 2}
 
 

@@ -1,9 +1,10 @@
 """Checkpoints: written aside, described by a manifest, published by one rename, pointed to by LATEST.
 
-A checkpoint is a folder step_00001000/ that holds model.safetensors and optimizer.safetensors (whole tensors by
-parameter name, whatever the strategy), state.pt (cursor, weighting: the same on every rank), rank_00000.pt (each rank's
-random generators) and manifest.json (step, world size, size and SHA-256 of each file). It appears under its name only
-when it is whole. Nothing in it is unpickled: torch.load(weights_only=True).
+A checkpoint is a folder step_00001000/. Of each rank it holds model_00000.safetensors and optimizer_00000.safetensors,
+its pieces of the whole tensors (`pieces`), so that any number of ranks can go on under any strategy; and rank_00000.pt,
+its random generators. state.pt (cursor, weighting) is the same on every rank. manifest.json has the step, the world
+size, and the size and SHA-256 of each file. The folder appears under its name only when it is whole. Nothing in it is
+unpickled: torch.load(weights_only=True).
 """
 
 import io
@@ -11,28 +12,27 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.files import sha256, sync_folder, write_durably
+from trainer.files import sha256, sync, write_durably
 from trainer.runtime.engine import OptimizerState
+from trainer.runtime.pieces import Piece, Tensors, read_pieces, write_pieces
 from trainer.runtime.setup import Runtime
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
-MODEL = "model.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-"""Tensors `<parameter name>/<slot>`, such as `encoder.project.0.weight/exp_avg`."""
 STATE = "state.pt"
-FORMAT = 2
+FORMAT = 3
+
+Sums = Mapping[str, Mapping[str, Any]]
+"""File name -> its size in `bytes` and its `sha256`."""
 
 
 def latest(folder: Path) -> Path | None:
@@ -48,66 +48,106 @@ def folder_of_step(folder: Path, step: int) -> Path:
     return folder / f"step_{step:08d}"
 
 
-def save(
-    folder: Path,
-    step: int,
-    *,
-    model: Mapping[str, Tensor],
-    optimizer: OptimizerState,
-    state: Mapping[str, Any],
-    runtime: Runtime,
-    keep: int,
-) -> None:
-    """Write and publish a checkpoint. Collective: every rank calls it at the same step.
+def model_file(rank: int) -> str:
+    """The file of a rank's pieces of the model."""
+    return f"model_{rank:05d}.safetensors"
+
+
+def optimizer_file(rank: int) -> str:
+    """The file of a rank's pieces of the optimizer's state, whose tensors are called `<parameter>/<slot>`."""
+    return f"optimizer_{rank:05d}.safetensors"
+
+
+def generators_file(rank: int) -> str:
+    """The file of a rank's random generators."""
+    return f"rank_{rank:05d}.pt"
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes | list[Piece]]) -> Sums:
+    """Write one rank's files into a folder that is not published yet, and wait until the disk has them.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sums = {}
+    for name, content in contents.items():
+        path = folder / name
+        if isinstance(content, bytes):
+            write_durably(path, content)
+        else:
+            write_pieces(path, content)
+            sync(path)
+        sums[name] = _described(path)
+    return sums
+
+
+def publish(aside: Path, final: Path, *, step: int, world_size: int, sums: Sums, keep: int) -> None:
+    """Give a folder that all ranks have written its manifest and its name, and remove checkpoints that are too many.
 
     Args:
-        folder: the run's checkpoint folder.
+        aside: the folder, beside `final`.
+        final: what it is called from now on.
         step: optimizer steps done.
-        model: the whole model's tensors; rank 0 writes them.
-        optimizer: the whole optimizer's state; rank 0 writes it.
-        state: what else is the same on every rank; rank 0 writes it.
-        runtime: the processes.
+        world_size: number of ranks that wrote.
+        sums: of all their files.
         keep: how many published checkpoints stay.
 
     Raises:
-        UserError: a file could not be written on some rank; the last published checkpoint stands.
+        OSError: the disk does not let us.
     """
-    final = folder_of_step(folder, step)
-    aside = final.with_suffix(".tmp")
+    for file in aside.iterdir():
+        if file.name not in sums:
+            file.unlink()  # Left by a run of another world size that died in the middle of this very save.
+    manifest = {"format": FORMAT, "step": step, "world_size": world_size, "files": sums}
+    write_durably(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
+    sync(aside)
+    if final.exists():
+        shutil.rmtree(final)  # The same step, saved again after a resume from an older checkpoint.
+    os.replace(aside, final)
+    pointer = final.parent / f"{LATEST}.tmp"
+    write_durably(pointer, final.name.encode())
+    os.replace(pointer, final.parent / LATEST)
+    sync(final.parent)
+    _prune(final.parent, keep, newest=final)
+
+
+def to_bytes(value: Any) -> bytes:
+    """What of a checkpoint is no tensor of the model's or the optimizer's, as a file of torch.
+
+    Raises:
+        ValueError: it holds something that could not be read back; names it.
+    """
+    buffer = io.BytesIO()
     try:
-        with runtime.together(), _disk_errors(step, folder):
-            aside.mkdir(parents=True, exist_ok=True)
-            write_durably(aside / _rank_file(runtime.rank), _to_bytes(_generators()))
-            if runtime.is_main:
-                slots = {f"{name}/{slot}": value for name, state in optimizer.items() for slot, value in state.items()}
-                write_durably(aside / MODEL, _safe(model))
-                write_durably(aside / OPTIMIZER, _safe(slots))
-                write_durably(aside / STATE, _to_bytes(dict(state)))
-        with runtime.together(), _disk_errors(step, folder):
-            if runtime.is_main:
-                _publish(aside, final, step, runtime.world_size)
-                _prune(folder, keep, newest=final)
-    except UserError:
-        if runtime.is_main:
-            shutil.rmtree(aside, ignore_errors=True)
-        raise
+        torch.save(value, buffer)
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    except Exception as error:  # Objects of any kind, which may refuse in any way.
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            try:
+                to_bytes(inner)
+            except ValueError as found:
+                raise ValueError(f"['{key}']{found}") from error
+        kind = type(value)
+        raise ValueError(f" is a {kind.__module__}.{kind.__qualname__}") from error
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint in memory.
+    """A checkpoint that was checked. Its tensors are read from its files when they are asked for, and not kept.
 
     Attributes:
         path: the checkpoint's folder.
         model: the whole model's tensors.
         optimizer: the whole optimizer's state.
-        state: what `save` was given.
+        state: what else was saved.
         generators: this rank's random generators; None where the checkpoint is of another world size, whose ranks drew
             other numbers.
     """
 
     path: Path
-    model: dict[str, Tensor]
+    model: Mapping[str, Tensor]
     optimizer: OptimizerState
     state: dict[str, Any]
     generators: dict[str, Tensor] | None
@@ -121,76 +161,96 @@ class Snapshot:
             torch.cuda.set_rng_state(self.generators["cuda"])
 
 
+def generators() -> dict[str, Tensor]:
+    """This rank's random generators, as `Snapshot` has them."""
+    state = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
 def load(path: Path, runtime: Runtime) -> Snapshot:
-    """Check a checkpoint against its manifest and read it. Collective.
+    """Check a checkpoint against its manifest, each rank a share of the files, and open it. Collective.
 
     Raises:
-        UserError: a file is missing, incomplete or changed.
+        UserError: a file is missing, incomplete or changed, or the pieces do not make whole tensors.
     """
-    manifest = runtime.on_main(lambda: verify(path))
+    manifest = runtime.on_main(lambda: _read_manifest(path))
+    ranks = range(manifest["world_size"])
+    names = [STATE, *(file(rank) for rank in ranks for file in (model_file, optimizer_file, generators_file))]
+    found = runtime.gather(_first_fault(path, manifest["files"], names[runtime.rank :: runtime.world_size]))
+    for fault in filter(None, found):
+        raise UserError(f"{fault}. {_way_out(path)}")
     with runtime.together():
         try:
             return Snapshot(
                 path=path,
-                model=safetensors.torch.load_file(path / MODEL),
-                optimizer=_by_parameter(safetensors.torch.load_file(path / OPTIMIZER)),
+                model=Tensors(read_pieces(path / model_file(rank) for rank in ranks)),
+                optimizer=_by_parameter([path / optimizer_file(rank) for rank in ranks]),
                 state=_from_file(path / STATE),
-                generators=_from_file(path / _rank_file(runtime.rank))
-                if manifest["world_size"] == runtime.world_size
+                generators=_from_file(path / generators_file(runtime.rank))
+                if len(ranks) == runtime.world_size
                 else None,
             )
-        except OSError as error:
-            raise UserError(f"checkpoint {path} cannot be read: {error}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"checkpoint {path} cannot be read: {error}. {_way_out(path)}") from None
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """Compare a checkpoint with its manifest, byte for byte.
-
-    Raises:
-        UserError: a file is missing, incomplete or changed; says which, and how to go on from another checkpoint.
-    """
-    # Not a later one: somebody went back behind it.
-    others = sorted(other.name for other in path.parent.glob("step_????????") if other.name < path.name)
-    way_out = "To start anew, remove the run's folder."
-    if others:
-        way_out = f"To go on from {others[-1]}: echo {others[-1]} > {path.parent / LATEST}"
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is not complete: no readable {MANIFEST} ({error}). {way_out}") from None
+        raise UserError(
+            f"checkpoint {path} is not complete: no readable {MANIFEST} ({error}). {_way_out(path)}"
+        ) from None
     if manifest["format"] != FORMAT:
         raise UserError(
             f"checkpoint {path} has format {manifest['format']}, this version of paretrain reads and writes {FORMAT}. "
             "Go on with the version that wrote it, which run.json names, or start a new run: name=ANOTHER_NAME"
         )
-    for name, expected in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise UserError(f"checkpoint {path} is not complete: {name} is missing. {way_out}")
-        found = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        if found != expected:
-            what = f"{found['bytes']} bytes, expected {expected['bytes']}"
-            if found["bytes"] == expected["bytes"]:
-                what = f"SHA-256 {found['sha256'][:12]}…, expected {expected['sha256'][:12]}…"
-            raise UserError(f"checkpoint {path} has changed since it was written: {name} has {what}. {way_out}")
     return manifest
 
 
-def _publish(aside: Path, final: Path, step: int, world_size: int) -> None:
-    files = [MODEL, OPTIMIZER, STATE, *(_rank_file(rank) for rank in range(world_size))]
-    for file in aside.iterdir():
-        if file.name not in files:
-            file.unlink()  # Left by a run of another world size that died in the middle of this very save.
-    sums = {name: {"bytes": (aside / name).stat().st_size, "sha256": sha256(aside / name)} for name in files}
-    manifest = {"format": FORMAT, "step": step, "world_size": world_size, "files": sums}
-    write_durably(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
-    if final.exists():
-        shutil.rmtree(final)  # The same step, saved again after a resume from an older checkpoint.
-    os.replace(aside, final)
-    pointer = final.parent / f"{LATEST}.tmp"
-    write_durably(pointer, final.name.encode())
-    os.replace(pointer, final.parent / LATEST)
-    sync_folder(final.parent)
+def _first_fault(path: Path, expected: Sums, names: Sequence[str]) -> str | None:
+    """What is wrong with some of a checkpoint's files, compared with its manifest byte for byte; None: nothing."""
+    for name in names:
+        file = path / name
+        if name not in expected or not file.is_file():
+            return f"checkpoint {path} is not complete: {name} is missing"
+        try:
+            found = _described(file)
+        except OSError as error:
+            return f"checkpoint {path} cannot be read: {error}"
+        if found != expected[name]:
+            what = f"{found['bytes']} bytes, expected {expected[name]['bytes']}"
+            if found["bytes"] == expected[name]["bytes"]:
+                what = f"SHA-256 {found['sha256'][:12]}…, expected {expected[name]['sha256'][:12]}…"
+            return f"checkpoint {path} has changed since it was written: {name} has {what}"
+    return None
+
+
+def _way_out(path: Path) -> str:
+    # Not a later one: somebody went back behind it.
+    others = sorted(other.name for other in path.parent.glob("step_????????") if other.name < path.name)
+    if others:
+        return f"To go on from {others[-1]}: echo {others[-1]} > {path.parent / LATEST}"
+    return "To start anew, remove the run's folder."
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _by_parameter(paths: Sequence[Path]) -> OptimizerState:
+    found: dict[str, dict[str, Any]] = {}
+    for key, scattered in read_pieces(paths).items():
+        name, slot = key.rsplit("/", 1)
+        found.setdefault(name, {})[slot] = scattered
+    return {name: Tensors(slots) for name, slots in found.items()}
+
+
+def _from_file(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _prune(folder: Path, keep: int, newest: Path) -> None:
@@ -201,49 +261,3 @@ def _prune(folder: Path, keep: int, newest: Path) -> None:
         old.rename(old.with_suffix(".tmp"))
     for torn in folder.glob("step_*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)  # What somebody still reads goes next time.
-
-
-def _generators() -> dict[str, Any]:
-    state: dict[str, Any] = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _rank_file(rank: int) -> str:
-    return f"rank_{rank:05d}.pt"
-
-
-def _safe(tensors: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def _by_parameter(slots: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, value in slots.items():
-        name, slot = key.rsplit("/", 1)
-        found.setdefault(name, {})[slot] = value
-    return found
-
-
-def _to_bytes(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def _from_file(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-@contextmanager
-def _disk_errors(step: int, folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        stands = latest(folder)
-        raise UserError(
-            f"the checkpoint of step {step} could not be written: {error}. "
-            f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
-            "Make room or repair the disk, then type the same command again to go on"
-        ) from error

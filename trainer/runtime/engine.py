@@ -4,15 +4,17 @@ The gradient of a step is the average over the ranks of what each rank's backwar
 backwards in a step, the sum of theirs. Between two steps an engine holds no gradient.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainer.runtime.averaging import averaged, exchange
+from trainer.runtime.pieces import Piece, cut
 from trainer.runtime.precision import LossScale
 
 OptimizerState = Mapping[str, Mapping[str, Tensor]]
@@ -20,21 +22,10 @@ OptimizerState = Mapping[str, Mapping[str, Tensor]]
 hyperparameters are the configuration's, and the learning rate is set before every step: neither is state."""
 
 
-@dataclass(frozen=True)
-class State:
-    """All that an engine's steps change, by parameter name, in whole tensors: no strategy shows in it.
-
-    Attributes:
-        model: the network's parameters and buffers.
-        optimizer: see `OptimizerState`; empty before the first step.
-    """
-
-    model: Mapping[str, Tensor]
-    optimizer: OptimizerState
-
-
 class Engine(Protocol):
-    """What the loop asks of a strategy. Every method is collective where the strategy communicates.
+    """What the loop asks of a strategy. Every method but those of pieces is collective where the strategy communicates.
+
+    The pieces of all ranks together are all that its steps change, each entry once: no strategy shows in it.
 
     Attributes:
         model: what a training step calls.
@@ -67,12 +58,23 @@ class Engine(Protocol):
         """Drop the gradients."""
         ...
 
-    def gather(self) -> State:
-        """The state, on rank 0; what other ranks get back means nothing. Collective."""
+    def averaged(self) -> AbstractContextManager[None]:
+        """Around evaluations: `predictor` has the parameters' averages where the optimizer keeps them. Collective.
+
+        Afterwards all is as before, bit for bit. In between there is no step and nothing is saved.
+        """
+        ...
+
+    def model_pieces(self) -> Iterator[Piece]:
+        """What this rank is to save of the network's parameters and buffers."""
+        ...
+
+    def optimizer_pieces(self) -> Iterator[Piece]:
+        """The same of the optimizer's state, by the names `<parameter>/<slot>`; nothing before the first step."""
         ...
 
     def load_optimizer(self, state: OptimizerState) -> None:
-        """Go on from the optimizer state that any strategy gathered; every rank gives the whole of it."""
+        """Go on from the optimizer state that any strategy saved; every rank gives the whole of it."""
         ...
 
 
@@ -98,7 +100,9 @@ class TorchEngine:
         self.model = model
         # Of DDP the network itself: every rank has all of it, and the wrapper would send its buffers for nothing.
         self.predictor = network
-        self.optimizer = build_optimizer(list(network.parameters()))
+        # As the optimizer has them: FSDP2 shows others in their place while they are whole.
+        self._parameters = dict(network.named_parameters())
+        self.optimizer = build_optimizer(list(self._parameters.values()))
         self.loss_scale = loss_scale
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
 
@@ -133,26 +137,34 @@ class TorchEngine:
         """See `Engine`."""
         self.optimizer.zero_grad()
 
-    def gather(self) -> State:
+    def averaged(self) -> AbstractContextManager[None]:
         """See `Engine`."""
-        return State(
-            model={name: self._whole(tensor) for name, tensor in self.predictor.state_dict().items()},
-            optimizer={
-                name: {
-                    slot: self._whole(value)
-                    for slot, value in self.optimizer.state[parameter].items()
-                    if value is not None  # SGD's momentum_buffer, where there is no momentum
-                }
-                for name, parameter in self.predictor.named_parameters()
-                if parameter in self.optimizer.state
-            },
-        )
+        return averaged(self.optimizer.state, self._exchange_averages)
+
+    def model_pieces(self) -> Iterator[Piece]:
+        """See `Engine`."""
+        for name, tensor in self.predictor.state_dict().items():
+            if name in self._parameters:
+                yield self._piece(name, tensor)
+            elif place()[0] == 0:  # Running statistics are each rank's own.
+                yield cut(name, tensor, rank=0, world_size=1)
+
+    def optimizer_pieces(self) -> Iterator[Piece]:
+        """See `Engine`."""
+        for name, parameter in self._parameters.items():
+            for slot, value in self.optimizer.state.get(parameter, {}).items():
+                if value is None:  # SGD's momentum_buffer, where there is no momentum
+                    continue
+                if value.shape == parameter.shape:
+                    yield self._piece(f"{name}/{slot}", value)
+                elif place()[0] == 0:  # Adam's count of steps
+                    yield cut(f"{name}/{slot}", value, rank=0, world_size=1)
 
     def load_optimizer(self, state: OptimizerState) -> None:
         """See `Engine`."""
         mine = {
             index: {slot: self._share(value, parameter) for slot, value in state[name].items()}
-            for index, (name, parameter) in enumerate(self.predictor.named_parameters())
+            for index, (name, parameter) in enumerate(self._parameters.items())
             if name in state
         }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": mine})
@@ -161,9 +173,13 @@ class TorchEngine:
         """Scale the gradients down to a norm of at most `clip_norm`. Returns their norm before. Collective."""
         return nn.utils.clip_grad_norm_(self.predictor.parameters(), self._clip_norm)
 
-    def _whole(self, value: Tensor) -> Tensor:
-        """What all ranks together hold of a tensor, on rank 0. Collective."""
-        return value.detach()
+    def _exchange_averages(self) -> None:
+        for parameter, slots in self.optimizer.state.items():
+            exchange(parameter, slots)
+
+    def _piece(self, name: str, value: Tensor) -> Piece:
+        """What this rank is to save of a parameter, or of what the optimizer remembers of each of its entries."""
+        return cut(name, value, *place())
 
     def _share(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         """What this rank holds of a whole tensor that belongs to `parameter`."""
@@ -171,3 +187,8 @@ class TorchEngine:
             return value  # Adam's count of steps
         # In the parameter's memory format, without which the optimizer would round otherwise than before.
         return torch.empty_like(parameter).detach().copy_(value)
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and the number of ranks."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -2,17 +2,18 @@
 `fully_shard`).
 """
 
+import math
 import warnings
 from collections.abc import Callable
 
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from models import MultiTaskModel
-from trainer.runtime.engine import TorchEngine
+from trainer.runtime.engine import TorchEngine, place
+from trainer.runtime.pieces import Piece
 from trainer.runtime.precision import LossScale
 
 
@@ -46,12 +47,20 @@ class Fsdp2Engine(TorchEngine):
         assert isinstance(norm, DTensor), "the norm of shards"
         return norm.full_tensor()
 
-    def _whole(self, value: Tensor) -> Tensor:
-        if not isinstance(value, DTensor):
-            return value.detach()
-        whole = value.full_tensor().detach()
-        # At once, so that no rank ever holds more than one whole tensor on its device.
-        return whole.cpu() if dist.get_rank() == 0 else whole.new_empty(0)
+    def _exchange_averages(self) -> None:
+        super()._exchange_averages()
+        # The root stays whole after a forward without a backward.
+        for module in self.predictor.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def _piece(self, name: str, value: Tensor) -> Piece:
+        assert isinstance(value, DTensor), "fully_shard made it one"
+        rank, world_size = place()
+        num_rows, *row = value.shape
+        # Every rank has as many rows as the first, until there are none left.
+        start = min(rank * -(-num_rows // world_size), num_rows) * math.prod(row)
+        return Piece(name, value.shape, start, value.to_local().detach().flatten())
 
     def _share(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         assert isinstance(parameter, DTensor), "fully_shard made it one"

@@ -4,12 +4,13 @@ The only file that builds an Accelerator.
 """
 
 import os
-import re
+import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,14 +21,14 @@ from torch import Tensor
 
 from trainer.config import ParallelConfig
 from trainer.errors import LostPeerError, UserError
+from trainer.runtime.guard import FAULTS, guarded
+from trainer.runtime.place import reason, tells_of_a_lost_peer
+from trainer.runtime.watch import Watch
 
 Value = TypeVar("Value")
 
-_LOST_PEER = re.compile(
-    r"connection (closed|reset|refused)|timed? ?out|broken pipe|no route to host|remote process|peer|gloo|nccl",
-    re.IGNORECASE,
-)
-"""How torch's back ends word the loss of another process; they have no exception type of their own for it."""
+NCCL_GRACE_SECONDS = 30.0
+"""How much later than the guard's alarm NCCL's watchdog ends a process whose collective hangs."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Runtime:
         rank: this process, 0 to world_size - 1.
         world_size: number of processes that share each global batch.
         device: where the model lives.
-        balance_group: a process group for the exchange of the Gram matrix alone, so that its messages never wait in
-            line behind those of the data-parallel wrapper; None with one process.
+        balance_group: the process group of the exchange of the Gram matrix, see parallel.exchange_group; None: the
+            default group, or one process.
         host_group: the same processes over gloo, for words that never wait for a GPU; None with one process.
+        watch: how long this process waits for others; None with one process.
     """
 
     accelerator: Accelerator
@@ -49,11 +51,17 @@ class Runtime:
     device: torch.device
     balance_group: dist.ProcessGroup | None
     host_group: dist.ProcessGroup | None = None
+    watch: Watch | None = None
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, the one that speaks and writes."""
         return self.rank == 0
+
+    def at(self, what: str, *, patient: bool = False) -> None:
+        """Say what begins here, for errors to name; `patient`: processes wait long for one another there."""
+        if self.watch:
+            self.watch.at(what, patient=patient)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the ranks, on every rank."""
@@ -74,6 +82,8 @@ class Runtime:
             return wish
         greatest = torch.tensor(wish)
         dist.all_reduce(greatest, op=dist.ReduceOp.MAX, group=self.host_group)
+        if self.watch:
+            self.watch.met()
         return int(greatest)
 
     def on_main(self, work: Callable[[], Value]) -> Value:
@@ -116,21 +126,36 @@ class Runtime:
 
 
 @contextmanager
-def joined(config: ParallelConfig) -> Iterator[Runtime]:
+def joined(config: ParallelConfig, run_dir: Path | None = None) -> Iterator[Runtime]:
     """Join the other processes, make sure that they are the ones that `config` asks for, and leave them at the end.
+
+    Args:
+        config: says which processes.
+        run_dir: where to leave, in a folder `faults`, what this process was doing when another one was lost; None:
+            nowhere.
 
     Raises:
         UserError: another number of processes runs than was asked for, or the device is not there.
-        LostPeerError: inside the block, another process went away or did not answer in time.
+        LostPeerError: another process went away, has failed, or did not answer in time.
     """
+    folder = run_dir / FAULTS if run_dir else None
+    if folder:
+        _make_room(folder)
     try:
-        yield _start(config)
+        runtime = _start(config)
+        if runtime.watch is None:
+            yield runtime
+            return
+        on_gpu = runtime.device.type == "cuda"
+        with guarded(runtime.rank, runtime.world_size, runtime.watch, folder, waits_on_gpu=on_gpu):
+            yield runtime
     except RuntimeError as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not _LOST_PEER.search(str(error)):
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not tells_of_a_lost_peer(error):
             raise
         rank, host = os.environ.get("RANK", "0"), socket.gethostname()
         raise LostPeerError(
-            f"rank {rank} on {host} stopped: another process of this run is gone or stuck ({_last_line(error)})"
+            f"rank {rank} on {host} stopped: another process of this run is gone or stuck. Found in the start: "
+            f"{reason(error)}"
         ) from error
     finally:
         if dist.is_initialized():
@@ -160,16 +185,42 @@ def _start(config: ParallelConfig) -> Runtime:
         dynamo_backend="no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
-    counted = torch.ones(1, device=accelerator.device)
+    device = accelerator.device
+    counted = torch.ones(1, device=device)
     if dist.is_initialized():
         dist.all_reduce(counted)
     check_world_size(config.processes, launched, joined=accelerator.num_processes)
     check_world_size(config.processes, launched, joined=int(counted))
-    alone = accelerator.num_processes == 1
-    balance_group = None if alone else dist.new_group(group_desc="balance", timeout=timeout)
-    host_group = None if alone else dist.new_group(group_desc="host", timeout=timeout, backend="gloo")
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    return Runtime(accelerator, rank, world_size, accelerator.device, balance_group, host_group)
+    if world_size == 1:
+        return Runtime(accelerator, rank, world_size, device, None)
+    host_group = dist.new_group(group_desc="host", timeout=timeout, backend="gloo")
+    balance_group = exchange_group(config, host_group)
+    grace_seconds = NCCL_GRACE_SECONDS if device.type == "cuda" else 0.0
+    step_seconds = min(config.step_timeout_seconds, config.timeout_seconds)
+    watch = Watch(config.timeout_seconds, step_seconds, grace_seconds)
+    return Runtime(accelerator, rank, world_size, device, balance_group, host_group, watch)
+
+
+def exchange_group(config: ParallelConfig, host_group: dist.ProcessGroup) -> dist.ProcessGroup | None:
+    """The group that parallel.exchange_group asks for, connected; None: the default group. Collective."""
+    if config.exchange_group == "default":
+        return None
+    if config.exchange_group == "gloo":
+        return host_group
+    group = dist.new_group(group_desc="balance", timeout=timedelta(seconds=config.timeout_seconds))
+    # NCCL connects at the first message, which would else be one inside a backward.
+    dist.all_reduce(torch.zeros(1, device=config.device), group=group)
+    return group
+
+
+def _make_room(folder: Path) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        shutil.rmtree(folder, ignore_errors=True)  # What an earlier start has left.
+    # NCCL's watchdog writes the last collectives there when it gives up; a launcher may know a better place.
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+    os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(folder / "flight_"))
 
 
 def _refuse_a_second_plan(config: ParallelConfig) -> None:
@@ -180,10 +231,6 @@ def _refuse_a_second_plan(config: ParallelConfig) -> None:
                 f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/cpu.yaml, or your own file "
                 "with distributed_type: MULTI_GPU"
             )
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def check_world_size(asked: int, launched: int, joined: int) -> None:

@@ -7,13 +7,14 @@ files; a handler only notes what came. `Runtime.agree` makes it everybody's requ
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
-from trainer.errors import UserError
+from trainer.errors import StoppedError, UserError
 
 SAVE = "save"
 STOP = "stop"
@@ -28,56 +29,71 @@ class Request(IntEnum):
     GO_ON = 0
     SAVE = 1
     """Save, and go on."""
-    YIELD = 2
+    WAIT = 2
+    """A rank lacks its batch still: ask again. No step."""
+    TIME_IS_UP = 3
+    """Save, and end: train.max_hours have passed, and the run is to come back."""
+    YIELD = 4
     """Save, and end: the machine is wanted, and the run is to come back."""
-    STOP = 3
+    STOP = 5
     """Save, and end: somebody wants it so."""
-    FAULT = 4
+    FAULT = 6
     """A rank cannot make the step."""
 
     @property
     def ends(self) -> bool:
         """Whether the step is the last one."""
-        return self >= Request.YIELD
+        return self >= Request.TIME_IS_UP
 
     @property
     def words(self) -> str:
         """What is said once it is done."""
         way_on = "; the same command goes on" if self.ends else ""
-        asked = {Request.SAVE: "to save", Request.YIELD: "to make room", Request.STOP: "to stop"}[self]
-        return f"asked {asked}: saved{way_on}"
+        reason = {
+            Request.SAVE: "asked to save",
+            Request.TIME_IS_UP: "train.max_hours have passed",
+            Request.YIELD: "asked to make room",
+            Request.STOP: "asked to stop",
+        }[self]
+        return f"{reason}: saved{way_on}"
 
 
 class Wishes:
-    """What this process has been asked for, by files in the run's folder and by signals.
+    """What this process has been asked for, by files in the run's folder, by signals and by the clock.
 
-    | found                   | request |
-    |-------------------------|---------|
-    | RUN/save                | SAVE    |
-    | RUN/stop.JOB, SIGUSR1   | YIELD   |
-    | RUN/stop, SIGTERM       | STOP    |
+    | found                   | request    |
+    |-------------------------|------------|
+    | RUN/save                | SAVE       |
+    | `max_hours` have passed | TIME_IS_UP |
+    | RUN/stop.JOB, SIGUSR1   | YIELD      |
+    | RUN/stop, SIGTERM       | STOP       |
 
     Args:
         run_dir: the run's folder.
         reads_files: whether this process is the one that looks for files.
+        max_hours: how long it may train, from now on; None: until it is done.
     """
 
-    def __init__(self, run_dir: Path, *, reads_files: bool) -> None:
+    def __init__(self, run_dir: Path, *, reads_files: bool, max_hours: float | None = None) -> None:
         self._run_dir = run_dir
+        self._ends_at = float("inf") if max_hours is None else time.monotonic() + max_hours * 3600
         self._files = {}
         if reads_files:
             self._files = {run_dir / STOP: Request.STOP, run_dir / SAVE: Request.SAVE}
             if job := os.environ.get(JOB_ID):
                 self._files[run_dir / f"{STOP}.{job}"] = Request.YIELD
         self._signalled = Request.GO_ON
+        self._at_once = False
 
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Note SIGUSR1 and SIGTERM inside the block, in place of dying of them."""
 
         def hear(request: Request) -> Callable[[int, FrameType | None], None]:
-            def note(_number: int, _frame: FrameType | None) -> None:
+            def note(number: int, _frame: FrameType | None) -> None:
                 self._signalled = max(self._signalled, request)
+                if self._at_once:
+                    raise StoppedError(number)
 
             return note
 
@@ -89,9 +105,23 @@ class Wishes:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let these signals end the block: before the first step there is nothing to save, and the start may be long.
+
+        Raises:
+            StoppedError: inside the block, one came.
+        """
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def read(self) -> Request:
         """The greatest request that stands now."""
-        return max([self._signalled, *(request for path, request in self._files.items() if path.exists())])
+        on_time = Request.TIME_IS_UP if time.monotonic() >= self._ends_at else Request.GO_ON
+        return max([self._signalled, on_time, *(request for path, request in self._files.items() if path.exists())])
 
     def granted(self, request: Request, step: int, started_at_step: int) -> None:
         """Forget what has been done; who reads files leaves RUN/requeue where a batch script is to bring the job back.
@@ -103,7 +133,7 @@ class Wishes:
             for path, asked in self._files.items():
                 if asked <= request:
                     path.unlink(missing_ok=True)
-            if request is Request.YIELD and self._files:
+            if request in (Request.TIME_IS_UP, Request.YIELD) and self._files:
                 progress = {"step": step, "started_at_step": started_at_step}
                 (self._run_dir / REQUEUE).write_text(json.dumps(progress) + "\n")
         except OSError as error:

@@ -7,11 +7,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models import MultiTaskModel
-from trainer.errors import UserError
+from trainer.config import OffloadConfig
 from trainer.runtime.engine import Engine, TorchEngine
+from trainer.runtime.offload import NO_OFFLOAD, check_disk
 from trainer.runtime.precision import LossScale, Precision, lower_precision
 from trainer.runtime.setup import Runtime
-from trainer.runtime.zero import ZeroEngine
+from trainer.runtime.zero import ZeroEngine, import_deepspeed
 
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
@@ -23,6 +24,7 @@ def build_engine(
     runtime: Runtime,
     clip_norm: float | None,
     precision: Precision = "fp32",
+    offload: OffloadConfig = NO_OFFLOAD,
 ) -> Engine:
     """Spread `network`, the same on every rank, over the ranks. Collective.
 
@@ -33,9 +35,10 @@ def build_engine(
         runtime: the processes.
         clip_norm: upper bound of the gradient's norm over all parameters; None: no bound.
         precision: parallel.precision.
+        offload: parallel.offload.
 
     Raises:
-        UserError: the strategy is not installed.
+        UserError: the strategy is not installed, or this machine cannot offload.
     """
     lower_precision(network, precision, runtime.device)
     loss_scale = LossScale(precision)
@@ -44,17 +47,13 @@ def build_engine(
         if runtime.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
             raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
         return TorchEngine(network, model, build_optimizer, clip_norm, loss_scale)
-    if strategy in ZERO_STAGES:
-        frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
-        if frozen:
-            raise UserError(
-                f"parallel.strategy={strategy} cannot save parameters that are not trained, such as {frozen[0]} "
-                "(requires_grad=False). Type parallel.strategy=fsdp2, or make them buffers"
-            )
     # Shards are cut from flat parameters, and fully_shard refuses those that are channels_last.
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if strategy == "fsdp2":
         from trainer.runtime.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
 
         return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
-    return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, runtime.device, loss_scale)
+    with runtime.together():
+        import_deepspeed(runtime.device)
+        check_disk(offload)
+    return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, runtime.device, loss_scale, offload)

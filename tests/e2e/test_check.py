@@ -1,0 +1,29 @@
+"""What `paretrain check` says of the batch and of memory."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Command
+from trainer.cli import main
+
+
+def said(shown: str) -> str:
+    return " ".join(shown.replace("│", " ").split())
+
+
+def test_the_batch_is_told_as_its_factors(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["check", str(config), "--processes", "2"]
+    assert main(command) == 0
+    assert "40 samples a step = 2 processes x 20 " in said(capsys.readouterr().out)
+    assert main([*command, "train.accumulation.steps=4", "optimizer.ema_decay=0.9"]) == 0
+    shown = said(capsys.readouterr().out)
+    assert "40 samples a step = 2 processes x 4 micro-batches x 5 " in shown
+    assert "Offloaded" not in shown
+
+
+@pytest.mark.slow
+def test_what_is_offloaded_stands_beside_the_estimate(config: Path, paretrain: Command) -> None:
+    done = paretrain("check", config, "--strategy", "zero2", "parallel.offload.optimizer=cpu")
+    assert done.returncode == 0, done.stderr
+    assert "Offloaded to the host: " in said(done.stdout)

@@ -1,0 +1,178 @@
+"""Saving while training goes on: a step waits for the copy to host memory, a thread for the disk.
+
+A save has two parts, each done in a thread of its own: every rank writes its files, then rank 0 publishes them. Between
+two steps the ranks agree on whether a part is done everywhere, which never waits for a disk.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import RankError, UserError
+from trainer.runtime.checkpoint import (
+    STATE,
+    Sums,
+    folder_of_step,
+    generators,
+    generators_file,
+    latest,
+    model_file,
+    optimizer_file,
+    publish,
+    to_bytes,
+    write_files,
+)
+from trainer.runtime.pieces import Piece, copied
+from trainer.runtime.setup import Runtime
+
+PATIENCE_SECONDS = 1800.0
+"""A part of a save that takes longer than this is a hung disk, and an error."""
+TURN_SECONDS = 1.0
+"""How long a rank that must wait for the disk does so before it speaks to the others again."""
+
+
+@dataclass
+class _Save:
+    """One under way.
+
+    Attributes:
+        step: optimizer steps done.
+        part: this rank's, being done.
+        since: when it was begun.
+        is_written: every rank has written its files; the part is to publish them.
+    """
+
+    step: int
+    part: Future[Any]
+    since: float
+    is_written: bool = False
+
+    def is_over(self) -> bool:
+        return self.part.done() or time.monotonic() - self.since > PATIENCE_SECONDS
+
+    def result(self) -> Any:
+        if not self.part.done():
+            raise TimeoutError(f"the disk has not answered for {PATIENCE_SECONDS:g} s")
+        return self.part.result()
+
+
+class Saver:
+    """Saves and publishes checkpoints, at most one at a time. Every method is collective.
+
+    Args:
+        folder: where they go.
+        keep: how many published ones stay.
+        runtime: the processes.
+    """
+
+    def __init__(self, folder: Path, keep: int, runtime: Runtime) -> None:
+        self._folder, self._keep, self._runtime = folder, keep, runtime
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._save: _Save | None = None
+
+    def begin(self, step: int, model: Iterable[Piece], optimizer: Iterable[Piece], state: Mapping[str, Any]) -> None:
+        """Copy what this rank is to save, and begin to write it, when what was under way before is published.
+
+        Args:
+            step: optimizer steps done.
+            model: this rank's pieces of the model.
+            optimizer: this rank's pieces of the optimizer's state.
+            state: what else there is, the same on every rank.
+
+        Raises:
+            UserError: see `advance`; or the state has something that a checkpoint cannot hold.
+        """
+        self.finish()
+        try:
+            plain = to_bytes(dict(state))
+        except ValueError as error:
+            raise UserError(
+                f"step {step} cannot be saved: {STATE}{error}, which cannot be read back safely. "
+                "Expected tensors, numbers, strings, and lists and dictionaries of them"
+            ) from error
+        rank = self._runtime.rank
+        contents: dict[str, bytes | list[Piece]] = {
+            model_file(rank): copied(model),
+            optimizer_file(rank): copied(optimizer),
+            generators_file(rank): to_bytes(generators()),
+        }
+        if self._runtime.is_main:
+            contents[STATE] = plain
+        self._save = _Save(step, self._thread.submit(write_files, self._aside(step), contents), time.monotonic())
+
+    def advance(self) -> None:
+        """Go on with what is under way, if a part of it is over on every rank. Does not wait for a disk.
+
+        Raises:
+            UserError: a rank could not write; the last published checkpoint stands, and nothing is under way any more.
+        """
+        save = self._save
+        if save is None or self._runtime.agree(int(not save.is_over())):
+            return
+        try:
+            with self._runtime.together(), self._disk_errors(save.step):
+                sums = save.result()
+        except UserError:
+            self._save = None
+            if self._runtime.is_main:
+                shutil.rmtree(self._aside(save.step), ignore_errors=True)
+            raise
+        self._save = None if save.is_written else self._published(save.step, sums or {})
+
+    def finish(self) -> None:
+        """Wait until what is under way is published.
+
+        Raises:
+            UserError: see `advance`.
+        """
+        while self._save is not None:
+            # In turns, so that no rank waits in a collective for another one's disk.
+            wait([self._save.part], timeout=TURN_SECONDS)
+            self.advance()
+
+    @contextmanager
+    def finished(self) -> Iterator[None]:
+        """Around a training: what is under way at its end is published, also where all ranks raise the same error."""
+        try:
+            yield
+        except RankError:
+            raise  # The other ranks do not come by here.
+        except UserError:
+            self.finish()
+            raise
+        self.finish()
+
+    def _published(self, step: int, mine: Sums) -> _Save:
+        """Let rank 0 begin to publish what all have written."""
+        sums: dict[str, Any] = {}
+        for of_rank in self._runtime.gather(mine):
+            sums |= of_rank
+        part: Future[Any] = Future()
+        if self._runtime.is_main:
+            final, world_size = folder_of_step(self._folder, step), self._runtime.world_size
+            part = self._thread.submit(
+                publish, self._aside(step), final, step=step, world_size=world_size, sums=sums, keep=self._keep
+            )
+        else:
+            part.set_result(None)
+        return _Save(step, part, time.monotonic(), is_written=True)
+
+    def _aside(self, step: int) -> Path:
+        return folder_of_step(self._folder, step).with_suffix(".tmp")
+
+    @contextmanager
+    def _disk_errors(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            stands = latest(self._folder)
+            raise UserError(
+                f"the checkpoint of step {step} could not be written: {error}. "
+                f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
+                "Make room or repair the disk, then type the same command again to go on"
+            ) from error
