@@ -1,10 +1,10 @@
-"""What the processes of a run left in RUN/faults when one of them was lost; trainer/runtime/guard.py writes it."""
+"""What the processes of a run left in RUN/faults when one of them was lost, as trainer/runtime/faults wrote it."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.runtime.guard import FAULTS
+from trainer.runtime.faults.guard import FAULTS
 
 _NAME = re.compile(r"rank (\d+) on (\S+) \(process (\d+)\)")
 _HEADER = re.compile(r"rank (\d+) on (\S+) \(process (\d+)\) of (\d+) (failed )?(.+)")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from trainer.balance.gram import CHUNK_ENTRIES
 from trainer.config import OffloadConfig, OptimizerConfig
-from trainer.runtime.offload import NO_OFFLOAD
-from trainer.runtime.zero import MAX_BUCKET_ENTRIES
+from trainer.runtime.engines.offload import NO_OFFLOAD
+from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES
 
 MOMENTS = {"adam": 2, "adamw": 2}
 ENTRY_BYTES = 4

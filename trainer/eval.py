@@ -14,8 +14,8 @@ from trainer.data.remote.folder import open_folder
 from trainer.evaluation import Evaluation, evaluate
 from trainer.observe.units import PERCENT, with_unit
 from trainer.run_dir import checkpoint_of, read_config
-from trainer.runtime.averaging import averaged_weights, has_averages
-from trainer.runtime.checkpoint import load
+from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.runtime.setup import joined
 
 

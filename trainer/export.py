@@ -21,8 +21,8 @@ from trainer.files import write_durably
 from trainer.model_card import model_card
 from trainer.observe.run_folder import read_run
 from trainer.run_dir import RUN, checkpoint_of, read_config
-from trainer.runtime.averaging import averaged_weights, has_averages
-from trainer.runtime.checkpoint import Snapshot, load
+from trainer.runtime.checkpoints.checkpoint import Snapshot, load
+from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.runtime.setup import joined
 
 SUFFIX = ".safetensors"

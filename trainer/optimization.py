@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainer.config import OptimizerConfig
-from trainer.runtime.averaging import keep_average
+from trainer.runtime.engines.averaging import keep_average
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:

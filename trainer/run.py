@@ -25,11 +25,11 @@ from trainer.observe.metrics import Throughput
 from trainer.opening import Data, fetch_first
 from trainer.optimization import build_optimizer
 from trainer.run_dir import CHECKPOINTS
-from trainer.runtime.checkpoint import Snapshot, to_bytes
-from trainer.runtime.engine import Engine
-from trainer.runtime.saving import Saver
+from trainer.runtime.checkpoints.checkpoint import Snapshot, to_bytes
+from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.setup import Runtime
-from trainer.runtime.strategies import build_engine
 
 
 @dataclass

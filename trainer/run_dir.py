@@ -20,7 +20,7 @@ from trainer.config_file import parse_config, to_yaml
 from trainer.errors import UserError
 from trainer.files import write_durably
 from trainer.resumable import differences
-from trainer.runtime.checkpoint import folder_of_step, latest
+from trainer.runtime.checkpoints.checkpoint import folder_of_step, latest
 
 CONFIG = "config.yaml"
 RUN = "run.json"

@@ -16,7 +16,7 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.reading.loader import Batch
 from trainer.estimate import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
 from trainer.run import Run
-from trainer.runtime.precision import lower_precision
+from trainer.runtime.engines.precision import lower_precision
 
 
 def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:

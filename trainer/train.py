@@ -12,7 +12,7 @@ from trainer.opening import open_data
 from trainer.reporting import observed, say_complete
 from trainer.run import build_run
 from trainer.run_dir import claimed, find_checkpoint
-from trainer.runtime.checkpoint import load
+from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.setup import joined
 from trainer.runtime.stopping import Wishes, refuse_stopped
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.lenet import LeNet
 from trainer.balance import MinNormWeighting, Weights
-from trainer.runtime import saving
+from trainer.runtime.checkpoints import saving
 
 
 class Breaking(LeNet):

@@ -19,8 +19,8 @@ from trainer.config import Experiment, ParallelConfig
 from trainer.data.reading.loader import Batch
 from trainer.data.sources.digits import write_digits
 from trainer.run import Run
+from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.setup import Runtime, exchange_group
-from trainer.runtime.strategies import build_engine
 from trainer.train import train
 
 BREAKING_HEAD = {"name": "tests.e2e.faulty.NanOfEverySecondTask"}

@@ -29,9 +29,9 @@ from tests.distributed.test_strategies import (
 from trainer.config import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
 from trainer.optimization import build_optimizer
-from trainer.runtime.averaging import averaged, averaged_weights, exchange, has_averages, keep_average
-from trainer.runtime.checkpoint import load
-from trainer.runtime.engine import Engine
+from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.engines.averaging import averaged, averaged_weights, exchange, has_averages, keep_average
+from trainer.runtime.engines.engine import Engine
 from trainer.runtime.setup import Runtime
 
 DECAY = 0.8

@@ -19,7 +19,7 @@ from trainer import Balancer
 from trainer.balance import Balance, BalanceError, MinNormWeighting, Weights
 from trainer.config import ParallelConfig
 from trainer.errors import LostPeerError
-from trainer.runtime import roll_call
+from trainer.runtime.faults import roll_call
 from trainer.runtime.setup import joined
 
 PROBLEM = Problem(num_tasks=3)

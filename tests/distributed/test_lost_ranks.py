@@ -21,8 +21,8 @@ from tests.distributed.ranks import RankFailed, run_ranks
 from trainer.config import Experiment
 from trainer.data.sources.digits import write_digits
 from trainer.errors import LostPeerError, UserError
-from trainer.runtime import guard, roll_call
-from trainer.runtime.watch import Watch
+from trainer.runtime.faults import guard, roll_call
+from trainer.runtime.faults.watch import Watch
 from trainer.train import train
 
 STRATEGIES = ("fsdp2", "zero1", "zero2", "zero3")

@@ -13,12 +13,12 @@ from tests.distributed.test_ema import CASE, everything, overflow, predicted
 from tests.distributed.test_strategies import CLIP_NORM, SKIPPED, a_runtime, train, write
 from trainer.config import OffloadConfig
 from trainer.errors import UserError
-from trainer.runtime.checkpoint import load
-from trainer.runtime.engine import Engine
-from trainer.runtime.offload import check_disk
+from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.offload import check_disk
+from trainer.runtime.engines.strategies import build_engine
+from trainer.runtime.engines.zero import settings
 from trainer.runtime.setup import Runtime
-from trainer.runtime.strategies import build_engine
-from trainer.runtime.zero import settings
 
 OPTIMIZER, BOTH = OffloadConfig(optimizer="cpu"), OffloadConfig(optimizer="cpu", parameters="cpu")
 Offloaded = Sequence[tuple[str, OffloadConfig]]

@@ -20,13 +20,13 @@ from models.task_heads import SeparateHeads
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_strategies import a_runtime, whole, write
 from trainer.errors import RankError, UserError
-from trainer.runtime import saving
-from trainer.runtime.checkpoint import folder_of_step, latest, load
-from trainer.runtime.engine import Engine
-from trainer.runtime.pieces import cut
-from trainer.runtime.saving import Saver
+from trainer.runtime.checkpoints import saving
+from trainer.runtime.checkpoints.checkpoint import folder_of_step, latest, load
+from trainer.runtime.checkpoints.pieces import cut
+from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.setup import Runtime
-from trainer.runtime.strategies import build_engine
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 

@@ -31,13 +31,13 @@ from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward
-from trainer.runtime.checkpoint import load
-from trainer.runtime.engine import Engine
-from trainer.runtime.pieces import Piece
-from trainer.runtime.precision import LossScale
-from trainer.runtime.saving import Saver
+from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.checkpoints.pieces import Piece
+from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.precision import LossScale
+from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.setup import Runtime
-from trainer.runtime.strategies import build_engine
 
 NUM_STEPS = 20
 CLIP_NORM = 1.0

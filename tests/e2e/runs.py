@@ -12,7 +12,7 @@ import torch
 
 from tests.e2e.conftest import ROOT, command_line, environment
 from trainer.observe.metrics import read_metrics
-from trainer.runtime.pieces import Tensors, read_pieces
+from trainer.runtime.checkpoints.pieces import Tensors, read_pieces
 
 CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
 """What two equal runs may differ in."""

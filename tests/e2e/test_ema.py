@@ -11,7 +11,7 @@ from trainer.cli import main
 from trainer.config import ParallelConfig
 from trainer.eval import evaluate_run
 from trainer.run_dir import checkpoint_of
-from trainer.runtime.checkpoint import load
+from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.setup import joined
 
 

@@ -109,12 +109,12 @@ def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
     left(
         tmp_path,
         f"rank 0 on alpha (process 7) of 3 in step 4, all_reduce at ranks.py:30 in sum: late\n{lost}\n",
-        "rank 1 on alpha (process 8) of 3 in step 4, at trainer/runtime/engine.py:146 in backward\nThread 0x1 (...)\n",
+        "rank 1 on alpha (process 8) of 3 in step 4, at trainer/runtime/engines/engine.py:146 in backward\nThread 0x1\n",
     )
     assert diagnose(tmp_path).splitlines() == [
         f"{tmp_path}: what its processes left in faults",
         "  rank 0 on alpha: lost another one in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
-        "  rank 1 on alpha: was in step 4, at trainer/runtime/engine.py:146 in backward (process 8)",
+        "  rank 1 on alpha: was in step 4, at trainer/runtime/engines/engine.py:146 in backward (process 8)",
         "  rank 2 on beta: left no word of an error (process 9)",
         f"  their stacks: {tmp_path / 'faults'}",
         "",

@@ -15,7 +15,7 @@ from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.files import sha256
-from trainer.runtime.checkpoint import (
+from trainer.runtime.checkpoints.checkpoint import (
     STATE,
     folder_of_step,
     generators_file,
@@ -26,8 +26,8 @@ from trainer.runtime.checkpoint import (
     to_bytes,
     write_files,
 )
-from trainer.runtime.pieces import Piece, cut, write_pieces
-from trainer.runtime.saving import Saver
+from trainer.runtime.checkpoints.pieces import Piece, cut, write_pieces
+from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.setup import Runtime
 
 ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from torch import nn
 from trainer.config import ParallelConfig
 from trainer.config_file import parse_config
 from trainer.errors import UserError
-from trainer.runtime.precision import LossScale
+from trainer.runtime.engines.precision import LossScale
+from trainer.runtime.engines.zero import ZeroEngine
 from trainer.runtime.setup import joined
-from trainer.runtime.zero import ZeroEngine
 
 VALUES: dict[str, Any] = {
     "name": "run",

@@ -29,7 +29,7 @@ def solved_task(records: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     left_words = f"{left:.2%}" if left >= 1e-4 else "under 0.01%"
     return (
-        f"{task} had {shares[task]:.0%} of the weight in the second half, with {left_words} of its first loss left: the "
-        "min-norm point follows the shortest gradient, here that of a task which is solved, and the others wait. "
+        f"{task} had {shares[task]:.0%} of the weight in the second half, with {left_words} of its first loss left: "
+        "the min-norm point follows the shortest gradient, here that of a task which is solved, and the others wait. "
         "Try balance.normalise=loss+, which divides each gradient by its length and its loss"
     )

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from trainer.config import ParallelConfig
 from trainer.errors import LostPeerError, UserError
-from trainer.runtime.guard import FAULTS, guarded
-from trainer.runtime.place import reason, tells_of_a_lost_peer
-from trainer.runtime.watch import Watch
+from trainer.runtime.faults.guard import FAULTS, guarded
+from trainer.runtime.faults.place import reason, tells_of_a_lost_peer
+from trainer.runtime.faults.watch import Watch
 
 Value = TypeVar("Value")
 

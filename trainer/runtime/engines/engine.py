@@ -4,7 +4,7 @@ The gradient of a step is the average over the ranks of what each rank's backwar
 backwards in a step, the sum of theirs. Between two steps an engine holds no gradient.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -13,13 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.runtime.averaging import averaged, exchange
-from trainer.runtime.pieces import Piece, cut
-from trainer.runtime.precision import LossScale
-
-OptimizerState = Mapping[str, Mapping[str, Tensor]]
-"""Parameter name -> what the optimizer remembers of it (exp_avg, momentum_buffer, ...), as a whole tensor. Optimizer
-hyperparameters are the configuration's, and the learning rate is set before every step: neither is state."""
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
+from trainer.runtime.engines.averaging import averaged, exchange
+from trainer.runtime.engines.precision import LossScale
 
 
 class Engine(Protocol):

@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from models import MultiTaskModel
-from trainer.runtime.engine import TorchEngine, place
-from trainer.runtime.pieces import Piece
-from trainer.runtime.precision import LossScale
+from trainer.runtime.checkpoints.pieces import Piece
+from trainer.runtime.engines.engine import TorchEngine, place
+from trainer.runtime.engines.precision import LossScale
 
 
 class Fsdp2Engine(TorchEngine):

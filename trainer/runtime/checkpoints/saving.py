@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import RankError, UserError
-from trainer.runtime.checkpoint import (
+from trainer.runtime.checkpoints.checkpoint import (
     STATE,
     Sums,
     folder_of_step,
@@ -27,7 +27,7 @@ from trainer.runtime.checkpoint import (
     to_bytes,
     write_files,
 )
-from trainer.runtime.pieces import Piece, copied
+from trainer.runtime.checkpoints.pieces import Piece, copied
 from trainer.runtime.setup import Runtime
 
 PATIENCE_SECONDS = 1800.0

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.files import sha256, sync, write_durably
-from trainer.runtime.engine import OptimizerState
-from trainer.runtime.pieces import Piece, Tensors, read_pieces, write_pieces
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, Tensors, read_pieces, write_pieces
 from trainer.runtime.setup import Runtime
 
 MANIFEST = "manifest.json"

@@ -19,6 +19,10 @@ from torch import Tensor
 
 PIECES = "pieces"
 
+OptimizerState = Mapping[str, Mapping[str, Tensor]]
+"""Parameter name -> what the optimizer remembers of it (exp_avg, momentum_buffer, ...), as a whole tensor. Optimizer
+hyperparameters are the configuration's, and the learning rate is set before every step: neither is state."""
+
 
 class Piece(NamedTuple):
     """Some entries of a tensor.

@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 
 from trainer.config import OffloadConfig
 from trainer.errors import UserError
-from trainer.runtime.averaging import averaged, exchange
-from trainer.runtime.engine import OptimizerState, place
-from trainer.runtime.offload import NO_OFFLOAD, offload_settings
-from trainer.runtime.pieces import Piece, cut
-from trainer.runtime.precision import LossScale
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
+from trainer.runtime.engines.averaging import averaged, exchange
+from trainer.runtime.engines.engine import place
+from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
+from trainer.runtime.engines.precision import LossScale
 
 MAX_BUCKET_ENTRIES = 500_000_000
 """DeepSpeed's reduce_bucket_size, which it would set aside whole, however small the model."""

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 
 from trainer.errors import STDERR, LostPeerError, UserError, say_error
-from trainer.runtime.place import raised_at, reason, running_at, tells_of_a_lost_peer
-from trainer.runtime.roll_call import RollCall, Verdict
-from trainer.runtime.watch import Watch
+from trainer.runtime.faults.place import raised_at, reason, running_at, tells_of_a_lost_peer
+from trainer.runtime.faults.roll_call import RollCall, Verdict
+from trainer.runtime.faults.watch import Watch
 
 FAULTS = "faults"
 """Folder in a run's: for each rank that found a fault, or was asked about one, where it was (rank_00000.txt), and its

@@ -8,11 +8,11 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.config import OffloadConfig
-from trainer.runtime.engine import Engine, TorchEngine
-from trainer.runtime.offload import NO_OFFLOAD, check_disk
-from trainer.runtime.precision import LossScale, Precision, lower_precision
+from trainer.runtime.engines.engine import Engine, TorchEngine
+from trainer.runtime.engines.offload import NO_OFFLOAD, check_disk
+from trainer.runtime.engines.precision import LossScale, Precision, lower_precision
+from trainer.runtime.engines.zero import ZeroEngine, import_deepspeed
 from trainer.runtime.setup import Runtime
-from trainer.runtime.zero import ZeroEngine, import_deepspeed
 
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
@@ -50,7 +50,7 @@ def build_engine(
     # Shards are cut from flat parameters, and fully_shard refuses those that are channels_last.
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if strategy == "fsdp2":
-        from trainer.runtime.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
+        from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
 
         return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
     with runtime.together():
