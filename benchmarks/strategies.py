@@ -23,9 +23,9 @@ from benchmarks.ranks import on_every_rank
 from models import task_losses
 from trainer import Balancer
 from trainer.config import ParallelConfig
-from trainer.runtime.engine import Engine
+from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.setup import Runtime, joined
-from trainer.runtime.strategies import build_engine
 
 STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 NUM_TASKS = 40

@@ -17,7 +17,7 @@ from typing import Any
 from launch.accelerated import HOST, LOG
 from launch.faults import Left, left_in, named_in
 from trainer.errors import UserError, run_command
-from trainer.runtime.guard import FAULTS
+from trainer.runtime.faults.guard import FAULTS
 
 TAIL_BYTES = 64 * 1024
 

@@ -17,9 +17,9 @@ from trainer import Balancer
 from trainer.config import OffloadConfig, OptimizerConfig
 from trainer.estimate import ZERO_BUCKET_BYTES, Estimate, Sizes, estimate, optimizer_bytes
 from trainer.optimization import build_optimizer
-from trainer.runtime.engine import Engine
+from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.setup import Runtime
-from trainer.runtime.strategies import build_engine
 from trainer.sizes import parts_of_fsdp2, saved_bytes
 
 TASKS = [Classification(name, 2) for name in "abc"]

@@ -11,8 +11,8 @@ from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward
-from trainer.runtime.engine import TorchEngine
-from trainer.runtime.precision import LossScale
+from trainer.runtime.engines.engine import TorchEngine
+from trainer.runtime.engines.precision import LossScale
 
 PROBLEM = Problem(num_tasks=3, missing=0.3, blind=(1,))
 NUM_PARTS = 4

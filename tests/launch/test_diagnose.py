@@ -109,7 +109,7 @@ def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
     left(
         tmp_path,
         f"rank 0 on alpha (process 7) of 3 in step 4, all_reduce at ranks.py:30 in sum: late\n{lost}\n",
-        "rank 1 on alpha (process 8) of 3 in step 4, at trainer/runtime/engines/engine.py:146 in backward\nThread 0x1\n",
+        "rank 1 on alpha (process 8) of 3 in step 4, at trainer/runtime/engines/engine.py:146 in backward\nThread\n",
     )
     assert diagnose(tmp_path).splitlines() == [
         f"{tmp_path}: what its processes left in faults",
