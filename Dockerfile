@@ -4,6 +4,9 @@
 #
 # --shm-size: data workers hand their batches over in shared memory, of which a container has 64 MB otherwise.
 # -v: the run's folder is the one that you start it in; --user "$(id -u):$(id -g)" if it is not writable for user 1000.
+#
+# Tried on 2026-11-22 without a container engine: every step below in two clean Debian 12 roots (debootstrap, Python 3.11.2),
+# the second without a compiler, its last ones as user 1000; there all strategies trained. Not tried: `docker build` itself.
 
 FROM python:3.11.7-slim-bookworm AS build
 # A compiler for what has no wheel; it stays here.
@@ -14,10 +17,12 @@ RUN apt-get update \
 RUN python -m venv /opt/paretrain
 ENV PATH=/opt/paretrain/bin:$PATH
 WORKDIR /src
-# First what changes rarely, so that a change of the code does not fetch torch again.
+# First what changes rarely, so that a change of the code does not fetch torch again. The empty packages leave a build
+# folder, which later files would not replace: theirs are older.
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir trainer models launch && touch trainer/__init__.py models/__init__.py launch/__init__.py \
-    && pip install --no-cache-dir --constraint constraints.txt '.[wandb,s3,torchjd]'
+    && pip install --no-cache-dir --constraint constraints.txt '.[wandb,s3,torchjd,deepspeed]' \
+    && rm -r build
 COPY . .
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 

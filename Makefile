@@ -3,14 +3,15 @@
 #   make test     environment, lint, types, the tests
 # And where there is time, or root:
 #   make test-slow      the longest runs of many processes
-#   make test-launch    a real Slurm on two virtual hosts: preemption, requeues, cut cables
+#   make test-launch    a real Slurm on two virtual hosts: preemption, requeues, cut cables; skipped where it cannot be had
+#   make test-launch-slow    there: ten preemptions, jobs whose time ends
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again; newer requirements do it again too.
 READY := $(VENV)/ready
 
-.PHONY: train test test-slow test-launch lint clean
+.PHONY: train test test-slow test-launch test-launch-slow lint clean
 
 train: $(READY) data/digits/manifest.json
 	$(BIN)/paretrain train configs/digits.yaml --processes 2
@@ -22,10 +23,10 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-launch: $(READY)
-	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y -qq --no-install-recommends munge slurm-wlm iproute2; fi
 	tests/launch/cluster/box.sh $(BIN)/python -m pytest tests/launch/cluster
+
+test-launch-slow: $(READY)
+	tests/launch/cluster/box.sh $(BIN)/python -m pytest -m slow tests/launch/cluster
 
 lint: $(READY)
 	$(BIN)/ruff check .

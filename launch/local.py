@@ -4,11 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.accelerated import accelerate_launch
+from launch.restarts import kept_running
 
 ACCELERATE_CONFIG = Path(__file__).parent / "accelerate" / "cpu.yaml"
 
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run `python -m trainer.train *arguments` in `processes` processes. Returns the exit code of the first to fail."""
+def launch(processes: int, arguments: Sequence[str], run_dir: Path, max_restarts: int) -> int:
+    """Run `python -m trainer.train *arguments` in `processes` processes. Returns the exit code of the first to fail.
+
+    Args:
+        processes: how many.
+        arguments: the configuration file and overrides.
+        run_dir: the run's folder.
+        max_restarts: how often it is started again after a fault; see `launch.restarts`.
+    """
     options = ["--config_file", str(ACCELERATE_CONFIG), "--num_processes", str(processes)]
-    return accelerate_launch([*options, "-m", "trainer.train", *arguments])
+    command = [*options, "-m", "trainer.train", *arguments]
+    return kept_running(lambda restart: accelerate_launch(command, restart), run_dir, max_restarts)

@@ -13,7 +13,8 @@
 # MODULE              what to run in them (trainer.train)
 # PYTHON              the interpreter (python)
 # RUN_DIR             the run's folder, on a file system that all nodes share (the configuration's)
-# MAX_RESTARTS        how often the processes start again, from the last checkpoint, after one has died (0)
+# MAX_RESTARTS        how often the processes start again, from the last checkpoint, after a fault (0); each of these starts
+#                     meets at the next port, and none follows one that saved nothing
 # START_SECONDS       how long nodes wait for one another at the start (300)
 # GRACE_SECONDS       how long a process may take to save after SIGTERM (300)
 set -euo pipefail
@@ -34,6 +35,7 @@ count NUM_NODES "$nodes"
 count NODE_RANK "$node"
 count HEAD_PORT "$port"
 count PROCESSES_PER_NODE "${PROCESSES_PER_NODE:-}"
+count MAX_RESTARTS "${MAX_RESTARTS:=0}"
 ((node < nodes)) || refuse "NODE_RANK=$node of NUM_NODES=$nodes: ranks count from 0"
 if ((nodes > 1)); then
   case ${HEAD_HOST:-} in
@@ -48,11 +50,7 @@ set -- "$@" "parallel.processes=$processes"
 # On every node, even where it is known: one that does not see the configuration says so here, and is not waited for.
 found=$("$python" -m launch.run_dir "$@")
 RUN_DIR=${RUN_DIR:-$found}
-# The logs of each start of a job, and of the last one by hand; launch/diagnose.py reads them.
-logs=$RUN_DIR/logs/${PARETRAIN_JOB_ID:-by-hand}.${SLURM_RESTART_COUNT:-0}/${MODULE:-trainer.train}/node$node
-rm -rf -- "$logs"
-mkdir -p -- "$logs" || refuse "cannot write to $RUN_DIR: is it on a file system that all nodes share?"
-hostname >"$logs/host"
+export RUN_DIR MAX_RESTARTS
 
 rendezvous=(--main_process_port 0)
 if ((nodes > 1)); then
@@ -78,10 +76,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1
 TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE="[\${rank} $(hostname)] "
 export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE
-# The last collectives of every rank, written when NCCL's watchdog gives up.
-export TORCH_FR_BUFFER_SIZE=${TORCH_FR_BUFFER_SIZE:-2000} TORCH_NCCL_DUMP_ON_TIMEOUT=1
-export TORCH_FR_DUMP_TEMP_FILE=$logs/flight_
 
-exec "$python" -m launch.accelerated --config_file "$launch/accelerate/cpu.yaml" \
-  --num_processes "$processes" "${rendezvous[@]}" --max_restarts "${MAX_RESTARTS:-0}" \
-  --tee 3 --log_dir "$logs" -m "${MODULE:-trainer.train}" "$@"
+# Each start adds a folder to its node's logs; launch/diagnose.py reads the last one.
+logs=$RUN_DIR/logs/${PARETRAIN_JOB_ID:-by-hand}.${SLURM_RESTART_COUNT:-0}/${MODULE:-trainer.train}/node$node
+exec "$python" -m launch.restarts --config_file "$launch/accelerate/cpu.yaml" \
+  --num_processes "$processes" "${rendezvous[@]}" --tee 3 --log_dir "$logs" -m "${MODULE:-trainer.train}" "$@"

@@ -32,6 +32,8 @@ class Job:
         processes_per_node: processes on each of them.
         parallel: of several runs, how many may run at a time; None: as many as there is room for.
         preflight: "yes": try the nodes before training; "only": try them and end; "no".
+        container: an image to run in, as pyxis takes it; None: this Python's environment.
+        mounts: what the container sees beside this folder and the run's, such as `/shared/data:/shared/data`.
         options: more options of sbatch, such as `--partition=gpu`; they replace ours.
     """
 
@@ -39,6 +41,8 @@ class Job:
     processes_per_node: int
     parallel: int | None = None
     preflight: str = "no"
+    container: str | None = None
+    mounts: str | None = None
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -47,6 +51,8 @@ class Job:
                 f"--nodes {self.nodes} --processes-per-node {self.processes_per_node} --parallel {self.parallel}: "
                 "expected 1 or more of each"
             )
+        if self.mounts is not None and self.container is None:
+            raise UserError(f"--container-mounts {self.mounts} without --container IMAGE: nothing to mount it in")
 
     @property
     def overrides(self) -> list[str]:
@@ -114,6 +120,10 @@ def render(config: Path, points: Sequence[Point], job: Job) -> str:
         "PYTHON": sys.executable,
         "PARETRAIN_LAUNCH": str(LAUNCH),
     }
+    if job.container is not None:
+        values["CONTAINER_IMAGE"] = job.container
+    if job.mounts is not None:
+        values["CONTAINER_MOUNTS"] = job.mounts
     lines = [
         "#!/usr/bin/env bash",
         *header,

@@ -3,23 +3,34 @@
 # Each host has its own network card, name and process table; all share the file system. Whatever happens, even kill -9,
 # nothing is left: all processes live in one process namespace, and end with its first one.
 #
+# Installs Slurm from Debian's packages where root may and it is missing. A machine that cannot have it, or no virtual
+# hosts, skips CMD and says why; where the packages are there and Slurm is not in the end, that is an error.
+#
 # In CMD's environment BOX is a folder that holds, for each host, the process to enter it by:
 #   nsenter --all -t "$(cat $BOX/node1)" CMD    runs CMD on node1
 #   ip link set node1 down                      cuts its cable (up: heals it)
 set -euo pipefail
 
 if [[ ${1:-} != --inside ]]; then
-  if ! reason=$(unshare --mount --net --pid --fork --kill-child --uts ip link add box type bridge 2>&1); then
-    echo "box.sh: skipped: this machine cannot have virtual hosts, which takes root with CAP_SYS_ADMIN and CAP_NET_ADMIN," \
-      "util-linux and iproute2: $reason" >&2
+  skip() {
+    echo "box.sh: skipped: $1: $2" >&2
     exit 0
+  }
+  has_all() { command -v munged slurmctld slurmd sbatch ip nsenter | wc -l | grep -qx 6; }
+  [[ $(id -u) == 0 ]] || skip "virtual hosts take root" "$(id -un) is not"
+  if ! has_all; then
+    get=(apt-get -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends)
+    packages=(munge slurm-wlm iproute2 util-linux)
+    export DEBIAN_FRONTEND=noninteractive
+    command -v apt-get >/dev/null || skip "Slurm is missing" "and so is apt-get, which would install it"
+    "${get[@]}" update || true # what counts is whether these can be fetched
+    reason=$("${get[@]}" install --download-only "${packages[@]}" 2>&1) ||
+      skip "Slurm is missing, and apt-get cannot fetch it" "$reason"
+    "${get[@]}" install "${packages[@]}"
+    has_all || { echo "box.sh: error: ${packages[*]} are installed, and not all of Slurm's commands are there" >&2; exit 2; }
   fi
-  for command in munged slurmctld slurmd sbatch; do
-    command -v "$command" >/dev/null || {
-      echo "box.sh: error: no $command: apt-get install --no-install-recommends munge slurm-wlm" >&2
-      exit 2
-    }
-  done
+  reason=$(unshare --mount --net --pid --fork --kill-child --uts ip link add box type bridge 2>&1) ||
+    skip "this machine cannot have virtual hosts, which takes CAP_SYS_ADMIN and CAP_NET_ADMIN" "$reason"
   BOX=$(mktemp -d -t box.XXXXXX)
   export BOX
   trap 'rm -rf "$BOX"' EXIT

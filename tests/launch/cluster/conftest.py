@@ -4,12 +4,15 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save
 
 from tests.e2e.conftest import ROOT, command_line, environment, paretrain
+from tests.e2e.runs import saved
 from trainer.data.sources.digits import write_digits
 from trainer.observe.metrics import read_metrics
 
@@ -17,12 +20,12 @@ __all__ = ["paretrain"]
 
 BOX = Path(os.environ["BOX"])
 STEPS = 40
-TIMEOUT_SECONDS = 15
+TIMEOUT_SECONDS = 10
 
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 40 slow steps with dropout, on two processes, that saves at its end only."""
+    """A run of 40 slow steps with dropout, on two processes, that saves at its end and when it is asked to."""
     folder = tmp_path_factory.mktemp("cluster")
     write_digits(folder / "digits", train_samples=400, test_samples=90)
     values = {
@@ -36,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimizer": {"name": "adamw", "learning_rate": 0.003},
         "train": {"steps": STEPS, "global_batch": 40, "log_every_steps": 1, "eval_every_steps": STEPS},
         "checkpoint": {"every_steps": STEPS},
-        "parallel": {"processes": 2, "timeout_seconds": TIMEOUT_SECONDS},
+        "parallel": {"processes": 2, "timeout_seconds": 60, "step_timeout_seconds": TIMEOUT_SECONDS},
         "wandb": {"mode": "off"},
     }
     path = folder / "config.yaml"
@@ -45,17 +48,24 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def expected(config: Path) -> bytes:
-    """The parameters after the run, on one machine, undisturbed."""
-    command = command_line("train", config, "name=expected")
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=120)
-    return parameters(config.parent / "runs" / "expected")
+def expected(config: Path) -> Callable[[int], bytes]:
+    """The parameters after so many steps of the run, on one machine, undisturbed and without the pauses."""
+
+    @cache
+    def parameters_after(steps: int) -> bytes:
+        name = f"expected-{steps}"
+        length = (f"train.steps={steps}", f"train.eval_every_steps={steps}", f"checkpoint.every_steps={steps}")
+        command = command_line("train", config, f"name={name}", "model.encoder.name=lenet", *length)
+        subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=120)
+        return parameters(config.parent / "runs" / name)
+
+    return parameters_after
 
 
 def parameters(run_dir: Path) -> bytes:
     """The last checkpoint's parameters."""
     checkpoints = run_dir / "checkpoints"
-    return (checkpoints / (checkpoints / "LATEST").read_text() / "model.safetensors").read_bytes()
+    return save(saved(checkpoints / (checkpoints / "LATEST").read_text(), "model"))
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -64,9 +74,9 @@ def steps(run_dir: Path) -> list[int]:
     return [record["step"] for record in read_metrics(path) if record["kind"] == "train"] if path.exists() else []
 
 
-def wait_until(happened: Callable[[], object], limit_seconds: float, what: str) -> None:
-    """Look again and again."""
+def wait_until(happened: Callable[[], object], limit_seconds: float, what: str, story: Callable[[], str] = str) -> None:
+    """Look again and again; if in vain, tell `what` was waited for, and the `story` so far."""
     deadline = time.monotonic() + limit_seconds
     while not happened():
-        assert time.monotonic() < deadline, f"not within {limit_seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {limit_seconds} s: {what}\n{story()}"
         time.sleep(0.1)

@@ -95,12 +95,10 @@ def slurm(folder: Path, proctrack: str, sends_user_signal: bool = True) -> Itera
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     munged = [f"--{name}={munge / file}" for name, file in MUNGE_FILES.items()]
     key_keeper = _start(folder / "munged.log", ["munged", "--foreground", *munged])
-    daemons = [
-        _start(folder / "slurmctld.log", ["slurmctld", "-D", "-f", str(folder / "slurm.conf")]),
-        *(
-            _start(folder / f"{node}.log", [*on_host(node), "slurmd", "-D", "-N", node, "-f", folder / "slurm.conf"])
-            for node in NODES
-        ),
+    controller = _start(folder / "slurmctld.log", ["slurmctld", "-D", "-f", str(folder / "slurm.conf")])
+    workers = [
+        _start(folder / f"{node}.log", [*on_host(node), "slurmd", "-D", "-N", node, "-f", folder / "slurm.conf"])
+        for node in NODES
     ]
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     cluster = Slurm()
@@ -112,11 +110,13 @@ def slurm(folder: Path, proctrack: str, sends_user_signal: bool = True) -> Itera
             time.sleep(0.2)
         yield cluster
     finally:
-        cluster.run("scontrol", "shutdown")
-        for daemon in daemons:
-            daemon.wait(timeout=30)
+        # By hand: one that has just come up may not hear `scontrol shutdown`.
+        for node in NODES:
+            subprocess.run([*on_host(node), "sh", "-c", f'kill "$(cat {folder}/slurmd.{node}.pid)"'], timeout=30)
+        controller.terminate()
         key_keeper.terminate()
-        key_keeper.wait(timeout=30)
+        for daemon in (*workers, controller, key_keeper):
+            daemon.wait(timeout=30)
         del os.environ["SLURM_CONF"]
 
 

@@ -1,12 +1,14 @@
 """Runs on two hosts without Slurm: launch/node_entry.sh, typed on each of them."""
 
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launch.diagnose import diagnose
@@ -19,12 +21,12 @@ Start = Callable[..., list["subprocess.Popen[str]"]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start node_entry.sh on both hosts. Nothing of it outlives the test."""
+    """Start node_entry.sh on both hosts, or on some of them. Nothing of it outlives the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*arguments: object, **variables: str) -> list["subprocess.Popen[str]"]:
+    def run(*arguments: object, nodes: Sequence[str] = NODES, **variables: str) -> list["subprocess.Popen[str]"]:
         common = {"HEAD_HOST": "node1", "NUM_NODES": "2", "PROCESSES_PER_NODE": "1", "PYTHON": sys.executable}
-        return [_start(node, str(rank), common | variables, arguments) for rank, node in enumerate(NODES)]
+        return [_start(node, str(rank), common | variables, arguments) for rank, node in enumerate(nodes)]
 
     def _start(
         node: str, rank: str, variables: dict[str, str], arguments: tuple[object, ...]
@@ -42,7 +44,10 @@ def start() -> Iterator[Start]:
 
     yield run
     for process in started:
-        process.kill()
+        if process.poll() is None:
+            # With its children, which hold the pipe.
+            for running in (*psutil.Process(process.pid).children(recursive=True), process):
+                running.kill()
         process.communicate()
 
 
@@ -63,7 +68,9 @@ def wait_for_step(step: int, run_dir: Path, processes: list["subprocess.Popen[st
         assert process.poll() is None, process.communicate()[0]
 
 
-def test_a_cut_cable_ends_both_hosts_and_healed_they_go_on(start: Start, config: Path, expected: bytes) -> None:
+def test_a_cut_cable_ends_both_hosts_and_healed_they_go_on(
+    start: Start, config: Path, expected: Callable[[int], bytes]
+) -> None:
     run_dir = config.parent / "runs" / "cut"
     arguments = (config, "name=cut", "checkpoint.every_steps=4")
     processes = start(*arguments)
@@ -80,19 +87,36 @@ def test_a_cut_cable_ends_both_hosts_and_healed_they_go_on(start: Start, config:
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
     assert steps(run_dir) == list(range(1, STEPS + 1))
-    assert parameters(run_dir) == expected
+    assert parameters(run_dir) == expected(STEPS)
 
 
-def test_a_killed_process_is_named(start: Start, config: Path) -> None:
+def test_a_killed_process_is_named_and_both_hosts_start_again_as_often_as_they_may(start: Start, config: Path) -> None:
     run_dir = config.parent / "runs" / "killed"
-    processes = start(config, "name=killed")
-    wait_for_step(2, run_dir, processes)
-    worker = subprocess.run([*on_host("node2"), "pgrep", "-f", "-n", "trainer.train"], capture_output=True, text=True)
-    subprocess.run([*on_host("node2"), "kill", "-9", worker.stdout.strip()], check=True)
+    processes = start(config, "name=killed", "checkpoint.every_steps=4", MAX_RESTARTS="1")
+    killed = []
+    for step in (6, 12):
+        wait_for_step(step, run_dir, processes)
+        found = subprocess.run(
+            [*on_host("node2"), "pgrep", "-n", "-f", "trainer.train"], capture_output=True, text=True
+        )
+        killed.append(found.stdout.strip())
+        subprocess.run([*on_host("node2"), "kill", "-9", killed[-1]], check=True)
     said = [process.communicate(timeout=TIMEOUT_SECONDS + 60)[0] for process in processes]
-    assert f"rank 1 (process {worker.stdout.strip()}) was ended by SIGKILL on node2" in said[1]
-    assert "rank 0 on node1 stopped: another process of this run is gone or stuck" in said[0]
+    assert [process.returncode for process in processes] == [3, 137], said
+    for worker in killed:
+        assert f"rank 1 (process {worker}) was ended by SIGKILL on node2" in said[1]
+    for output in said:
+        assert re.search("starts again from step_0000000[48], 1 of 1 times", output)
+    assert said[0].count("rank 0 on node1 stopped: another process of this run is gone or stuck") == 2
     assert "first cause: rank 1 on node2: was ended by SIGKILL" in diagnose(run_dir)
+
+
+def test_a_host_that_nobody_joins_says_so(start: Start, config: Path) -> None:
+    (alone,) = start(config, "name=alone", nodes=NODES[:1], START_SECONDS="5")
+    output, _ = alone.communicate(timeout=120)
+    assert alone.returncode == 3, output
+    assert "node 0 on node1 did not meet the other nodes at node1 port 29500: Timed out after" in output
+    assert "Traceback" not in output
 
 
 def test_a_folder_that_is_not_shared_is_found_before_training(start: Start, config: Path) -> None:
