@@ -1,9 +1,10 @@
 """Configuration + data folder -> the parts of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models import (
     Classification,
@@ -60,6 +61,20 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         checkpoint_activations(encoder)
     # The order in which images arrive, and the faster one for convolution and pooling: 1.4x a LeNet step on a CPU.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def fill(network: MultiTaskModel, weights: Mapping[str, Tensor], checkpoint: Path, data: str) -> None:
+    """Put a checkpoint's weights into a network that was built for the data as they are now.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint {checkpoint} does not fit the data in {data}, which must have changed since: {error}"
+        ) from error
 
 
 def _refuse_tied(network: nn.Module) -> None:

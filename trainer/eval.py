@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from trainer.build import build_network, build_tasks
+from trainer.build import build_network, build_tasks, fill
 from trainer.config import ParallelConfig
 from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
@@ -38,7 +38,7 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
     batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
     with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
         snapshot = load(path, runtime)
-        network.load_state_dict(averaged_weights(snapshot.model, snapshot.optimizer))
+        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
         network.to(runtime.device)
         found = evaluate(
             network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models import MultiTaskModel, Task
 from models.backbone import TransformersEncoder
-from trainer.build import build_network, build_tasks
+from trainer.build import build_network, build_tasks, fill
 from trainer.config import Experiment, ParallelConfig
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.remote.folder import open_folder
@@ -87,12 +87,7 @@ def _evaluated(
     """Build the model that evaluations ask, and put the weights in: what is written can be loaded."""
     model = experiment.model.model_copy(update={"tower": None})
     network = build_network(experiment.model_copy(update={"model": model}), manifest, tasks)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"checkpoint {path} does not fit the data in {experiment.data.path}, which must have changed since: {error}"
-        ) from error
+    fill(network, weights, path, experiment.data.path)
     return network
 
 

@@ -165,7 +165,8 @@ def _slow_data(run: Run, summary: dict[str, Any]) -> str:
 
 
 def _summary(run: Run, records: list[dict[str, Any]]) -> dict[str, Any]:
-    trained = [record for record in records if record["kind"] == "train"]
+    # A run that was stopped while it waited for data may have logged no step.
+    trained = [record for record in records if record["kind"] == "train"] or [run.throughput.read()]
     return {
         "tasks": run.task_names,
         "weighting": run.experiment.balance.weighting,

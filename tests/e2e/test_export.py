@@ -132,6 +132,8 @@ def test_what_cannot_be_exported_is_refused(
     text = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(re.sub(r"path: .*digits", f"path: {other}", text))
     assert "does not fit the data in" in refused(out)
+    assert main(["eval", str(run_dir)]) == 2
+    assert f"does not fit the data in {other}, which must have changed since" in capsys.readouterr().err
 
     (run_dir / "config.yaml").write_text(text)
     (run_dir / "run.json").unlink()

@@ -54,6 +54,16 @@ def test_a_run_that_is_set_back_keeps_its_new_branch(tmp_path: Path) -> None:
     assert found[-1] == ["step_00000020", "step_00000030"]
 
 
+def test_a_save_that_died_does_not_keep_its_step_from_being_removed(tmp_path: Path) -> None:
+    """Set back to before step 40, the run died while it saved that step anew, and does not come by it again."""
+    save_at(tmp_path, 10)
+    save_at(tmp_path, 40)
+    (tmp_path / "step_00000040.tmp").mkdir()
+    (tmp_path / "step_00000040.tmp" / STATE).write_text("torn")
+    found = [save_at(tmp_path, step) for step in (20, 30)]
+    assert found[-1] == ["step_00000020", "step_00000030"]
+
+
 WEIGHTS = torch.arange(12.0).view(4, 3)
 
 

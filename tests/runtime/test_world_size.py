@@ -1,9 +1,14 @@
 """Asked, launched and joined must be one number."""
 
+import os
+import resource
+
 import pytest
 
+from tests.distributed.ranks import run_ranks
+from trainer.config import ParallelConfig
 from trainer.errors import UserError
-from trainer.runtime.setup import check_world_size
+from trainer.runtime.setup import check_world_size, joined
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])
@@ -30,3 +35,17 @@ def test_any_difference_names_all_three_and_what_to_type(asked: int, launched: i
     assert f"{joined} joined" in said
     assert f"--processes {asked}" in said
     assert f"parallel.processes={launched}" in said
+
+
+def connected(rank: int) -> int:
+    """The number of processes that have found one another, allowed two more open files than there are."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    with joined(ParallelConfig(processes=2)) as runtime:
+        return sum(runtime.gather(1))
+
+
+def test_a_small_limit_of_open_files_does_not_keep_processes_apart() -> None:
+    assert run_ranks(2, connected) == [2, 2]

@@ -4,6 +4,7 @@ The only file that builds an Accelerator.
 """
 
 import os
+import resource
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -172,6 +173,7 @@ def _start(config: ParallelConfig) -> Runtime:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Before anybody connects: a rank that waits for one that was never started would wait for the whole time-out.
     check_world_size(asked=config.processes, launched=launched, joined=launched)
+    _allow_many_connections()
     timeout = timedelta(seconds=config.timeout_seconds)
     if launched == 1 and config.strategy not in ("single", "ddp"):
         # FSDP2 and DeepSpeed want a process group even of one.
@@ -221,6 +223,13 @@ def _make_room(folder: Path) -> None:
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(folder / "flight_"))
+
+
+def _allow_many_connections() -> None:
+    # Gloo connects every two processes, in each group anew: the usual soft limit, of 1,024 files, ends near 1,000 of
+    # them, or near 500 on CPUs.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _refuse_a_second_plan(config: ParallelConfig) -> None:

@@ -256,7 +256,10 @@ def _prune(folder: Path, keep: int, newest: Path) -> None:
     published = [path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name) and path != newest]
     # First those that a run left which was then set back to an earlier step.
     published.sort(key=lambda path: (path < newest, path))
-    for old in published[: max(len(published) - keep + 1, 0)]:
-        old.rename(old.with_suffix(".tmp"))
+    # What a process left that died is first to go: it may have the name that an old checkpoint gets.
     for torn in folder.glob("step_*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)  # What somebody still reads goes next time.
+    for old in published[: max(len(published) - keep + 1, 0)]:
+        torn = old.with_suffix(".tmp")
+        old.rename(torn)
+        shutil.rmtree(torn, ignore_errors=True)

@@ -20,6 +20,8 @@ Value = TypeVar("Value")
 
 ANSWER_SECONDS = 5.0
 """How long an answer may take."""
+SECONDS_A_RANK = 0.01
+"""How much longer with each rank: where a step is late, all call all others at once."""
 NAMED = 8
 """Processes named in a message at most."""
 LONGEST_WAIT = timedelta(days=20)
@@ -52,6 +54,7 @@ class RollCall:
 
     def __init__(self, store: Store, rank: int, names: Sequence[str], answer: Callable[[], str]) -> None:
         self._store, self._rank, self._names, self._answer = store, rank, names, answer
+        self._answer_seconds = ANSWER_SECONDS + SECONDS_A_RANK * len(names)
         self._ended = self._has_said_last = False
         self._speaking = threading.Lock()
         own: Store = store.clone()  # type: ignore[attr-defined]  # A wait keeps its connection to itself.
@@ -60,12 +63,12 @@ class RollCall:
 
     def say_last(self, words: str, *, failed: bool) -> None:
         """Answer all calls to come: this process ends, since it has `failed` or because it has lost another one."""
-        _within(ANSWER_SECONDS, lambda: self._say(words, failed=failed, is_last=True))
+        _within(self._answer_seconds, lambda: self._say(words, failed=failed, is_last=True))
 
     def call(self) -> Verdict:
         """Call all others, and wait for their answers."""
         # On a thread, for the store too is at one of the processes, and a wait for one that is stopped has no end.
-        answers = _within(2 * ANSWER_SECONDS, self._call)
+        answers = _within(2 * self._answer_seconds, self._call)
         if answers is None:
             lost = "another process of this run is gone or stuck, and with it the store in which they meet"
             return Verdict(lost, is_certain=True)
@@ -109,7 +112,7 @@ class RollCall:
         number = self._store.add(CALLS, 1)
         for rank in others:
             self._store.set(_called(rank), "")
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._answer_seconds
         # By asking again, not by the store's own wait, which warns of each that comes to nothing.
         while time.monotonic() < deadline:
             if self._store.check([_answer(rank) for rank in others]):
