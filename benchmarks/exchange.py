@@ -1,4 +1,4 @@
-"""Measures what α costs several processes:  python -m benchmarks.exchange [--processes 2]
+"""Measures what α costs several processes:  python -m benchmarks.exchange [--processes 2] [--group dedicated]
 
 Each process runs DDP over gloo on ResNet-18, 64 images of 64 x 64 a process, one thread. The share is the wall time
 within the exchange (pack, reduce, solve, broadcast) over that of the step: of each step the shortest among the
@@ -30,13 +30,13 @@ SIZES = (2, 40, 1000)
 NUM_STEPS = 5
 
 
-def measure(num_tasks: int) -> list[tuple[float, float]]:
+def measure(num_tasks: int, group: str) -> list[tuple[float, float]]:
     """The seconds of each step and those of the exchange in it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     problem = Problem("resnet18", num_tasks, separate=False)
     model = nn.parallel.DistributedDataParallel(problem.model)
-    balancer = Balancer(num_tasks)
+    balancer = Balancer(num_tasks, group=dist.new_group() if group == "dedicated" else None)
     inside = 0.0
 
     def timed_exchange(*arguments: Any, **named: Any) -> Any:
@@ -59,9 +59,9 @@ def measure(num_tasks: int) -> list[tuple[float, float]]:
     return rows[1:]
 
 
-def share(processes: int, num_tasks: int) -> tuple[float, float]:
+def share(processes: int, num_tasks: int, group: str) -> tuple[float, float]:
     """Median seconds of a step, and median share of the exchange."""
-    steps = list(zip(*on_every_rank(processes, measure, num_tasks), strict=True))
+    steps = list(zip(*on_every_rank(processes, measure, num_tasks, group), strict=True))
     seconds = [max(step for step, _ in of_ranks) for of_ranks in steps]
     shares = [min(inside for _, inside in of_ranks) / whole for of_ranks, whole in zip(steps, seconds, strict=True)]
     return statistics.median(seconds), statistics.median(shares)
@@ -70,11 +70,13 @@ def share(processes: int, num_tasks: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exchange", description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2)
-    processes = parser.parse_args().processes
+    parser.add_argument("--group", choices=("dedicated", "default"), default="dedicated")
+    arguments = parser.parse_args()
+    processes = arguments.processes
     table = Table("T", "step (s)", "exchange (%)", title=f"ResNet-18, {processes} processes")
     rows = []
     for num_tasks in SIZES:
-        seconds, part = share(processes, num_tasks)
+        seconds, part = share(processes, num_tasks, arguments.group)
         table.add_row(str(num_tasks), f"{seconds:.2f}", f"{100 * part:.2f}")
         rows.append({"T": num_tasks, "processes": processes, "step_seconds": seconds, "exchange_share": part})
     Console(width=120).print(table)

@@ -1,6 +1,6 @@
 """Hugging Face Accelerate; the same lines under DeepSpeed and FSDP.
 
-accelerate launch --config_file launch/accelerate/cpu.yaml --num_processes 2 examples/with_accelerate.py
+accelerate launch --config_file launch/accelerate/processes.yaml --num_processes 2 examples/with_accelerate.py
 """
 
 import torch

@@ -6,7 +6,7 @@ from pathlib import Path
 from launch.accelerated import accelerate_launch
 from launch.restarts import kept_running
 
-ACCELERATE_CONFIG = Path(__file__).parent / "accelerate" / "cpu.yaml"
+ACCELERATE_CONFIG = Path(__file__).parent / "accelerate" / "processes.yaml"
 
 
 def launch(processes: int, arguments: Sequence[str], run_dir: Path, max_restarts: int) -> int:

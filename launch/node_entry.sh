@@ -79,5 +79,5 @@ export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE
 
 # Each start adds a folder to its node's logs; launch/diagnose.py reads the last one.
 logs=$RUN_DIR/logs/${PARETRAIN_JOB_ID:-by-hand}.${SLURM_RESTART_COUNT:-0}/${MODULE:-trainer.train}/node$node
-exec "$python" -m launch.restarts --config_file "$launch/accelerate/cpu.yaml" \
+exec "$python" -m launch.restarts --config_file "$launch/accelerate/processes.yaml" \
   --num_processes "$processes" "${rendezvous[@]}" --tee 3 --log_dir "$logs" -m "${MODULE:-trainer.train}" "$@"

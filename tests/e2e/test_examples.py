@@ -9,7 +9,8 @@ import pytest
 from tests.e2e.conftest import ROOT, environment
 
 PYTHON = sys.executable
-LAUNCH = [PYTHON, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", "launch/accelerate/cpu.yaml"]
+CONFIG_FILE = "launch/accelerate/processes.yaml"
+LAUNCH = [PYTHON, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", CONFIG_FILE]
 COMMANDS = {
     "one process": [PYTHON, "-m", "torch.distributed.run", "--nproc_per_node", "1", "examples/ddp.py"],
     "ddp": [PYTHON, "-m", "torch.distributed.run", "--nproc_per_node", "2", "examples/ddp.py"],

@@ -134,7 +134,7 @@ LAUNCHES = {
     "a single process where two were asked for": ["--cpu", "--num_processes", "2"],
     "three processes where two were asked for": [
         "--config_file",
-        "launch/accelerate/cpu.yaml",
+        "launch/accelerate/processes.yaml",
         "--num_processes",
         "3",
     ],
@@ -151,6 +151,6 @@ def test_another_number_of_processes_than_asked_for_is_refused(options: list[str
 
 @pytest.mark.slow
 def test_accelerate_launch_trains_as_the_command_does(config: Path, run_dir: Path) -> None:
-    done = accelerate_launch(["--config_file", "launch/accelerate/cpu.yaml", "--num_processes", "2"], config)
+    done = accelerate_launch(["--config_file", "launch/accelerate/processes.yaml", "--num_processes", "2"], config)
     assert done.returncode == 0, done.stderr
     assert json.loads((run_dir / "summary.json").read_text())["world_size"] == 2

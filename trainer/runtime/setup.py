@@ -237,8 +237,8 @@ def _refuse_a_second_plan(config: ParallelConfig) -> None:
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(
                 f"accelerate was launched with a plan of its own to spread the model ({variable}=true), but "
-                f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/cpu.yaml, or your own file "
-                "with distributed_type: MULTI_GPU"
+                f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/processes.yaml, or your own "
+                "file with distributed_type: MULTI_GPU"
             )
 
 
@@ -262,7 +262,7 @@ def check_world_size(asked: int, launched: int, joined: int) -> None:
         f"{asked} processes were asked for (parallel.processes), {launched} launched (WORLD_SIZE), and {joined} joined "
         f"on {socket.gethostname()}: they must be the same.\n"
         f"  to run {asked} on this machine: paretrain train CONFIG --processes {asked}\n"
-        f"  under your own launcher: accelerate launch --config_file launch/accelerate/cpu.yaml "
+        f"  under your own launcher: accelerate launch --config_file launch/accelerate/processes.yaml "
         f"--num_processes {asked} -m trainer.train CONFIG\n"
         f"  to run as launched: add parallel.processes={launched}"
     )
