@@ -237,8 +237,8 @@ def _refuse_a_second_plan(config: ParallelConfig) -> None:
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(
                 f"accelerate was launched with a plan of its own to spread the model ({variable}=true), but "
-                f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/processes.yaml, or your own "
-                "file with distributed_type: MULTI_GPU"
+                f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/processes.yaml, or your "
+                "own file with distributed_type: MULTI_GPU"
             )
 
 
