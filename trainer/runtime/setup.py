@@ -169,7 +169,6 @@ def _start(config: ParallelConfig) -> Runtime:
             "parallel.device=cuda, but torch finds no GPU here. To run on the CPU, type parallel.device=cpu"
         )
     _refuse_a_second_plan(config)
-    torch.set_num_threads(config.threads)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Before anybody connects: a rank that waits for one that was never started would wait for the whole time-out.
     check_world_size(asked=config.processes, launched=launched, joined=launched)
@@ -187,6 +186,7 @@ def _start(config: ParallelConfig) -> Runtime:
         dynamo_backend="no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
+    torch.set_num_threads(config.threads)  # Accelerate has its own idea where OMP_NUM_THREADS is not set.
     device = accelerator.device
     counted = torch.ones(1, device=device)
     if dist.is_initialized():
