@@ -14,8 +14,8 @@ from models.lenet import LeNet
 from trainer.balance import MinNormWeighting
 
 
-class NanOnRank1(LeNet):
-    """Gives NaN on rank 1 from its third training step on."""
+class Counting(LeNet):
+    """Knows how many training forwards it has begun."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__(image_shape, dropout=0.0)
@@ -23,35 +23,35 @@ class NanOnRank1(LeNet):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         self.num_forwards += self.training
+        return super().forward(x_BCHW)
+
+
+class NanOnRank1(Counting):
+    """Gives NaN on rank 1 from its third training step on."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
         z_BD = super().forward(x_BCHW)
         return z_BD * torch.nan if self.num_forwards >= 4 and os.environ.get("RANK") == "1" else z_BD
 
 
-class Normalised(LeNet):
+class Normalised(Counting):
     """Has running statistics, and in its fifth training step a gradient that is not finite behind a z that is."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(image_shape, dropout=0.0)
+        super().__init__(image_shape)
         self.norm = nn.BatchNorm1d(self.width)
-        self.num_forwards = 0
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        self.num_forwards += self.training
         z_BD = super().forward(x_BCHW)
         if self.num_forwards == 6:
             z_BD = z_BD + (z_BD - z_BD.detach()).square().sum().sqrt()  # 0, and ∂√x/∂x is infinite there
         return self.norm(z_BD)
 
 
-class Overflowing(LeNet):
+class Overflowing(Counting):
     """Has, in its second training step, a gradient that float16 has no room for once it is scaled."""
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
-        super().__init__(image_shape, dropout=0.0)
-        self.num_forwards = 0
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        self.num_forwards += self.training
         z_BD = super().forward(x_BCHW)
         return z_BD + 1e5 * (z_BD - z_BD.detach()) if self.num_forwards == 3 else z_BD
 
