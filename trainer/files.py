@@ -1,13 +1,122 @@
-"""Files that are whole on the disk before anybody relies on them."""
+"""The one careful reader and the one careful writer of files on disk.
+
+Whatever is read back may be missing, torn, replaced or made by somebody else. `read_bytes` and `read_json` accept a
+regular file of a bounded size and turn anything else into one sentence. `replace` writes a file whole or not at all.
+"""
 
 import hashlib
+import json
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainer.errors import UserError
+
+MAX_TEXT_BYTES = 64 << 20
+"""Bound of what is read as text: manifests, metrics, summaries. None that we write comes near it."""
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a whole file that somebody else may have touched.
+
+    Raises:
+        FileNotFoundError: there is no such file: whether that is a fault is the caller's to say.
+        UserError: it is not a regular file, is larger than `max_bytes`, or cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise UserError(f"{path} has {size:,} bytes; expected at most {max_bytes:,}.")
+        try:
+            content = file.read(max_bytes + 1)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(content) > max_bytes:
+        raise UserError(f"{path} grew beyond {max_bytes:,} bytes while it was read.")
+    return content
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. A FIFO, a device or a folder in its place is refused, and waited for never.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is something else, or cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {_reason(error)}.") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is not a regular file.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Read a whole UTF-8 file; raises as `read_bytes` does, and a UserError where it is not UTF-8."""
+    try:
+        return read_bytes(path, max_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}.") from None
+
+
+def read_json(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> Any:
+    """Read a whole JSON file; raises as `read_bytes` does, and a UserError where it is not JSON."""
+    return parse_json(read_bytes(path, max_bytes), str(path))
+
+
+def parse_json(content: bytes | str, where: str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Args:
+        content: the text.
+        where: begins the sentence of an error, such as the file's path.
+
+    Raises:
+        UserError: it is not JSON, nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply.") from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them
+        raise UserError(f"{where} is not JSON: {error}.") from None
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, durably: under another name first, which is then renamed.
+
+    Raises:
+        UserError: `path` is a folder or a device, its folder is missing or read-only, or the disk is full.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} cannot be written: it exists and is not a regular file.")
+        write_durably(aside, content)
+        aside.replace(path)
+        sync(path.parent)
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            aside.unlink()
+        raise UserError(f"{path} cannot be written: {_reason(error)}.") from None
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as stream:
+    """Write a file and wait until the disk has it. A link in its place is not followed, but replaced.
+
+    Raises:
+        OSError: as the disk says.
+    """
+    with suppress(FileNotFoundError):
+        path.unlink()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
@@ -26,3 +135,7 @@ def sha256(path: Path) -> str:
     """A file's SHA-256, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
