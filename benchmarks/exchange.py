@@ -23,8 +23,8 @@ from torch import nn
 from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
-from trainer import Balancer
-from trainer.balance.exchange import exchange
+from paretrain import Balancer
+from paretrain.exchange import exchange
 
 SIZES = (2, 40, 1000)
 NUM_STEPS = 5
@@ -47,7 +47,7 @@ def measure(num_tasks: int, group: str) -> list[tuple[float, float]]:
         return found
 
     rows = []
-    with threadpool_limits(1), mock.patch("trainer.balance.balancer.exchange", timed_exchange):
+    with threadpool_limits(1), mock.patch("paretrain.balancer.exchange", timed_exchange):
         for _ in range(NUM_STEPS + 1):
             dist.barrier()
             started = time.perf_counter()

@@ -24,9 +24,9 @@ from models import Classification, MultiTaskModel, task_losses
 from models.heads import linear_head
 from models.resnet import resnet18
 from models.task_heads import SeparateHeads, StackedHeads
-from trainer import Balancer
-from trainer.balance.gram import gram
-from trainer.balance.minnorm import solve
+from paretrain import Balancer
+from paretrain.gram import gram
+from paretrain.minnorm import solve
 
 NUM_SAMPLES = 64
 IMAGE_SHAPE = (3, 64, 64)

@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torchjd.aggregation import MGDAWeighting
 
-from trainer.balance.minnorm import solve
+from paretrain.minnorm import solve
 
 SIZES = (2, 10, 40, 100, 400, 1000, 4096)
 QUICK_SIZES = (2, 10, 40, 100, 400, 1000)

@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
-from trainer import Balancer
+from paretrain import Balancer
 from trainer.config import ParallelConfig
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine

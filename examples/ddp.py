@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from toy import NUM_TASKS, Network, batches, loss_sums, small_encoder
 
-from trainer import Balancer
+from paretrain import Balancer
 
 dist.init_process_group("gloo")
 rank, world_size = dist.get_rank(), dist.get_world_size()

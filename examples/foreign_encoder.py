@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from toy import NUM_TASKS, Network, batches, loss_sums
 from transformers import ViTConfig, ViTModel
 
-from trainer import Balancer
+from paretrain import Balancer
 
 
 class ViTEncoder(nn.Module):

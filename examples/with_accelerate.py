@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from toy import NUM_TASKS, Network, batches, loss_sums, small_encoder
 
-from trainer import Balancer
+from paretrain import Balancer
 
 accelerator = Accelerator(cpu=True)
 rank, world_size = accelerator.process_index, accelerator.num_processes

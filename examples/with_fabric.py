@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from toy import NUM_TASKS, Network, batches, loss_sums, small_encoder
 
-from trainer import Balancer
+from paretrain import Balancer
 
 fabric = Fabric(accelerator="cpu", strategy="ddp", devices=2)
 fabric.launch()

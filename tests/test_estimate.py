@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from models import Classification, MultiTaskModel, build_encoder, build_model, task_losses
+from paretrain import Balancer
 from tests.distributed.ranks import run_ranks
-from trainer import Balancer
 from trainer.config import OffloadConfig, OptimizerConfig
 from trainer.estimate import ZERO_BUCKET_BYTES, Estimate, Sizes, estimate, optimizer_bytes
 from trainer.optimization import build_optimizer

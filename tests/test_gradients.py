@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from paretrain import Balancer
 from tests.distributed.problem import MISSING, Problem, two_pass_step
-from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward

@@ -19,12 +19,12 @@ from models import (
     checkpoint_activations,
 )
 from models.tasks import SPREAD
-from trainer.balance import Balancer
-from trainer.balance.weightings.build import build_weighting
+from paretrain import Balancer
 from trainer.config import BalanceConfig, Experiment
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError
+from trainer.rules import build_weighting
 from trainer.runtime.setup import Runtime
 
 

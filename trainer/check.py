@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from trainer.balance.exchange import message_bytes
+from paretrain.exchange import message_bytes
 from trainer.config import Experiment, TrainConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.order import check_global_batch

@@ -9,7 +9,7 @@ or a reduce-scatter handles, and twice that for an all-reduce.
 
 from dataclasses import dataclass
 
-from trainer.balance.gram import CHUNK_ENTRIES
+from paretrain.gram import CHUNK_ENTRIES
 from trainer.config import OffloadConfig, OptimizerConfig
 from trainer.runtime.engines.offload import NO_OFFLOAD
 from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models import training_losses
-from trainer.balance import Balance, BalanceError, NonFiniteError
+from paretrain import Balance, BalanceError, NonFiniteError
 from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.run import Run

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import MultiTaskModel, Task
-from trainer.balance import Balancer
+from paretrain import Balancer
 from trainer.build import build_balancer, build_network, build_tasks
 from trainer.config import Experiment
 from trainer.data.format.specs import InputSpec

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models import training_losses
 from models.task_heads import SharedLinear
-from trainer.balance import Balancer
+from paretrain import Balancer
 from trainer.build import build_network
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.loader import Batch

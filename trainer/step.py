@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.balance import Balance
-from trainer.balance.parameters import slopes
+from paretrain import Balance
+from paretrain.parameters import slopes
 from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.gradients import WAY_ON, forward_backward, parameter_gradients, restore_buffers

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from models.lenet import LeNet
-from trainer.balance import MinNormWeighting, Weights
+from paretrain import MinNormWeighting, Weights
 from trainer.runtime.checkpoints import saving
 
 

@@ -14,7 +14,7 @@ from models import Classification, MultiTaskModel
 from models.heads import mlp_head
 from models.lenet import LeNet
 from models.task_heads import SeparateHeads
-from tests.balance.oracle import min_norm_by_enumeration
+from tests.library.oracle import min_norm_by_enumeration
 
 MISSING = -1
 

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from models.tasks import MISSING
+from paretrain import Balancer
 from tests.distributed.problem import Problem
 from tests.distributed.ranks import run_ranks
-from trainer import Balancer, loop, reporting
+from trainer import loop, reporting
 from trainer.config import Experiment, ParallelConfig
 from trainer.data.reading.loader import Batch
 from trainer.data.sources.digits import write_digits

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paretrain import Balancer
 from tests.distributed.problem import Problem, train_by_definition
 from tests.distributed.ranks import run_ranks
-from trainer import Balancer
 
 CUTS = {
     "one": [24],

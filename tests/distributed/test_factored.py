@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from models import MultiTaskModel, task_losses
 from models.task_heads import StackedHeads
+from paretrain import BalanceError, Balancer
 from tests.distributed.problem import Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
-from trainer import Balancer
-from trainer.balance import BalanceError
 
 PROBLEM = Problem(num_tasks=5, missing=0.3, blind=(1,))
 CUT = [7, 17]

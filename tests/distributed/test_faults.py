@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paretrain import Balance, BalanceError, Balancer, MinNormWeighting, Weights
 from tests.distributed.problem import MISSING, Problem, two_pass_step
 from tests.distributed.ranks import RankFailed, run_ranks
-from trainer import Balancer
-from trainer.balance import Balance, BalanceError, MinNormWeighting, Weights
 from trainer.config import ParallelConfig
 from trainer.errors import LostPeerError
 from trainer.runtime.faults import roll_call

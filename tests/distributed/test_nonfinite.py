@@ -16,10 +16,9 @@ from torch.distributed.tensor import DTensor
 
 from models import MultiTaskModel, task_losses
 from models.task_heads import StackedHeads
+from paretrain import Balancer, MinNormWeighting, NonFiniteError, Weights
 from tests.distributed.problem import MISSING, Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
-from trainer import Balancer
-from trainer.balance import MinNormWeighting, NonFiniteError, Weights
 
 PROBLEM = Problem(num_tasks=3, missing=0.2)
 NAMES = ["left", "middle", "right"]

@@ -1,14 +1,15 @@
 """Every rule gives the same bits on 1, 2 and 4 processes, from the same Gram matrix summed over them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
-from tests.distributed.ranks import run_ranks
-from trainer.balance import (
+from paretrain import (
+    BalanceError,
     Chebyshev,
     DynamicWeightAverage,
     Fixed,
@@ -21,9 +22,12 @@ from trainer.balance import (
     Uniform,
     Weighting,
 )
-from trainer.balance.exchange import BalanceError, Ranks, exchange
-from trainer.balance.weightings.build import build_weighting
-from trainer.balance.weightings.rule import Stateless, Weights
+from paretrain.exchange import exchange
+from paretrain.ranks import Ranks
+from paretrain.rules.rule import Stateless, Weights
+from paretrain.solve import solve_step
+from tests.distributed.ranks import run_ranks
+from trainer.rules import build_weighting
 
 NAMES = ["left", "middle", "right"]
 STEPS = 25
@@ -78,10 +82,11 @@ def run_every_rule(rank: int) -> dict[str, bytes]:
         alphas = []
         for step in range(STEPS):
             gram_TT, losses_T, counts_T = share_of_step(step, ranks)
-            alphas.append(exchange(gram_TT, losses_T, counts_T, rule=rule, ranks=ranks, names=NAMES).alpha_T)
+            verdict, _ = exchange(gram_TT, losses_T, counts_T, ranks, partial(solve_step, rule=rule))
+            alphas.append(verdict.alpha_T)
         found[name] = np.array(alphas).tobytes()
     try:
-        exchange(*share_of_step(0, ranks), rule=NoNumber(), ranks=ranks, names=NAMES)
+        exchange(*share_of_step(0, ranks), ranks, partial(solve_step, rule=NoNumber()))
     except BalanceError as error:
         found["NaN"] = str(error).encode()
     return found

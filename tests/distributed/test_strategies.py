@@ -25,9 +25,9 @@ from models.heads import linear_head, mlp_head
 from models.lenet import LeNet
 from models.resnet import BasicBlock, ResNet
 from models.task_heads import SeparateHeads, StackedHeads
+from paretrain import Balancer
 from tests.distributed.problem import Problem, two_pass_step
 from tests.distributed.ranks import run_ranks
-from trainer import Balancer
 from trainer.config import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
 from trainer.gradients import forward_backward

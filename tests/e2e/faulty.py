@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.lenet import LeNet
-from trainer.balance import MinNormWeighting
+from paretrain import MinNormWeighting
 
 
 class Counting(LeNet):

@@ -45,7 +45,7 @@ def test_the_library_costs_only_torch() -> None:
     program = """
 import sys, numpy, scipy.linalg, torch
 before = set(sys.modules)
-from trainer import Balancer
+from paretrain import Balancer
 Balancer(tasks=2)
 packages = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(sorted(packages - set(sys.stdlib_module_names) - {"numpy", "scipy", "torch", "trainer"}))

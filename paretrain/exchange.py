@@ -1,0 +1,72 @@
+"""The wire of one step: pack -> reduce to rank 0 -> decide there -> broadcast the verdict.
+
+z is rank-local, so the Gram matrix of the whole batch is the plain sum of the ranks' Gram matrices. One symmetric T x T
+matrix and T + W numbers travel, whatever the size of the batch, the representation and the model. Every rank sends and
+receives the same two messages in every step and leaves with the same verdict or the same error.
+
+Shapes: T tasks, W ranks.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paretrain.balance import BalanceError
+from paretrain.packing import pack, packed_size, unpack
+from paretrain.ranks import Ranks
+from paretrain.verdict import Batch, Outcome, Verdict, failed, verdict_size
+
+
+def exchange(
+    gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, ranks: Ranks, decide: Callable[[Batch], Verdict]
+) -> tuple[Verdict, np.ndarray | None]:
+    """Sum the ranks' shares on rank 0, decide there, and tell every rank. Collective.
+
+    Args:
+        gram_TT: float64 Gram matrix of this rank's part of the gradients of the global mean losses; overwritten.
+        losses_T: this rank's part of the global mean losses.
+        counts_T: labelled samples of each task over all ranks.
+        ranks: the processes that share the batch.
+        decide: called on rank 0 only. Whatever it raises reaches every rank.
+
+    Returns:
+        The verdict, the same bits on all ranks; and the batch's Gram matrix on rank 0, None elsewhere.
+
+    Raises:
+        BalanceError: `decide` raised on rank 0. All ranks raise the same words; none is left waiting.
+    """
+    batch = _reduce(gram_TT, losses_T, counts_T, ranks)
+    num_tasks, failure = len(counts_T), ""
+    packed = np.zeros(verdict_size(num_tasks, ranks.size))
+    if ranks.rank == 0:
+        try:
+            packed = decide(batch).pack()
+        except Exception as error:  # Whatever it was, the other ranks wait for the broadcast.
+            packed, failure = failed(num_tasks, ranks.size).pack(), f"{type(error).__name__}: {error}"
+    packed = ranks.broadcast(torch.from_numpy(packed).to(gram_TT.device)).cpu().numpy()
+    verdict = Verdict.unpack(packed, num_tasks)
+    if verdict.outcome is Outcome.FAILED:
+        raise BalanceError(f"the weighting failed on rank 0: {ranks.broadcast_text(failure)}")
+    return verdict, batch.gram_TT if ranks.rank == 0 else None
+
+
+def message_bytes(num_tasks: int, num_ranks: int) -> int:
+    """Return the bytes that one rank sends or receives a step for α: counts, packed Gram matrix, verdict; float64."""
+    return 8 * (num_tasks + packed_size(num_tasks) + num_tasks + num_ranks + verdict_size(num_tasks, num_ranks))
+
+
+def _reduce(gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, ranks: Ranks) -> Batch:
+    """Return the whole batch's numbers on rank 0; elsewhere they are unspecified."""
+    broken_W = gram_TT.new_zeros(ranks.size)
+    broken_W[ranks.rank] = ~(gram_TT.diagonal().isfinite() & losses_T.isfinite()).all()
+    counts = counts_T.cpu().numpy()
+    if ranks.size == 1:
+        return Batch(gram_TT.cpu().numpy(), losses_T.cpu().numpy(), counts, broken_W.cpu().numpy())
+    message = ranks.reduce(pack(gram_TT, losses_T.to(gram_TT), broken_W)).cpu()
+    reduced_TT = gram_TT.cpu()
+    if ranks.rank == 0:
+        unpack(message, reduced_TT)
+    means_T, broken_W = message[packed_size(len(losses_T)) :].split([len(losses_T), ranks.size])
+    return Batch(reduced_TT.numpy(), means_T.numpy(), counts, broken_W.numpy())

@@ -1,0 +1,71 @@
+"""Rules that look at no gradient and no loss.
+
+Shapes: T tasks, A active tasks (A <= T).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paretrain.rules.rule import Stateless, Weights, share, softmax
+
+
+class Uniform(Stateless):
+    """α = 1/A: the mean of the losses."""
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Weigh all active tasks alike."""
+        return Weights(np.full(len(tasks_A), 1 / len(tasks_A)))
+
+
+class Fixed(Stateless):
+    """Constant weights, shared out anew among the active tasks of a step.
+
+    Args:
+        weights_T: a weight >= 0 for each task, in task order; they sum to 1. Weight 0 trains the task's head only.
+
+    Raises:
+        ValueError: a weight is negative or not finite, or they do not sum to 1.
+    """
+
+    def __init__(self, weights_T: Sequence[float]) -> None:
+        self._weights_T = np.asarray(weights_T, dtype=np.float64)
+        if not (np.isfinite(self._weights_T).all() and (self._weights_T >= 0).all()):
+            raise ValueError(f"fixed weights must be finite and >= 0, found {list(weights_T)}")
+        if abs(self._weights_T.sum() - 1) > 1e-6:
+            raise ValueError(f"fixed weights must sum to 1, found {list(weights_T)} with sum {self._weights_T.sum():g}")
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Give each active task its share; none has any where all active tasks weigh 0."""
+        return Weights(share(self._weights_T[tasks_A]))
+
+
+class Random:
+    """Random loss weighting (RLW; Lin et al. 2021, arXiv 2111.10603): α = softmax of T standard normal numbers.
+
+    The numbers of a step depend on the seed and on how many steps came before, on nothing else.
+
+    Args:
+        num_tasks: T.
+        seed: decides the numbers.
+    """
+
+    def __init__(self, num_tasks: int, seed: int = 0) -> None:
+        self._num_tasks = num_tasks
+        self._seed = seed
+        self._step = 0
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Draw for all tasks, whoever is here, so that an absent task does not change the others' numbers."""
+        scores_T = np.random.default_rng([self._seed, self._step]).standard_normal(self._num_tasks)
+        self._step += 1
+        return Weights(softmax(scores_T[tasks_A]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seed and the steps done."""
+        return {"seed": self._seed, "step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the saved seed, at the saved step."""
+        self._seed, self._step = state["seed"], state["step"]

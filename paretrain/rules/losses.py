@@ -1,0 +1,122 @@
+"""Rules that look at the losses alone.
+
+Shapes: T tasks, A active tasks (A <= T).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paretrain.rules.rule import Weights, per_task, share, softmax, unfinished
+
+
+class Uncertainty:
+    """Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, arXiv 1705.07115): α ∝ 1/σ².
+
+    The objective is Σ_t ½ exp(-s_t) L_t + ½ s_t over the log-variances s_t = log σ_t². They start at 0, and each step
+    moves them once by gradient descent: s_t -= learning_rate · ½ (1 - exp(-s_t) L_t), after α = softmax(-s) was taken.
+    Its optimum for given losses is s_t = log L_t, hence the closed form α_t = (1/L_t) / Σ 1/L_s.
+
+    Two differences from the paper: the weights are rescaled to sum 1, so that the rule does not change the learning
+    rate too; and heads keep their own gradient, so that α weighs the encoder's alone. In the closed form a task whose
+    loss is 0 (`FINISHED`) has α = 0, as there is no 1/L_t.
+
+    Args:
+        num_tasks: T.
+        learning_rate: of the log-variances; 0.01 where it is not given.
+        closed_form: take the optimum of each step's losses in place of learning it; remembers nothing.
+
+    Raises:
+        ValueError: a learning rate that is not positive, or one for the closed form, which has none.
+    """
+
+    def __init__(self, num_tasks: int, learning_rate: float | None = None, closed_form: bool = False) -> None:
+        if closed_form and learning_rate is not None:
+            raise ValueError(f"learning_rate={learning_rate} has no effect with closed_form: give one of the two")
+        if learning_rate is not None and not learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, found {learning_rate}")
+        self._closed_form = closed_form
+        self._learning_rate = learning_rate or 0.01
+        self._log_variances_T = np.zeros(num_tasks)
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Weigh by the variances; then learn them, of the active tasks."""
+        if self._closed_form:
+            inverse_A = np.zeros(len(losses_A))
+            np.divide(1, losses_A, out=inverse_A, where=unfinished(losses_A, tasks_A, "uncertainty"))
+            return Weights(share(inverse_A))
+        log_variances_A = self._log_variances_T[tasks_A]
+        self._log_variances_T[tasks_A] -= self._learning_rate * (1 - np.exp(-log_variances_A) * losses_A) / 2
+        return Weights(softmax(-log_variances_A))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the log-variances."""
+        return {"log_variances": self._log_variances_T.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the saved log-variances."""
+        self._log_variances_T = per_task(state["log_variances"], len(self._log_variances_T))
+
+
+class DynamicWeightAverage:
+    """Dynamic weight average (DWA; Liu, Johns & Davison 2019, arXiv 1803.10704, equation 7).
+
+    α = softmax(w / temperature), where w_t is a task's mean loss over the last window of steps divided by that over the
+    window before: a task whose loss falls slowly gets more. w_t = 1 until a task has two windows. The paper's window is
+    one epoch. A task without labels in a whole window keeps its w_t; so does one whose mean loss was 0 in the window
+    before.
+
+    Args:
+        num_tasks: T.
+        window_steps: steps over which the losses are averaged.
+        temperature: higher is nearer to uniform; the paper's 2 by default.
+
+    Raises:
+        ValueError: a window or a temperature that is not positive.
+    """
+
+    def __init__(self, num_tasks: int, window_steps: int = 100, temperature: float = 2.0) -> None:
+        if not (window_steps > 0 and temperature > 0):
+            raise ValueError(f"expected window_steps > 0 and temperature > 0, found {window_steps} and {temperature}")
+        self._window_steps = window_steps
+        self._temperature = temperature
+        self._step = 0
+        self._sums_T = np.zeros(num_tasks)
+        self._counts_T = np.zeros(num_tasks)
+        self._means_T = np.zeros(num_tasks)
+        self._rates_T = np.ones(num_tasks)
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Weigh by the last two windows; add this step to the one under way."""
+        weights = Weights(softmax(self._rates_T[tasks_A] / self._temperature))
+        self._sums_T[tasks_A] += losses_A
+        self._counts_T[tasks_A] += 1
+        self._step += 1
+        if self._step % self._window_steps == 0:
+            self._close_window()
+        return weights
+
+    def _close_window(self) -> None:
+        seen_T = self._counts_T > 0
+        means_T = np.divide(self._sums_T, self._counts_T, out=self._means_T.copy(), where=seen_T)
+        np.divide(means_T, self._means_T, out=self._rates_T, where=seen_T & (self._means_T != 0))
+        self._means_T = means_T
+        self._sums_T, self._counts_T = np.zeros_like(means_T), np.zeros_like(means_T)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the window under way, the last one's means and the rates."""
+        return {
+            "step": self._step,
+            "sums": self._sums_T.tolist(),
+            "counts": self._counts_T.tolist(),
+            "means": self._means_T.tolist(),
+            "rates": self._rates_T.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on within the saved window."""
+        self._step = state["step"]
+        self._sums_T, self._counts_T, self._means_T, self._rates_T = (
+            per_task(state[name], len(self._rates_T)) for name in ("sums", "counts", "means", "rates")
+        )

@@ -1,0 +1,78 @@
+"""The decision of one step: the whole batch's Gram matrix, losses and counts, and a rule -> a verdict. Pure.
+
+    mask absent, zero and broken tasks  ->  ask the rule for α  ->  certify
+
+Shapes: T tasks, A active tasks.
+"""
+
+import numpy as np
+
+from paretrain.nonfinite import OnNonFinite
+from paretrain.rules.rule import Weighting, Weights
+from paretrain.verdict import Batch, Outcome, Verdict
+
+ZERO_GRADIENT = 1e-20
+"""A task is inactive where its squared gradient norm is below this fraction of the mean over tasks. Left in, its zero
+gradient would be the min-norm point, and the encoder would silently stop."""
+
+
+def solve_step(batch: Batch, rule: Weighting, on_nonfinite: OnNonFinite = "stop", scaled: bool = False) -> Verdict:
+    """Find α for one step, or decide why there is none.
+
+    Args:
+        batch: the numbers of the whole batch.
+        rule: turns the Gram matrix of the active tasks into their weights.
+        on_nonfinite: what to do where a loss or gradient is not finite; see `Balancer`.
+        scaled: whether the gradients were scaled up. A gradient that is not finite while all losses are is then an
+            overflow.
+
+    Raises:
+        ValueError: the rule raised it, or answered with something that is not one finite weight a task.
+    """
+    # By Cauchy-Schwarz the whole Gram matrix is finite where its diagonal is.
+    norms_T = batch.gram_TT.diagonal()
+    broken_losses_T, broken_gradients_T = ~np.isfinite(batch.losses_T), ~np.isfinite(norms_T)
+    sound_T = ~(broken_losses_T | broken_gradients_T)
+    usable_T = sound_T & (batch.counts_T > 0)
+    outcome = _outcome(sound_T, usable_T, on_nonfinite, overflow=scaled and not broken_losses_T.any())
+    active_T, alpha_T, min_norm, gap, certified = np.zeros_like(sound_T), np.zeros(len(sound_T)), 0.0, 0.0, True
+    if outcome is Outcome.WEIGHED:
+        active_T = usable_T & (norms_T > ZERO_GRADIENT * norms_T[sound_T].mean())
+    if active_T.any():
+        gram_AA = batch.gram_TT if active_T.all() else batch.gram_TT[np.ix_(active_T, active_T)]
+        weights = _ask(rule, gram_AA, batch.losses_T[active_T], np.flatnonzero(active_T))
+        slopes_A = gram_AA @ weights.alpha_A
+        min_norm = float(weights.alpha_A @ slopes_A)
+        gap = float(min_norm - slopes_A.min())
+        alpha_T[active_T], certified = weights.alpha_A, weights.certified
+    return Verdict(
+        outcome=outcome,
+        alpha_T=alpha_T,
+        min_norm=min_norm,
+        gap=gap,
+        certified=certified,
+        active_T=active_T,
+        losses_T=batch.losses_T,
+        broken_losses_T=broken_losses_T,
+        broken_gradients_T=broken_gradients_T,
+        broken_W=batch.broken_W,
+    )
+
+
+def _outcome(sound_T: np.ndarray, usable_T: np.ndarray, on_nonfinite: OnNonFinite, overflow: bool) -> Outcome:
+    if sound_T.all():
+        return Outcome.WEIGHED
+    if overflow:
+        return Outcome.OVERFLOWED
+    if on_nonfinite == "skip_step":
+        return Outcome.SKIPPED
+    if on_nonfinite == "drop_task" and usable_T.any():
+        return Outcome.WEIGHED
+    return Outcome.STOPPED
+
+
+def _ask(rule: Weighting, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+    weights = rule(gram_AA, losses_A, tasks_A)
+    if weights.alpha_A.shape != (len(gram_AA),) or not np.isfinite(weights.alpha_A).all():
+        raise ValueError(f"expected {len(gram_AA)} finite weights, found {weights.alpha_A}")
+    return weights

@@ -1,0 +1,51 @@
+"""The autograd node that is the split and the first linear layer of T stacked heads at once.
+
+Task t's outputs depend on z through its own weights alone, so its gradient with respect to z is g_t = E_t W_t. The
+errors and the weights suffice: no task needs a gradient of the size of z, and T = 10,000 heads fit.
+
+Shapes: T tasks, B samples, C outputs a task, D representation width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from paretrain.gram import stacked_gram
+from paretrain.split import Weigher
+
+
+def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigher: Weigher) -> Tensor:
+    """Apply T linear layers to one z: (B, T, C).
+
+    Backward gives weight and bias their own unweighted gradients (0 for dropped tasks), and z the gradient Σ α_t g_t,
+    with the α of `weigher`. The outputs of a task must reach the loss of that task alone.
+    """
+    outputs_BTC: Tensor = _StackedLinear.apply(z_BD, weight_TCD, bias_TC, weigher)
+    return outputs_BTC
+
+
+class _StackedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigher: Weigher) -> Tensor:
+        ctx.save_for_backward(z_BD, weight_TCD)
+        ctx.has_bias, ctx.weigher = bias_TC is not None, weigher
+        outputs_BN = F.linear(z_BD, weight_TCD.flatten(0, 1), None if bias_TC is None else bias_TC.flatten())
+        return outputs_BN.unflatten(1, weight_TCD.shape[:2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, errors_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        z_BD, weight_TCD = ctx.saved_tensors
+        # Under autocast the outputs, and so the errors, are of a lower precision than the parameters.
+        errors_BTC, z_BD = errors_BTC.to(weight_TCD), z_BD.to(weight_TCD)
+        weigher: Weigher = ctx.weigher
+        alpha_T, dropped = weigher.found or weigher.receive(stacked_gram(errors_BTC, weight_TCD))
+        if dropped:
+            errors_BTC, weight_TCD = errors_BTC.clone(), weight_TCD.clone()
+            errors_BTC[:, dropped] = weight_TCD[dropped] = 0
+        combined_BD = (errors_BTC * alpha_T.to(weight_TCD)[:, None]).flatten(1) @ weight_TCD.flatten(0, 1)
+        weight_gradient_TCD = (errors_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)
+        return combined_BD, weight_gradient_TCD, errors_BTC.sum(dim=0) if ctx.has_bias else None, None
