@@ -48,7 +48,7 @@ before = set(sys.modules)
 from paretrain import Balancer
 Balancer(tasks=2)
 packages = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(sorted(packages - set(sys.stdlib_module_names) - {"numpy", "scipy", "torch", "trainer"}))
+print(sorted(packages - set(sys.stdlib_module_names) - {"numpy", "scipy", "torch", "paretrain"}))
 """
     done = subprocess.run([PYTHON, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
