@@ -4,8 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.arguments import whole
 from trainer.data.commands import add_data_commands
 from trainer.errors import run_command
+
+MAX_GIB = 2**20
+"""Far beyond any GPU."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(train)
     train.add_argument(
         "--max-restarts",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="start again by itself, from the last checkpoint, when a fault has ended it (default: 0 times)",
@@ -144,13 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="evaluate a run's checkpoint")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     evaluate.add_argument("--split", default="test", help="split of the run's data (default: test)")
-    evaluate.add_argument("--step", type=int, help="the checkpoint of this step (default: the last one)")
+    evaluate.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
     evaluate.set_defaults(run=_eval)
 
     export = commands.add_parser("export", help="write a run's model as one plain file, with a model card")
     export.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     export.add_argument("--out", type=Path, required=True, metavar="FILE", help="model.safetensors; the card: model.md")
-    export.add_argument("--step", type=int, help="the checkpoint of this step (default: the last one)")
+    export.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
     export.set_defaults(run=_export)
 
     report = commands.add_parser("report", help="draw one or several runs as one page")
@@ -165,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="train every combination of some values, on this machine")
     _add_config(sweep)
     _add_grid(sweep, required=True)
-    sweep.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    sweep.add_argument("--parallel", type=whole(1), default=1, metavar="N", help="runs at a time (default: 1)")
     sweep.set_defaults(run=_sweep)
 
     submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, as an array of jobs")
@@ -183,14 +187,14 @@ def _gib(text: str) -> float:
         number = float(text.removesuffix("GiB"))
     except ValueError:
         number = 0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of GiB, such as 80GiB, found '{text}'")
+    if not 0 < number <= MAX_GIB:
+        raise argparse.ArgumentTypeError(f"expected a number of GiB, such as 80GiB, found {text[:40]!r}")
     return number
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--processes", type=int, metavar="N", help="short for parallel.processes=N")
+    parser.add_argument("--processes", type=whole(1), metavar="N", help="short for parallel.processes=N")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -210,14 +214,14 @@ def _add_grid(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="machines")
-    parser.add_argument("--processes-per-node", type=int, required=True, metavar="G", help="with GPUs: one a GPU")
+    parser.add_argument("--nodes", type=whole(1), required=True, metavar="N", help="machines")
+    parser.add_argument("--processes-per-node", type=whole(1), required=True, metavar="G", help="with GPUs: one a GPU")
     parser.add_argument(
         "--time", metavar="T", help="limit of each start, as sbatch has it; the job comes back after it"
     )
     parser.add_argument("--partition", metavar="NAME")
     parser.add_argument("--account", metavar="NAME")
-    parser.add_argument("--parallel", type=int, metavar="N", help="of an array: runs at a time (default: all)")
+    parser.add_argument("--parallel", type=whole(1), metavar="N", help="of an array: runs at a time (default: all)")
     parser.add_argument(
         "--preflight",
         choices=("no", "yes", "only"),

@@ -13,14 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from trainer.config import Experiment
 from trainer.config_file import parse_config, to_yaml
 from trainer.errors import UserError
 from trainer.files import write_durably
 from trainer.resumable import differences
 from trainer.runtime.checkpoints.checkpoint import folder_of_step, latest
+from trainer.yaml_file import read_yaml
 
 CONFIG = "config.yaml"
 RUN = "run.json"
@@ -97,7 +96,7 @@ def read_config(run_dir: Path) -> Experiment:
     path = run_dir / CONFIG
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run's folder: no {CONFIG} in it. Runs of this folder: ls runs/")
-    return parse_config(yaml.safe_load(path.read_text()), str(path))
+    return parse_config(read_yaml(path), str(path))
 
 
 def checkpoint_of(run_dir: Path, step: int | None) -> Path:

@@ -57,9 +57,9 @@ def test_a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
         ([f"{__name__}.wave"], f"{__name__}.wave cannot be imported: module '{__name__}' has no attribute 'wave'"),
         ([f"{__name__}.waves", "cuont=3"], "waves cannot be called with cuont=3: got an unexpected keyword argument"),
         ([f"{__name__}.waves", "count"], "Expected key=value, found 'count'"),
-        ([f"{__name__}.waves", "count=["], "'count=[': its value is not YAML"),
-        ([f"{__name__}.nothing"], "should return a trainer.data.format.shards.Source, found NoneType"),
-        ([f"{__name__}.NOT_A_FUNCTION"], "is no function"),
+        ([f"{__name__}.waves", "count=["], "'count=[' is not YAML"),
+        ([f"{__name__}.nothing"], "returns NoneType; expected a function that returns a trainer.data.format.shards.Source"),
+        ([f"{__name__}.NOT_A_FUNCTION"], "is no function and no class, but int"),
     ],
 )
 def test_what_is_no_source_is_named(
