@@ -13,6 +13,8 @@ from pathlib import Path
 from launch.grid import Point
 from trainer.config_file import is_printable
 from trainer.errors import UserError
+from trainer.files import replace
+from trainer.machine import try_to_write
 from trainer.runtime.stopping import refuse_stopped
 
 LAUNCH = Path(__file__).parent
@@ -90,9 +92,10 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
     for point in points:
         refuse_stopped(point.experiment.run_dir)
     folder = _folder(points)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
     path = folder / SCRIPT
-    path.write_text(script)
+    try_to_write(folder / "logs")
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    replace(path, script.encode())
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"sbatch did not take the job:\n{done.stderr.strip()}\nThe script stands in {path}")

@@ -152,14 +152,18 @@ def _build(
         if option not in allowed:
             having = [other for other, build in known.items() if option in _options(build)]
             others = f". '{option}' belongs to: {', '.join(having)}" if having else ""
+            hint = _did_you_mean(option, allowed)
             raise ValueError(
-                f"{what} '{name}' has no option '{option}'.{_did_you_mean(option, allowed)} Its options: {', '.join(allowed) or 'none'}{others}"
+                f"{what} '{name}' has no option '{option}'.{hint} Its options: {', '.join(allowed) or 'none'}{others}"
             )
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
     doing = f"{what} '{name}' cannot be built with {shown} on {arguments}"
     module = dotted.call(build, *arguments, doing=doing, **options)
     if not isinstance(module, nn.Module):
         raise ValueError(f"{what} '{name}' gave {type(module).__name__}; {EXPECTED}")
+    empty = [key for key, parameter in module.named_parameters() if parameter.numel() == 0]
+    if empty:
+        raise ValueError(f"{doing}: its parameter {empty[0]} has no entries")
     return module
 
 

@@ -13,7 +13,9 @@ def whole(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]:
         # Nothing that int() takes beside digits, such as 1_000, and no number that is long to read.
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
         if number is None or not minimum <= number <= maximum:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} to {maximum}, found {text[:40]!r}")
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {minimum} to {maximum}, found {text[:40]!r}"
+            )
         return number
 
     return read

@@ -12,8 +12,10 @@ from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
 from trainer.estimate import Estimate, estimate
 from trainer.gradients import forward_backward
+from trainer.machine import num_cores, try_to_write
 from trainer.opening import open_data
 from trainer.run import Run, build_run
+from trainer.run_dir import find_checkpoint
 from trainer.runtime.setup import joined
 from trainer.sizes import measure_sizes
 
@@ -28,16 +30,23 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         gpu_gib: memory of the GPU that each process will have; None: unknown.
 
     Raises:
-        UserError: the first thing found wrong, or that the run does not fit the GPU.
+        UserError: the first thing found wrong, a run's folder that `train` would refuse included, or that the run does
+            not fit the GPU.
     """
     config, processes = experiment.train, experiment.parallel.processes
-    alone = experiment.parallel.model_copy(update={"processes": 1})
+    try_to_write(experiment.run_dir)
+    find_checkpoint(experiment)
+    # The run may be meant for a larger machine; its threads and workers change none of what is found here.
+    alone = experiment.parallel.model_copy(
+        update={"processes": 1, "threads": min(experiment.parallel.threads, num_cores())}
+    )
+    loading = experiment.data.model_copy(update={"workers": min(experiment.data.workers, num_cores())})
     with joined(alone) as runtime:
         data = open_data(experiment, runtime)
         manifest = data.manifest
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
-        run = build_run(experiment.model_copy(update={"train": micro_batch}), data, runtime, None)
+        run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime, None)
         batch = run.augmented(next(run.train_batches))
         started = time.perf_counter()
         forward_backward(run, batch)

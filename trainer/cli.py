@@ -38,9 +38,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _train(options: argparse.Namespace) -> int:
     from trainer.config_file import load_config
+    from trainer.machine import refuse_flood
 
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
+    refuse_flood(experiment)
     if experiment.parallel.processes > 1 or options.max_restarts:
         from launch.local import launch
 
@@ -148,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="evaluate a run's checkpoint")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     evaluate.add_argument("--split", default="test", help="split of the run's data (default: test)")
-    evaluate.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
+    evaluate.add_argument(
+        "--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)"
+    )
     evaluate.set_defaults(run=_eval)
 
     export = commands.add_parser("export", help="write a run's model as one plain file, with a model card")

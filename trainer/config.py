@@ -1,10 +1,13 @@
-"""One run's configuration: typed, frozen, strict. config_file.py reads it and words the errors."""
+"""One run's configuration: typed, frozen, strict. config_file.py reads it and words the errors.
+
+A configuration is code: a dotted path in it runs what it names. The upper bounds here are absolute; what this machine
+can carry is checked when a run starts on it (machine.py), since a configuration may be meant for another one.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 
 MAX_STEPS = 99_999_999
 """A checkpoint's folder has eight digits."""

@@ -18,6 +18,8 @@ from trainer.errors import UserError
 from trainer.naming import did_you_mean
 from trainer.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
 
+MAX_TEXT = 4096
+"""As long as a path may be."""
 MAX_FAULTS = 10
 """Faults that one error names."""
 
@@ -26,7 +28,9 @@ _short.maxstring = _short.maxother = 100
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read a YAML file and apply `a.b=value` overrides, whose values are YAML too; the last of several for a key counts.
+    """Read a YAML file and apply `a.b=value` overrides, whose values are YAML too.
+
+    Of several overrides of one key the last counts.
 
     Raises:
         UserError: the file is missing or not YAML, or a key or value is wrong; names the key and a likely correction.
@@ -97,8 +101,11 @@ def _unusable(values: Any, key: str = "") -> Iterator[str]:
             yield from _unusable(value, f"{key}.{index}")
     elif isinstance(values, float) and not math.isfinite(values):
         yield f"{key}: expected a finite number, found {values}"
-    elif isinstance(values, str) and not is_printable(values):
-        yield f"{key}: expected text without line breaks and control characters, found {_short.repr(values)}"
+    elif isinstance(values, str) and not (is_printable(values) and len(values) <= MAX_TEXT):
+        yield (
+            f"{key}: expected a text of at most {MAX_TEXT} characters, without line breaks and control characters, "
+            f"found {_short.repr(values)}"
+        )
 
 
 def is_printable(text: str) -> bool:

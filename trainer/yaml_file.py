@@ -112,7 +112,7 @@ class _Values:
             raise _fault(node, f"nested deeper than {MAX_DEPTH} levels, those that aliases repeat included")
         expected = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != _PREFIX + expected:
-            raise _fault(node, f"the tag {node.tag} is not allowed here")
+            raise _fault(node, f"the tag {node.tag[:80]} is not allowed here")
         self._inside.append(node)
         found = [self.of(item) for item in node.value] if expected == "seq" else self._mapping(node)
         self._inside.pop()
@@ -137,7 +137,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     if kind == "str":
         return _text(node)
     if kind not in _SCALARS:
-        raise _fault(node, f"the tag {node.tag} is not allowed here")
+        raise _fault(node, f"the tag {node.tag[:80]} is not allowed here")
     if not _SCALARS[kind].match(word):
         raise _fault(node, f"expected {kind}, found {word[:40]!r}")
     if kind == "null":
@@ -168,5 +168,6 @@ def _text(node: yaml.ScalarNode) -> str:
     return word
 
 
-def _fault(found: yaml.Node | yaml.Event, problem: str) -> yaml.MarkedYAMLError:
+def _fault(found: Any, problem: str) -> yaml.MarkedYAMLError:
+    """Return the error for a node or an event."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=found.start_mark)

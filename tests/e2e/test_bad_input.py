@@ -61,6 +61,8 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Say:
         ),
         ("parallel.device=cuda", "torch finds no GPU here"),
         ("optimizer.schedule=step", "'step' needs both"),
+        ("output=/dev/null", "the run's folder /dev/null/run cannot be written"),
+        ("model.head.options={hidden: 0}", "has no entries"),
         ("name=../elsewhere", "name: string should match pattern"),
         ("steps", "found 'steps', expected key=value"),
     ],
@@ -117,7 +119,9 @@ def test_shards_that_disagree_with_their_manifest(own_data: Path, config: Path, 
 
 def test_a_run_folder_of_another_configuration_prints_the_difference(config: Path, run_dir: Path, refusal: Say) -> None:
     assert main(["train", str(config), "train.steps=1"]) == 0
-    said = refusal("train", config, "train.steps=2", "seed=7", "optimizer.learning_rate=0.1", "checkpoint.keep=9")
+    overrides = ["train.steps=2", "seed=7", "optimizer.learning_rate=0.1", "checkpoint.keep=9"]
+    said = refusal("train", config, *overrides)
+    assert said == refusal("check", config, *overrides), "the same verdict"
     assert "seed: 0 -> 7" in said
     assert "optimizer.learning_rate: 0.05 -> 0.1" in said
     assert "keep" not in said, "how many checkpoints are kept decides no number"

@@ -101,7 +101,9 @@ def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     parser = sources.add_parser("synth", help="drawn stand-ins for data that needs a licence, in its raw format")
     parser.add_argument("--kind", choices=["celeba"], required=True, help="what to stand in for")
-    parser.add_argument("--samples", type=whole(1, 10_000_000), required=True, metavar="N", help="how many; CelebA has 202599")
+    parser.add_argument(
+        "--samples", type=whole(1, 10_000_000), required=True, metavar="N", help="how many; CelebA has 202599"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the folder to make, for `paretrain data celeba --root`"
     )

@@ -261,7 +261,7 @@ def test_the_command(original: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     for size in ("0", "8193", "x"):
         with pytest.raises(SystemExit, match="2"):
             main([*command, "--root", str(original), "--size", size])
-        assert f"argument --size: expected from 1 to 8192 pixels, found {size}" in capsys.readouterr().err
+        assert f"argument --size: expected a whole number from 1 to 8192, found '{size}'" in capsys.readouterr().err
     assert main([*command, "--root", str(original)]) == 0
     made_by = json.loads((out / "manifest.json").read_text())["made_by"]
     assert (made_by["size"], made_by["store"]) == (32, "jpeg")

@@ -69,7 +69,11 @@ def build_weighting(
         refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
         # TorchJD takes vectors as tensors only, and YAML has none.
         torch_options = {
-            key: torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+            key: dotted.call(
+                torch.tensor, value, dtype=torch.float64, doing=f"weighting '{name}' cannot take {key}={value!r}"
+            )
+            if isinstance(value, list)
+            else value
             for key, value in options.items()
         }
         rule = TorchJDWeighting(_call(name, build, torch_options, {}), len(tasks), seed)
@@ -92,7 +96,9 @@ def _known(name: str) -> Callable[..., Weighting]:
 def _of_the_user(path: str) -> Callable[..., Any]:
     named = f"weighting '{path}'"
     if path.startswith("torchjd.") and importlib.util.find_spec("torchjd") is None:
-        raise ValueError(f"{named} cannot be imported: No module named 'torchjd'; type pip install 'paretrain[torchjd]'")
+        raise ValueError(
+            f"{named} cannot be imported: No module named 'torchjd'; type pip install 'paretrain[torchjd]'"
+        )
     return dotted.find(path, Weighting, named=named, expected=EXPECTED)
 
 
