@@ -196,7 +196,7 @@ def _quoted(value: str) -> str:
 
 def _check_time(options: dict[str, str]) -> None:
     """Refuse a limit that leaves no time to train before the signal to save."""
-    found = re.search(r"@(\d+)$", options.get("signal", ""))
+    found = re.search(r"@([0-9]{1,6})$", options.get("signal", ""))
     if "time" not in options or not found:
         return
     warning = int(found[1])
@@ -210,9 +210,9 @@ def _check_time(options: dict[str, str]) -> None:
 
 def _seconds(text: str) -> int:
     """Slurm's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    found = re.fullmatch(r"(?:(N)-)?(N)(?::(N))?(?::(N))?".replace("N", "[0-9]{1,6}"), text)
     if not found:
-        raise UserError(f"found --time '{text}', expected minutes, hours:minutes:seconds or days-hours")
+        raise UserError(f"found --time {text[:40]!r}, expected minutes, hours:minutes:seconds or days-hours")
     days, *rest = found.groups()
     numbers = [int(number) for number in rest if number is not None]
     if days is not None:

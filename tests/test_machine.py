@@ -19,6 +19,8 @@ def test_a_flood_of_processes_is_refused_before_one_starts(override: str, monkey
     experiment = load_config(CONFIG, ["train.global_batch=1024", f"{override}=64"])
     with pytest.raises(UserError, match=f"{override}=64.*this machine has 1 cores"):
         refuse_flood(experiment)
+    with pytest.raises(UserError, match="8 runs at a time x"):
+        refuse_flood(load_config(CONFIG, ["train.global_batch=1024", f"{override}=8"]), runs=8)
     refuse_flood(load_config(CONFIG, ["train.global_batch=1024", f"{override}=8", "parallel.strategy=ddp"]))
 
 

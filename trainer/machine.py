@@ -16,17 +16,22 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def refuse_flood(experiment: Experiment) -> None:
+def refuse_flood(experiment: Experiment, runs: int = 1) -> None:
     """Refuse a run that would start far more processes, workers and threads on this machine than it has cores.
+
+    Args:
+        experiment: all of its processes would start here.
+        runs: as many of its kind as would train at a time.
 
     Raises:
         UserError: it would.
     """
     parallel, workers = experiment.parallel, experiment.data.workers
-    busy, most = parallel.processes * (parallel.threads + workers), MAX_BUSY_PER_CORE * num_cores()
+    busy, most = runs * parallel.processes * (parallel.threads + workers), MAX_BUSY_PER_CORE * num_cores()
     if busy > most:
+        at_a_time = f"{runs} runs at a time x " if runs > 1 else ""
         raise UserError(
-            f"parallel.processes={parallel.processes} x (parallel.threads={parallel.threads} + data.workers={workers}) "
+            f"{at_a_time}parallel.processes={parallel.processes} x (parallel.threads={parallel.threads} + data.workers={workers}) "
             f"is {busy:,}, and this machine has {num_cores()} cores: expected at most {most:,}. Type smaller numbers; "
             "on several machines, see launch/README.md"
         )

@@ -96,6 +96,7 @@ def test_gives_sbatch_the_script_that_a_dry_run_prints(
     [
         (Job(1, 2, options=("--time=5",)), r"--time 5 is 300 s.*at least --time 10 \(minutes\)"),
         (Job(1, 2, options=("--time=soon",)), "found --time 'soon', expected minutes"),
+        (Job(1, 2, options=(f"--time={'9' * 5000}",)), "found --time '9999"),
         (Job(1, 2, options=("-x",)), "found --sbatch '-x', expected a long option"),
         (Job(1, 3), "train.global_batch=40 cannot be divided among parallel.processes=3"),
     ],
