@@ -31,8 +31,8 @@ def refuse_flood(experiment: Experiment, runs: int = 1) -> None:
     if busy > most:
         at_a_time = f"{runs} runs at a time x " if runs > 1 else ""
         raise UserError(
-            f"{at_a_time}parallel.processes={parallel.processes} x (parallel.threads={parallel.threads} + data.workers={workers}) "
-            f"is {busy:,}, and this machine has {num_cores()} cores: expected at most {most:,}. Type smaller numbers; "
+            f"{at_a_time}parallel.processes={parallel.processes} x (parallel.threads={parallel.threads} + "
+            f"data.workers={workers}) is {busy:,}, and this machine has {num_cores()} cores: expected at most {most:,}. Type smaller numbers; "
             "on several machines, see launch/README.md"
         )
 
