@@ -32,8 +32,8 @@ def refuse_flood(experiment: Experiment, runs: int = 1) -> None:
         at_a_time = f"{runs} runs at a time x " if runs > 1 else ""
         raise UserError(
             f"{at_a_time}parallel.processes={parallel.processes} x (parallel.threads={parallel.threads} + "
-            f"data.workers={workers}) is {busy:,}, and this machine has {num_cores()} cores: expected at most {most:,}. "
-            "Type smaller numbers; on several machines, see launch/README.md"
+            f"data.workers={workers}) is {busy:,}, and this machine has {num_cores()} cores: expected at most {most:,}."
+            " Type smaller numbers; on several machines, see launch/README.md"
         )
 
 
