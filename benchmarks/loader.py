@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batches
-from trainer.data.format.index import load_index
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ImageSpec
+from trainer.data.format.tables import load_index
 from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.order import Cursor
 from trainer.data.sources.celeba import write_celeba

@@ -9,8 +9,8 @@ import pytest
 
 from tests.e2e.conftest import Command
 from trainer.cli import main
-from trainer.data.format.index import load_index
 from trainer.data.format.manifest import read_manifest
+from trainer.data.format.tables import load_index
 from trainer.observe.metrics import read_metrics
 
 

@@ -1,6 +1,6 @@
 """`paretrain data check`: every byte of a data folder, a count of its labels, and a picture of some samples.
 
-Shapes: N samples of a split, T scalar tasks, H rows, W columns, C channels.
+Shapes: N samples of a split, R rows of a chunk, M members, T scalar tasks, H rows, W columns, C channels.
 """
 
 import sys
@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.contact_sheet import draw_contact_sheet
-from trainer.data.format.index import Scalar, load_index, scalar_tasks
+from trainer.data.format.index import Scalar, scalar_tasks
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import dense_tasks
 from trainer.data.format.specs import ClassificationSpec, ImageSpec
+from trainer.data.format.tables import chunks, load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.reader import BadSample, SplitReader
 from trainer.errors import UserError
@@ -88,11 +89,12 @@ def _rows(folder: Path, manifest: Manifest, split: str) -> Iterator[tuple[str, s
     members = {task.name: 1 + column for column, task in enumerate(dense_tasks(manifest.tasks))}
     for task in manifest.tasks:
         if isinstance(task, Scalar):
-            labels_N = labels_NT[:, scalars[task.name]]
+            labels_N = np.concatenate([rows_RT[:, scalars[task.name]] for _, rows_RT in chunks(labels_NT)])
             known_N = labels_N[labels_N >= 0 if isinstance(task, ClassificationSpec) else ~np.isnan(labels_N)]
             yield task.name, task.kind, len(labels_N) - len(known_N), _labels(task, known_N)
         else:
-            missing = int((index_NM["bytes"][:, members[task.name]] == 0).sum())
+            sizes = (rows_RM["bytes"][:, members[task.name]] for _, rows_RM in chunks(index_NM))
+            missing = sum(int((size_R == 0).sum()) for size_R in sizes)
             yield task.name, task.kind, missing, "one for each pixel"
 
 

@@ -13,12 +13,13 @@ from tests.data import rich
 from tests.data.rich import FEATURES, IMAGE, SIDE, TASKS, write_rich, write_table
 from tests.data.tiny import picture
 from trainer.data.format.decode import encode
-from trainer.data.format.index import INDEX_DTYPE, load_index
+from trainer.data.format.index import INDEX_DTYPE
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import UNLABELLED
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import SegmentationSpec
+from trainer.data.format.tables import load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import MISSING, Batch, EvalLoader, TrainLoader
@@ -242,7 +243,7 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
 
     np.save(tmp_path / "bomb.npy", np.array([Bomb()], object), allow_pickle=True)
     samples = [Sample((tmp_path / "bomb.npy").read_bytes(), {})]
-    with pytest.raises(UserError, match=r"expected float16 or float32 of shape \(3,\), found object"):
+    with pytest.raises(UserError, match=r"expected an array of numbers, found object"):
         write_shards(
             tmp_path / "data", name="x", made_by={}, inputs=FEATURES, tasks=TASKS[1:2], splits={"train": samples}
         )

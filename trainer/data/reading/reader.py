@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.format.index import MISSING, load_index, scalar_tasks
+from trainer.data.format.faults import out_of_memory
+from trainer.data.format.index import MISSING, scalar_tasks
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.members import blank, decode_members, dense_tasks
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.tables import load_index
 from trainer.data.reading.order import PADDING
 from trainer.data.reading.shard_files import ShardFiles
 
@@ -88,8 +90,16 @@ class SplitReader:
         self._index_NM, self._labels_NT = load_index(Path(folder), manifest, split)
 
     def buffers(self, batch_size: int) -> list[np.ndarray]:
-        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them."""
-        return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
+        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them.
+
+        Raises:
+            UserError: they do not fit into memory.
+        """
+        try:
+            return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
+        except MemoryError:
+            size = batch_size * sum(empty.nbytes for empty in self._blanks)
+            raise out_of_memory(f"hold a batch of {batch_size} samples, {size / 2**30:.3g} GiB") from None
 
     def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> Found:
         """Reads and decodes samples into buffers of their number, whatever these hold.

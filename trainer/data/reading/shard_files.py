@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.data.format.index import remedy
+from trainer.data.format.faults import remedy, unreadable
 from trainer.data.format.manifest import ShardSpec
 from trainer.data.format.origin import origin
 from trainer.data.remote.cache import arriving, fetch, open_shard
@@ -52,7 +52,7 @@ class ShardFiles:
             except OSError as error:
                 self._forget(shard)
                 if wait is None:
-                    raise UserError(f"{self.path(shard)} cannot be read: {error}.\n{remedy(self._folder)}") from None
+                    raise unreadable(self.path(shard), error) from None
                 logger.warning("%s cannot be read: %s. Trying again in %g s", self.path(shard), error, wait)
                 time.sleep(wait)
         if len(data) < size:

@@ -9,8 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from trainer.data.format.index import LARGEST
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec
 from trainer.data.sources.csv_file import CsvFile, Row
 from trainer.errors import UserError
 from trainer.naming import did_you_mean
@@ -187,7 +186,7 @@ def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
 def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
     if seen.text:
         line, cell = seen.text
-        raise UserError(f"{where}, line {line}: expected a finite number (float32), found {cell!r}.")
+        raise UserError(f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell!r}.")
     if not seen.count:
         raise UserError(f"{where} has no value in the train split.")
     return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)
