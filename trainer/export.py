@@ -14,12 +14,12 @@ from models import MultiTaskModel, Task
 from models.backbone import TransformersEncoder
 from trainer.build import build_network, build_tasks, fill
 from trainer.config import Experiment, ParallelConfig
-from trainer.data.format.manifest import Manifest, read_manifest
-from trainer.data.remote.folder import open_folder
+from trainer.data.format.manifest import Manifest
 from trainer.errors import UserError
 from trainer.files import write_durably
 from trainer.model_card import model_card
 from trainer.observe.run_folder import read_run
+from trainer.opening import open_split
 from trainer.run_dir import RUN, checkpoint_of, read_config
 from trainer.runtime.checkpoints.checkpoint import Snapshot, load
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
@@ -47,9 +47,9 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
     experiment = read_config(run_dir)
     path = checkpoint_of(run_dir, step)
     data = experiment.data
-    manifest = read_manifest(open_folder(data.path, data.cache.dir, data.cache.max_bytes))
-    tasks = build_tasks(manifest, data.tasks)
     with joined(ParallelConfig()) as runtime:
+        manifest = open_split(data, None, runtime).manifest
+        tasks = build_tasks(manifest, data.tasks)
         snapshot = load(path, runtime)
     weights = averaged_weights(snapshot.model, snapshot.optimizer)
     if experiment.model.tower:

@@ -4,6 +4,7 @@ A rank may be busy with that for hours, or wait for a server. So it all happens 
 others that it still lives.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -12,7 +13,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.config import Experiment
+from trainer.config import DataConfig, Experiment
+from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
 from trainer.data.format.origin import origin
 from trainer.data.format.verify import verify_shards
@@ -21,6 +23,8 @@ from trainer.data.reading.order import Cursor
 from trainer.data.remote.folder import check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.runtime.setup import Runtime
+
+logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 1.0
 
@@ -67,7 +71,8 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     Of remote data that the cache cannot hold, each shard is looked for on the server, and verified when it comes.
 
     Raises:
-        UserError: the folder, a shard or a task is not what it should be, or the cache is too small.
+        UserError: the folder, a shard or a task is not what it should be, a task has no label to learn from, or the
+            cache is too small.
     """
     config = experiment.data
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
@@ -83,14 +88,45 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     if whole:
         data.fetch(shards, runtime)
 
-    def verify() -> None:
+    def verify() -> list[str]:
         if is_copy and not whole:
             check_remote(folder, shards[runtime.rank :: runtime.world_size])
-        checksum = config.verify == "checksum"
-        verify_shards(folder, manifest, checksum=checksum, rank=runtime.rank, world_size=runtime.world_size)
+        _verify(config, data, None, runtime)
+        return check_trainable(folder, manifest, config.tasks)
 
-    in_turns(runtime, verify)
+    for warning in in_turns(runtime, verify):
+        if runtime.is_main:
+            logger.warning("%s", warning)
     return data
+
+
+def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
+    """Read the manifest and hold a split against it, to evaluate or describe what was trained. Collective.
+
+    Args:
+        config: of the run.
+        split: None: all of them.
+        runtime: the processes.
+
+    Raises:
+        UserError: the folder, a shard or a task is not what it should be, or there is no such split.
+    """
+    folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
+    with runtime.together():
+        data = Data(folder, read_manifest(folder))
+    in_turns(runtime, lambda: _verify(config, data, split, runtime))
+    return data
+
+
+def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime) -> None:
+    verify_shards(
+        data.folder,
+        data.manifest,
+        None if split is None else [split],
+        checksum=config.verify == "checksum",
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
 
 
 def fetch_first(experiment: Experiment, data: Data, cursor: Cursor, runtime: Runtime) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.contact_sheet import draw_contact_sheet
+from trainer.data.format.coverage import warnings
 from trainer.data.format.index import Scalar, scalar_tasks
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import dense_tasks
@@ -42,6 +43,8 @@ def check_folder(folder: Path) -> None:
         verify_shards(folder, manifest, checksum=True)
     bad = [sample for split in manifest.splits for sample in _bad_samples(folder, manifest, split)]
     console.print(_table(folder, manifest))
+    for warning in warnings(folder, manifest):
+        console.print(f"Warning: {warning}")
     for sample in bad[:MAX_BAD_SHOWN]:
         console.print(f"Bad {sample.message}")
     if isinstance(manifest.input, ImageSpec):

@@ -6,6 +6,7 @@ A folder with a manifest is complete, a folder without one is refused.
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from trainer.data.format.coverage import warnings
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import (
     FILE_NAME,
@@ -35,6 +37,8 @@ from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, Ima
 from trainer.data.format.tar_writer import tar_end, tar_member
 from trainer.errors import UserError
 from trainer.files import sha256, write_durably
+
+logger = logging.getLogger(__name__)
 
 _TO_JSON = json.JSONEncoder(sort_keys=True)
 
@@ -105,6 +109,8 @@ def write_shards(
         }
         manifest = Manifest(**dict(spec), splits=written)
         write_manifest(folder, manifest)
+    for warning in warnings(Path(out), manifest):
+        logger.warning("%s", warning)
     return manifest
 
 

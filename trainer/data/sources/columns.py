@@ -186,7 +186,7 @@ def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
 def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
     if seen.text:
         line, cell = seen.text
-        raise UserError(f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell!r}.")
+        raise UserError(f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell[:40]!r}.")
     if not seen.count:
         raise UserError(f"{where} has no value in the train split.")
     return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)
