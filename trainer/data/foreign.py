@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
@@ -33,7 +32,7 @@ from trainer.data.format.members import extensions
 from trainer.data.format.pixels import PixelMoments
 from trainer.data.format.publish import publishing
 from trainer.data.format.shards import describe_file, write_array
-from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled, explain
+from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled, refusing
 from trainer.errors import UserError
 from trainer.files import sync
 
@@ -72,18 +71,15 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
         index_NM, labels_NT = tables[first]
         measured = {"mean", "std"} & written["input"].keys()
         image = found.input if measured else _measure(found.input, shards[first], index_NM[:, 0])
-        try:
-            tasks = _standardised(found.tasks, labels_NT, written["tasks"])
+        with refusing(f"{folder} cannot be described in a manifest"):
             manifest = Manifest(
                 name=folder.resolve().name,
                 made_by={"source": "index", "folder": str(folder), "description": written},
                 input=image,
-                tasks=tuple(tasks),
+                tasks=tuple(_standardised(found.tasks, labels_NT, written["tasks"])),
                 foreign=foreign,
                 splits=splits,
             )
-        except ValidationError as error:
-            raise UserError(f"{folder} cannot be described in a manifest:\n{explain(error)}") from None
         write_manifest(place, manifest)
     for warning in warnings(folder if out is None else out, manifest):
         logger.warning("%s", warning)

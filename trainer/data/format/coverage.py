@@ -13,12 +13,9 @@ import numpy as np
 from trainer.data.format.index import Scalar, scalar_tasks
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.members import dense_tasks
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
+from trainer.data.format.specs import MOST_STDS, ClassificationSpec, RegressionSpec, TaskSpec
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
-
-MOST_STDS = 1e6
-"""How far a label may be from the mean, in standard deviations; and its inverse is how near all labels may be."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from trainer.data.format.decode import BadImageError, check_header, check_whole,
 from trainer.data.format.npy import npy_header, read_npy
 from trainer.data.format.pixels import unmeasured
 from trainer.data.format.specs import (
+    MOST_STDS,
     DenseRegressionSpec,
     DenseTaskSpec,
     FeaturesSpec,
@@ -80,11 +81,17 @@ def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
             _check_classes(slot, spec)
         else:
             slot[...] = _read_floats(data, slot.shape)
-            if np.isinf(slot).any():
-                raise BadMemberError("expected finite numbers, or NaN where there is none; found infinity")
             if isinstance(spec, DenseRegressionSpec):
                 slot -= spec.mean
                 slot /= spec.std
+                far = np.abs(slot) > MOST_STDS
+            else:
+                far = np.abs(slot - np.array(spec.mean)) > MOST_STDS * np.array(spec.std)
+            if far.any():
+                raise BadMemberError(
+                    f"expected finite numbers of at most {MOST_STDS:g} standard deviations from the mean, or NaN where "
+                    f"there is none; found others, {np.count_nonzero(far)} of {far.size}"
+                )
     except BadImageError as error:
         raise BadMemberError(str(error)) from None
 

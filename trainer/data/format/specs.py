@@ -2,10 +2,13 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import UserError
 
 MAX_SIDE = 8192
 """Pixels a side of the largest image that is trained on."""
@@ -21,6 +24,10 @@ SMALLEST_STD = 1e-6
 LARGEST = 1e30
 """Of labels, means and standard deviations; and 1 / LARGEST is the smallest standard deviation. Beyond that float32,
 which ends at 3e38, has no differences and squares of them."""
+
+MOST_STDS = 1e6
+"""How far a value may be from its mean, in standard deviations. That of n values is at most sqrt(n) away, so it takes
+a mean or a standard deviation of other data to be further."""
 
 MAX_BYTES = 256 << 20
 """No part of a sample is larger, as it is stored."""
@@ -254,6 +261,19 @@ class DataSpec(Part):
                         f"a target of task {task.name!r} has {size:,} bytes, expected at most {MAX_BYTES:,}"
                     )
         return self
+
+
+@contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Make faults of what is specified inside errors for the user, which begin with `where`.
+
+    Raises:
+        UserError: in place of a ValidationError.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError(f"{where}:\n{explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:
