@@ -253,4 +253,4 @@ def test_a_changed_folder_gives_the_same_samples_or_is_refused(kind: str, tmp_pa
         else:
             assert all(map(_equal, found[0], expected)), (name, what)
             outcomes["the same"] += 1
-    assert min(outcomes["refused"], outcomes["the same"]) > 10
+    assert min(outcomes["refused"], outcomes["the same"]) > 0

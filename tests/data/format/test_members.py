@@ -187,7 +187,7 @@ CLASS_3 = cv2.imencode(".png", np.full((SIDE, SIDE), 3, np.uint8))[1].tobytes()
         ({"parts": GREY[:-30]}, "parts.png: "),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 1), np.float32))}, "expected float16 or float32 of shape (8, 8, 2)"),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 2)))}, "found float64 of shape (8, 8, 2)"),
-        ({"depth": write_npy(np.full((SIDE, SIDE, 2), np.inf, np.float16))}, "found infinity"),
+        ({"depth": write_npy(np.full((SIDE, SIDE, 2), np.inf, np.float16))}, "expected finite numbers"),
         (
             {"depth": write_npy(np.zeros((SIDE, SIDE, 2), np.float32))[:-4]},
             "expected 128 numbers in 512 bytes, found 508 bytes",
@@ -220,7 +220,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path, value: object) -> None
     [
         (np.zeros(2, np.float32), "expected float16 or float32 of shape (3,), found float32 of shape (2,)"),
         (np.zeros(3, np.int64), "found int64 of shape (3,)"),
-        (np.array([0, np.inf, 0], np.float32), "expected finite numbers, or NaN where there is none; found infinity"),
+        (np.array([0, np.inf, 0], np.float32), "expected finite numbers"),
     ],
 )
 def test_features_that_do_not_fit_are_refused(tmp_path: Path, row: np.ndarray, message: str) -> None:

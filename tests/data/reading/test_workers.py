@@ -1,3 +1,4 @@
+import errno
 import itertools
 import multiprocessing
 import os
@@ -177,3 +178,23 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_machine_without_room_for_workers_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(UserError, match=r"Data worker 1 of 2 cannot be started.*\n.*data.workers=0"):
+        read(ids(1), workers=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_ends_while_decoding_is_no_fault_of_the_data(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_into(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(Numbers, "read_into", read_into)
+    with pytest.raises(UserError, match="not enough memory to decode a batch") as error:
+        read(ids(1), workers=workers)
+    assert "delete" not in str(error.value)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -208,3 +209,33 @@ def test_a_target_without_a_value_in_train(tmp_path: Path) -> None:
         write_table(
             table(tmp_path, rows[1:], ("x", "y", "part")), tmp_path / "data", targets=["y"], split_column="part"
         )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"x,y\n1,a\n2,b\n", None),
+        (bytes(range(256)), "bad.csv:1: no CSV"),
+        (b"x,y\x1b[31m\n1,a\n2,b\n", "bad.csv:1: a name has no line breaks and no control characters"),
+        (b'x,"y\nz"\n1,a\n2,b\n', "bad.csv:1: a name has no line breaks and no control characters"),
+        (b"x," + b"y" * 300 + b"\n1,a\n2,b\n", "bad.csv:1: a name has from 1 to 200 characters"),
+        (b'x,y\n1,a\n2,"b\nc"\n', "column 'y' cannot be a task:\n  classes.1: Value error, a name has no line breaks"),
+        (b"x,y\n1,a\n2," + b"b" * 300 + b"\n", "classes.1: Value error, a name has from 1 to 200 characters"),
+        (b"x,[/y]\n1,<b>\n2,[red]\n", None),
+        (b"x,y\n1e29,a\n-1e29,b\n1e29,a\n", None),
+    ],
+)
+def test_names_and_garbage_are_refused_in_a_sentence(tmp_path: Path, content: bytes, said: str | None) -> None:
+    (tmp_path / "bad.csv").write_bytes(content)
+    if said is None:
+        write_table(tmp_path / "bad.csv", tmp_path / "data", targets=["*y*"])
+        return
+    with pytest.raises(UserError) as error:
+        write_table(tmp_path / "bad.csv", tmp_path / "data", targets=["*y*"])
+    assert said in str(error.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(UserError, match=r"rows.csv is not a regular file"):
+        write_table(tmp_path / "rows.csv", tmp_path / "data", targets=["y"])

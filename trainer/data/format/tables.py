@@ -9,6 +9,7 @@ Shapes: N samples of a split, M members that hold arrays, T scalar tasks, S shar
 
 import hashlib
 import os
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,9 @@ MAX_BYTES_IN_MEMORY = 512 << 20
 BLOCK_BYTES = 4096
 """Of what is read of a table on the disk at least, to compare its CRC-32."""
 
+HEADER_BYTES = 1 << 16
+"""More than the header of any `.npy` file that is read here."""
+
 CHUNK_ROWS = 1 << 16
 """Rows that are looked at together."""
 
@@ -48,9 +52,12 @@ class StoredTable:
     """
 
     def __init__(self, path: Path, start: int, shape: tuple[int, int], dtype: np.dtype, crc32_K: np.ndarray) -> None:
-        self._file, self._path, self._start, self._crc32_K = open_regular(path), path, start, crc32_K
+        self._path, self._start, self._crc32_K = path, start, crc32_K
         (self._rows, self._columns), self._dtype = shape, dtype
         self._row_bytes = self._columns * dtype.itemsize
+        with open_regular(path) as file:
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
 
     def __len__(self) -> int:
         return self._rows
@@ -68,7 +75,7 @@ class StoredTable:
         blocks = range(begin_byte // BLOCK_BYTES, -(-end_byte // BLOCK_BYTES))
         place = blocks.start * BLOCK_BYTES
         try:
-            content = os.pread(self._file.fileno(), len(blocks) * BLOCK_BYTES, place)
+            content = os.pread(self._descriptor, len(blocks) * BLOCK_BYTES, place)
         except OSError as error:
             raise unreadable(self._path, error) from None
         for number in blocks:
@@ -131,7 +138,7 @@ def _read_table(folder: Path, spec: FileSpec, dtype: np.dtype, columns: int) -> 
 
 
 def _verify_stored(folder: Path, spec: FileSpec, file: BinaryIO, dtype: np.dtype, columns: int) -> StoredTable:
-    header = file.read(BLOCK_BYTES)
+    header = file.read(HEADER_BYTES)
     shape = _check_header(folder, spec, header, dtype, columns)
     file.seek(0)
     digest = hashlib.sha256()
