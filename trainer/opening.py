@@ -17,6 +17,7 @@ from trainer.config import DataConfig, Experiment
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
 from trainer.data.format.origin import origin
+from trainer.data.format.tables import Table
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
 from trainer.data.reading.order import Cursor
@@ -78,6 +79,7 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
     with runtime.together():
         manifest = read_manifest(folder)
+        manifest.split("train")
         if config.tasks is not None:
             manifest.select_tasks(config.tasks)
         is_copy, whole = origin(folder) is not None, fits(manifest, config.cache.max_bytes)
@@ -91,8 +93,8 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     def verify() -> list[str]:
         if is_copy and not whole:
             check_remote(folder, shards[runtime.rank :: runtime.world_size])
-        _verify(config, data, None, runtime)
-        return check_trainable(folder, manifest, config.tasks)
+        tables = _verify(config, data, None, runtime)
+        return check_trainable(folder, manifest, config.tasks, tables["train"])
 
     for warning in in_turns(runtime, verify):
         if runtime.is_main:
@@ -118,8 +120,8 @@ def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
     return data
 
 
-def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime) -> None:
-    verify_shards(
+def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime) -> dict[str, tuple[Table, Table]]:
+    return verify_shards(
         data.folder,
         data.manifest,
         None if split is None else [split],

@@ -181,8 +181,9 @@ def mutations(folder: Path, seed: int) -> Iterator[tuple[str, str, bytes, bool]]
 def read(folder: Path) -> tuple[list[Any], list[str]]:
     """All that training sees of a folder: every input and target of it, and what it says of its bad samples."""
     manifest = read_manifest(folder)
-    verify_shards(folder, manifest, checksum=True)
-    check_trainable(folder, manifest, None)
+    tables = verify_shards(folder, manifest, checksum=True)
+    manifest.split("train")
+    check_trainable(folder, manifest, None, tables["train"])
     tasks = [task.name for task in manifest.tasks]
     found: list[Any] = []
     said = []

@@ -15,6 +15,7 @@ from trainer.data.format.decode import encode
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.tables import load_index
 from trainer.errors import UserError
 from trainer.opening import open_data, open_split
 from trainer.runtime.setup import joined
@@ -31,14 +32,15 @@ def write(folder: Path) -> Manifest:
 
 def test_what_the_tasks_of_a_run_lack_decides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manifest = write(tmp_path)
+    tables = load_index(tmp_path, manifest, "train")
     said = caplog.text
     assert "no sample of the train split has a label of task 'none'" in said
     assert "all labels of task 'always' in the train split are 'yes'" in said
     assert "'some'" not in said
     with pytest.raises(UserError, match="no sample of the train split has a label of task 'none', so nothing"):
-        check_trainable(tmp_path, manifest, None)
-    assert not check_trainable(tmp_path, manifest, ["some"])
-    (warning,) = check_trainable(tmp_path, manifest, ["some", "always"])
+        check_trainable(tmp_path, manifest, None, load_index(tmp_path, manifest, "train"))
+    assert not check_trainable(tmp_path, manifest, ["some"], tables)
+    (warning,) = check_trainable(tmp_path, manifest, ["some", "always"], tables)
     assert "task 'always'" in warning
 
 
@@ -76,7 +78,7 @@ def test_data_check_tells_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_target_a_pixel_that_no_sample_has_is_refused(tmp_path: Path) -> None:
     manifest = write_rich(tmp_path, train=1)  # a single sample, which has no depth
     with pytest.raises(UserError, match="has a label of tasks 'depth', 'weight'"):
-        check_trainable(tmp_path, manifest, None)
+        check_trainable(tmp_path, manifest, None, load_index(tmp_path, manifest, "train"))
 
 
 @pytest.mark.parametrize(("mean", "std"), [(1e29, 5.0), (10.0, 1e-20), (10.0, 1e20)])
@@ -85,8 +87,9 @@ def test_a_mean_and_a_std_of_other_labels_are_refused(tmp_path: Path, mean: floa
     content = json.loads((tmp_path / MANIFEST_NAME).read_text())
     content["tasks"][3] |= RegressionSpec(name="weight", mean=mean, std=std).model_dump()
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    manifest = read_manifest(tmp_path)
     with pytest.raises(UserError, match=r"labels of task 'weight' in the train split lie from 0.5 to 5.5"):
-        check_trainable(tmp_path, read_manifest(tmp_path), None)
+        check_trainable(tmp_path, manifest, None, load_index(tmp_path, manifest, "train"))
 
 
 def _experiment(folder: Path, tasks: str) -> Experiment:

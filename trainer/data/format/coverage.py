@@ -57,13 +57,16 @@ def coverage(tasks: Sequence[TaskSpec], index_NM: Table, labels_NT: Table) -> di
     return found
 
 
-def check_trainable(folder: Path, manifest: Manifest, names: Sequence[str] | None) -> list[str]:
+def check_trainable(
+    folder: Path, manifest: Manifest, names: Sequence[str] | None, tables: tuple[Table, Table]
+) -> list[str]:
     """Refuse tasks of which the train split holds no label, or none that fits the manifest's mean and std.
 
     Args:
         folder: of the data.
         manifest: as read from it.
         names: of the tasks that are trained on; None: all.
+        tables: index and labels table of the train split.
 
     Returns:
         A warning for each task whose labels are all the same, of which nothing can be learnt.
@@ -72,7 +75,7 @@ def check_trainable(folder: Path, manifest: Manifest, names: Sequence[str] | Non
         UserError: naming the tasks.
     """
     tasks = manifest.tasks if names is None else manifest.select_tasks(names)
-    found = coverage(manifest.tasks, *load_index(folder, manifest, "train"))
+    found = coverage(manifest.tasks, *tables)
     if absent := [task.name for task in tasks if not found[task.name].count]:
         raise UserError(
             f"{folder}: no sample of the train split has a label of {_listed(absent)}, so nothing can be learnt.\n"

@@ -10,7 +10,7 @@ from trainer.data.format.index import index_shard, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
 from trainer.data.format.members import extensions
 from trainer.data.format.origin import origin
-from trainer.data.format.tables import load_index
+from trainer.data.format.tables import Table, load_index
 from trainer.errors import UserError
 from trainer.files import open_regular
 
@@ -23,7 +23,7 @@ def verify_shards(
     checksum: bool,
     rank: int = 0,
     world_size: int = 1,
-) -> None:
+) -> dict[str, tuple[Table, Table]]:
     """Proves that the files of a data folder are those that the manifest names.
 
     Sizes, counts, and the checksums and numbers of index and labels are always checked. With several processes each
@@ -37,6 +37,9 @@ def verify_shards(
         rank: of this process.
         world_size: number of processes.
 
+    Returns:
+        Index and labels table of each of the splits.
+
     Raises:
         UserError: naming the file, what was found, what was expected and what to type.
     """
@@ -44,7 +47,7 @@ def verify_shards(
     names = list(manifest.splits if splits is None else splits)
     tables = {}
     for split in names:
-        tables[split] = *load_index(folder, manifest, split), shard_rows(manifest.split(split))
+        tables[split] = load_index(folder, manifest, split)
     is_copy = origin(folder) is not None
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
     for split, number in shards[rank::world_size]:
@@ -53,8 +56,8 @@ def verify_shards(
             continue  # it is verified when it is fetched
         _verify_file(folder, shard, checksum=checksum)
         if checksum:
-            index_NM, labels_NT, rows = tables[split]
-            mine = rows[number]
+            index_NM, labels_NT = tables[split]
+            mine = shard_rows(manifest.split(split))[number]
             found_NM, found_NT = index_shard(
                 folder / shard.file,
                 number=number,
@@ -65,6 +68,7 @@ def verify_shards(
             # Bytes, not numbers: a NaN equals no NaN.
             if found_NM.tobytes() != index_NM[mine].tobytes() or found_NT.tobytes() != labels_NT[mine].tobytes():
                 raise UserError(f"{folder / shard.file}: its samples are not those of the index.\n{remedy(folder)}")
+    return tables
 
 
 def _verify_file(folder: Path, spec: FileSpec, *, checksum: bool) -> None:
