@@ -27,6 +27,7 @@ from trainer.data.format.manifest import (
     write_manifest,
 )
 from trainer.data.format.members import extensions
+from trainer.data.format.names import refuse_control_characters
 from trainer.data.format.pixels import PixelMoments
 from trainer.data.format.publish import publishing
 from trainer.data.format.shards import describe_file, write_array
@@ -53,6 +54,7 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
     if description is None:
         raise UserError(ask(folder))
     found, written = read_description(description)
+    refuse_control_characters(found.input, found.tasks)
     shards = {split: _find(folder, pattern) for split, pattern in found.splits.items()}
     names = _names(folder, [path for paths in shards.values() for path in paths], linked=out is not None)
     foreign = ForeignSpec(labels=found.labels)

@@ -30,6 +30,7 @@ from trainer.data.format.manifest import (
     write_manifest,
 )
 from trainer.data.format.members import BadMemberError, MemberSpec, check_member, dense_tasks, extensions
+from trainer.data.format.names import refuse_control_characters
 from trainer.data.format.publish import publishing
 from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec, explain
 from trainer.data.format.tar_writer import tar_end, tar_member
@@ -119,6 +120,7 @@ def _spec(
     for split in splits:
         if not re.fullmatch(FILE_NAME, split):
             raise UserError(f"Expected letters, digits, '.', '_' and '-' in the name of a split, found {split!r}.")
+    refuse_control_characters(inputs, tasks)
     try:
         return DataSpec(name=name, made_by=made_by, input=inputs, tasks=tuple(tasks))
     except ValidationError as error:
