@@ -9,6 +9,7 @@ from trainer.config import ParallelConfig
 from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader
+from trainer.data.remote.copies import copy_at
 from trainer.data.remote.folder import open_folder
 from trainer.evaluation import Evaluation, evaluate
 from trainer.observe.units import PERCENT, with_unit
@@ -35,7 +36,8 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
     network = build_network(experiment, manifest, tasks)
     # As many at a time as the run itself evaluates on a process: that fits into memory.
     batch_size = experiment.train.global_batch // experiment.parallel.processes
-    batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
+    copy = copy_at(folder, data.cache.dir, data.cache.max_bytes)
+    batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size, copy=copy)
     with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
         snapshot = load(path, runtime)
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)

@@ -233,7 +233,7 @@ def _load(path: Path, dtype: np.dtype, row: tuple[int, ...]) -> np.ndarray:
 
 def remedy(folder: Path) -> str:
     """What to type when a data folder is damaged."""
-    source = origin(folder)
-    if source is not None:
-        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {source.url}."
+    url = origin(folder)
+    if url is not None:
+        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {url}."
     return f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."

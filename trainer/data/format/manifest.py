@@ -15,10 +15,11 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from trainer.data.format.publish import PARTIAL_NAME
 from trainer.data.format.specs import DataSpec, Part, TaskSpec, doubled, explain
 from trainer.errors import UserError
-from trainer.files import write_durably
+from trainer.files import parse_json, read_bytes, write_durably
 from trainer.naming import did_you_mean
 
 MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 256 << 20
 FORMAT_VERSION: Literal[2] = 2
 
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -151,21 +152,31 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}, so it is no data folder.\n"
             f"Make one, for instance with: paretrain data digits --out DIR"
         )
+    return parse_manifest(read_bytes(path, MAX_MANIFEST_BYTES), str(path))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Validate a manifest that somebody else may have written.
+
+    Args:
+        text: its JSON.
+        where: begins the sentence of an error: its path or address.
+
+    Raises:
+        UserError: it cannot be understood.
+    """
     again = "Make the data again with `paretrain data ...` into a new folder."
     try:
-        text = path.read_bytes()
-        content = json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.\n{again}") from None
+        content = parse_json(text, where)
+    except UserError as error:
+        raise UserError(f"{error}\n{again}") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {version!r}; this paretrain reads version {FORMAT_VERSION}.\n"
+            f"{where} has format version {version!r}; this paretrain reads version {FORMAT_VERSION}.\n"
             f"{again} Or use the paretrain that wrote it."
         )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path} is not a valid manifest:\n{explain(error)}\n{again}") from None
+        raise UserError(f"{where} is not a valid manifest:\n{explain(error)}\n{again}") from None
