@@ -189,6 +189,8 @@ def test_one_process_that_fails_speaks_for_all_that_wait(
     def fail(url: str, *_: object) -> None:
         if not failures:  # the others have asked by now
             assert all(asking.acquire(timeout=60) for _ in range(6))
+            now, probe = time.time(), tmp_path / "probe"
+            wait_for(lambda: probe.write_text("x") > 0 and probe.stat().st_mtime > now)  # its clock ticks coarsely
         failures.append(url)
         raise UserError("no byte for 30 s")
 

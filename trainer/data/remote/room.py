@@ -18,10 +18,13 @@ def make_room(cache_dir: Path, needed: int, max_bytes: int) -> None:
     """
     held = list(held_files(cache_dir))
     used = sum(status.st_size for _, status, _ in held)
-    for path, status, removable in sorted(held, key=lambda file: file[1].st_mtime):
+    removable = [(path, status) for path, status, may_go in held if may_go]
+    if used - sum(status.st_size for _, status in removable) + needed > max_bytes:
+        removable = []  # all of them would go in vain
+    for path, status in sorted(removable, key=lambda file: file[1].st_mtime):
         if used + needed <= max_bytes:
             return
-        if removable and _removed(path):
+        if _removed(path):
             used -= status.st_size
     if used + needed > max_bytes:
         raise UserError(
