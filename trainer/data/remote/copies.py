@@ -31,7 +31,8 @@ class Copy:
     Attributes:
         folder: directly inside the cache.
         url: the remote data folder.
-        max_bytes: the configured bound of all copies in the cache together.
+        max_bytes: the configured bound of all copies in the cache together. Files that several processes fetch at the
+            same time may come on top.
     """
 
     folder: Path
