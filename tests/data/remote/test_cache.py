@@ -408,7 +408,7 @@ def test_the_groups_of_shards_are_those_of_the_samples(
 ) -> None:
     """Whatever the cursor, the shards of the group that it lies in hold the next samples of the canonical order."""
     samples = data.draw(st.integers(0, sum(sizes) - 1))
-    made = [ShardSpec(file=f"{n}.tar", bytes=1, sha256="0" * 64, samples=size) for n, size in enumerate(sizes)]
+    made = [ShardSpec(file=f"{n}.tar", bytes=9 * 512, sha256="0" * 64, samples=size) for n, size in enumerate(sizes)]
     (begin, first), (after, _) = islice(
         groups_from(Cursor(3, samples), made, seed=seed, group_samples=group_samples), 2
     )
