@@ -74,7 +74,7 @@ def bare_decoder(folder: Path) -> Turn:
     assert isinstance(spec, ImageSpec)
     index_NM, _ = load_index(folder, manifest, "train")
     content = [(folder / shard.file).read_bytes() for shard in manifest.split("train").shards]
-    rows = np.random.default_rng(0).permutation(index_NM[:, 0])[: 8 * BATCH].tolist()
+    rows = np.random.default_rng(0).permutation(index_NM[:][:, 0])[: 8 * BATCH].tolist()
     images = cycle([content[shard][offset : offset + size] for shard, offset, size, _ in rows])
 
     def turn() -> None:

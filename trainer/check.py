@@ -2,7 +2,6 @@
 
 import time
 
-from rich.console import Console
 from rich.table import Table
 
 from trainer.balance.exchange import message_bytes
@@ -14,6 +13,7 @@ from trainer.estimate import Estimate, estimate
 from trainer.gradients import forward_backward
 from trainer.machine import num_cores, try_to_write
 from trainer.opening import open_data
+from trainer.plain import Terminal
 from trainer.run import Run, build_run
 from trainer.run_dir import find_checkpoint
 from trainer.runtime.setup import joined
@@ -53,7 +53,7 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         seconds = time.perf_counter() - started
         sizes = measure_sizes(run, manifest, batch)
         needed = estimate(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
-    Console().print(_table(experiment, manifest, run, seconds, needed))
+    Terminal().print(_table(experiment, manifest, run, seconds, needed))
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
 
@@ -66,7 +66,7 @@ def _compare(needed: Estimate, gpu_gib: float) -> None:
             "hold.\nMore --processes share the batch, and under --strategy fsdp2 or zero3 the model too; "
             "train.global_batch decides the activations"
         )
-    Console().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
+    Terminal().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
 
 
 def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float, needed: Estimate) -> Table:

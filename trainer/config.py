@@ -49,8 +49,9 @@ class CacheConfig(Section):
     dir: Path = Path("~/.cache/paretrain")
     """On a disk of the machine's own, where it has one."""
     max_gib: float = Field(100.0, gt=0, le=2**30)
-    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first. Data that
-    does not fit is fetched while it is trained on; a disk that holds little needs fewer `shuffle_samples`."""
+    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first; files that
+    are not of a copy do not count, and are never removed. Data that does not fit is fetched while it is trained on; a
+    disk that holds little needs fewer `shuffle_samples`."""
 
     @property
     def max_bytes(self) -> int:

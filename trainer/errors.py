@@ -1,10 +1,13 @@
 """The errors that a user is meant to read, and how a command ends on them."""
 
 import faulthandler
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
+
+from trainer.plain import printable
 
 EXIT_INTERRUPTED = 130
 STDERR = 2
@@ -42,7 +45,7 @@ class LostPeerError(RankError):
 
 def say_error(message: str) -> None:
     """Print what a user is meant to read."""
-    print(f"paretrain: error: {message}", file=sys.stderr, flush=True)
+    print(f"paretrain: error: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -50,6 +53,8 @@ def run_command(command: Callable[[], None]) -> int:
 
     A crash shows its stacks; those of a process that runs are asked for by `kill -USR2 PID`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal cannot show is no fault
     faulthandler.enable(STDERR)
     faulthandler.register(signal.SIGUSR2, STDERR)
     try:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from trainer.build import build_network, build_tasks, fill
@@ -12,6 +11,7 @@ from trainer.data.reading.loader import EvalLoader
 from trainer.evaluation import Evaluation, evaluate
 from trainer.observe.units import PERCENT, with_unit
 from trainer.opening import open_split
+from trainer.plain import Terminal
 from trainer.run_dir import checkpoint_of, read_config
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
@@ -35,7 +35,7 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         network = build_network(experiment, manifest, tasks)
         # As many at a time as the run itself evaluates on a process: that fits into memory.
         batch_size = experiment.train.global_batch // experiment.parallel.processes
-        batches = EvalLoader(opened.folder, split=split, tasks=names, batch_size=batch_size)
+        batches = EvalLoader(opened.folder, split=split, tasks=names, batch_size=batch_size, copy=opened.copy)
         snapshot = load(path, runtime)
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
         network.to(runtime.device)
@@ -54,5 +54,5 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
             table.add_row(name, with_unit(error, found.units[name]), f"{loss:.4f}")
         for part, percent in found.by_class.get(name, {}).items():
             table.add_row(f"  {part}", "-" if percent is None else with_unit(percent, PERCENT))
-    Console().print(table)
+    Terminal().print(table)
     return found

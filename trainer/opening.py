@@ -16,11 +16,11 @@ from typing import TypeVar
 from trainer.config import DataConfig, Experiment
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
-from trainer.data.format.origin import origin
 from trainer.data.format.tables import Table
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
 from trainer.data.reading.order import Cursor
+from trainer.data.remote.copies import Copy, copy_at
 from trainer.data.remote.folder import check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.runtime.setup import Runtime
@@ -47,11 +47,13 @@ class Data:
     Attributes:
         folder: on this machine.
         manifest: of it.
+        copy: what the folder is, where it is a copy of remote data.
         fetched_bytes: of shards that this rank has fetched into the cache, before and beside training.
     """
 
     folder: Path
     manifest: Manifest
+    copy: Copy | None
     fetched_bytes: int = 0
 
     def fetch(self, shards: Sequence[ShardSpec], runtime: Runtime) -> None:
@@ -60,9 +62,9 @@ class Data:
         Raises:
             UserError: one of them cannot be fetched; the same on every rank.
         """
-        if origin(self.folder) is not None:
+        if self.copy:
             ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
-            fetching = fetch_shards(self.folder, shards, **ranks, shows=runtime.is_main)
+            fetching = fetch_shards(self.copy, shards, **ranks, shows=runtime.is_main)
             self.fetched_bytes += in_turns(runtime, lambda: sum(fetching))
 
 
@@ -82,17 +84,17 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
         manifest.split("train")
         if config.tasks is not None:
             manifest.select_tasks(config.tasks)
-        is_copy, whole = origin(folder) is not None, fits(manifest, config.cache.max_bytes)
-        if is_copy and not whole:
+        copy, whole = copy_at(folder, config.cache.dir, config.cache.max_bytes), fits(manifest, config.cache.max_bytes)
+        if copy and not whole:
             check_room(manifest, config.shuffle_samples, config.cache.max_bytes)
-    data = Data(folder, manifest)
+    data = Data(folder, manifest, copy)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     if whole:
         data.fetch(shards, runtime)
 
     def verify() -> list[str]:
-        if is_copy and not whole:
-            check_remote(folder, shards[runtime.rank :: runtime.world_size])
+        if copy and not whole:
+            check_remote(copy, shards[runtime.rank :: runtime.world_size])
         tables = _verify(config, data, None, runtime)
         return check_trainable(folder, manifest, config.tasks, tables["train"])
 
@@ -115,7 +117,8 @@ def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
     """
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
     with runtime.together():
-        data = Data(folder, read_manifest(folder))
+        copy = copy_at(folder, config.cache.dir, config.cache.max_bytes)
+        data = Data(folder, read_manifest(folder), copy)
     in_turns(runtime, lambda: _verify(config, data, split, runtime))
     return data
 
@@ -126,6 +129,7 @@ def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime)
         data.manifest,
         None if split is None else [split],
         checksum=config.verify == "checksum",
+        is_copy=data.copy is not None,
         rank=runtime.rank,
         world_size=runtime.world_size,
     )

@@ -12,13 +12,14 @@ import torch
 
 from trainer.observe.advice import solved_task
 from trainer.observe.metrics import MetricsLog, errors_so_far, faults_so_far, read_metrics
-from trainer.observe.observers import Everybody, Nobody, Observers
+from trainer.observe.observers import Everybody, Nobody, Observers, writing_records
 from trainer.observe.progress import Progress
+from trainer.observe.records import Record
 from trainer.observe.report import write_report
 from trainer.observe.tracker import Tracker, open_tracker
 from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
 from trainer.run import Run
-from trainer.run_dir import LOG, METRICS, PREDICTIONS, REPORT, write_summary
+from trainer.run_dir import LOG, METRICS, PREDICTIONS, REPORT, SUMMARY, write_summary
 
 MUCH_WAITING_PERCENT = 10.0
 """Of a run's time spent waiting for data, from where on the closing words say what would help."""
@@ -49,20 +50,23 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
         if run.runtime.is_main:
             records = read_metrics(run_dir / METRICS)
             summary = _summary(run, records) | {"peak_memory_mib": peak_memory_mib, "bad_samples": dict(bad_samples)}
-            write_summary(run_dir, summary)
-            tracker.close(summary)
-            write_report([run_dir], run_dir / REPORT)
-            progress.note(_closing(run, summary))
-            for advice in (_slow_data(run, summary), _solved_task(run, records)):
-                if advice:
-                    progress.note(advice)
-            progress.note(f"report: {run_dir / REPORT}")
+            with writing_records():
+                progress.note(_closing(run, summary))
+                write_summary(run_dir, summary)
+                tracker.close(summary)
+                write_report([run_dir], run_dir / REPORT)
+                for advice in (_slow_data(run, summary), _solved_task(run, records)):
+                    if advice:
+                        progress.note(advice)
+                progress.note(f"report: {run_dir / REPORT}")
 
 
 def say_complete(run: Run) -> None:
-    """Tell that there is nothing left to do, and where the result stands."""
+    """Tell that there is nothing left to do, and where the result stands; write the summary where it is missing."""
     if run.runtime.is_main:
         run_dir = run.experiment.run_dir
+        if not (run_dir / SUMMARY).exists():  # the disk was full at the end, say
+            write_summary(run_dir, _summary(run, read_metrics(run_dir / METRICS)))
         write_report([run_dir], run_dir / REPORT)
         print(
             f"{run.experiment.name} is complete at step {run.step}. To train on, raise train.steps; "
@@ -141,7 +145,7 @@ def _bad_samples(summary: dict[str, Any]) -> str:
     return f"; bad samples: {reasons}" if reasons else ""
 
 
-def _solved_task(run: Run, records: list[dict[str, Any]]) -> str | None:
+def _solved_task(run: Run, records: list[Record]) -> str | None:
     balance = run.experiment.balance
     if balance.weighting != "min_norm" or balance.normalise != "none" or balance.preference:
         return None
@@ -164,9 +168,10 @@ def _slow_data(run: Run, summary: dict[str, Any]) -> str:
     return f"the training has waited for data {percent:.0f} % of the time: {way}"
 
 
-def _summary(run: Run, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
     # A run that was stopped while it waited for data may have logged no step.
-    trained = [record for record in records if record["kind"] == "train"] or [run.throughput.read()]
+    logged: list[Any] = [record for record in records if record["kind"] == "train"]
+    trained = logged or [run.throughput.read()]
     return {
         "tasks": run.task_names,
         "weighting": run.experiment.balance.weighting,

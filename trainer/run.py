@@ -19,7 +19,6 @@ from trainer.data.reading.bad_samples import joined_states
 from trainer.data.reading.images import to_input, to_targets
 from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
 from trainer.data.reading.order import Cursor
-from trainer.data.remote.folder import local_folder
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.opening import Data, fetch_first
@@ -102,7 +101,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, snapshot: Sn
     cursor = Cursor(**state["cursor"])
     fetch_first(experiment, data, cursor, runtime)
     with runtime.together():
-        train_batches, test_batches = _open_data(experiment, tasks, runtime, cursor)
+        train_batches, test_batches = _open_data(experiment, data, tasks, runtime, cursor)
     if snapshot:
         _check_data(snapshot, train_batches.fingerprint, experiment)
         _load_model(network, snapshot)  # While it is whole on every rank, the same under every strategy.
@@ -176,14 +175,13 @@ def save_run(run: Run) -> None:
 
 
 def _open_data(
-    experiment: Experiment, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
+    experiment: Experiment, data: Data, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
 ) -> tuple[TrainLoader, EvalLoader]:
     config, names = experiment.data, [task.name for task in tasks]
-    folder = local_folder(config.path, config.cache.dir)
     rank, world_size = runtime.rank, runtime.world_size
     batch = experiment.train.global_batch
     train_batches = TrainLoader(
-        folder,
+        data.folder,
         tasks=names,
         global_batch=batch,
         seed=experiment.seed,
@@ -194,15 +192,17 @@ def _open_data(
         group_samples=config.shuffle_samples,
         augment=config.augment,
         pin_memory=runtime.device.type == "cuda",
+        copy=data.copy,
     )
     test_batches = EvalLoader(
-        folder,
+        data.folder,
         tasks=names,
         batch_size=batch // world_size,
         rank=rank,
         world_size=world_size,
         workers=config.workers,
         pin_memory=runtime.device.type == "cuda",
+        copy=data.copy,
     )
     return train_batches, test_batches
 

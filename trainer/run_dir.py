@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from trainer.config import Experiment
 from trainer.config_file import parse_config, to_yaml
 from trainer.errors import UserError
-from trainer.files import write_durably
+from trainer.files import replace, write_durably
 from trainer.resumable import differences
 from trainer.runtime.checkpoints.checkpoint import folder_of_step, latest
 from trainer.yaml_file import read_yaml
@@ -114,8 +114,12 @@ def checkpoint_of(run_dir: Path, step: int | None) -> Path:
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Leave the run's last word."""
-    (run_dir / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    """Leave the run's last word.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    replace(run_dir / SUMMARY, f"{json.dumps(summary, indent=1)}\n".encode())
 
 
 def _refuse_another_config(experiment: Experiment, run_dir: Path) -> None:

@@ -128,14 +128,14 @@ def test_no_command_is_a_data_path(path: str, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("url", ["file:///etc", "pipe:touch hit", "elsewhere", 7])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "file:///etc", "pipe:touch hit", "elsewhere", 7])
 def test_a_folder_cannot_send_the_reader_anywhere(url: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that somebody else made, that says it is a copy, and lacks a shard."""
+    """One that somebody else made, that says it is a copy, and lacks a shard: that is all there is to say."""
     tiny.write_tiny(tmp_path / "data")
     (tmp_path / "data" / "train-000000.tar").unlink()
     (tmp_path / "data" / "origin.json").write_text(json.dumps({"url": url, "max_bytes": 1 << 40}))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"expected .* address|does not say where"):
+    with pytest.raises(UserError, match=r"train-000000.tar"):
         verify_shards(tmp_path / "data", read_manifest(tmp_path / "data"), checksum=False)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

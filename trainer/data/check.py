@@ -23,6 +23,8 @@ from trainer.data.format.tables import chunks, load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.reader import BadSample, SplitReader
 from trainer.errors import UserError
+from trainer.files import replace
+from trainer.plain import Terminal, printable
 
 SHEET_NAME = "contact_sheet.png"
 
@@ -38,8 +40,8 @@ def check_folder(folder: Path) -> None:
         UserError: the first thing found wrong.
     """
     manifest = read_manifest(folder)
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with console.status(Text(f"verifying the shards of {folder}")):
+    console = Terminal(soft_wrap=True)
+    with console.status(Text(printable(f"verifying the shards of {folder}"))):
         verify_shards(folder, manifest, checksum=True)
     bad = [sample for split in manifest.splits for sample in _bad_samples(folder, manifest, split)]
     console.print(_table(folder, manifest))
@@ -49,10 +51,11 @@ def check_folder(folder: Path) -> None:
         console.print(f"Bad {sample.message}")
     if isinstance(manifest.input, ImageSpec):
         split = "train" if "train" in manifest.splits else next(iter(manifest.splits))
+        picture = draw_contact_sheet(folder, manifest, split)
         try:
-            draw_contact_sheet(folder, manifest, split, folder / SHEET_NAME)
-        except OSError as error:
-            raise UserError(f"{folder} is sound, but the picture of it cannot be written: {error}.") from None
+            replace(folder / SHEET_NAME, picture)
+        except UserError as error:
+            raise UserError(f"{folder} is sound, but the picture of it cannot be written: {error}") from None
         console.print(f"some samples of {split}: {folder / SHEET_NAME}")
     num_shards = sum(len(split.shards) for split in manifest.splits.values())
     num_bytes = sum(file.bytes for split in manifest.splits.values() for file in split.files)

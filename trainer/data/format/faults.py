@@ -20,7 +20,7 @@ def remedy(folder: Path) -> str:
     """Return what to type when a data folder is damaged."""
     source = origin(folder)
     if source is not None:
-        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {source.url}."
+        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {source}."
     return f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."
 
 

@@ -165,23 +165,36 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(_missing(folder)) from None
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Validate a manifest that somebody else may have written.
+
+    Args:
+        text: its JSON.
+        where: begins the sentence of an error: its path or address.
+
+    Raises:
+        UserError: it cannot be understood.
+    """
     again = "Make the data again with `paretrain data ...` into a new folder."
     try:
         content = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
-        raise UserError(f"{path} is nested too deeply.\n{again}") from None
+        raise UserError(f"{where} is nested too deeply.\n{again}") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.\n{again}") from None
+        raise UserError(f"{where} is not JSON: {error}.\n{again}") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {repr(version)[:40]}; this paretrain reads version {FORMAT_VERSION}.\n"
+            f"{where} has format version {repr(version)[:40]}; this paretrain reads version {FORMAT_VERSION}.\n"
             f"{again} Or use the paretrain that wrote it."
         )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path} is not a valid manifest:\n{explain(error)}\n{again}") from None
+        raise UserError(f"{where} is not a valid manifest:\n{explain(error)}\n{again}") from None
 
 
 def _missing(folder: Path) -> str:

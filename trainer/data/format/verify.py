@@ -9,7 +9,6 @@ from trainer.data.format.faults import remedy, unreadable
 from trainer.data.format.index import index_shard, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
 from trainer.data.format.members import extensions
-from trainer.data.format.origin import origin
 from trainer.data.format.tables import Table, load_index
 from trainer.errors import UserError
 from trainer.files import open_regular
@@ -21,6 +20,7 @@ def verify_shards(
     splits: Iterable[str] | None = None,
     *,
     checksum: bool,
+    is_copy: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, tuple[Table, Table]]:
@@ -34,6 +34,7 @@ def verify_shards(
         manifest: as read from it.
         splits: which to look at; all when None.
         checksum: also read the shards: compare their checksums, and index and labels with what the tars hold.
+        is_copy: whether it is a copy of remote data, which may lack shards: each is verified when it is fetched.
         rank: of this process.
         world_size: number of processes.
 
@@ -48,12 +49,11 @@ def verify_shards(
     tables = {}
     for split in names:
         tables[split] = load_index(folder, manifest, split)
-    is_copy = origin(folder) is not None
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
     for split, number in shards[rank::world_size]:
         shard = manifest.split(split).shards[number]
         if is_copy and not (folder / shard.file).exists():
-            continue  # it is verified when it is fetched
+            continue
         _verify_file(folder, shard, checksum=checksum)
         if checksum:
             index_NM, labels_NT = tables[split]

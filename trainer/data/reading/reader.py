@@ -22,6 +22,7 @@ from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.format.tables import load_index
 from trainer.data.reading.order import PADDING
 from trainer.data.reading.shard_files import ShardFiles
+from trainer.data.remote.copies import Copy
 
 AT_ONCE = 256
 """Samples whose bytes are all read before the first is decoded: see `decode.decode_many`."""
@@ -66,12 +67,15 @@ class SplitReader:
         manifest: as read from it.
         split: which split.
         tasks: whose targets to give.
+        copy: what the folder is, where it is a copy of remote data.
 
     Raises:
         UserError: an unknown split or task, or a faulty index.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str], copy: Copy | None = None
+    ) -> None:
         self._tasks = tuple(tasks)
         wanted = manifest.select_tasks(tasks)
         self._classified = [task.name for task in wanted if isinstance(task, ClassificationSpec)]
@@ -86,7 +90,7 @@ class SplitReader:
         self._members = [0, *(1 + dense.index(task.name) for task in self._dense)]
         self._specs = [manifest.input, *self._dense]
         self._blanks = [blank(spec, 1, manifest.input) for spec in self._specs]
-        self._files = ShardFiles(Path(folder), manifest.split(split).shards)
+        self._files = ShardFiles(Path(folder), manifest.split(split).shards, copy)
         self._index_NM, self._labels_NT = load_index(Path(folder), manifest, split)
 
     def buffers(self, batch_size: int) -> list[np.ndarray]:
