@@ -57,7 +57,7 @@ def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 def wait_for_rank(process: subprocess.Popen[str], rank: int, until: Path) -> int:
     """The process id of a rank of the launched run, as soon as `until` exists."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if until.exists():
             for child in psutil.Process(process.pid).children(recursive=True):
