@@ -67,7 +67,7 @@ def _is_sound(found: Change) -> bool:
 
 def _sentences(path: Path) -> tuple[str, ...]:
     """Name the folder for a table and a sample for a shard, which is where their faults lie."""
-    return (path.stem.split("-")[0],)
+    return (path.name.split(".")[0].split("-")[0],)
 
 
 def _sign(path: Path) -> None:

@@ -86,6 +86,7 @@ def test_some_tasks_in_another_order(folder: Path) -> None:
         torch.testing.assert_close(target, whole.targets[name], equal_nan=True)
 
 
+@pytest.mark.processes
 def test_the_train_loader_and_its_padding(folder: Path) -> None:
     loader = TrainLoader(folder, tasks=NAMES, global_batch=6, seed=1, rank=1, world_size=2, workers=1)
     padding, batch = loader.padding_batch(), next(loader)

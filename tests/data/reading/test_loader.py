@@ -27,6 +27,8 @@ from trainer.data.reading.loader import MISSING, Batch, Cursor, EvalLoader, Trai
 from trainer.data.reading.order import epoch_order
 from trainer.errors import UserError
 
+pytestmark = pytest.mark.processes  # data workers
+
 TASKS = ("digit", "even")
 
 
