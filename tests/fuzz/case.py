@@ -29,6 +29,8 @@ WALL_SECONDS = 90
 MAX_CHILDREN = 250
 USUAL_RECURSION, FOR_DEEP_CHANGES = 1_000, 20_000
 
+ARGPARSE_EXIT = 2
+
 ARENA, ASIDE = "arena", "said"
 _TIMES = re.compile(r"\d+\.\d+ s|\d+(\.\d+)? samples/s|\d+:\d+(:\d+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -202,6 +204,7 @@ def _child(
             os.dup2(descriptor, number)
         sys.stdout, sys.stderr = (open(number, "w", errors="backslashreplace", closefd=False) for number in (1, 2))  # noqa: SIM115
         os.chdir(arena)
+        os.environ["HOME"] = str(arena / "home")
         mapped = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS,) * 2)
@@ -213,8 +216,11 @@ def _child(
             result.write_text(target.result(command, said), errors="replace")
     except AssertionError as error:
         wrong.write_text(str(error) or "assertion")
-    except SystemExit as error:  # argparse's, and nobody else's
-        code = error.code if isinstance(error.code, int) else 1
+    except SystemExit as error:
+        if error.code == ARGPARSE_EXIT:
+            code = ARGPARSE_EXIT
+        else:
+            wrong.write_text(f"something called exit({error.code!r})")
     except BaseException:
         import traceback
 
