@@ -78,6 +78,7 @@ def test_online_that_cannot_be_reached_is_an_error(run_dir: Path, monkeypatch: p
         open_tracker("online", "project", "name", run_dir, {})
 
 
+@pytest.mark.processes
 def test_a_key_that_is_none_is_an_error_even_for_auto(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(UserError, match=r"key.*\n.*wandb login"):
