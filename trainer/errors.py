@@ -33,6 +33,12 @@ class StoppedError(UserError):
         self.exit_code = 128 + number
 
 
+class FaultError(UserError):
+    """A fault of the machine, such as its disk's, that the same command may not meet again. Every rank raises it."""
+
+    exit_code = 3
+
+
 class RankError(UserError):
     """A fault that this rank alone may know of, such as its disk's: the rank that has it prints it."""
 

@@ -3,7 +3,7 @@
 import os
 import resource
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import Any
@@ -26,8 +26,13 @@ MUCH_WAITING_PERCENT = 10.0
 
 
 @contextmanager
-def observed(run: Run, resumed: bool) -> Iterator[Observers]:
+def observed(run: Run, resumed: bool, notes: Sequence[str] = ()) -> Iterator[Observers]:
     """Give the loop its observers, and leave the summary and the report when it ends well. Collective.
+
+    Args:
+        run: built.
+        resumed: whether it goes on from a checkpoint.
+        notes: what was found in the run's folder, for the log and the metrics.
 
     Raises:
         UserError: a log of an earlier part is damaged, or the tracker that was asked for cannot be had.
@@ -44,12 +49,18 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
                 tracker = _open_tracker(run, progress)
                 stack.push(lambda kind, error, traceback: tracker.close(None) if kind else None)
                 observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
+                for note in notes:
+                    observers.note(run.step, note)
         yield observers
         peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
         bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples.total), Counter())
         if run.runtime.is_main:
             records = read_metrics(run_dir / METRICS)
-            summary = _summary(run, records) | {"peak_memory_mib": peak_memory_mib, "bad_samples": dict(bad_samples)}
+            summary = _summary(run, records) | {
+                "peak_memory_mib": peak_memory_mib,
+                "bad_samples": dict(bad_samples),
+                "damaged_checkpoints": run.damaged_checkpoints,
+            }
             with writing_records():
                 progress.note(_closing(run, summary))
                 write_summary(run_dir, summary)
@@ -120,6 +131,7 @@ def _closing(run: Run, summary: dict[str, Any]) -> str:
         + ("; ".join(said) or "test error: no labels")
         + _faults(summary)
         + _bad_samples(summary)
+        + (f"; {run.damaged_checkpoints} damaged checkpoints passed over" if run.damaged_checkpoints else "")
     )
 
 
