@@ -13,15 +13,9 @@ MAX_GIB = 2**20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0, 2 for a mistake that the user can mend, 3 for a lost process."""
+    """Run one command. Returns its exit code; launch/README.md lists them."""
     options = _parse(arguments)
-    exit_code = 0
-
-    def command() -> None:
-        nonlocal exit_code
-        exit_code = options.run(options) or 0
-
-    return run_command(command) or exit_code
+    return run_command(lambda: options.run(options))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

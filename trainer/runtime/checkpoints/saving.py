@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainer.errors import FaultError, RankError, UserError
+from trainer.errors import FaultError, SharedError, UserError
 from trainer.runtime.checkpoints.checkpoint import Sums, generators, publish, write_files
 from trainer.runtime.checkpoints.folder import folder_of_step, read_pointer
 from trainer.runtime.checkpoints.manifest import (
@@ -145,11 +145,11 @@ class Saver:
         try:
             with self._runtime.together(), self._disk_errors(save.step):
                 sums = save.result()
-        except UserError as error:
+        except SharedError:
             self._save = None
             if self._runtime.is_main:
                 shutil.rmtree(self._aside(save.step), ignore_errors=True)
-            raise FaultError(str(error)) from error
+            raise
         self._save = None if save.is_written else self._published(save.step, sums or {})
 
     def finish(self) -> None:
@@ -168,9 +168,7 @@ class Saver:
         """Around a training: what is under way at its end is published, also where all ranks raise the same error."""
         try:
             yield
-        except RankError:
-            raise  # The other ranks do not come by here.
-        except UserError:
+        except SharedError:
             self.finish()
             raise
         self.finish()
@@ -205,7 +203,7 @@ class Saver:
             yield
         except OSError as error:
             stands, _ = read_pointer(self._folder)
-            raise UserError(
+            raise FaultError(
                 f"the checkpoint of step {step} could not be written: {error}. "
                 f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
                 "Make room or repair the disk, then type the same command again to go on"
