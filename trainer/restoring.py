@@ -13,6 +13,7 @@ from trainer.config_file import parse_config
 from trainer.errors import UserError
 from trainer.resumable import differences
 from trainer.runtime.checkpoints.checkpoint import Snapshot
+from trainer.runtime.checkpoints.folder import step_of
 from trainer.runtime.checkpoints.manifest import MANIFEST, MAX_STEPS, STATE, first_fault
 from trainer.runtime.engines.averaging import AVERAGE
 
@@ -78,9 +79,12 @@ def read_state(snapshot: Snapshot) -> RunState:
         UserError: it is not what a run saves.
     """
     try:
-        return RunState.model_validate(snapshot.state)
+        state = RunState.model_validate(snapshot.state)
     except (ValidationError, RecursionError) as error:
         raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE}: {first_fault(error)}") from None
+    if state.step != step_of(snapshot.path):
+        raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE} is of step {state.step}")
+    return state
 
 
 def refuse_another_config(snapshot: Snapshot, experiment: Experiment) -> None:

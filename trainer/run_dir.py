@@ -224,7 +224,14 @@ def _refuse_another_config(experiment: Experiment) -> None:
     run_dir = experiment.run_dir
     if not os.path.lexists(run_dir / CONFIG):
         return  # The checkpoint knows its own.
-    changed = differences(read_config(run_dir), experiment)
+    try:
+        before = read_config(run_dir)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nPut it back from a copy; or, to train on, remove it, as the checkpoints hold the configuration "
+            f"too: rm {run_dir / CONFIG}"
+        ) from None
+    changed = differences(before, experiment)
     if changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise UserError(

@@ -163,8 +163,8 @@ def test_a_state_that_could_not_be_read_back_is_not_saved(tmp_path: Path) -> Non
     with pytest.raises(UserError) as caught:
         saver.begin(3, [], [], {"step": 3, "weighting": {"name": "mine", "memory": np.zeros(2)}})
     assert str(caught.value) == (
-        "step 3 cannot be saved: state.safetensors['weighting']['memory'] is a numpy.ndarray, which cannot be read back safely. "
-        "Expected tensors, numbers, strings, and lists and dictionaries of them"
+        "step 3 cannot be saved: state.safetensors['weighting']['memory'] is a numpy.ndarray, which cannot be read "
+        "back safely. Expected tensors, numbers, strings, and lists and dictionaries of them"
     )
     assert not list(tmp_path.iterdir())
 

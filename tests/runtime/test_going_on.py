@@ -113,7 +113,7 @@ def test_a_damaged_newest_is_passed_over_and_said(two: Path) -> None:
 def test_where_none_is_whole_each_is_named(two: Path) -> None:
     damage(two, 20)
     (two / "step_00000010" / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="no checkpoint in .* is whole") as caught:
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole") as caught:
         find_newest(two, ALONE)
     assert "step_00000010 is not complete" in str(caught.value)
     assert "step_00000020 has changed" in str(caught.value)
