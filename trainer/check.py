@@ -15,7 +15,7 @@ from trainer.machine import num_cores, try_to_write
 from trainer.opening import open_data
 from trainer.plain import Terminal
 from trainer.run import Run, build_run
-from trainer.run_dir import find_checkpoint
+from trainer.run_dir import find_start
 from trainer.runtime.setup import joined
 from trainer.sizes import measure_sizes
 
@@ -35,13 +35,13 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     """
     config, processes = experiment.train, experiment.parallel.processes
     try_to_write(experiment.run_dir)
-    find_checkpoint(experiment)
     # The run may be meant for a larger machine; its threads and workers change none of what is found here.
     alone = experiment.parallel.model_copy(
         update={"processes": 1, "threads": min(experiment.parallel.threads, num_cores())}
     )
     loading = experiment.data.model_copy(update={"workers": min(experiment.data.workers, num_cores())})
     with joined(alone) as runtime:
+        find_start(experiment, runtime)
         data = open_data(experiment, runtime)
         manifest = data.manifest
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
