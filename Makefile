@@ -1,23 +1,42 @@
 # Two commands for a fresh machine with Python 3.11+, make and a compiler:
 #   make train    environment, shards, a 2-process run on real digits, its report
 #   make test     environment, lint, types, the tests
+# While writing code, in a minute on two cores:
+#   make quick    lint, types, and the tests that need one process and start none: all but those marked `processes`
 # And where there is time, or root:
+#   make test-fuzz      5,000 damaged or hostile files, ten minutes at most; make test-fuzz SEED=7 draws others
 #   make test-slow      the longest runs of many processes
 #   make test-launch    a real Slurm on two virtual hosts: preemption, requeues, cut cables; skipped where it cannot be had
 #   make test-launch-slow    there: ten preemptions, jobs whose time ends
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SEED ?= 0
 # Written last, so that an interrupted installation is done again; newer requirements do it again too.
 READY := $(VENV)/ready
 
-.PHONY: train test test-slow test-launch test-launch-slow lint clean
+.PHONY: train test quick quick-1 quick-2 test-fuzz test-slow test-launch test-launch-slow lint clean
 
 train: $(READY) data/digits/manifest.json
 	$(BIN)/paretrain train configs/digits.yaml --processes 2
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Side by side, as the tests share nothing; the two halves take equally long.
+quick: lint
+	+$(MAKE) --jobs 2 --output-sync quick-1 quick-2
+
+QUICK := $(BIN)/python -m pytest -m 'not slow and not processes' -p no:cacheprovider
+
+quick-1: $(READY)
+	$(QUICK) tests/balance tests/models tests/runtime tests/data
+
+quick-2: $(READY)
+	$(QUICK) --ignore tests/balance --ignore tests/models --ignore tests/runtime --ignore tests/data
+
+test-fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --cases 5000 --seconds 600 --seed $(SEED)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

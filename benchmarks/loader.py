@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batches
-from trainer.data.format.index import load_index
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ImageSpec
+from trainer.data.format.tables import load_index
 from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.order import Cursor
 from trainer.data.sources.celeba import write_celeba
@@ -74,7 +74,7 @@ def bare_decoder(folder: Path) -> Turn:
     assert isinstance(spec, ImageSpec)
     index_NM, _ = load_index(folder, manifest, "train")
     content = [(folder / shard.file).read_bytes() for shard in manifest.split("train").shards]
-    rows = np.random.default_rng(0).permutation(index_NM[:, 0])[: 8 * BATCH].tolist()
+    rows = np.random.default_rng(0).permutation(index_NM[:][:, 0])[: 8 * BATCH].tolist()
     images = cycle([content[shard][offset : offset + size] for shard, offset, size, _ in rows])
 
     def turn() -> None:

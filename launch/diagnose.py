@@ -5,18 +5,19 @@ what node_entry.sh keeps in RUN/logs of the last start: each rank's output, and 
 Nothing is guessed: what left no trace is said to have left none.
 """
 
-import pickle
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from launch.accelerated import HOST, LOG
-from launch.faults import Left, left_in, named_in
+from launch.faults import Left, left_in, named_in, texts_in
+from launch.flight import last_collective
 from trainer.errors import UserError, run_command
+from trainer.files import open_regular
+from trainer.plain import one_line, printable
 from trainer.runtime.faults.guard import FAULTS
 
 TAIL_BYTES = 64 * 1024
@@ -29,7 +30,8 @@ _LINE = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 _ERROR = re.compile(r"^paretrain: error: (.+)$", re.MULTILINE)
 _WATCHDOG = re.compile(r"Watchdog caught collective operation timeout: WorkNCCL\((.+?)\) ran for")
 _LOST_PEER = "stopped: another process of this run"
-_OF_TORCH = re.compile(r"/(torch|deepspeed|accelerate)/")
+_NODE = re.compile(r"node(\d{1,9})")
+_LOCAL_RANK = re.compile(r"\d{1,9}")
 
 
 class Blame(IntEnum):
@@ -72,9 +74,11 @@ def diagnose(run_dir: Path) -> str:
     Raises:
         UserError: the run has left nothing.
     """
-    left = left_in(run_dir)
+    unread: list[str] = []
+    texts = texts_in(run_dir, unread)
+    left = left_in(texts)
     start = _last_start(run_dir)
-    if start is None and not left:
+    if start is None and not left and not unread:
         raise UserError(
             f"nothing in {run_dir} tells of a fault: no process has lost another one since the last start ({FAULTS}/), "
             "and only runs that launch/node_entry.sh or `paretrain submit` started keep their output (logs/)"
@@ -83,21 +87,20 @@ def diagnose(run_dir: Path) -> str:
         lines = [f"{run_dir}: what its processes left in {FAULTS}"]
         ranks = [
             Rank(rank, host, Blame.SILENT, f"left no word of an error (process {process})")
-            for rank, (host, process) in sorted(named_in(run_dir).items())
+            for rank, (host, process) in sorted(named_in(texts).items())
         ]
     else:
-        nodes = [max(folder.iterdir()) for folder in sorted(start.iterdir(), key=lambda folder: int(folder.name[4:]))]
+        nodes = _nodes(start)
         lines = [f"{run_dir}: the start in {start.relative_to(run_dir)}, {len(nodes)} nodes"]
-        lines += [
-            f"  {(folder / HOST).read_text().strip()} started no process" for folder in nodes if not _outputs(folder)
-        ]
-        ranks = _ranks(nodes)
-    ranks = [_with_faults(rank, left.get(rank.number), run_dir) for rank in ranks]
+        lines += [f"  {_host(folder, unread)} started no process" for folder in nodes if not _outputs(folder)]
+        ranks = _ranks(nodes, unread)
+    ranks = [_with_faults(rank, left.get(rank.number), run_dir, unread) for rank in ranks]
     for rank in ranks:
         collective = f"; its last collective: {rank.collective}" if rank.collective else ""
         lines.append(f"  {_name(rank)}: {rank.story}{collective}")
     if left:
         lines.append(f"  their stacks: {run_dir / FAULTS}")
+    lines += [f"  not read: {one_line(reason)}" for reason in dict.fromkeys(unread)]
     return "\n".join([*lines, "", answer(ranks)])
 
 
@@ -139,12 +142,12 @@ def _behind(ranks: Sequence[Rank]) -> list[Rank]:
     return [rank for rank in ranks if rank.sequence == min(known)]
 
 
-def _with_faults(rank: Rank, left: Left | None, run_dir: Path) -> Rank:
+def _with_faults(rank: Rank, left: Left | None, run_dir: Path, unread: list[str]) -> Rank:
     """Add what the rank itself has left to what its output tells."""
     if left is None:
         return rank
     if rank.collective is None:
-        collective, sequence = _flight(run_dir / FAULTS / f"flight_{rank.number}")
+        collective, sequence = _flight(run_dir / FAULTS / f"flight_{rank.number}", unread)
         rank = replace(rank, collective=collective, sequence=sequence)
     if rank.blame != Blame.SILENT:
         return rank
@@ -157,26 +160,40 @@ def _with_faults(rank: Rank, left: Left | None, run_dir: Path) -> Rank:
 
 
 def _last_start(run_dir: Path) -> Path | None:
-    hosts = sorted(run_dir.glob(f"logs/*/*/node*/*/{HOST}"), key=lambda path: path.parent.name)
-    return hosts[-1].parents[2] if hosts else None
+    hosts = [path for path in run_dir.glob(f"logs/*/*/node*/*/{HOST}") if _number(path.parents[1].name) is not None]
+    return max(hosts, key=lambda path: path.parent.name).parents[2] if hosts else None
+
+
+def _nodes(start: Path) -> list[Path]:
+    """The folder of each node's last start, in the order of the nodes."""
+    folders = [folder for folder in start.iterdir() if folder.is_dir()]
+    numbered = {number: folder for folder in folders if (number := _number(folder.name)) is not None}
+    starts = [[path for path in numbered[number].iterdir() if path.is_dir()] for number in sorted(numbered)]
+    return [max(paths) for paths in starts if paths]
+
+
+def _number(name: str) -> int | None:
+    found = _NODE.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def _outputs(node: Path) -> list[Path]:
     """The folders of this node's processes, in the order of local ranks."""
-    return sorted(node.glob("*/attempt_0/[0-9]*"), key=lambda path: int(path.name))
+    found = [path for path in node.glob("*/attempt_0/*") if _LOCAL_RANK.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name))
 
 
-def _ranks(nodes: Sequence[Path]) -> list[Rank]:
+def _ranks(nodes: Sequence[Path], unread: list[str]) -> list[Rank]:
     outputs = [(node, folder) for node in nodes for folder in _outputs(node)]
-    killed = dict(match for node in nodes for match in _KILLED.findall(_tail(node / LOG)))
+    killed = dict(match for node in nodes for match in _KILLED.findall(_tail(node / LOG, unread)))
     ranks = []
     # Nodes have as many processes each, and static rendezvous ranks them in the order of the nodes.
     per_node = max((int(folder.name) for _, folder in outputs), default=0) + 1
     for node, folder in outputs:
         number = int(node.parent.name[4:]) * per_node + int(folder.name)
-        blame, story = _story(_tail(folder / "stderr.log"), killed.get(str(number)))
-        collective, sequence = _flight(node / f"flight_{number}")
-        ranks.append(Rank(number, (node / HOST).read_text().strip(), blame, story, collective, sequence))
+        blame, story = _story(_tail(folder / "stderr.log", unread), killed.get(str(number)))
+        collective, sequence = _flight(node / f"flight_{number}", unread)
+        ranks.append(Rank(number, _host(node, unread), blame, story, collective, sequence))
     return ranks
 
 
@@ -202,42 +219,42 @@ def _story(text: str, signal: str | None) -> tuple[Blame, str]:
     return Blame.SILENT, "left no word of an error"
 
 
-def _flight(path: Path) -> tuple[str | None, int | None]:
+def _flight(path: Path, unread: list[str]) -> tuple[str | None, int | None]:
     """The last collective that a flight record knows, in words, and its number among all of this rank."""
-    if not path.exists():
+    try:
+        last = last_collective(path)
+    except UserError as error:
+        unread.append(str(error))
         return None, None
-    with path.open("rb") as stream:
-        entries = _PlainUnpickler(stream).load()["entries"]
-    last = max(entries, key=lambda entry: entry["record_id"], default=None)
-    if last is None:
-        return None, None
-    frames = [frame for frame in last.get("frames") or [] if not _OF_TORCH.search(frame["filename"])]
-    where = f" at {frames[0]['filename']}:{frames[0]['line']} in {frames[0]['name']}" if frames else ""
-    sequence = last["record_id"]
-    return f"{last['profiling_name']} number {sequence}, {last['state']}{where}", sequence
+    return (None, None) if last is None else (last.words, last.record_id)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dictionaries, words and numbers, which flight records are made of, and runs nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise UserError(f"a flight record asks for {module}.{name}: it is not what torch writes, and was not read")
-
-
-def _tail(path: Path) -> str:
-    if not path.exists():
+def _tail(path: Path, unread: list[str]) -> str:
+    """The end of a text; empty where there is none."""
+    try:
+        with open_regular(path) as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - TAIL_BYTES))
+            return stream.read(TAIL_BYTES).decode(errors="replace")
+    except FileNotFoundError:
         return ""
-    with path.open("rb") as stream:
-        stream.seek(0, 2)
-        stream.seek(max(0, stream.tell() - TAIL_BYTES))
-        return stream.read().decode(errors="replace")
+    except UserError as error:
+        unread.append(str(error))
+        return ""
+    except OSError as error:
+        unread.append(f"{path} cannot be read: {error.strerror}.")
+        return ""
+
+
+def _host(node: Path, unread: list[str]) -> str:
+    return _tail(node / HOST, unread).strip() or f"the host of {node.parent.name}"
 
 
 def main() -> None:
     """Read the command line."""
     if len(sys.argv) != 2:
         raise UserError("expected a run's folder: python -m launch.diagnose runs/NAME")
-    print(diagnose(Path(sys.argv[1])))
+    print(printable(diagnose(Path(sys.argv[1]))))
 
 
 if __name__ == "__main__":

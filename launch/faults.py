@@ -1,13 +1,19 @@
 """What the processes of a run left in RUN/faults when one of them was lost, as trainer/runtime/faults wrote it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.errors import UserError
+from trainer.files import read_bytes
 from trainer.runtime.faults.guard import FAULTS
 
-_NAME = re.compile(r"rank (\d+) on (\S+) \(process (\d+)\)")
-_HEADER = re.compile(r"rank (\d+) on (\S+) \(process (\d+)\) of (\d+) (failed )?(.+)")
+MAX_BYTES = 16 << 20
+"""Of what one process left: its stacks have some kilobytes."""
+
+_NAME = re.compile(r"rank (\d{1,9}) on (\S+) \(process (\d{1,9})\)")
+_HEADER = re.compile(r"rank (\d{1,9}) on (\S+) \(process (\d{1,9})\) of (\d{1,9}) (failed )?(.+)")
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,21 @@ class Left:
     words: str
 
 
-def left_in(run_dir: Path) -> dict[int, Left]:
+def texts_in(run_dir: Path, unread: list[str]) -> list[str]:
+    """What processes left, a text each; says in `unread` which could not be read, and why."""
+    texts = []
+    for path in sorted(run_dir.glob(f"{FAULTS}/rank_*.txt")):
+        try:
+            texts.append(read_bytes(path, MAX_BYTES).decode(errors="replace"))
+        except (UserError, FileNotFoundError) as error:
+            unread.append(str(error))
+    return texts
+
+
+def left_in(texts: Sequence[str]) -> dict[int, Left]:
     """The words of those that left one, by rank."""
     found = {}
-    for path in sorted(run_dir.glob(f"{FAULTS}/rank_*.txt")):
-        text = path.read_text(errors="replace")
+    for text in texts:
         if header := _HEADER.match(text):
             rank, host, process, world_size, failed, words = header.groups()
             has_lost = f"rank {rank} on {host} stopped: " in text
@@ -43,7 +59,6 @@ def left_in(run_dir: Path) -> dict[int, Left]:
     return found
 
 
-def named_in(run_dir: Path) -> dict[int, tuple[str, int]]:
+def named_in(texts: Sequence[str]) -> dict[int, tuple[str, int]]:
     """Host and process of every rank that such a word names, its own included."""
-    texts = [path.read_text(errors="replace") for path in run_dir.glob(f"{FAULTS}/rank_*.txt")]
     return {int(rank): (host, int(process)) for text in texts for rank, host, process in _NAME.findall(text)}

@@ -1,5 +1,6 @@
 """A grid of runs: every combination of the values that some keys of a configuration may take."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 from trainer.config import Experiment
 from trainer.config_file import load_config
 from trainer.errors import UserError
+
+MAX_RUNS = 1000
+"""As many as an array of jobs may have, where Slurm is as it comes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ def points(config: Path, overrides: Sequence[str], grid: Sequence[str]) -> list[
     twice = {key for key in keys if keys.count(key) > 1}
     if twice:
         raise UserError(f"--grid names {', '.join(sorted(twice))} twice: give all its values at once, as in seed=0,1,2")
+    size = math.prod(len(values) for _, values in axes)
+    if size > MAX_RUNS:
+        raise UserError(f"--grid asks for {size:,} runs, expected at most {MAX_RUNS:,}")
     found = []
     for values in product(*(values for _, values in axes)):
         chosen = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
@@ -61,7 +68,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     key, equals, values = text.partition("=")
     found = [value.strip() for value in _split(values)]
     if not equals or not key or not all(found):
-        raise UserError(f"found --grid '{text}', expected key=value,value,..., such as --grid seed=0,1,2")
+        raise UserError(f"found --grid {text!r}, expected key=value,value,..., such as --grid seed=0,1,2")
     if key == "name":
         raise UserError("--grid name=...: the runs get their names from their values")
     return key, found

@@ -13,7 +13,7 @@ from pathlib import Path
 from launch.accelerated import accelerate_launch
 from trainer.errors import UserError, run_command
 from trainer.run_dir import CHECKPOINTS
-from trainer.runtime.checkpoints.checkpoint import latest
+from trainer.runtime.checkpoints.folder import latest
 
 HANDS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 STAYS_ENDED = {0, UserError.exit_code, *(128 + number for number in HANDS)}

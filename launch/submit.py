@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.grid import Point
+from trainer.config_file import is_printable
 from trainer.errors import UserError
+from trainer.files import replace
+from trainer.machine import try_to_write
 from trainer.runtime.stopping import refuse_stopped
 
 LAUNCH = Path(__file__).parent
@@ -46,6 +49,9 @@ class Job:
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, value in {"--container": self.container, "--container-mounts": self.mounts}.items():
+            if value == "":
+                raise UserError(f"{name} is empty: give a value, or leave it out")
         if min(self.nodes, self.processes_per_node, self.parallel or 1) < 1:
             raise UserError(
                 f"--nodes {self.nodes} --processes-per-node {self.processes_per_node} --parallel {self.parallel}: "
@@ -86,9 +92,10 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
     for point in points:
         refuse_stopped(point.experiment.run_dir)
     folder = _folder(points)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
     path = folder / SCRIPT
-    path.write_text(script)
+    try_to_write(folder / "logs")
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    replace(path, script.encode())
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"sbatch did not take the job:\n{done.stderr.strip()}\nThe script stands in {path}")
@@ -113,7 +120,7 @@ def render(config: Path, points: Sequence[Point], job: Job) -> str:
     options = dict(_option(line.removeprefix("#SBATCH ")) for line in head.splitlines() if line.startswith("#SBATCH "))
     options |= _own_options(points, job) | dict(map(_option, job.options))
     _check_time(options)
-    header = [f"#SBATCH --{key}{'=' + shlex.quote(value) if value else ''}" for key, value in options.items()]
+    header = [f"#SBATCH --{key}{'=' + _quoted(value) if value else ''}" for key, value in options.items()]
     values = {
         "PROCESSES_PER_NODE": str(job.processes_per_node),
         "PREFLIGHT": job.preflight,
@@ -128,7 +135,7 @@ def render(config: Path, points: Sequence[Point], job: Job) -> str:
         "#!/usr/bin/env bash",
         *header,
         "",
-        *(f"export {key}={shlex.quote(value)}" for key, value in values.items()),
+        *(f"export {key}={_quoted(value)}" for key, value in values.items()),
         *_choice(config, points),
         "",
     ]
@@ -145,7 +152,7 @@ def _own_options(points: Sequence[Point], job: Job) -> dict[str, str]:
         "ntasks-per-node": "1",
         "cpus-per-task": str(cores),
         "chdir": os.getcwd(),
-        "output": f"{_folder(points).absolute()}/logs/slurm-{'%A_%a' if many else '%j'}.out",
+        "output": f"{str(_folder(points).absolute()).replace('%', '%%')}/logs/slurm-{'%A_%a' if many else '%j'}.out",
     }
     if first.parallel.device == "cuda":
         options["gpus-per-node"] = str(job.processes_per_node)
@@ -164,8 +171,8 @@ def _choice(config: Path, points: Sequence[Point]) -> list[str]:
     """The lines that set the run's folder and arguments."""
 
     def line(point: Point) -> str:
-        run_dir = shlex.quote(str(point.experiment.run_dir.absolute()))
-        return f"RUN_DIR={run_dir}; set -- {shlex.join([str(config), *point.overrides])}"
+        run_dir = _quoted(str(point.experiment.run_dir.absolute()))
+        return f"RUN_DIR={run_dir}; set -- {' '.join(map(_quoted, [str(config), *point.overrides]))}"
 
     if len(points) == 1:
         return [line(points[0])]
@@ -174,15 +181,22 @@ def _choice(config: Path, points: Sequence[Point]) -> list[str]:
 
 
 def _option(text: str) -> tuple[str, str]:
-    found = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:=(.*))?", text.strip())
+    found = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:=(.+))?", text.strip(" "), re.DOTALL)
     if not found:
-        raise UserError(f"found --sbatch '{text}', expected a long option of sbatch: --sbatch=--constraint=h100")
+        raise UserError(f"found --sbatch {text!r}, expected a long option of sbatch: --sbatch=--constraint=h100")
     return found[1], found[2] or ""
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for one line of the script; a second line would be a command, or an option of sbatch."""
+    if not is_printable(value):
+        raise UserError(f"found {value!r}, expected text without line breaks and control characters")
+    return shlex.quote(value)
 
 
 def _check_time(options: dict[str, str]) -> None:
     """Refuse a limit that leaves no time to train before the signal to save."""
-    found = re.search(r"@(\d+)$", options.get("signal", ""))
+    found = re.search(r"@([0-9]{1,6})$", options.get("signal", ""))
     if "time" not in options or not found:
         return
     warning = int(found[1])
@@ -196,9 +210,9 @@ def _check_time(options: dict[str, str]) -> None:
 
 def _seconds(text: str) -> int:
     """Slurm's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    found = re.fullmatch(r"(?:(N)-)?(N)(?::(N))?(?::(N))?".replace("N", "[0-9]{1,6}"), text)
     if not found:
-        raise UserError(f"found --time '{text}', expected minutes, hours:minutes:seconds or days-hours")
+        raise UserError(f"found --time {text[:40]!r}, expected minutes, hours:minutes:seconds or days-hours")
     days, *rest = found.groups()
     numbers = [int(number) for number in rest if number is not None]
     if days is not None:

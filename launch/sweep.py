@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launch.grid import Point
 from trainer.errors import UserError
+from trainer.machine import refuse_flood
 from trainer.observe.compare import print_comparison
 from trainer.observe.report_tables import duration
 from trainer.observe.run_folder import read_run
@@ -30,6 +31,8 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> None:
     """
     if parallel < 1:
         raise UserError(f"--parallel {parallel}: expected 1 or more runs at a time")
+    for point in points:
+        refuse_flood(point.experiment, min(parallel, len(points)))
     missing = [point for point in points if not _is_complete(point)]
     print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
     failed = _train(config, missing, parallel)

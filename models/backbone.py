@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.vit import MAX_DEPTH
+
 
 class TransformersEncoder(nn.Module):
     """Any model of transformers that takes images alone, such as ViT, DINOv2, Swin, ConvNeXt or clip_vision_model.
@@ -105,6 +107,9 @@ def _from_config(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -
         for name, value in (("num_channels", channels), ("image_size", height if height == width else (height, width))):
             if name not in config and hasattr(settings, name):
                 setattr(settings, name, value)
+        depth = getattr(settings, "num_hidden_layers", None)
+        if isinstance(depth, int) and depth > MAX_DEPTH:
+            raise ValueError(f"num_hidden_layers is at most {MAX_DEPTH}, found {depth}")
         backbone: nn.Module = transformers.AutoModel.from_config(settings)
     except (ImportError, OSError, KeyError) as error:
         raise ValueError(str(error)) from error

@@ -1,13 +1,13 @@
 """Names and options -> modules. A name stands in a literal dict below, or is the dotted path of the user's own code."""
 
 import difflib
-import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from models import dotted
 from models.backbone import TransformersEncoder
 from models.heads import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
 from models.lenet import LeNet
@@ -37,6 +37,8 @@ HEADS: Mapping[str, Callable[..., nn.Sequential]] = {"linear": linear_head, "mlp
 DENSE_HEADS: Mapping[str, Callable[..., nn.Module]] = {"upsampling": upsampling_head, "pyramid": pyramid_head}
 """`build(width, outputs, stride, **options)` for tasks with a target for every pixel; the others beside them get the
 linear head. Under the names in HEADS, dense tasks have the upsampling head as it is without options."""
+
+EXPECTED = "expected a torch.nn.Module"
 
 
 def build_encoder(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
@@ -144,22 +146,25 @@ def _number(encoder: nn.Module, attribute: str) -> int:
 def _build(
     what: str, known: Mapping[str, Callable[..., nn.Module]], name: str, options: Mapping[str, Any], *arguments: Any
 ) -> nn.Module:
-    build = known.get(name) or _from_dotted_path(what, known, name)
+    build = known.get(name) or _of_the_user(what, known, name)
     allowed = list(inspect.signature(build).parameters)[len(arguments) :]
     for option in options:
         if option not in allowed:
-            close = difflib.get_close_matches(option, allowed, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
             having = [other for other, build in known.items() if option in _options(build)]
             others = f". '{option}' belongs to: {', '.join(having)}" if having else ""
+            hint = _did_you_mean(option, allowed)
             raise ValueError(
                 f"{what} '{name}' has no option '{option}'.{hint} Its options: {', '.join(allowed) or 'none'}{others}"
             )
-    try:
-        return build(*arguments, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        raise ValueError(f"{what} '{name}' cannot be built with {shown} on {arguments}: {error}") from error
+    shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+    doing = f"{what} '{name}' cannot be built with {shown} on {arguments}"
+    module = dotted.call(build, *arguments, doing=doing, **options)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{what} '{name}' gave {type(module).__name__}; {EXPECTED}")
+    empty = [key for key, parameter in module.named_parameters() if parameter.numel() == 0]
+    if empty:
+        raise ValueError(f"{doing}: its parameter {empty[0]} has no entries")
+    return module
 
 
 def _options(build: Callable[..., Any]) -> list[str]:
@@ -168,15 +173,15 @@ def _options(build: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
 
 
-def _from_dotted_path(what: str, known: Mapping[str, Any], path: str) -> Callable[..., nn.Module]:
-    module_name, _, attribute = path.rpartition(".")
-    if not module_name:
-        close = difflib.get_close_matches(path, known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+def _of_the_user(what: str, known: Mapping[str, Any], path: str) -> Callable[..., nn.Module]:
+    if "." not in path:
         raise ValueError(
-            f"no {what} '{path}'.{hint} Known: {', '.join(known)}, or a dotted path such as my.module.Name"
+            f"no {what} '{path}'.{_did_you_mean(path, known)} Known: {', '.join(known)}, or a dotted path such as "
+            "my.module.Name"
         )
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} '{path}' cannot be imported: {error}") from error
+    return dotted.find(path, nn.Module, named=f"{what} '{path}'", expected=EXPECTED)
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+MAX_DEPTH = 1000
+"""Blocks. No machine here could train so many; a slip of the keyboard would take hours to build."""
+
 
 class ViT(nn.Module):
     """Patches as tokens, transformer blocks, and z from the last tokens. The defaults are ViT-S/16.
@@ -16,7 +19,7 @@ class ViT(nn.Module):
         image_shape: (C, H, W) of the input.
         patch_size: height and width of a patch.
         embed_dim: D, the width of every token.
-        depth: number of blocks.
+        depth: number of blocks, at most `MAX_DEPTH`.
         num_heads: of each attention; divides `embed_dim`.
         mlp_ratio: the width of a block's hidden layer over D.
         global_pool: z is the class token ("token"), the average over the patches ("avg"), or all patches as a spatial z
@@ -44,6 +47,8 @@ class ViT(nn.Module):
         channels, height, width = image_shape
         if height % patch_size or width % patch_size:
             raise ValueError(f"patches of {patch_size} x {patch_size} do not cover an image of {height} x {width}")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"depth is at most {MAX_DEPTH} blocks, found {depth}")
         if embed_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
         if global_pool not in ("token", "avg", None):

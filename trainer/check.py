@@ -2,7 +2,6 @@
 
 import time
 
-from rich.console import Console
 from rich.table import Table
 
 from paretrain.exchange import message_bytes
@@ -12,8 +11,11 @@ from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
 from trainer.estimate import Estimate, estimate
 from trainer.gradients import forward_backward
+from trainer.machine import num_cores, try_to_write
 from trainer.opening import open_data
+from trainer.plain import Terminal
 from trainer.run import Run, build_run
+from trainer.run_dir import find_start
 from trainer.runtime.setup import joined
 from trainer.sizes import measure_sizes
 
@@ -28,23 +30,30 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         gpu_gib: memory of the GPU that each process will have; None: unknown.
 
     Raises:
-        UserError: the first thing found wrong, or that the run does not fit the GPU.
+        UserError: the first thing found wrong, a run's folder that `train` would refuse included, or that the run does
+            not fit the GPU.
     """
     config, processes = experiment.train, experiment.parallel.processes
-    alone = experiment.parallel.model_copy(update={"processes": 1})
+    try_to_write(experiment.run_dir)
+    # The run may be meant for a larger machine; its threads and workers change none of what is found here.
+    alone = experiment.parallel.model_copy(
+        update={"processes": 1, "threads": min(experiment.parallel.threads, num_cores())}
+    )
+    loading = experiment.data.model_copy(update={"workers": min(experiment.data.workers, num_cores())})
     with joined(alone) as runtime:
+        find_start(experiment, runtime)
         data = open_data(experiment, runtime)
         manifest = data.manifest
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
-        run = build_run(experiment.model_copy(update={"train": micro_batch}), data, runtime, None)
+        run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime, None)
         batch = run.augmented(next(run.train_batches))
         started = time.perf_counter()
         forward_backward(run, batch)
         seconds = time.perf_counter() - started
         sizes = measure_sizes(run, manifest, batch)
         needed = estimate(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
-    Console().print(_table(experiment, manifest, run, seconds, needed))
+    Terminal().print(_table(experiment, manifest, run, seconds, needed))
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
 
@@ -57,7 +66,7 @@ def _compare(needed: Estimate, gpu_gib: float) -> None:
             "hold.\nMore --processes share the batch, and under --strategy fsdp2 or zero3 the model too; "
             "train.global_batch decides the activations"
         )
-    Console().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
+    Terminal().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
 
 
 def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float, needed: Estimate) -> Table:

@@ -4,20 +4,18 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.arguments import whole
 from trainer.data.commands import add_data_commands
 from trainer.errors import run_command
 
+MAX_GIB = 2**20
+"""Far beyond any GPU."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0, 2 for a mistake that the user can mend, 3 for a lost process."""
+    """Run one command. Returns its exit code; launch/README.md lists them."""
     options = _parse(arguments)
-    exit_code = 0
-
-    def command() -> None:
-        nonlocal exit_code
-        exit_code = options.run(options) or 0
-
-    return run_command(command) or exit_code
+    return run_command(lambda: options.run(options))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -34,9 +32,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _train(options: argparse.Namespace) -> int:
     from trainer.config_file import load_config
+    from trainer.machine import refuse_flood
 
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
+    refuse_flood(experiment)
     if experiment.parallel.processes > 1 or options.max_restarts:
         from launch.local import launch
 
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(train)
     train.add_argument(
         "--max-restarts",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="start again by itself, from the last checkpoint, when a fault has ended it (default: 0 times)",
@@ -144,13 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("eval", help="evaluate a run's checkpoint")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     evaluate.add_argument("--split", default="test", help="split of the run's data (default: test)")
-    evaluate.add_argument("--step", type=int, help="the checkpoint of this step (default: the last one)")
+    evaluate.add_argument(
+        "--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)"
+    )
     evaluate.set_defaults(run=_eval)
 
     export = commands.add_parser("export", help="write a run's model as one plain file, with a model card")
     export.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     export.add_argument("--out", type=Path, required=True, metavar="FILE", help="model.safetensors; the card: model.md")
-    export.add_argument("--step", type=int, help="the checkpoint of this step (default: the last one)")
+    export.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
     export.set_defaults(run=_export)
 
     report = commands.add_parser("report", help="draw one or several runs as one page")
@@ -165,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="train every combination of some values, on this machine")
     _add_config(sweep)
     _add_grid(sweep, required=True)
-    sweep.add_argument("--parallel", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    sweep.add_argument("--parallel", type=whole(1), default=1, metavar="N", help="runs at a time (default: 1)")
     sweep.set_defaults(run=_sweep)
 
     submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, as an array of jobs")
@@ -183,14 +185,14 @@ def _gib(text: str) -> float:
         number = float(text.removesuffix("GiB"))
     except ValueError:
         number = 0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of GiB, such as 80GiB, found '{text}'")
+    if not 0 < number <= MAX_GIB:
+        raise argparse.ArgumentTypeError(f"expected a number of GiB, such as 80GiB, found {text[:40]!r}")
     return number
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--processes", type=int, metavar="N", help="short for parallel.processes=N")
+    parser.add_argument("--processes", type=whole(1), metavar="N", help="short for parallel.processes=N")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -210,14 +212,14 @@ def _add_grid(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="machines")
-    parser.add_argument("--processes-per-node", type=int, required=True, metavar="G", help="with GPUs: one a GPU")
+    parser.add_argument("--nodes", type=whole(1), required=True, metavar="N", help="machines")
+    parser.add_argument("--processes-per-node", type=whole(1), required=True, metavar="G", help="with GPUs: one a GPU")
     parser.add_argument(
         "--time", metavar="T", help="limit of each start, as sbatch has it; the job comes back after it"
     )
     parser.add_argument("--partition", metavar="NAME")
     parser.add_argument("--account", metavar="NAME")
-    parser.add_argument("--parallel", type=int, metavar="N", help="of an array: runs at a time (default: all)")
+    parser.add_argument("--parallel", type=whole(1), metavar="N", help="of an array: runs at a time (default: all)")
     parser.add_argument(
         "--preflight",
         choices=("no", "yes", "only"),

@@ -1,15 +1,31 @@
-"""One run's configuration: typed, frozen, strict. config_file.py reads it and words the errors."""
+"""One run's configuration: typed, frozen, strict. config_file.py reads it and words the errors.
+
+A configuration is code: a dotted path in it runs what it names. The upper bounds here are absolute; what this machine
+can carry is checked when a run starts on it (machine.py), since a configuration may be meant for another one.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_STEPS = 99_999_999
+"""A checkpoint's folder has eight digits."""
+MAX_RATE = 1e6
+"""Of learning rates, decays and factors: far beyond what trains, and far from where float32 ends."""
+MAX_SECONDS = 30 * 24 * 3600
+
+Steps = Annotated[int, Field(gt=0, le=MAX_STEPS)]
+WandbName = Annotated[str, Field(pattern=r"^[^/\\#?%:]+$", max_length=200)]
+"""Without the characters that Weights & Biases refuses in the names of projects."""
+
 
 class Section(BaseModel):
     """A part of the configuration. Each field's documentation stands under it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class AugmentConfig(Section):
@@ -32,9 +48,10 @@ class CacheConfig(Section):
 
     dir: Path = Path("~/.cache/paretrain")
     """On a disk of the machine's own, where it has one."""
-    max_gib: float = Field(100.0, gt=0)
-    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first. Data that
-    does not fit is fetched while it is trained on; a disk that holds little needs fewer `shuffle_samples`."""
+    max_gib: float = Field(100.0, gt=0, le=2**30)
+    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first; files that
+    are not of a copy do not count, and are never removed. Data that does not fit is fetched while it is trained on; a
+    disk that holds little needs fewer `shuffle_samples`."""
 
     @property
     def max_bytes(self) -> int:
@@ -45,19 +62,19 @@ class CacheConfig(Section):
 class DataConfig(Section):
     """Where the samples come from."""
 
-    path: str
+    path: str = Field(min_length=1)
     """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it; or its address: http(s)://, s3://.
     What lies there is fetched into the cache."""
     cache: CacheConfig = CacheConfig()
     tasks: tuple[str, ...] | None = None
     """The tasks to train, of those in the manifest. null: all of them."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1024)
     """Data worker processes a rank. 0: decode in the training process; remote data in one worker all the same, so that
     the training process can tell of a slow server. Does not change what is trained on."""
     verify: Literal["checksum", "size"] = "checksum"
     """What is compared with the manifest before step 1: every shard's SHA-256, or only its size in bytes."""
     augment: AugmentConfig = AugmentConfig()
-    shuffle_samples: int = Field(2**22, gt=0)
+    shuffle_samples: int = Field(2**22, gt=0, le=2**40)
     """Samples that are shuffled together, in whole shards; a split of fewer is permuted as a whole. Fewer than the
     default is for remote shards: those of two such groups and of the test split have to fit the cache together."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
@@ -89,7 +106,7 @@ class HeadConfig(Section):
 class TowerConfig(HeadConfig):
     """A second, smaller head a task while training: Small Towers (Wang et al. 2020, arXiv 2008.05808)."""
 
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=MAX_RATE)
     """What the tower's loss counts for in its task's loss; 0.5 to 3 in the authors' code, whose towers are linear."""
 
 
@@ -117,14 +134,14 @@ class BalanceConfig(Section):
     Gram matrix alone, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
     space: Literal["representation", "parameters"] = "representation"
     """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward a task, to compare with."""
-    monitor_every_steps: int | None = Field(None, gt=0)
+    monitor_every_steps: Steps | None = None
     """Steps between looks at the parameter-space gradients of the tasks: how much the worst task falls, and how many
     ascend. Each costs one more forward and one backward a task. null: never."""
     options: dict[str, Any] = {}
     """Keyword arguments of the rule, such as {learning_rate: 0.01} for `uncertainty`."""
     weights: dict[str, float] | None = None
     """For `fixed`: a weight >= 0 for each task; they sum to 1. A task of weight 0 trains its head only."""
-    preference: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    preference: dict[str, Annotated[float, Field(ge=1 / MAX_RATE, le=MAX_RATE)]] | None = None
     """For `min_norm`: relative importance of each task. Steers to the point of the Pareto front where preference times
     loss is the same for all tasks: {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`."""
     normalise: Literal["none", "l2", "loss", "loss+"] = "none"
@@ -164,18 +181,18 @@ class OptimizerConfig(Section):
     """The optimizer and its learning rate at each step."""
 
     name: Literal["sgd", "adam", "adamw"]
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=MAX_RATE)
     """The peak; the schedule multiplies it."""
     momentum: float = Field(0.0, ge=0, lt=1)
     """For sgd."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=MAX_RATE)
     schedule: Literal["constant", "step", "cosine"] = "constant"
     """step: times `decay_factor` every `decay_every_steps`. cosine: down to 0 at the last step."""
-    decay_every_steps: int | None = Field(None, gt=0)
+    decay_every_steps: Steps | None = None
     decay_factor: float | None = Field(None, gt=0, le=1)
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=MAX_STEPS)
     """Steps of linear growth from 0 to the peak."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0, le=1e30)
     """Upper bound of the gradient's norm over all parameters. null: no clipping."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """0.999, say: keep an exponential moving average of the parameters, which evaluations and `paretrain export` take
@@ -197,7 +214,7 @@ class OptimizerConfig(Section):
 class AccumulationConfig(Section):
     """The micro-batches that a process works on one after another in a step, in the memory of one of them."""
 
-    steps: int = Field(1, gt=0)
+    steps: int = Field(1, gt=0, le=2**16)
     """Micro-batches a step; parallel.processes times it divides global_batch. BatchNorm sees one at a time."""
     alpha: Literal["window", "micro"] = "window"
     """window: the exact α of the whole step, as if it were one batch, for one more forward. micro: an α for each
@@ -213,15 +230,15 @@ class AccumulationConfig(Section):
 class TrainConfig(Section):
     """How long, and on how much at a time."""
 
-    steps: int = Field(gt=0)
+    steps: Steps
     """Optimizer steps. `paretrain check` prints the number of steps an epoch."""
-    global_batch: int = Field(gt=0)
+    global_batch: int = Field(gt=0, le=2**30)
     """Samples a step over all processes; the number of processes must divide it."""
     accumulation: AccumulationConfig = AccumulationConfig()
-    log_every_steps: int = Field(10, gt=0)
-    eval_every_steps: int = Field(gt=0)
+    log_every_steps: Steps = 10
+    eval_every_steps: Steps
     """Steps between evaluations on the test split. The last step is always evaluated."""
-    max_hours: float | None = Field(None, gt=0)
+    max_hours: float | None = Field(None, gt=0, le=10_000)
     """A start of the run that has lasted so long saves and ends; the same command goes on. What would end it otherwise
     should leave it time for one more step and for saving. null: it trains to its last step."""
 
@@ -229,10 +246,10 @@ class TrainConfig(Section):
 class CheckpointConfig(Section):
     """What is kept, to be resumed from."""
 
-    every_steps: int = Field(gt=0)
+    every_steps: Steps
     """Steps between checkpoints. The last step is always saved. Each process writes its share while the training goes
     on: a step waits for the copy in the host's memory alone."""
-    keep: int = Field(2, gt=0)
+    keep: int = Field(2, gt=0, le=MAX_STEPS)
     """Checkpoints kept; older ones are removed once a newer one is complete."""
 
 
@@ -267,7 +284,7 @@ class OffloadConfig(Section):
 class ParallelConfig(Section):
     """The processes that must run. Anything else at start is an error, never a fallback."""
 
-    processes: int = Field(1, gt=0)
+    processes: int = Field(1, gt=0, le=2**20)
     """Processes over all machines."""
     strategy: Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"] = "ddp"
     """How the model is spread over the processes; α and the parameters come out the same. single: one process. ddp: all
@@ -279,15 +296,15 @@ class ParallelConfig(Section):
     """What the network's forward computes in, by autocast; fp16 scales the losses, and skips a step that overflows, so
     it needs a GPU. Parameters, their gradients, the optimizer, losses and α stay in float32 or better throughout. A run
     may go on in another precision."""
-    threads: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, le=1024)
     """CPU threads a process computes with."""
     exchange_group: Literal["dedicated", "default", "gloo"] = "dedicated"
     """Over what the Gram matrix and α travel. dedicated: a process group of their own, so that they never wait in line
     behind gradients. default: the one of the gradients. gloo: over the CPUs, also where the gradients go over NCCL."""
-    timeout_seconds: float = Field(600, gt=0)
+    timeout_seconds: float = Field(600, gt=0, le=MAX_SECONDS)
     """How long a process waits for another one before it gives up: in the start, the first step, evaluations and
     checkpoints."""
-    step_timeout_seconds: float = Field(120, gt=0)
+    step_timeout_seconds: float = Field(120, gt=0, le=MAX_SECONDS)
     """The same in all other steps, where it is the shorter of the two."""
 
     @model_validator(mode="after")
@@ -323,15 +340,15 @@ class WandbConfig(Section):
 
     mode: Literal["auto", "online", "offline", "off"] = "auto"
     """auto: online with a key, offline without; off: not at all."""
-    project: str = "paretrain"
-    group: str | None = None
+    project: WandbName = "paretrain"
+    group: WandbName | None = None
     """The runs that wandb shows together; a sweep's are grouped by the name in its configuration."""
 
 
 class Experiment(Section):
     """One run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
     """The run's folder is `output`/`name`."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the initial parameters, the order of the samples and dropout."""

@@ -1,27 +1,48 @@
-"""The errors that a user is meant to read, and how a command ends on them."""
+"""The errors that a user is meant to read, and the exit codes on which a command ends."""
 
 import faulthandler
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
 
+from trainer.plain import printable
+
 EXIT_INTERRUPTED = 130
+EXIT_UNFINISHED = 75
+"""A run was saved before its last step, and the same command goes on: EX_TEMPFAIL of sysexits.h."""
 STDERR = 2
 """The file descriptor: sys.stderr may be something without one."""
 
 
-class UserError(Exception):
-    """A mistake in what the user gave us, or a fault in the world that the user can mend.
+class PublicError(Exception):
+    """An error whose message is all that a user needs: it says what was found, what was expected and what to type.
 
-    Its message says what was found, what was expected and what to type. The command line prints the message alone,
-    without a traceback. Every rank of a run raises the same one; rank 0 prints it.
+    The command line prints the message alone, without a traceback. Its subclasses are siblings: to catch one is never
+    to catch another.
     """
+
+    exit_code: int
+
+
+class SharedError(PublicError):
+    """One that every rank of a run raises at the same place; rank 0 prints it. They may still communicate."""
+
+
+class UserError(SharedError):
+    """A mistake in what the user gave us."""
 
     exit_code = 2
 
 
-class StoppedError(UserError):
+class FaultError(SharedError):
+    """A fault of the machine, such as a full disk, which another start may not meet."""
+
+    exit_code = 3
+
+
+class StoppedError(PublicError):
     """A signal has ended the start of a run."""
 
     def __init__(self, number: int) -> None:
@@ -30,34 +51,37 @@ class StoppedError(UserError):
         self.exit_code = 128 + number
 
 
-class RankError(UserError):
-    """A fault that this rank alone may know of, such as its disk's: the rank that has it prints it."""
+class RankError(PublicError):
+    """A fault of the machine that this rank alone may know of: the rank that has it prints it."""
+
+    exit_code = 3
 
 
-class LostPeerError(RankError):
-    """Another process of this run is gone or stuck."""
+class LostPeerError(PublicError):
+    """Another process of this run is gone or stuck. Each rank that finds it so prints what it has found."""
 
     exit_code = 3
 
 
 def say_error(message: str) -> None:
     """Print what a user is meant to read."""
-    print(f"paretrain: error: {message}", file=sys.stderr, flush=True)
+    print(f"paretrain: error: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run a command to its exit code, with one clear message in place of a traceback for what users can mend.
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command. Returns its exit code, with one message in place of a traceback for a `PublicError`.
 
     A crash shows its stacks; those of a process that runs are asked for by `kill -USR2 PID`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal cannot show is no fault
     faulthandler.enable(STDERR)
     faulthandler.register(signal.SIGUSR2, STDERR)
     try:
-        command()
-    except UserError as error:
-        if isinstance(error, RankError) or os.environ.get("RANK", "0") == "0":
+        return command() or 0
+    except PublicError as error:
+        if isinstance(error, RankError | LostPeerError) or os.environ.get("RANK", "0") == "0":
             say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return 0

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from trainer.build import build_network, build_tasks, fill
 from trainer.config import ParallelConfig
-from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader
-from trainer.data.remote.folder import open_folder
 from trainer.evaluation import Evaluation, evaluate
 from trainer.observe.units import PERCENT, with_unit
+from trainer.opening import open_split
+from trainer.plain import Terminal
 from trainer.run_dir import checkpoint_of, read_config
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
@@ -28,15 +27,15 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
     experiment = read_config(run_dir)
     path = checkpoint_of(run_dir, step)
     data = experiment.data
-    folder = open_folder(data.path, data.cache.dir, data.cache.max_bytes)
-    manifest = read_manifest(folder)
-    tasks = build_tasks(manifest, experiment.data.tasks)
-    names = [task.name for task in tasks]
-    network = build_network(experiment, manifest, tasks)
-    # As many at a time as the run itself evaluates on a process: that fits into memory.
-    batch_size = experiment.train.global_batch // experiment.parallel.processes
-    batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
     with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
+        opened = open_split(data, split, runtime)
+        manifest = opened.manifest
+        tasks = build_tasks(manifest, data.tasks)
+        names = [task.name for task in tasks]
+        network = build_network(experiment, manifest, tasks)
+        # As many at a time as the run itself evaluates on a process: that fits into memory.
+        batch_size = experiment.train.global_batch // experiment.parallel.processes
+        batches = EvalLoader(opened.folder, split=split, tasks=names, batch_size=batch_size, copy=opened.copy)
         snapshot = load(path, runtime)
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
         network.to(runtime.device)
@@ -55,5 +54,5 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
             table.add_row(name, with_unit(error, found.units[name]), f"{loss:.4f}")
         for part, percent in found.by_class.get(name, {}).items():
             table.add_row(f"  {part}", "-" if percent is None else with_unit(percent, PERCENT))
-    Console().print(table)
+    Terminal().print(table)
     return found

@@ -14,12 +14,13 @@ from models import MultiTaskModel, Task
 from models.backbone import TransformersEncoder
 from trainer.build import build_network, build_tasks, fill
 from trainer.config import Experiment, ParallelConfig
-from trainer.data.format.manifest import Manifest, read_manifest
-from trainer.data.remote.folder import open_folder
+from trainer.data.format.manifest import Manifest
 from trainer.errors import UserError
-from trainer.files import write_durably
+from trainer.files import make_folder, replace
 from trainer.model_card import model_card
 from trainer.observe.run_folder import read_run
+from trainer.opening import open_split
+from trainer.plain import Terminal
 from trainer.run_dir import RUN, checkpoint_of, read_config
 from trainer.runtime.checkpoints.checkpoint import Snapshot, load
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
@@ -42,14 +43,13 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
     Raises:
         UserError: no such run or checkpoint, a damaged one, or a file that is there already or cannot be written.
     """
-    card = out.with_suffix(".md")
-    _refuse_to_overwrite(out, card)
+    card = _card_beside(out)
     experiment = read_config(run_dir)
     path = checkpoint_of(run_dir, step)
     data = experiment.data
-    manifest = read_manifest(open_folder(data.path, data.cache.dir, data.cache.max_bytes))
-    tasks = build_tasks(manifest, data.tasks)
     with joined(ParallelConfig()) as runtime:
+        manifest = open_split(data, None, runtime).manifest
+        tasks = build_tasks(manifest, data.tasks)
         snapshot = load(path, runtime)
     weights = averaged_weights(snapshot.model, snapshot.optimizer)
     if experiment.model.tower:
@@ -58,21 +58,28 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
     about = _describe(run_dir, experiment, manifest, tasks, network, snapshot)
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
     text = model_card(about, {name: tuple(tensor.shape) for name, tensor in weights.items()}, out.name)
+    content = safetensors.torch.save(weights, metadata)
+    make_folder(out.parent)
+    replace(card, text.encode())
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _publish(card, text.encode())
-        _publish(out, safetensors.torch.save(weights, metadata))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error}. Type another --out") from None
-    print(f"{out}: {path.name} of {run_dir}, {out.stat().st_size:,} bytes\n{card}: what it is, and how to load it")
+        replace(out, content)
+    except UserError:
+        card.unlink()
+        raise
+    Terminal(soft_wrap=True).print(
+        f"{out}: {path.name} of {run_dir}, {len(content):,} bytes\n{card}: what it is, and how to load it"
+    )
 
 
-def _refuse_to_overwrite(out: Path, card: Path) -> None:
+def _card_beside(out: Path) -> Path:
+    """Where the card goes; refuses a name that is taken or does not end in SUFFIX."""
     if out.suffix != SUFFIX:
         raise UserError(f"--out {out}: expected a file name that ends in {SUFFIX}, such as --out {out}{SUFFIX}")
+    card = out.with_suffix(".md")
     for path in (out, card):
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(f"{path} is there already. Type another --out, or remove it first: rm {path}")
+    return card
 
 
 def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,12 +109,12 @@ def _describe(
     specs = {spec.name: spec.model_dump(mode="json") for spec in manifest.tasks}
     step, encoder, head = snapshot.state["step"], experiment.model.encoder, experiment.model.head
     folder = read_run(run_dir)
-    if not folder.info:
+    if folder.info is None:
         raise UserError(
             f"{run_dir / RUN} is missing: it says what trained this model. Put it back from a copy of the run"
         )
     evaluated = [record for record in folder.of_kind("eval") if record["step"] == step]
-    told = {key: folder.info[key] for key in ("command", "started_at", "world_size", "git", "versions")}
+    told = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
     return {
         "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
         "head": {"name": head.name, "options": head.options},
@@ -122,7 +129,7 @@ def _describe(
             "samples": snapshot.state["samples"],
             "averaged": has_averages(snapshot.optimizer),
             "errors": evaluated[-1]["errors"] if evaluated else None,
-            "test_samples": evaluated[-1]["samples"] if evaluated else None,
+            "test_samples": evaluated[-1].get("samples") if evaluated else None,
             "data": {
                 "name": manifest.name,
                 "made_by": manifest.made_by,
@@ -143,9 +150,3 @@ def _portable(network: MultiTaskModel, options: Mapping[str, Any]) -> dict[str, 
     config: Any = encoder.backbone.config
     others = {key: value for key, value in options.items() if key != "folder"}
     return others | {"config": json.loads(config.to_json_string(use_diff=False))}
-
-
-def _publish(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.tmp")
-    write_durably(aside, content)
-    os.replace(aside, path)

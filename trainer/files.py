@@ -9,8 +9,9 @@ import json
 import os
 import stat
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trainer.errors import UserError
 
@@ -38,7 +39,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     return content
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading. A FIFO, a device or a folder in its place is refused, and waited for never.
 
     Raises:
@@ -107,6 +108,18 @@ def replace(path: Path, content: bytes) -> None:
         raise UserError(f"{path} cannot be written: {_reason(error)}.") from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they are missing.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The folder {path} cannot be written: {_reason(error)}.") from None
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it. A link in its place is not followed, but replaced.
 
@@ -120,6 +133,45 @@ def write_durably(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+class Appender:
+    """Appends text to a regular file, past Python's buffers: a full disk raises in `append`, and not again in `close`.
+
+    Args:
+        path: the file; made where it is missing.
+        anew: leave nothing of an earlier file.
+
+    Raises:
+        UserError: something else is in its place, or it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, anew: bool = False) -> None:
+        try:
+            # Without O_NONBLOCK a FIFO would be waited for.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be written: {_reason(error)}.") from None
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            self.close()
+            raise UserError(f"{path} cannot be written: it exists and is not a regular file.")
+        if anew:
+            self._file.truncate(0)
+
+    def append(self, text: str) -> None:
+        """Write all of a text.
+
+        Raises:
+            OSError: as the disk says.
+        """
+        rest = memoryview(text.encode())
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def close(self) -> None:
+        """Close the file; nothing can be written after it."""
+        self._file.close()
 
 
 def sync(path: Path) -> None:

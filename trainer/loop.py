@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from trainer.data.reading.bad_samples import check_rare, combined
-from trainer.errors import RankError, UserError
+from trainer.errors import SharedError, UserError
 from trainer.evaluation import evaluate
 from trainer.gradients import warm_up
 from trainer.observe.observers import Observers
@@ -61,9 +61,7 @@ def _fit(run: Run, observers: Observers, wishes: Wishes) -> None:
             if run.step % config.eval_every_steps == 0 or is_last:
                 try:
                     _evaluate(run, observers)
-                except RankError:
-                    raise  # The other ranks do not come by here.
-                except UserError:
+                except SharedError:
                     save_run(run)  # A test sample that cannot be used must not cost what was trained.
                     raise
             if run.step % run.experiment.checkpoint.every_steps == 0 or ends or request is Request.SAVE:

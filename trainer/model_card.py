@@ -1,12 +1,15 @@
 """What a model is, for people: the Markdown beside an exported file, with the lines that load it."""
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from trainer.observe.units import MIOU, PERCENT, with_unit
+from trainer.plain import one_line
 
 MAX_CLASSES_SHOWN = 12
 
@@ -32,7 +35,7 @@ from safetensors import safe_open
 
 import models
 
-with safe_open("{file}", framework="pt") as file:
+with safe_open({file}, framework="pt") as file:
     about = {{key: json.loads(text) for key, text in file.metadata().items()}}
     weights = {{name: file.get_tensor(name) for name in file.keys()}}
 encoder, head, inputs = about["encoder"], about["head"], about["input"]
@@ -67,9 +70,10 @@ def model_card(about: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
         "Data": _data(about),
         "Training": _training(about),
     }
+    encoder, heads = (markdown(about[part]["name"]) for part in ("encoder", "head"))
     head = (
-        f"# {run['name']}\n\n{len(about['tasks'])} tasks on one shared encoder ({about['encoder']['name']}, "
-        f"{about['head']['name']} heads), trained by paretrain for {run['step']:,} steps, {run['samples']:,} samples.\n"
+        f"# {markdown(run['name'])}\n\n{len(about['tasks'])} tasks on one shared encoder ({encoder}, {heads} heads), "
+        f"trained by paretrain for {run['step']:,} steps, {run['samples']:,} samples.\n"
     )
     if run["averaged"]:
         decay = about["config"]["optimizer"]["ema_decay"]
@@ -82,13 +86,12 @@ def _tasks(about: Mapping[str, Any]) -> str:
     if run["errors"] is None:
         said = f"There was no evaluation at step {run['step']}; `paretrain eval RUN --step {run['step']}` makes one."
     else:
-        said = f"Errors on the {run['test_samples']:,} samples of the test split."
+        samples = run["test_samples"]
+        said = f"Errors on the {'' if samples is None else f'{samples:,} '}samples of the test split."
         if any(task["data"]["kind"] == "segmentation" for task in about["tasks"]):
             said += " mIoU is a score, the mean intersection over union of the classes: more is better."
-    rows = [
-        f"| {index} | {_cell(task['data']['name'])} | {_cell(_meaning(task['data']))} | {_error(task, run['errors'])} |"
-        for index, task in enumerate(about["tasks"])
-    ]
+    cells = [(task["data"]["name"], _meaning(task["data"]), _error(task, run["errors"])) for task in about["tasks"]]
+    rows = [f"| {index} | {' | '.join(map(markdown, row))} |" for index, row in enumerate(cells)]
     return "\n".join([said, "", "| t | task | its output | error |", "|---|---|---|---|", *rows])
 
 
@@ -107,7 +110,7 @@ def _meaning(data: Mapping[str, Any]) -> str:
 def _error(task: Mapping[str, Any], errors: Mapping[str, float | None] | None) -> str:
     if errors is None:
         return "-"
-    error = errors[task["data"]["name"]]
+    error = errors.get(task["data"]["name"])
     percents = {"classification": PERCENT, "segmentation": MIOU}
     unit = percents.get(task["data"]["kind"]) or task["arguments"]["unit"]
     return "no labels" if error is None else with_unit(error, unit)
@@ -122,10 +125,10 @@ def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
         predict = FEATURES.format(outputs=outputs, num_features=len(spec["names"]))
     name = about["encoder"]["name"], about["head"]["name"]
     own = [one for one in name if "." in one]
-    also = f", and {' and '.join(f'`{one}`' for one in own)}, which must be importable" if own else ""
+    also = f", and {' and '.join(map(code, own))}, which must be importable" if own else ""
     return (
         f"With torch, einops, safetensors and the folder `models/` of paretrain{also}; its trainer is not needed.\n\n"
-        f"```python\n{LOAD.format(file=file, predict=predict)}\n```"
+        f"```python\n{LOAD.format(file=json.dumps(file), predict=predict)}\n```"
     )
 
 
@@ -145,9 +148,9 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:
 
 def _data(about: Mapping[str, Any]) -> str:
     data, spec = about["run"]["data"], about["input"]
-    samples = ", ".join(f"{count:,} {split}" for split, count in data["samples"].items())
+    samples = ", ".join(f"{count:,} {markdown(split)}" for split, count in data["samples"].items())
     made_by = json.dumps(data["made_by"], ensure_ascii=False)
-    lines = [f"{data['name']}: {samples} samples; made by `{made_by}`.", ""]
+    lines = [f"{markdown(data['name'])}: {samples} samples; made by {code(made_by)}.", ""]
     if spec["kind"] == "image":
         colours = "grey" if spec["channels"] == 1 else "RGB"
         mean, std = ([f"{value:.6g}" for value in spec[key]] for key in ("mean", "std"))
@@ -165,12 +168,33 @@ def _data(about: Mapping[str, Any]) -> str:
 def _training(about: Mapping[str, Any]) -> str:
     run = about["run"]
     git = run["git"]
-    commit = "not in a git checkout" if git is None else f"commit {git['commit']}{', changed' if git['dirty'] else ''}"
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
+    commit = (
+        "not in a git checkout"
+        if git is None
+        else f"commit {markdown(git['commit'])}{', changed' if git['dirty'] else ''}"
+    )
+    versions = ", ".join(
+        f"{markdown(name)} {markdown(version)}" for name, version in run["versions"].items() if version
+    )
     config = yaml.safe_dump(about["config"], sort_keys=False, allow_unicode=True)
-    started = f"Processes: {run['world_size']}; started {run['started_at']}; {commit}; {versions}."
-    return f"    {run['command']}\n\n{started}\n\n```yaml\n{config}```"
+    started = f"Processes: {run['world_size']}; started {markdown(str(run['started_at']))}; {commit}; {versions}."
+    fence = _fence(config, least=3)
+    return f"    {one_line(str(run['command']))}\n\n{started}\n\n{fence}yaml\n{config}{fence}"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def markdown(text: str) -> str:
+    """Escape what came from a user for a place in a line of Markdown, a table's cell too."""
+    # Entities for HTML, since not every reader of Markdown takes a backslash before it.
+    entities = html.escape(one_line(text), quote=False)
+    return re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", entities)
+
+
+def code(text: str) -> str:
+    """A line of code, within more backticks than it has in a row."""
+    line, fence = one_line(text), _fence(text, least=1)
+    return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
+
+
+def _fence(text: str, least: int) -> str:
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(longest + 1, least)

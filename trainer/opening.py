@@ -4,6 +4,7 @@ A rank may be busy with that for hours, or wait for a server. So it all happens 
 others that it still lives.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -12,15 +13,19 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.config import Experiment
+from trainer.config import DataConfig, Experiment
+from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
-from trainer.data.format.origin import origin
+from trainer.data.format.tables import Table
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
 from trainer.data.reading.order import Cursor
+from trainer.data.remote.copies import Copy, copy_at
 from trainer.data.remote.folder import check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.runtime.setup import Runtime
+
+logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 1.0
 
@@ -42,11 +47,13 @@ class Data:
     Attributes:
         folder: on this machine.
         manifest: of it.
+        copy: what the folder is, where it is a copy of remote data.
         fetched_bytes: of shards that this rank has fetched into the cache, before and beside training.
     """
 
     folder: Path
     manifest: Manifest
+    copy: Copy | None
     fetched_bytes: int = 0
 
     def fetch(self, shards: Sequence[ShardSpec], runtime: Runtime) -> None:
@@ -55,9 +62,9 @@ class Data:
         Raises:
             UserError: one of them cannot be fetched; the same on every rank.
         """
-        if origin(self.folder) is not None:
+        if self.copy:
             ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
-            fetching = fetch_shards(self.folder, shards, **ranks, shows=runtime.is_main)
+            fetching = fetch_shards(self.copy, shards, **ranks, shows=runtime.is_main)
             self.fetched_bytes += in_turns(runtime, lambda: sum(fetching))
 
 
@@ -67,30 +74,65 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     Of remote data that the cache cannot hold, each shard is looked for on the server, and verified when it comes.
 
     Raises:
-        UserError: the folder, a shard or a task is not what it should be, or the cache is too small.
+        UserError: the folder, a shard or a task is not what it should be, a task has no label to learn from, or the
+            cache is too small.
     """
     config = experiment.data
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
     with runtime.together():
         manifest = read_manifest(folder)
+        manifest.split("train")
         if config.tasks is not None:
             manifest.select_tasks(config.tasks)
-        is_copy, whole = origin(folder) is not None, fits(manifest, config.cache.max_bytes)
-        if is_copy and not whole:
+        copy, whole = copy_at(folder, config.cache.dir, config.cache.max_bytes), fits(manifest, config.cache.max_bytes)
+        if copy and not whole:
             check_room(manifest, config.shuffle_samples, config.cache.max_bytes)
-    data = Data(folder, manifest)
+    data = Data(folder, manifest, copy)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     if whole:
         data.fetch(shards, runtime)
 
-    def verify() -> None:
-        if is_copy and not whole:
-            check_remote(folder, shards[runtime.rank :: runtime.world_size])
-        checksum = config.verify == "checksum"
-        verify_shards(folder, manifest, checksum=checksum, rank=runtime.rank, world_size=runtime.world_size)
+    def verify() -> list[str]:
+        if copy and not whole:
+            check_remote(copy, shards[runtime.rank :: runtime.world_size])
+        tables = _verify(config, data, None, runtime)
+        return check_trainable(folder, manifest, config.tasks, tables["train"])
 
-    in_turns(runtime, verify)
+    for warning in in_turns(runtime, verify):
+        if runtime.is_main:
+            logger.warning("%s", warning)
     return data
+
+
+def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
+    """Read the manifest and hold a split against it, to evaluate or describe what was trained. Collective.
+
+    Args:
+        config: of the run.
+        split: None: all of them.
+        runtime: the processes.
+
+    Raises:
+        UserError: the folder, a shard or a task is not what it should be, or there is no such split.
+    """
+    folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
+    with runtime.together():
+        copy = copy_at(folder, config.cache.dir, config.cache.max_bytes)
+        data = Data(folder, read_manifest(folder), copy)
+    in_turns(runtime, lambda: _verify(config, data, split, runtime))
+    return data
+
+
+def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime) -> dict[str, tuple[Table, Table]]:
+    return verify_shards(
+        data.folder,
+        data.manifest,
+        None if split is None else [split],
+        checksum=config.verify == "checksum",
+        is_copy=data.copy is not None,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
 
 
 def fetch_first(experiment: Experiment, data: Data, cursor: Cursor, runtime: Runtime) -> None:

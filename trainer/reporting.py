@@ -3,7 +3,7 @@
 import os
 import resource
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import Any
@@ -12,21 +12,27 @@ import torch
 
 from trainer.observe.advice import solved_task
 from trainer.observe.metrics import MetricsLog, errors_so_far, faults_so_far, read_metrics
-from trainer.observe.observers import Everybody, Nobody, Observers
+from trainer.observe.observers import Everybody, Nobody, Observers, writing_records
 from trainer.observe.progress import Progress
+from trainer.observe.records import Record
 from trainer.observe.report import write_report
 from trainer.observe.tracker import Tracker, open_tracker
 from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
 from trainer.run import Run
-from trainer.run_dir import LOG, METRICS, PREDICTIONS, REPORT, write_summary
+from trainer.run_dir import LOG, METRICS, PREDICTIONS, REPORT, SUMMARY, write_summary
 
 MUCH_WAITING_PERCENT = 10.0
 """Of a run's time spent waiting for data, from where on the closing words say what would help."""
 
 
 @contextmanager
-def observed(run: Run, resumed: bool) -> Iterator[Observers]:
+def observed(run: Run, resumed: bool, notes: Sequence[str] = ()) -> Iterator[Observers]:
     """Give the loop its observers, and leave the summary and the report when it ends well. Collective.
+
+    Args:
+        run: built.
+        resumed: whether it goes on from a checkpoint.
+        notes: what was found in the run's folder, for the log and the metrics.
 
     Raises:
         UserError: a log of an earlier part is damaged, or the tracker that was asked for cannot be had.
@@ -43,26 +49,35 @@ def observed(run: Run, resumed: bool) -> Iterator[Observers]:
                 tracker = _open_tracker(run, progress)
                 stack.push(lambda kind, error, traceback: tracker.close(None) if kind else None)
                 observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
+                for note in notes:
+                    observers.note(run.step, note)
         yield observers
         peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
         bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples.total), Counter())
         if run.runtime.is_main:
             records = read_metrics(run_dir / METRICS)
-            summary = _summary(run, records) | {"peak_memory_mib": peak_memory_mib, "bad_samples": dict(bad_samples)}
-            write_summary(run_dir, summary)
-            tracker.close(summary)
-            write_report([run_dir], run_dir / REPORT)
-            progress.note(_closing(run, summary))
-            for advice in (_slow_data(run, summary), _solved_task(run, records)):
-                if advice:
-                    progress.note(advice)
-            progress.note(f"report: {run_dir / REPORT}")
+            summary = _summary(run, records) | {
+                "peak_memory_mib": peak_memory_mib,
+                "bad_samples": dict(bad_samples),
+                "damaged_checkpoints": run.damaged_checkpoints,
+            }
+            with writing_records():
+                progress.note(_closing(run, summary))
+                write_summary(run_dir, summary)
+                tracker.close(summary)
+                write_report([run_dir], run_dir / REPORT)
+                for advice in (_slow_data(run, summary), _solved_task(run, records)):
+                    if advice:
+                        progress.note(advice)
+                progress.note(f"report: {run_dir / REPORT}")
 
 
 def say_complete(run: Run) -> None:
-    """Tell that there is nothing left to do, and where the result stands."""
+    """Tell that there is nothing left to do, and where the result stands; write the summary where it is missing."""
     if run.runtime.is_main:
         run_dir = run.experiment.run_dir
+        if not (run_dir / SUMMARY).exists():  # the disk was full at the end, say
+            write_summary(run_dir, _summary(run, read_metrics(run_dir / METRICS)))
         write_report([run_dir], run_dir / REPORT)
         print(
             f"{run.experiment.name} is complete at step {run.step}. To train on, raise train.steps; "
@@ -116,6 +131,7 @@ def _closing(run: Run, summary: dict[str, Any]) -> str:
         + ("; ".join(said) or "test error: no labels")
         + _faults(summary)
         + _bad_samples(summary)
+        + (f"; {run.damaged_checkpoints} damaged checkpoints passed over" if run.damaged_checkpoints else "")
     )
 
 
@@ -141,7 +157,7 @@ def _bad_samples(summary: dict[str, Any]) -> str:
     return f"; bad samples: {reasons}" if reasons else ""
 
 
-def _solved_task(run: Run, records: list[dict[str, Any]]) -> str | None:
+def _solved_task(run: Run, records: list[Record]) -> str | None:
     balance = run.experiment.balance
     if balance.weighting != "min_norm" or balance.normalise != "none" or balance.preference:
         return None
@@ -164,9 +180,10 @@ def _slow_data(run: Run, summary: dict[str, Any]) -> str:
     return f"the training has waited for data {percent:.0f} % of the time: {way}"
 
 
-def _summary(run: Run, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
     # A run that was stopped while it waited for data may have logged no step.
-    trained = [record for record in records if record["kind"] == "train"] or [run.throughput.read()]
+    logged: list[Any] = [record for record in records if record["kind"] == "train"]
+    trained = logged or [run.throughput.read()]
     return {
         "tasks": run.task_names,
         "weighting": run.experiment.balance.weighting,

@@ -6,6 +6,7 @@ from typing import Any
 from trainer.config import Experiment
 
 RESUMABLE = (
+    "name",
     "parallel",
     "model.checkpoint_activations",
     "wandb",

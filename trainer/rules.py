@@ -1,12 +1,13 @@
 """Names and options -> rules. A name stands in a literal dict below, or is a dotted path: TorchJD's or your own."""
 
-import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
+from models import dotted
 from paretrain.rules.constant import Fixed, Random, Uniform
 from paretrain.rules.from_torchjd import TorchJDWeighting, is_from_torchjd, refuse_more_than_the_gram
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
@@ -27,6 +28,8 @@ RULES: Mapping[str, Callable[..., Weighting]] = {
     "tension": Tension,
 }
 """`rule(**options)`, with `num_tasks` and `seed` besides where it takes them."""
+
+EXPECTED = "expected a rule, which has __call__, state_dict and load_state_dict"
 
 
 def build_weighting(
@@ -57,7 +60,7 @@ def build_weighting(
         ValueError: no such name, dotted path or option, a value it refuses, or weights that do not fit the tasks.
     """
     given: dict[str, Any] = {"num_tasks": len(tasks), "seed": seed}
-    build = _from_dotted_path(name) if "." in name else _known(name)
+    build = _of_the_user(name) if "." in name else _known(name)
     if weights is not None:
         given["weights_T"] = _in_task_order("weights", weights, tasks, example=1 / len(tasks))
     if preference is not None:
@@ -66,14 +69,18 @@ def build_weighting(
         refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
         # TorchJD takes vectors as tensors only, and YAML has none.
         torch_options = {
-            key: torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+            key: dotted.call(
+                torch.tensor, value, dtype=torch.float64, doing=f"weighting '{name}' cannot take {key}={value!r}"
+            )
+            if isinstance(value, list)
+            else value
             for key, value in options.items()
         }
         rule = TorchJDWeighting(_call(name, build, torch_options, {}), len(tasks), seed)
     else:
         rule = _call(name, build, options, given)
     if not isinstance(rule, Weighting):
-        raise ValueError(f"'{name}' is no weighting: it must have __call__, state_dict and load_state_dict")
+        raise ValueError(f"weighting '{name}' gave {type(rule).__name__}; {EXPECTED}")
     return rule if normalise == "none" else Normalised(rule, normalise, reference)
 
 
@@ -86,15 +93,13 @@ def _known(name: str) -> Callable[..., Weighting]:
     )
 
 
-def _from_dotted_path(path: str) -> Callable[..., Any]:
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        hint = "; type pip install 'paretrain[torchjd]'" if error.name == "torchjd" else ""
-        raise ValueError(f"weighting '{path}' cannot be imported: {error}{hint}") from error
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"weighting '{path}' cannot be imported: {error}") from error
+def _of_the_user(path: str) -> Callable[..., Any]:
+    named = f"weighting '{path}'"
+    if path.startswith("torchjd.") and importlib.util.find_spec("torchjd") is None:
+        raise ValueError(
+            f"{named} cannot be imported: No module named 'torchjd'; type pip install 'paretrain[torchjd]'"
+        )
+    return dotted.find(path, Weighting, named=named, expected=EXPECTED)
 
 
 def _call(name: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -106,11 +111,9 @@ def _call(name: str, build: Callable[..., Any], options: Mapping[str, Any], give
             raise ValueError(
                 f"weighting '{name}' has no option '{option}'{hint} Its options: {', '.join(allowed) or 'none'}"
             )
-    try:
-        return build(**{key: value for key, value in given.items() if key in parameters}, **options)
-    except (TypeError, ValueError, ImportError) as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-        raise ValueError(f"weighting '{name}' cannot be built with {shown}: {error}") from error
+    shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+    taken = {key: value for key, value in given.items() if key in parameters}
+    return dotted.call(build, doing=f"weighting '{name}' cannot be built with {shown}", **taken, **options)
 
 
 def _in_task_order(key: str, values: Mapping[str, float], tasks: Sequence[str], *, example: float) -> list[float]:

@@ -3,9 +3,9 @@
 Shapes: B samples on this rank, T tasks.
 """
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +18,15 @@ from trainer.data.format.specs import InputSpec
 from trainer.data.reading.bad_samples import joined_states
 from trainer.data.reading.images import to_input, to_targets
 from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
-from trainer.data.reading.order import Cursor
-from trainer.data.remote.folder import local_folder
+from trainer.data.reading.order import START, Cursor
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.opening import Data, fetch_first
 from trainer.optimization import build_optimizer
+from trainer.restoring import check_optimizer, load_model, load_weighting, read_state, refuse_other_data
 from trainer.run_dir import CHECKPOINTS
-from trainer.runtime.checkpoints.checkpoint import Snapshot, to_bytes
+from trainer.runtime.checkpoints.newest import Found
+from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
@@ -47,6 +48,7 @@ class Run:
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         batch_before: train.global_batch of the part that this run goes on from; None for a new run.
+        damaged_checkpoints: how many were passed over, at all starts, because they were damaged.
     """
 
     experiment: Experiment
@@ -65,6 +67,7 @@ class Run:
     step: int = 0
     samples: int = 0
     batch_before: int | None = None
+    damaged_checkpoints: int = 0
 
     @property
     def task_names(self) -> list[str]:
@@ -87,25 +90,25 @@ class Run:
         return replace(batch, inputs=inputs, targets=to_targets(batch.targets, device, batch.draws))
 
 
-def build_run(experiment: Experiment, data: Data, runtime: Runtime, snapshot: Snapshot | None) -> Run:
-    """Build a run and bring it to where `snapshot` left it; None: to its start. Collective.
+def build_run(experiment: Experiment, data: Data, runtime: Runtime, found: Found | None) -> Run:
+    """Build a run and bring it to where the checkpoint `found` left it; None: to its start. Collective.
 
     Raises:
-        UserError: the parts do not fit the data or one another, or the snapshot belongs to other ones.
+        UserError: the parts do not fit the data or one another, or the checkpoint belongs to other ones.
     """
     manifest = data.manifest
     tasks = build_tasks(manifest, experiment.data.tasks)
     network = build_network(experiment, manifest, tasks)
-    state: dict[str, Any] = {"step": 0, "samples": 0, "seconds": 0.0, "cursor": {"epoch": 0, "samples": 0}}
-    if snapshot:
-        state = snapshot.state
-    cursor = Cursor(**state["cursor"])
+    snapshot = found.snapshot if found else None
+    state = read_state(snapshot) if snapshot else None
+    cursor = Cursor(**state.cursor.model_dump()) if state else START
     fetch_first(experiment, data, cursor, runtime)
     with runtime.together():
-        train_batches, test_batches = _open_data(experiment, tasks, runtime, cursor)
-    if snapshot:
-        _check_data(snapshot, train_batches.fingerprint, experiment)
-        _load_model(network, snapshot)  # While it is whole on every rank, the same under every strategy.
+        train_batches, test_batches = _open_data(experiment, data, tasks, runtime, cursor)
+    if snapshot and state:
+        refuse_other_data(snapshot, state, train_batches.fingerprint, experiment)
+        load_model(network, snapshot)  # While it is whole on every rank, the same under every strategy.
+        check_optimizer(network, snapshot, experiment.optimizer)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
@@ -121,9 +124,10 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, snapshot: Sn
         experiment.parallel.precision,
         experiment.offload,
     )
-    if snapshot:
+    if snapshot and state:
         engine.load_optimizer(snapshot.optimizer)
-        engine.loss_scale.load_state_dict(state.get("loss_scale", {}))
+        if state.loss_scale:
+            engine.loss_scale.load_state_dict(state.loss_scale.model_dump())
     balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment)
     run = Run(
@@ -138,19 +142,27 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, snapshot: Sn
         balancer=balancer,
         train_batches=train_batches,
         test_batches=test_batches,
-        saver=Saver(experiment.run_dir / CHECKPOINTS, experiment.checkpoint.keep, runtime),
-        throughput=Throughput(elapsed_seconds=state["seconds"]),
-        step=state["step"],
-        samples=state["samples"],
-        batch_before=state.get("global_batch"),
+        saver=Saver(
+            experiment.run_dir / CHECKPOINTS,
+            experiment.checkpoint.keep,
+            runtime,
+            run=snapshot.run if snapshot else runtime.on_main(lambda: secrets.token_hex(16)),
+            config=experiment.model_dump(mode="json"),
+        ),
+        throughput=Throughput(elapsed_seconds=state.seconds if state else 0.0),
+        step=state.step if state else 0,
+        samples=state.samples if state else 0,
+        batch_before=state.global_batch if state else None,
+        damaged_checkpoints=state.damaged_checkpoints + len(found.damaged) if state and found else 0,
     )
     # From here on each rank draws numbers of its own (dropout).
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)
-    if snapshot:
-        run.balancer.weighting.load_state_dict(state["weighting"])
+    if snapshot and state:
+        with runtime.together():
+            load_weighting(run.balancer.weighting, state.weighting, snapshot)
+            snapshot.restore_generators()
         if runtime.is_main:
-            train_batches.bad_samples.go_on_from(state["bad_samples"])
-        snapshot.restore_generators()
+            train_batches.bad_samples.go_on_from(state.bad_samples.model_dump())
     return run
 
 
@@ -158,7 +170,7 @@ def save_run(run: Run) -> None:
     """Begin to save the run as it is. Collective.
 
     Raises:
-        UserError: what was being saved before could not be written; the last published checkpoint stands.
+        FaultError: what was being saved before could not be written; the last published checkpoint stands.
     """
     run.runtime.at(f"the checkpoint of step {run.step}", patient=True)
     state = {
@@ -169,21 +181,21 @@ def save_run(run: Run) -> None:
         "cursor": asdict(run.train_batches.cursor),
         "fingerprint": run.train_batches.fingerprint,
         "weighting": run.balancer.weighting.state_dict(),
-        "loss_scale": run.engine.loss_scale.state_dict(),
+        "loss_scale": run.engine.loss_scale.state_dict() or None,
         "bad_samples": joined_states(run.runtime.gather(run.train_batches.bad_samples.state)),
+        "damaged_checkpoints": run.damaged_checkpoints,
     }
     run.saver.begin(run.step, run.engine.model_pieces(), run.engine.optimizer_pieces(), state)
 
 
 def _open_data(
-    experiment: Experiment, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
+    experiment: Experiment, data: Data, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
 ) -> tuple[TrainLoader, EvalLoader]:
     config, names = experiment.data, [task.name for task in tasks]
-    folder = local_folder(config.path, config.cache.dir)
     rank, world_size = runtime.rank, runtime.world_size
     batch = experiment.train.global_batch
     train_batches = TrainLoader(
-        folder,
+        data.folder,
         tasks=names,
         global_batch=batch,
         seed=experiment.seed,
@@ -194,15 +206,17 @@ def _open_data(
         group_samples=config.shuffle_samples,
         augment=config.augment,
         pin_memory=runtime.device.type == "cuda",
+        copy=data.copy,
     )
     test_batches = EvalLoader(
-        folder,
+        data.folder,
         tasks=names,
         batch_size=batch // world_size,
         rank=rank,
         world_size=world_size,
         workers=config.workers,
         pin_memory=runtime.device.type == "cuda",
+        copy=data.copy,
     )
     return train_batches, test_batches
 
@@ -216,20 +230,3 @@ def _refuse_what_cannot_be_saved(balancer: Balancer, experiment: Experiment) -> 
             "could not be read back safely. Expected tensors, numbers, strings, and lists and dictionaries of them; "
             "of a NumPy array, torch.from_numpy(array) makes a tensor"
         ) from error
-
-
-def _check_data(snapshot: Snapshot, found: str, experiment: Experiment) -> None:
-    expected = snapshot.state["fingerprint"]
-    if found != expected:
-        raise UserError(
-            f"checkpoint {snapshot.path} was trained on other data than {experiment.data.path} holds now "
-            f"(fingerprint {expected[:12]}…, found {found[:12]}…): its place in "
-            "the data means nothing there. Put the old data back, or type name=ANOTHER_NAME to start a new run"
-        )
-
-
-def _load_model(network: MultiTaskModel, snapshot: Snapshot) -> None:
-    try:
-        network.load_state_dict(snapshot.model)
-    except RuntimeError as error:
-        raise UserError(f"checkpoint {snapshot.path} holds another model than this one: {error}") from error

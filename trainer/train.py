@@ -11,9 +11,9 @@ from trainer.loop import fit
 from trainer.opening import open_data
 from trainer.reporting import observed, say_complete
 from trainer.run import build_run
-from trainer.run_dir import claimed, find_checkpoint
-from trainer.runtime.checkpoints.checkpoint import load
+from trainer.run_dir import claimed, find_start
 from trainer.runtime.setup import joined
+from trainer.runtime.shared_folder import check_shared
 from trainer.runtime.stopping import Wishes, refuse_stopped
 
 
@@ -32,15 +32,16 @@ def train(experiment: Experiment) -> None:
         with wishes.at_once():
             runtime.on_main(lambda: refuse_stopped(experiment.run_dir))
             data = open_data(experiment, runtime)
-            checkpoint = runtime.on_main(lambda: find_checkpoint(experiment))
-            run = build_run(experiment, data, runtime, load(checkpoint, runtime) if checkpoint else None)
+            check_shared(experiment.run_dir, runtime)
+            found = find_start(experiment, runtime)
+            run = build_run(experiment, data, runtime, found)
             if run.step >= experiment.train.steps:
                 say_complete(run)
                 return
             runtime.agree(0)  # All have come so far: from here on, what a signal to one of them asks for is for all.
         stack.enter_context(closing(run))
-        runtime.on_main(lambda: stack.enter_context(claimed(experiment, checkpoint)))
-        fit(run, stack.enter_context(observed(run, resumed=checkpoint is not None)), wishes)
+        notes = runtime.on_main(lambda: stack.enter_context(claimed(experiment, found)))
+        fit(run, stack.enter_context(observed(run, resumed=found is not None, notes=notes)), wishes)
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ class Server(ThreadingHTTPServer):
     Attributes:
         faults: by file name, what goes wrong in its next requests: an HTTP status; or (kind, number):
             ("cut", n) closes the connection after n bytes, ("stall", n) sends no more after n bytes,
-            ("length", n) claims that there are n bytes more than there are; or ("trickle", condition) sends a byte at a
+            ("length", n) claims that there are n bytes more than there are, ("redirect", address) sends the client
+            there, ("reason", text) answers 404 with that text; or ("trickle", condition) sends a byte at a
             time until the condition holds.
         honours_range: whether it can send the end of a file alone.
         says_length: whether it says how much it will send.
@@ -76,7 +77,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.requests.append((name, int(first)))
             if self.server.faults[name]:
                 fault = self.server.faults[name].pop(0)
-        path = self.server.folder / name
+        path = self.server.folder / name.partition("?")[0]
+        if isinstance(fault, tuple) and fault[0] == "redirect":
+            self.send_response(302)
+            self.send_header("Location", fault[1])
+            self.end_headers()
+            return
+        if isinstance(fault, tuple) and fault[0] == "reason":
+            self.send_response(404, fault[1])
+            self.end_headers()
+            return
         if isinstance(fault, int) or not path.is_file():
             self.send_error(fault or 404)
             return

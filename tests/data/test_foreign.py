@@ -92,7 +92,7 @@ def test_members_lie_where_the_standard_library_finds_them(raw: Path) -> None:
     for path in raw.rglob("*.tar"):
         with tarfile.open(path) as tar:
             expected = [(info.name, info.offset_data, info.size) for info in tar if info.isfile()]
-        assert [tuple(member) for member in walk_tar(memoryview(path.read_bytes()), "x", tolerant=True)] == expected
+        assert [tuple(member) for member in walk_tar(path.read_bytes(), "x", tolerant=True)] == expected
 
 
 def test_labels_of_several_tasks_in_json_beside_the_shards(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
         ("classes: 10", "clases: 10", "tasks.0.classification.clases: Extra inputs are not permitted"),
         ("classes: 10", "kind: poetry", "tasks.0: Input tag 'poetry' found using 'kind' does not match any of"),
         (CLS, "- a list", "is no description of shards"),
-        (CLS, "{", "cannot be read"),
-        (CLS, "a: &a [*a]", "is no description of shards:\n  Circular reference"),
-        ("name: digit", "name: 2020-01-01", "is no description of shards:\n  Object of type date"),
+        (CLS, "{", "is not YAML"),
+        (CLS, "a: &a [*a]", "an alias inside of what it stands for"),
+        ("name: digit", "name: !!timestamp 2020-01-01", "is not allowed here"),
         ("name: digit, classes: 10", "name: a, classes: 2}, {name: a, classes: 2", "must be unique, found twice: a"),
         ("classes: 10", "classes: 1000000000000", "tasks.0.classification.classes: Input should be a valid array\nExp"),
         ("height: 6", "height: 1000000", "input.height: Input should be less than or equal to 8192"),
@@ -172,7 +172,7 @@ def test_a_damaged_long_name_is_refused(damage: bytes) -> None:
         add(tar, "PaxHeaders/a", damage, kind=tarfile.XHDTYPE)
         add(tar, "a.png", b"")
     with pytest.raises(UserError, match=r"x.tar: byte 512: expected a record `LENGTH KEY=VALUE`, found b"):
-        list(walk_tar(memoryview(buffer.getvalue()), "x.tar", tolerant=True))
+        list(walk_tar(buffer.getvalue(), "x.tar", tolerant=True))
 
 
 def test_names_that_a_data_folder_cannot_hold(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Data made to do harm: nothing of it runs, nothing is written, nothing large is allocated."""
 
 import gzip
-import hashlib
 import io
 import json
 import pickle
@@ -19,7 +18,7 @@ import torch
 from tests.data import tiny
 from trainer.data.format.decode import BadImageError, decode_into, encode
 from trainer.data.format.index import index_shard
-from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
+from trainer.data.format.manifest import read_manifest
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.loader import TrainLoader
 from trainer.data.remote.folder import open_folder
@@ -49,19 +48,6 @@ def shard(folder: Path, *members: tuple[str, bytes]) -> Path:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return folder / "x.tar"
-
-
-def sign(folder: Path) -> None:
-    """Make index and manifest fit the first shard and the tables as they are: the work of an attacker who can."""
-    manifest = read_manifest(folder)
-    split = manifest.splits["train"]
-    files = {file.file: file for file in split.files}
-    text = (folder / MANIFEST_NAME).read_text()
-    for name, file in files.items():
-        content = (folder / name).read_bytes()
-        assert len(content) == file.bytes
-        text = text.replace(file.sha256, hashlib.sha256(content).hexdigest())
-    (folder / MANIFEST_NAME).write_text(text)
 
 
 def refusal(path: Path, member: str = "npy") -> str:
@@ -100,7 +86,7 @@ def test_code_under_the_name_of_an_image_is_a_bad_sample(tmp_path: Path) -> None
         train.write_bytes(whole)
         rows[sample_id, 0]["crc32"] = zlib.crc32(whole[start : start + size])
     np.save(index, rows)
-    sign(data)
+    tiny.sign(data)
     verify_shards(data, read_manifest(data), checksum=True)
     with closing(TrainLoader(data, tasks=["even"], global_batch=23, seed=0)) as loader:
         next(loader)
@@ -116,8 +102,8 @@ def test_code_in_the_tables_is_refused(name: str, tmp_path: Path) -> None:
     objects = io.BytesIO()
     np.save(objects, np.array([Bomb(tmp_path / "hit")], object), allow_pickle=True)
     (data / name).write_bytes(objects.getvalue()[:size].ljust(size, b"\0"))
-    sign(data)
-    with pytest.raises(UserError, match=rf"{name} cannot be read: .*[Oo]bject"):
+    tiny.sign(data)
+    with pytest.raises(UserError, match=rf"{name}: expected an array of numbers, found object"):
         verify_shards(data, read_manifest(data), checksum=False)
     assert not (tmp_path / "hit").exists()
 
@@ -142,14 +128,14 @@ def test_no_command_is_a_data_path(path: str, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("url", ["file:///etc", "pipe:touch hit", "elsewhere", 7])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "file:///etc", "pipe:touch hit", "elsewhere", 7])
 def test_a_folder_cannot_send_the_reader_anywhere(url: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that somebody else made, that says it is a copy, and lacks a shard."""
+    """One that somebody else made, that says it is a copy, and lacks a shard: that is all there is to say."""
     tiny.write_tiny(tmp_path / "data")
     (tmp_path / "data" / "train-000000.tar").unlink()
     (tmp_path / "data" / "origin.json").write_text(json.dumps({"url": url, "max_bytes": 1 << 40}))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"expected .* address|does not say where"):
+    with pytest.raises(UserError, match=r"train-000000.tar"):
         verify_shards(tmp_path / "data", read_manifest(tmp_path / "data"), checksum=False)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

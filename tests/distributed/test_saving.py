@@ -21,7 +21,8 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.test_strategies import a_runtime, whole, write
 from trainer.errors import RankError, UserError
 from trainer.runtime.checkpoints import saving
-from trainer.runtime.checkpoints.checkpoint import folder_of_step, latest, load
+from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.checkpoints.folder import folder_of_step, latest
 from trainer.runtime.checkpoints.pieces import cut
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.engines.engine import Engine
@@ -113,7 +114,8 @@ FULL = OSError(28, "No space left on device")
 def under_way(rank: int, folder: Path) -> dict[str, Any]:
     """What two ranks see of saves that are slow, fail, hang, or are left by an error."""
     runtime = a_runtime(rank, 2)
-    saver = Saver(folder, 9, runtime)
+    saving.RETRY_AFTER_SECONDS = ()
+    saver = Saver(folder, 9, runtime, "a run", {})
     weights = torch.arange(10.0)
     gates = [threading.Event() for _ in range(2)]
     write_files, publish = saving.write_files, saving.publish
@@ -214,7 +216,7 @@ def killed(rank: int, folder: Path) -> list[int]:
         first = steps[-1] + 1 if steps else 1
         child = os.fork()
         if child == 0:
-            saver = Saver(folder, 2, runtime)
+            saver = Saver(folder, 2, runtime, "a run", {})
             for step in itertools.count(first):
                 values = torch.full((100_000,), float(step))
                 saver.begin(step, [cut("w", values, 0, 1)], [cut("w/exp_avg", values, 0, 1)], {"step": step})

@@ -168,7 +168,7 @@ def new_engine(
 
 
 def write(engine: Engine, folder: Path, runtime: Runtime) -> Path:
-    saver = Saver(folder, 1, runtime)
+    saver = Saver(folder, 1, runtime, "a run", {})
     saver.begin(1, engine.model_pieces(), engine.optimizer_pieces(), {})
     saver.finish()
     return folder / "step_00000001"

@@ -13,6 +13,7 @@ import torch
 from tests.e2e.conftest import ROOT, command_line, environment
 from trainer.observe.metrics import read_metrics
 from trainer.runtime.checkpoints.pieces import Tensors, read_pieces
+from trainer.runtime.checkpoints.plain import read_plain
 
 CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
 """What two equal runs may differ in."""
@@ -29,10 +30,10 @@ def numbers(run_dir: Path) -> list[dict[str, Any]]:
 def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[torch.Tensor]]:
     """The last checkpoint: parameters; step, cursor, optimizer and weighting; each rank's random generator."""
     folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "LATEST").read_text()
-    state = torch.load(folder / "state.pt", weights_only=True)
+    state = read_plain(folder / "state.safetensors")
     del state["seconds"], state["fingerprint"], state["bad_samples"]
     state["optimizer"] = saved(folder, "optimizer")
-    generators = [torch.load(path, weights_only=True)["torch"] for path in sorted(folder.glob("rank_*.pt"))]
+    generators = [read_plain(path)["torch"] for path in sorted(folder.glob("generators_*.safetensors"))]
     return saved(folder, "model"), state, generators
 
 
@@ -57,7 +58,7 @@ def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 def wait_for_rank(process: subprocess.Popen[str], rank: int, until: Path) -> int:
     """The process id of a rank of the launched run, as soon as `until` exists."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if until.exists():
             for child in psutil.Process(process.pid).children(recursive=True):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import Command
 from trainer.cli import main
+from trainer.observe.metrics import read_metrics
 
 Say = Callable[..., str]
 
@@ -61,6 +62,8 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Say:
         ),
         ("parallel.device=cuda", "torch finds no GPU here"),
         ("optimizer.schedule=step", "'step' needs both"),
+        ("output=/dev/null", "the run's folder /dev/null/run cannot be written"),
+        ("model.head.options={hidden: 0}", "has no entries"),
         ("name=../elsewhere", "name: string should match pattern"),
         ("steps", "found 'steps', expected key=value"),
     ],
@@ -117,7 +120,9 @@ def test_shards_that_disagree_with_their_manifest(own_data: Path, config: Path, 
 
 def test_a_run_folder_of_another_configuration_prints_the_difference(config: Path, run_dir: Path, refusal: Say) -> None:
     assert main(["train", str(config), "train.steps=1"]) == 0
-    said = refusal("train", config, "train.steps=2", "seed=7", "optimizer.learning_rate=0.1", "checkpoint.keep=9")
+    overrides = ["train.steps=2", "seed=7", "optimizer.learning_rate=0.1", "checkpoint.keep=9"]
+    said = refusal("train", config, *overrides)
+    assert said == refusal("check", config, *overrides), "the same verdict"
     assert "seed: 0 -> 7" in said
     assert "optimizer.learning_rate: 0.05 -> 0.1" in said
     assert "keep" not in said, "how many checkpoints are kept decides no number"
@@ -131,26 +136,51 @@ def checkpoints(config: Path, run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_way_out_works(checkpoints: Path, config: Path, refusal: Say) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_kept(checkpoints: Path, config: Path, refusal: Say) -> None:
     newest = checkpoints / "step_00000006"
     model = newest / "model_00000.safetensors"
     content = bytearray(model.read_bytes())
     content[-1] ^= 1
     model.write_bytes(content)
-    said = refusal("train", config, "train.steps=9")
-    assert "has changed since it was written: model_00000.safetensors has SHA-256" in said
-    model.write_bytes(content[:-4])
     said = refusal("eval", checkpoints.parent)
-    assert f"model_00000.safetensors has {len(content) - 4} bytes, expected {len(content)}" in said
-    model.unlink()
-    assert "is not complete: model_00000.safetensors is missing" in refusal("train", config, "train.steps=9")
-    (newest / "manifest.json").unlink()
-    said = refusal("train", config, "train.steps=9")
-    assert "no readable manifest.json" in said
+    assert "has changed since it was written: model_00000.safetensors has SHA-256" in said
     assert f"echo step_00000003 > {checkpoints / 'LATEST'}" in said
-    (checkpoints / "LATEST").write_text("step_00000003\n")
     assert main(["train", str(config), "train.steps=9"]) == 0
+    assert (checkpoints / "step_00000006.aside" / model.name).read_bytes() == content
     assert (checkpoints / "LATEST").read_text() == "step_00000009"
+    (note,) = [
+        record["text"] for record in read_metrics(checkpoints.parent / "metrics.jsonl") if record["kind"] == "note"
+    ]
+    assert "goes on from step_00000003" in note
+    assert note in (checkpoints.parent / "log.txt").read_text()
+    assert json.loads((checkpoints.parent / "summary.json").read_text())["damaged_checkpoints"] == 1
+
+
+def test_a_checkpoint_knows_its_configuration(checkpoints: Path, config: Path, refusal: Say) -> None:
+    run_dir = checkpoints.parent
+    (run_dir / "config.yaml").write_text("data: {path: [")
+    assert f"{run_dir / 'config.yaml'} is not YAML" in refusal("train", config, "train.steps=9")
+    (run_dir / "config.yaml").unlink()
+    said = refusal("train", config, "train.steps=9", "optimizer={name: adamw, learning_rate: 0.05}")
+    assert "optimizer.name: sgd -> adamw" in said
+    shutil.copytree(run_dir, run_dir.with_name("copy"))
+    said = refusal("train", config, "name=copy", "train.steps=9", "model.encoder.options={dropout: 0.5}")
+    assert "model.encoder.options.dropout: 0.25 -> 0.5" in said
+    assert main(["train", str(config), "name=copy", "train.steps=9"]) == 0
+
+
+def test_metrics_without_their_checkpoints_are_never_lost(checkpoints: Path, config: Path, refusal: Say) -> None:
+    run_dir = checkpoints.parent
+    metrics = (run_dir / "metrics.jsonl").read_text()
+    shutil.rmtree(checkpoints)
+    assert "has reached step 6 and saved checkpoints" in refusal("train", config)
+    assert (run_dir / "metrics.jsonl").read_text() == metrics
+    # As a run leaves it that is killed before its first checkpoint.
+    (run_dir / "summary.json").unlink()
+    (run_dir / "metrics.jsonl").write_text(metrics.splitlines(keepends=True)[0])
+    assert main(["train", str(config)]) == 0
+    assert (run_dir / "metrics.1.jsonl").read_text() == metrics.splitlines(keepends=True)[0]
+    assert "its metrics are in" in (run_dir / "log.txt").read_text()
 
 
 def test_a_checkpoint_of_other_data_or_another_model(
@@ -177,7 +207,7 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(config: Path, run_d
     done = paretrain(
         "train", config, "--processes", 2, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     )
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "the checkpoint of step 6 could not be written" in done.stderr
     assert "step_00000003, stands" in done.stderr
     assert "Traceback" not in done.stderr

@@ -22,6 +22,16 @@ def test_the_batch_is_told_as_its_factors(config: Path, capsys: pytest.CaptureFi
     assert "Offloaded" not in shown
 
 
+def test_a_run_for_a_larger_machine_is_tried_within_this_one(
+    config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.check.num_cores", lambda: 1)
+    options = ["--processes", "20", "data.workers=1024", "parallel.threads=1024"]
+    assert main(["check", str(config), *options]) == 0
+    assert "40 samples a step = 20 processes x 2 " in said(capsys.readouterr().out)
+    assert not run_dir.parent.exists()
+
+
 @pytest.mark.slow
 def test_what_is_offloaded_stands_beside_the_estimate(config: Path, paretrain: Command) -> None:
     done = paretrain("check", config, "--strategy", "zero2", "parallel.offload.optimizer=cpu")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.e2e.conftest import Command
 from trainer.cli import main
-from trainer.data.format.index import load_index
 from trainer.data.format.manifest import read_manifest
+from trainer.data.format.tables import load_index
 from trainer.observe.metrics import read_metrics
 
 
@@ -36,7 +36,7 @@ def test_a_disk_that_goes_away_on_one_rank_ends_all_with_the_same_line(
     assert done.returncode == 2
     said = re.sub(r"\s+", " ", done.stderr)
     assert "paretrain: error: stopped at step 3: " in said
-    assert "cannot be read: [Errno 5] Input/output error. Copy" in said
+    assert "cannot be read: Input/output error. The disk" in said
     assert "The last checkpoint stands (on rank 1 only)" in said
     assert done.stderr.count("paretrain: error:") == 1
     assert "Traceback" not in done.stderr

@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_refused(
     other = tmp_path / "other"
     write_digits(other, train_samples=20, test_samples=10)
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["tasks"][0]["classes"] = manifest["tasks"][1]["classes"] = list("abc")
+    manifest["tasks"][0]["classes"] = manifest["tasks"][1]["classes"] = list("0123456789ab")
     (other / "manifest.json").write_text(json.dumps(manifest))
     text = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(re.sub(r"path: .*digits", f"path: {other}", text))

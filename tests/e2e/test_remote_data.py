@@ -1,5 +1,6 @@
 """Real runs on data that is elsewhere, or damaged where one process alone looks."""
 
+import json
 import re
 import shutil
 from itertools import islice
@@ -86,6 +87,21 @@ def test_a_run_that_is_stopped_while_it_waits_is_saved_and_goes_on(
     late_after.clear()
     assert main(command) == 0
     assert "goes on after step 1\n" in capsys.readouterr().out
+
+
+def test_a_data_folder_that_says_it_is_a_copy_costs_its_siblings_nothing(
+    short: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody else made it: with a mark, and without a shard."""
+    precious, evil = (Path(shutil.copytree(digits, tmp_path / name)) for name in ("precious", "evil"))
+    before = {path.name for path in precious.iterdir()}
+    (evil / "train-000000.tar").unlink()
+    with serving(digits) as server:
+        (evil / "origin.json").write_text(json.dumps({"url": server.url, "max_bytes": 1}))
+        assert main(["check", str(short), f"data.path={evil}"]) == 2
+        assert not server.requests
+    assert f"{evil / 'train-000000.tar'}" in capsys.readouterr().err
+    assert {path.name for path in precious.iterdir()} == before
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """`paretrain submit`: the script that it writes, and what it refuses. The cluster's side: cluster/test_slurm.py."""
 
+import json
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,7 @@ def test_gives_sbatch_the_script_that_a_dry_run_prints(
     [
         (Job(1, 2, options=("--time=5",)), r"--time 5 is 300 s.*at least --time 10 \(minutes\)"),
         (Job(1, 2, options=("--time=soon",)), "found --time 'soon', expected minutes"),
+        (Job(1, 2, options=(f"--time={'9' * 5000}",)), "found --time '9999"),
         (Job(1, 2, options=("-x",)), "found --sbatch '-x', expected a long option"),
         (Job(1, 3), "train.global_batch=40 cannot be divided among parallel.processes=3"),
     ],
@@ -113,3 +116,64 @@ def test_says_what_to_type_where_there_is_no_slurm(config: Path, monkeypatch: py
     job = Job(1, 2)
     with pytest.raises(UserError, match=r"no sbatch on this machine(.|\n)*--dry-run(.|\n)*--processes 2"):
         submit(config, points(config, job.overrides, []), job, dry_run=False)
+
+
+HOSTILE = "a'b\"; touch harmed; $(touch harmed) `touch harmed` & | > harmed #*~!"
+
+
+def test_what_a_shell_reads_otherwise_arrives_as_it_is(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / HOSTILE
+    folder.mkdir()
+    path = folder / "config.yaml"
+    path.write_text(config.read_text())
+    job = Job(1, 2, container=HOSTILE, mounts=HOSTILE, options=(f"--comment={HOSTILE}", f"--partition={HOSTILE}"))
+    overrides = [f"data.path={json.dumps(HOSTILE)}", f"output={json.dumps(str(folder))}", *job.overrides]
+    script = render(path, points(path, overrides, []), job)
+    run_dir, words = arguments(script)
+    assert (run_dir, words) == (str(folder / "run"), [str(path), *overrides])
+    assert header(script)["comment"] == header(script)["partition"] == HOSTILE
+    values, _, _ = script.partition("set -euo pipefail")
+    said = subprocess.run(
+        ["bash", "-c", values + 'printf %s "$CONTAINER_IMAGE"'], capture_output=True, text=True, check=True
+    ).stdout
+    assert said == HOSTILE
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("bad", ["x\n#SBATCH --uid=0", "x\r", "x\x1b[0m", "x\u2028y", "x\x7f"])
+@pytest.mark.parametrize("where", ["option", "container", "mounts", "config", "override"])
+def test_a_line_break_becomes_no_line_of_the_script(where: str, bad: str, config: Path, tmp_path: Path) -> None:
+    path, overrides, job = config, ["parallel.processes=2"], Job(1, 2)
+    if where == "option":
+        job = replace(job, options=(f"--partition={bad}",))
+    elif where == "config":
+        path = tmp_path / bad.replace("/", "_")
+        path.write_text(config.read_text())
+    elif where == "override":
+        overrides.append(f"data.path='{bad}'")
+    else:
+        job = replace(job, **({"container": "image"} | {where: bad}))
+    with pytest.raises(UserError, match=r"control characters|is not YAML"):
+        render(path, points(path, overrides, []), job)
+
+
+@pytest.mark.parametrize("job", [{"container": ""}, {"container": "x", "mounts": ""}])
+def test_refuses_an_empty_value(job: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="is empty"):
+        Job(1, 2, **job)
+
+
+def test_refuses_an_option_without_its_value(config: Path) -> None:
+    job = Job(1, 2, options=("--partition=",))
+    with pytest.raises(UserError, match="--partition=', expected a long option"):
+        render(config, points(config, job.overrides, []), job)
+
+
+def test_refuses_a_grid_larger_than_an_array(config: Path) -> None:
+    axis = "seed=" + ",".join(map(str, range(40)))
+    with pytest.raises(UserError, match="1,600 runs, expected at most 1,000"):
+        points(config, [], [axis, axis.replace("seed", "train.steps")])

@@ -53,6 +53,7 @@ def fill(rank: int, problem: Problem, cut: list[int]) -> tuple[torch.Tensor, tor
     return balancer.alpha, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+@pytest.mark.processes
 def test_mgda_equals_its_definition_on_any_cut() -> None:
     problem = Problem(num_tasks=4, missing=0.3)
     model = problem.model()

@@ -57,6 +57,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor], tolerance: float) -
         torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.processes  # a compiler
 @pytest.mark.parametrize("whole", [False, True], ids=["encoder and heads", "the whole model"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_torch_compile_changes_nothing(kind: str, whole: bool) -> None:

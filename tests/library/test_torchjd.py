@@ -12,7 +12,9 @@ from paretrain import Balancer
 from paretrain.rules.from_torchjd import TorchJDWeighting
 from tests.library.rules import Step, alphas, random_steps, through_a_checkpoint
 
-T = 4
+T = 5
+"""Krum scores a task by its T - 3 smallest distances. By one alone, two tasks nearest to each other would always tie,
+and rounding would decide."""
 
 PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "UPGrad": (aggregation.UPGradWeighting, aggregation.UPGrad),

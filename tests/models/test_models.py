@@ -74,6 +74,7 @@ def test_an_encoder_without_a_width_is_refused() -> None:
         build_encoder(f"{__name__}.NoWidth", {}, (1, 8, 8))
 
 
+@pytest.mark.processes
 def test_models_know_nothing_of_processes_and_of_the_trainer() -> None:
     import subprocess
     import sys

@@ -35,6 +35,7 @@ def without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
 
 
+@pytest.mark.processes
 def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(run_dir: Path) -> None:
     import wandb
 
@@ -54,6 +55,7 @@ def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(ru
     assert all("offline" in line and "\n" not in line and "wandb sync" in line for line in said)
 
 
+@pytest.mark.processes
 def test_auto_is_offline_when_wandb_cannot_be_reached(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -67,6 +69,7 @@ def test_auto_is_offline_when_wandb_cannot_be_reached(run_dir: Path, monkeypatch
     assert "offline (" in said[0]
 
 
+@pytest.mark.processes
 def test_online_that_cannot_be_reached_is_an_error(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -75,6 +78,7 @@ def test_online_that_cannot_be_reached_is_an_error(run_dir: Path, monkeypatch: p
         open_tracker("online", "project", "name", run_dir, {})
 
 
+@pytest.mark.processes
 def test_a_key_that_is_none_is_an_error_even_for_auto(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(UserError, match=r"key.*\n.*wandb login"):
@@ -117,6 +121,7 @@ def test_a_folder_named_wandb_does_not_pass_for_the_package(
         open_tracker("offline", "project", "name", run_dir, {})
 
 
+@pytest.mark.processes
 def test_wandb_breaking_in_mid_run_is_said_once_and_stops_nothing(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,18 +15,18 @@ from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.files import sha256
-from trainer.runtime.checkpoints.checkpoint import (
+from trainer.runtime.checkpoints.checkpoint import load, publish, write_files
+from trainer.runtime.checkpoints.folder import folder_of_step
+from trainer.runtime.checkpoints.manifest import (
+    FORMAT,
     STATE,
-    folder_of_step,
+    Manifest,
     generators_file,
-    load,
     model_file,
     optimizer_file,
-    publish,
-    to_bytes,
-    write_files,
 )
 from trainer.runtime.checkpoints.pieces import Piece, cut, write_pieces
+from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.setup import Runtime
 
@@ -35,7 +35,7 @@ ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 
 def save_at(folder: Path, step: int) -> list[str]:
     """The checkpoints that stand after one more."""
-    saver = Saver(folder, 2, ALONE)
+    saver = Saver(folder, 2, ALONE, "a run", {})
     saver.begin(step, [cut("w", torch.zeros(2), 0, 1)], [], {"step": step})
     saver.finish()
     return sorted(path.name for path in folder.glob("step_*"))
@@ -70,7 +70,7 @@ WEIGHTS = torch.arange(12.0).view(4, 3)
 @pytest.fixture
 def of_two(tmp_path: Path) -> Path:
     """A checkpoint as two ranks write it."""
-    aside, sums = tmp_path / "step_00000007.tmp", {}
+    aside, sums = tmp_path / "step_00000007.tmp", dict[str, Any]()
     for rank in range(2):
         contents: dict[str, bytes | list[Piece]] = {
             model_file(rank): [cut("w", WEIGHTS, rank, 2)],
@@ -79,7 +79,7 @@ def of_two(tmp_path: Path) -> Path:
         }
         sums |= write_files(aside, contents | ({STATE: to_bytes({"step": 7})} if rank == 0 else {}))
     path = folder_of_step(tmp_path, 7)
-    publish(aside, path, step=7, world_size=2, sums=sums, keep=1)
+    publish(aside, path, Manifest(format=FORMAT, step=7, world_size=2, run="a run", config={}, files=sums), keep=1)
     return path
 
 
@@ -121,7 +121,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: (path / model_file(1)).unlink(),
         "checkpoint {path} is not complete: model_00001.safetensors is missing",
     ),
-    "not in the manifest": (forget, "checkpoint {path} is not complete: model_00001.safetensors is missing"),
+    "not in the manifest": (
+        forget,
+        "checkpoint {path} is not complete: manifest.json: model_00001.safetensors is missing",
+    ),
     "truncated": (
         truncate,
         "checkpoint {path} has changed since it was written: optimizer_00001.safetensors has {bytes} bytes, "
@@ -152,16 +155,16 @@ def test_what_is_damaged_is_refused(damage: str, of_two: Path) -> None:
     said = message.format(path=of_two, bytes=num_bytes, more=num_bytes + 4)
     with pytest.raises(UserError) as caught:
         load(of_two, ALONE)
-    assert str(caught.value) == f"{said}. To start anew, remove the run's folder."
+    assert str(caught.value) == f"{said}. To start a new run, type name=ANOTHER_NAME"
 
 
 def test_a_state_that_could_not_be_read_back_is_not_saved(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, 1, ALONE)
+    saver = Saver(tmp_path, 1, ALONE, "a run", {})
     with pytest.raises(UserError) as caught:
         saver.begin(3, [], [], {"step": 3, "weighting": {"name": "mine", "memory": np.zeros(2)}})
     assert str(caught.value) == (
-        "step 3 cannot be saved: state.pt['weighting']['memory'] is a numpy.ndarray, which cannot be read back safely. "
-        "Expected tensors, numbers, strings, and lists and dictionaries of them"
+        "step 3 cannot be saved: state.safetensors['weighting']['memory'] is a numpy.ndarray, which cannot be read "
+        "back safely. Expected tensors, numbers, strings, and lists and dictionaries of them"
     )
     assert not list(tmp_path.iterdir())
 

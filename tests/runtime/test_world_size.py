@@ -47,5 +47,6 @@ def connected(rank: int) -> int:
         return sum(runtime.gather(1))
 
 
+@pytest.mark.processes
 def test_a_small_limit_of_open_files_does_not_keep_processes_apart() -> None:
     assert run_ranks(2, connected) == [2, 2]

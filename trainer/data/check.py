@@ -1,6 +1,6 @@
 """`paretrain data check`: every byte of a data folder, a count of its labels, and a picture of some samples.
 
-Shapes: N samples of a split, T scalar tasks, H rows, W columns, C channels.
+Shapes: N samples of a split, R rows of a chunk, M members, T scalar tasks, H rows, W columns, C channels.
 """
 
 import sys
@@ -14,13 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.contact_sheet import draw_contact_sheet
-from trainer.data.format.index import Scalar, load_index, scalar_tasks
+from trainer.data.format.coverage import warnings
+from trainer.data.format.index import Scalar, scalar_tasks
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import dense_tasks
 from trainer.data.format.specs import ClassificationSpec, ImageSpec
+from trainer.data.format.tables import chunks, load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.reader import BadSample, SplitReader
 from trainer.errors import UserError
+from trainer.files import replace
+from trainer.plain import Terminal, printable
 
 SHEET_NAME = "contact_sheet.png"
 
@@ -36,19 +40,22 @@ def check_folder(folder: Path) -> None:
         UserError: the first thing found wrong.
     """
     manifest = read_manifest(folder)
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with console.status(Text(f"verifying the shards of {folder}")):
+    console = Terminal(soft_wrap=True)
+    with console.status(Text(printable(f"verifying the shards of {folder}"))):
         verify_shards(folder, manifest, checksum=True)
     bad = [sample for split in manifest.splits for sample in _bad_samples(folder, manifest, split)]
     console.print(_table(folder, manifest))
+    for warning in warnings(folder, manifest):
+        console.print(f"Warning: {warning}")
     for sample in bad[:MAX_BAD_SHOWN]:
         console.print(f"Bad {sample.message}")
     if isinstance(manifest.input, ImageSpec):
         split = "train" if "train" in manifest.splits else next(iter(manifest.splits))
+        picture = draw_contact_sheet(folder, manifest, split)
         try:
-            draw_contact_sheet(folder, manifest, split, folder / SHEET_NAME)
-        except OSError as error:
-            raise UserError(f"{folder} is sound, but the picture of it cannot be written: {error}.") from None
+            replace(folder / SHEET_NAME, picture)
+        except UserError as error:
+            raise UserError(f"{folder} is sound, but the picture of it cannot be written: {error}") from None
         console.print(f"some samples of {split}: {folder / SHEET_NAME}")
     num_shards = sum(len(split.shards) for split in manifest.splits.values())
     num_bytes = sum(file.bytes for split in manifest.splits.values() for file in split.files)
@@ -88,11 +95,12 @@ def _rows(folder: Path, manifest: Manifest, split: str) -> Iterator[tuple[str, s
     members = {task.name: 1 + column for column, task in enumerate(dense_tasks(manifest.tasks))}
     for task in manifest.tasks:
         if isinstance(task, Scalar):
-            labels_N = labels_NT[:, scalars[task.name]]
+            labels_N = np.concatenate([rows_RT[:, scalars[task.name]] for _, rows_RT in chunks(labels_NT)])
             known_N = labels_N[labels_N >= 0 if isinstance(task, ClassificationSpec) else ~np.isnan(labels_N)]
             yield task.name, task.kind, len(labels_N) - len(known_N), _labels(task, known_N)
         else:
-            missing = int((index_NM["bytes"][:, members[task.name]] == 0).sum())
+            sizes = (rows_RM["bytes"][:, members[task.name]] for _, rows_RM in chunks(index_NM))
+            missing = sum(int((size_R == 0).sum()) for size_R in sizes)
             yield task.name, task.kind, missing, "one for each pixel"
 
 

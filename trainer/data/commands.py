@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from trainer.arguments import whole
+
 
 def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `data` and its subcommands to the `paretrain` command."""
@@ -99,7 +101,9 @@ def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
     parser = sources.add_parser("synth", help="drawn stand-ins for data that needs a licence, in its raw format")
     parser.add_argument("--kind", choices=["celeba"], required=True, help="what to stand in for")
-    parser.add_argument("--samples", type=int, required=True, metavar="N", help="how many; CelebA has 202599")
+    parser.add_argument(
+        "--samples", type=whole(1, 10_000_000), required=True, metavar="N", help="how many; CelebA has 202599"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the folder to make, for `paretrain data celeba --root`"
     )
@@ -230,18 +234,16 @@ def _names(text: str) -> list[str]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 224x224, found {text!r}")
+    height, found, width = text.partition("x")
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 224x224, found {text[:40]!r}")
     return _side(height), _side(width)
 
 
 def _side(text: str) -> int:
     from trainer.data.format.specs import MAX_SIDE
 
-    if not (text.isdecimal() and 1 <= int(text) <= MAX_SIDE):
-        raise argparse.ArgumentTypeError(f"expected from 1 to {MAX_SIDE} pixels, found {text}")
-    return int(text)
+    return whole(1, MAX_SIDE)(text)
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -256,4 +258,4 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_seed(parser: argparse.ArgumentParser, decides: str) -> None:
-    parser.add_argument("--seed", type=int, default=0, help=f"decides {decides} (default: 0)")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help=f"decides {decides} (default: 0)")

@@ -3,6 +3,8 @@
 Shapes: B samples, H rows, W columns.
 """
 
+import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from trainer.data.format.specs import (
     SegmentationSpec,
 )
 from trainer.data.reading.reader import SplitReader
+from trainer.plain import one_line, shortened
 
 NUM_SAMPLES = 32
 NUM_WITH_MAPS = 8
@@ -40,8 +43,8 @@ TEXT: dict[str, Any] = {"fontsize": 6, "parse_math": False}
 """A class with a $ in its name is no formula."""
 
 
-def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) -> None:
-    """Draws samples, evenly taken from all of a split.
+def draw_contact_sheet(folder: Path, manifest: Manifest, split: str) -> bytes:
+    """Draw samples, evenly taken from all of a split, as a PNG.
 
     Raises:
         UserError: a shard that cannot be read.
@@ -91,7 +94,11 @@ def draw_contact_sheet(folder: Path, manifest: Manifest, split: str, out: Path) 
             place = left / sheet_width, 1 - top / sheet_height
             figure.text(*place, "\n".join(lines), va="top", linespacing=1.1, **TEXT)
             left += column_width
-    figure.savefig(out, dpi=120)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
+        figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
 
 
 Scalar = ClassificationSpec | RegressionSpec
@@ -103,7 +110,8 @@ def _columns(tasks: Sequence[Scalar], num_lines: int) -> list[Sequence[Scalar]]:
 
 def _heading(manifest: Manifest, split: str, count: int, num_tasks: int, num_shown: int) -> str:
     left_out = f", the labels of {num_shown} of {num_tasks} tasks" if num_shown < num_tasks else ""
-    return f"{manifest.name}, {split}: {count} of {manifest.num_samples(split):,} samples{left_out}"
+    name = shortened(one_line(manifest.name), 2 * MAX_LETTERS)
+    return f"{name}, {split}: {count} of {manifest.num_samples(split):,} samples{left_out}"
 
 
 def _letters(task: Scalar) -> int:
@@ -118,7 +126,7 @@ def _label(task: Scalar, value: float) -> str:
     else:
         unit = f" {task.unit}" if task.unit else ""
         text = f"{task.name}: {'-' if np.isnan(value) else f'{value * task.std + task.mean:.4g}{unit}'}"
-    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 3]}..."
+    return shortened(one_line(text), MAX_LETTERS)
 
 
 def _draw_map(tile: Any, task: SegmentationSpec | DenseRegressionSpec, map_: np.ndarray) -> None:
@@ -130,4 +138,4 @@ def _draw_map(tile: Any, task: SegmentationSpec | DenseRegressionSpec, map_: np.
     else:
         tile.imshow(np.linalg.norm(map_ * task.std + task.mean, axis=-1), cmap="viridis", aspect="auto")
     unit = f" ({task.unit})" if isinstance(task, DenseRegressionSpec) and task.unit else ""
-    tile.set_title(f"{task.name}{unit}", loc="left", pad=2, **TEXT)
+    tile.set_title(shortened(one_line(f"{task.name}{unit}"), MAX_LETTERS), loc="left", pad=2, **TEXT)

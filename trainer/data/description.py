@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from trainer.data.format.manifest import SplitName
 from trainer.data.format.specs import ImageSpec, Part, TaskSpecs, explain
 from trainer.data.format.tar import open_tar, walk_tar
 from trainer.errors import UserError
+from trainer.yaml_file import read_yaml
 
 TEMPLATE = """\
 splits: {train: "train-*.tar", test: "val-*.tar"}
@@ -48,15 +48,13 @@ def read_description(path: Path) -> tuple[Description, dict[str, Any]]:
         UserError: the file cannot be read, or is no description.
     """
     try:
-        written = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
+        written = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"No file {path}.") from None
     try:
         return Description.model_validate_json(json.dumps(_completed(written))), written
     except ValidationError as error:
         fault = explain(error)
-    except (TypeError, ValueError, RecursionError) as error:
-        fault = f"  {error}"  # YAML has dates and circles, JSON has not
     raise UserError(f"{path} is no description of shards:\n{fault}\nExpected something like:\n{TEMPLATE}")
 
 

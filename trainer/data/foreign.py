@@ -3,6 +3,7 @@
 Shapes: N samples of a split, M members that hold arrays, H rows, W columns, C channels.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from trainer.data.description import Description, ask, read_description
+from trainer.data.format.coverage import warnings
 from trainer.data.format.decode import BadImageError, decode_into
 from trainer.data.format.index import index_shard, scalar_tasks
 from trainer.data.format.manifest import (
@@ -30,9 +32,11 @@ from trainer.data.format.members import extensions
 from trainer.data.format.pixels import PixelMoments
 from trainer.data.format.publish import publishing
 from trainer.data.format.shards import describe_file, write_array
-from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled
+from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled, refusing
 from trainer.errors import UserError
 from trainer.files import sync
+
+logger = logging.getLogger(__name__)
 
 MAX_MEASURED = 1000
 """Images of the train split whose pixels are measured."""
@@ -66,15 +70,19 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
         first = "train" if "train" in tables else next(iter(tables))
         index_NM, labels_NT = tables[first]
         measured = {"mean", "std"} & written["input"].keys()
-        manifest = Manifest(
-            name=folder.resolve().name,
-            made_by={"source": "index", "folder": str(folder), "description": written},
-            input=found.input if measured else _measure(found.input, shards[first], index_NM[:, 0]),
-            tasks=tuple(_standardised(found.tasks, labels_NT, written["tasks"])),
-            foreign=foreign,
-            splits=splits,
-        )
+        image = found.input if measured else _measure(found.input, shards[first], index_NM[:, 0])
+        with refusing(f"{folder} cannot be described in a manifest"):
+            manifest = Manifest(
+                name=folder.resolve().name,
+                made_by={"source": "index", "folder": str(folder), "description": written},
+                input=image,
+                tasks=tuple(_standardised(found.tasks, labels_NT, written["tasks"])),
+                foreign=foreign,
+                splits=splits,
+            )
         write_manifest(place, manifest)
+    for warning in warnings(folder if out is None else out, manifest):
+        logger.warning("%s", warning)
     return manifest
 
 
@@ -172,6 +180,6 @@ def _standardised(
             if not labels_N.size:
                 raise UserError(f"Task {task.name!r} has no label in the train split.")
             std = float(labels_N.std()) or 1.0
-            task = task.model_copy(update={"mean": float(labels_N.mean()), "std": std})
+            task = RegressionSpec(name=task.name, unit=task.unit, mean=float(labels_N.mean()), std=std)
         found.append(task)
     return found

@@ -1,15 +1,16 @@
 """What a finished run's numbers say that its user might change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+
+from trainer.observe.records import Record
 
 MOST_OF_ALPHA = 0.9
 SOLVED = 0.1
 """Of its first loss: what a task that hardly learns any more has left."""
 
 
-def solved_task(records: Sequence[Mapping[str, Any]]) -> str | None:
+def solved_task(records: Sequence[Record]) -> str | None:
     """Say which task held nearly all of the min-norm point's α in the second half of the run, although it was solved.
 
     The gradient of a task that is solved is short, and the point of least norm lies at the shortest gradient: the
@@ -22,9 +23,10 @@ def solved_task(records: Sequence[Mapping[str, Any]]) -> str | None:
     late = trained[len(trained) // 2 :]
     if len(trained) < 2 or len(trained[0]["alpha"]) < 2:
         return None
-    shares = {task: fmean(record["alpha"][task] for record in late) for task in trained[0]["alpha"]}
+    shares = {task: fmean(record["alpha"].get(task) or 0.0 for record in late) for task in trained[0]["alpha"]}
     task = max(shares, key=shares.__getitem__)
-    left = fmean(record["losses"][task] for record in late) / (trained[0]["losses"][task] or 1.0)
+    known = [loss for record in late if (loss := record["losses"].get(task)) is not None]
+    left = fmean(known) / (trained[0]["losses"].get(task) or 1.0) if known else 1.0
     if shares[task] < MOST_OF_ALPHA or left > SOLVED:
         return None
     left_words = f"{left:.2%}" if left >= 1e-4 else "under 0.01%"

@@ -5,23 +5,25 @@ from functools import partial
 from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from trainer.observe.report_tables import NONE, duration
 from trainer.observe.run_folder import RunFolder
 from trainer.observe.units import MIOU, Choice, best_in, by_unit, number_in, worst_in
+from trainer.plain import Terminal, one_line, shortened
 
 MAX_TASK_COLUMNS = 6
 """With more tasks than this the worst one and the mean stand for them; `paretrain report` shows all."""
+MAX_LETTERS = 24
+"""Of a task's name or unit, above a column."""
 WIDTH = 200
 
 
 def print_comparison(runs: Sequence[RunFolder]) -> None:
     """Print `comparison`, in a file without the limits of a terminal's width."""
-    is_terminal = Console().is_terminal
-    Console(width=None if is_terminal else WIDTH).print(comparison(runs))
+    is_terminal = Terminal().is_terminal
+    Terminal(width=None if is_terminal else WIDTH).print(comparison(runs))
 
 
 def comparison(runs: Sequence[RunFolder]) -> Table:
@@ -34,8 +36,11 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
     columns: list[Sequence[str | Text]] = [[run.name for run in runs]]
     table.add_column("run", overflow="fold")
 
-    def add(title: str, values: Iterable[float | None], form: Callable[[float], str], best: Choice | None) -> None:
-        table.add_column(title, justify="right", no_wrap=True)
+    def add(
+        title: Sequence[str], values: Iterable[float | None], form: Callable[[float], str], best: Choice | None
+    ) -> None:
+        heading = "\n".join(shortened(one_line(line), MAX_LETTERS) for line in title)
+        table.add_column(heading, justify="right", no_wrap=True)
         columns.append(_cells(list(values), form, best))
 
     for unit, group in by_unit(tasks, units).items():
@@ -44,14 +49,14 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
         form, best = partial(number_in, unit), best_in(unit)
         if len(tasks) <= MAX_TASK_COLUMNS:
             for task in group:
-                add(f"{task}\n{unit}", [final.get(task) for final in finals], form, best)
+                add((task, unit), [final.get(task) for final in finals], form, best)
         if len(group) > 1:
-            add(f"worst\n{unit}", [worst_in(unit)(errors) if errors else None for errors in found], form, best)
-            add(f"mean\n{unit}", [fmean(errors) if errors else None for errors in found], form, best)
-    add("steps", [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
-    add("processes", [run.latest("world_size") for run in runs], "{:,}".format, None)
-    add("time", [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
-    add("samples/s", [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)
+            add(("worst", unit), [worst_in(unit)(errors) if errors else None for errors in found], form, best)
+            add(("mean", unit), [fmean(errors) if errors else None for errors in found], form, best)
+    add(("steps",), [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
+    add(("processes",), [run.world_size for run in runs], "{:,}".format, None)
+    add(("time",), [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
+    add(("samples/s",), [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     unfinished = [run.name for run in runs if run.summary is None]

@@ -11,12 +11,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from trainer.errors import UserError
+from trainer.files import Appender, open_regular, parse_json, replace
+from trainer.observe.records import RECORD, Eval, Record, validated
 from trainer.observe.units import PERCENT, by_unit, shortfall
+
+MAX_BYTES = 4 << 30
+"""Of a metrics file that is read back."""
+
+MAX_LINE_BYTES = 64 << 20
+"""Of one record; a Gram matrix of 256 tasks has 1.5 MB."""
 
 
 class MetricsLog:
@@ -32,34 +41,83 @@ class MetricsLog:
             records past it, and a last line that was torn by a crash, are dropped.
 
     Raises:
-        UserError: On resume, the file is missing or damaged before its last line.
+        UserError: The file cannot be written; on resume, it is missing or damaged before its last line.
     """
 
     def __init__(self, path: Path, *, resume_step: int | None) -> None:
         if resume_step is not None:
             _drop_records_after(path, resume_step)
-        self._file = path.open("w" if resume_step is None else "a", encoding="utf-8")
+        self._file = Appender(path, anew=resume_step is None)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record. A number that is not finite becomes null: JSON knows neither NaN nor infinity."""
-        self._file.write(_to_line(record))
-        self._file.flush()
+        self._file.append(_to_line(record))
 
     def close(self) -> None:
         """Closes the file; no record can be written after it."""
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads every record of a metrics file, in order; a torn last line, as of a run in progress, is left out.
+@dataclass(frozen=True)
+class Metrics:
+    """A metrics file as it was read."""
+
+    records: list[Record]
+    """In order."""
+    lines: list[bytes]
+    """The complete lines, one a record."""
+    is_torn: bool
+    """Whether a last line was left out that a crash has torn, or that is just being written."""
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Read every record of a metrics file, in order; raises as `parse_metrics`."""
+    return parse_metrics(path).records
+
+
+def parse_metrics(path: Path) -> Metrics:
+    """Read a metrics file.
 
     Raises:
         UserError: The file cannot be read, or a complete line of it is not a record.
     """
-    return [record for _, record in _complete_lines(path)]
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}, the metrics of the run, is missing.\n"
+            f"Put the file back, or go on without the run's history: touch {path}"
+        ) from None
+    records: list[Record] = []
+    lines: list[bytes] = []
+    with file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise UserError(f"{path} has {size:,} bytes; expected at most {MAX_BYTES:,}.")
+        try:
+            while line := file.readline(MAX_LINE_BYTES):
+                number = len(records) + 1
+                is_last = not line.endswith(b"\n")  # a line is written at once, its end last: only a torn one lacks it
+                if len(line) == MAX_LINE_BYTES:
+                    raise UserError(f"{path}, line {number} has {MAX_LINE_BYTES:,} bytes or more: it is no record.")
+                try:
+                    value = parse_json(line, f"{path}, line {number}")
+                except UserError:
+                    if is_last:
+                        return Metrics(records, lines, is_torn=True)
+                    raise
+                records.append(validated(RECORD, value, f"{path}, line {number}"))
+                lines.append(line.rstrip(b"\n") + b"\n")
+        except UserError as error:
+            raise UserError(
+                f"{error}\nExpected one record a line, as JSON; only the last line may be incomplete. "
+                f"Remove the line with: sed -i {len(records) + 1}d {path}"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    return Metrics(records, lines, is_torn=False)
 
 
-def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def errors_so_far(records: Sequence[Record]) -> dict[str, Any]:
     """What the evaluations among `records` say: `final_errors`, `best_errors`, `best_step` and the tasks' `units`.
 
     Final is the last evaluation, best the one whose mean error over the tasks is lowest (the first of equals): all its
@@ -74,7 +132,7 @@ def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     final, units = evaluations[-1]["errors"], evaluations[-1].get("units", {})
     several = len(by_unit(final, units)) > 1
 
-    def errors(record: Mapping[str, Any]) -> dict[str, float]:
+    def errors(record: Eval) -> dict[str, float]:
         known = {task: error for task, error in record["errors"].items() if error is not None}
         return {task: shortfall(error, units.get(task, PERCENT)) for task, error in known.items()}
 
@@ -83,15 +141,15 @@ def errors_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     yardstick = {task: first(task) if several else 1.0 for task in final}
 
-    def rank(record: Mapping[str, Any]) -> tuple[int, float]:
-        shares = [error / yardstick[task] for task, error in errors(record).items()]
+    def rank(record: Eval) -> tuple[int, float]:
+        shares = [error / yardstick.get(task, 1.0) for task, error in errors(record).items()]
         return len(final) - len(shares), fmean(shares) if shares else 0.0
 
     best = min(evaluations, key=rank)
     return {"final_errors": final, "best_errors": best["errors"], "best_step": best["step"], "units": units}
 
 
-def faults_so_far(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def faults_so_far(records: Sequence[Record]) -> dict[str, Any]:
     """How often something was not finite: `skipped_steps`, and `broken`, task -> {"loss": steps, "gradient": steps}.
 
     Tasks that were always sound are left out. `overflow_steps` were skipped because float16 had no room for them.
@@ -170,33 +228,9 @@ class Throughput:
 
 def _drop_records_after(path: Path, step: int) -> None:
     # Written aside and renamed: a crash right here must not cost the history.
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.writelines(line for line, record in _complete_lines(path) if record["step"] <= step)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-
-
-def _complete_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(
-            f"cannot read the metrics of the run: {path} ({error.strerror}).\n"
-            f"Put the file back, or go on without the run's history: touch {path}"
-        ) from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            record = _parse(line)
-            if record is not None:
-                yield line.rstrip(b"\n") + b"\n", record
-            elif line.endswith(b"\n"):  # a line is written at once, its end last: only a torn one lacks it
-                raise UserError(
-                    f"{path}, line {number} is not a metrics record: {line[:80]!r}\n"
-                    'Expected one JSON object a line, with "kind" and "step"; only the last line may be incomplete.\n'
-                    f"Remove the line with: sed -i {number}d {path}"
-                )
+    found = parse_metrics(path)
+    kept = (line for line, record in zip(found.lines, found.records, strict=True) if record["step"] <= step)
+    replace(path, b"".join(kept))
 
 
 def _to_line(record: Mapping[str, Any]) -> str:
@@ -214,11 +248,3 @@ def _without_non_finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_non_finite(item) for item in value]
     return value
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and {"kind", "step"} <= record.keys() else None

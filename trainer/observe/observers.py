@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.errors import RankError
+from trainer.errors import RankError, UserError
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.predictions import Seen, keep_predictions
 from trainer.observe.progress import Progress, fault_line
@@ -56,7 +56,7 @@ class Everybody:
         Raises:
             RankError: the disk is full, say; the others cannot know.
         """
-        with _written():
+        with writing_records():
             self._publish(record)
 
     def note(self, step: int, text: str) -> None:
@@ -70,7 +70,7 @@ class Everybody:
             RankError: as `publish`.
         """
         if seen.maps:
-            with _written():
+            with writing_records():
                 keep_predictions(self._predictions, step, seen)
 
     def _publish(self, record: Mapping[str, Any]) -> None:
@@ -87,8 +87,9 @@ class Everybody:
 
 
 @contextmanager
-def _written() -> Iterator[None]:
+def writing_records() -> Iterator[None]:
+    """Turn a fault of the disk inside the block into a RankError."""
     try:
         yield
-    except OSError as error:
+    except (OSError, UserError) as error:
         raise RankError(f"the run's records cannot be written: {error}. The last checkpoint stands") from error

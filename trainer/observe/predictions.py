@@ -5,16 +5,21 @@ Shapes: S samples, H rows, W columns, C channels.
 
 import io
 import json
+import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from trainer.errors import UserError
-from trainer.files import write_durably
+from trainer.files import parse_json, read_bytes, replace
+from trainer.observe.records import Count, validated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +29,41 @@ if TYPE_CHECKING:
 NUM_SAMPLES = 4
 MAX_SIDE = 256
 """Pixels; of larger images every second or third one is kept."""
+
+
+MAX_BYTES = 256 << 20
+"""Of a file that is read back, packed and unpacked: four samples of 256 x 256 pixels and 40 dense tasks are less."""
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class _AboutMaps(BaseModel):
+    task: str
+    classes: list[str] = Field(max_length=256)
+
+
+class _About(BaseModel):
+    """What the arrays are."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: Count
+    maps: list[_AboutMaps]
+
+
+_ABOUT: TypeAdapter[_About] = TypeAdapter(_About)
 
 
 @dataclass(frozen=True)
@@ -98,28 +138,67 @@ def keep_predictions(path: Path, step: int, seen: Seen) -> None:
         about.append({"task": task.name, "classes": list(task.parts)})
     content = io.BytesIO()
     np.savez_compressed(content, about=json.dumps({"step": step, "maps": about}), **arrays)
-    aside = path.with_name(path.name + ".tmp")
-    write_durably(aside, content.getvalue())
-    aside.replace(path)
+    replace(path, content.getvalue())
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Reads what `keep_predictions` wrote.
+def read_predictions(path: Path) -> Predictions | None:
+    """Read what `keep_predictions` wrote; None where there is no file.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            maps = (
-                Maps(
-                    one["task"],
-                    tuple(one["classes"]),
-                    *(arrays[f"{what}{number}"] for what in ("labels", "answers", "known")),
-                )
-                for number, one in enumerate(about["maps"])
-            )
-            return Predictions(about["step"], arrays["images"], tuple(maps))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        content = read_bytes(path, MAX_BYTES)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            sizes = sum(member.file_size for member in archive.infolist())
+            if sizes > MAX_BYTES:
+                raise ValueError(f"it unpacks to {sizes:,} bytes, expected at most {MAX_BYTES:,}")
+            return _parse(archive)
+    except FileNotFoundError:
+        return None
+    # Everything that zipfile, zlib and numpy's reader of headers raise on what is no archive of arrays.
+    except (*_DAMAGE, UserError) as error:
         raise UserError(f"{path} is damaged: {error}.\nRemove it to leave it out of the report: rm {path}") from error
+
+
+def _parse(archive: zipfile.ZipFile) -> Predictions:
+    about = validated(_ABOUT, parse_json(str(_array(archive, "about")), "about"), "about")
+    images_SHWC = _array(archive, "images")
+    shape = images_SHWC.shape
+    if images_SHWC.dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or not images_SHWC.size:
+        raise ValueError(f"images are {images_SHWC.dtype} {shape}, expected uint8 (S, H, W, 1 or 3)")
+    maps = tuple(_maps(archive, number, one, shape[:3]) for number, one in enumerate(about.maps))
+    return Predictions(about.step, images_SHWC, maps)
+
+
+def _maps(archive: zipfile.ZipFile, number: int, about: "_AboutMaps", shape: tuple[int, ...]) -> Maps:
+    labels, answers, known_SHW = (_array(archive, f"{what}{number}") for what in ("labels", "answers", "known"))
+    if known_SHW.dtype != np.bool_ or known_SHW.shape != shape:
+        raise ValueError(f"known{number} is {known_SHW.dtype} {known_SHW.shape}, expected bool {shape}")
+    if labels.shape != answers.shape or labels.shape[:3] != shape:
+        raise ValueError(f"labels and answers {number} are {labels.shape} and {answers.shape} of images {shape}")
+    num_classes = len(about.classes)
+    for values in (labels, answers):
+        if num_classes and (values.dtype != np.uint8 or values.ndim != 3):
+            raise ValueError(
+                f"the classes of task {number} are {values.dtype} {values.shape}, expected uint8 (S, H, W)"
+            )
+        if num_classes and known_SHW.any() and values[known_SHW].max() >= num_classes:
+            raise ValueError(f"task {number} has {num_classes} classes, found number {values[known_SHW].max()}")
+        if not num_classes and (values.dtype.kind != "f" or values.ndim != 4 or not values.size):
+            raise ValueError(
+                f"the numbers of task {number} are {values.dtype} {values.shape}, expected float (S, H, W, C)"
+            )
+    return Maps(about.task, tuple(about.classes), labels, answers, known_SHW)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array, whose header is believed only where it fits the bytes that are there; nothing is unpickled."""
+    content = archive.read(f"{name}.npy")
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(f"{name} is not a .npy array of version 1.0")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"{name} says it is {dtype} {shape}, and has {len(content) - stream.tell():,} bytes")
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran_order else "C")

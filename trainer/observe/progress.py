@@ -14,7 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from trainer.files import Appender
 from trainer.observe.units import MIOU, by_unit, cache_words, with_unit, worst_task
+from trainer.plain import one_line, printable
 
 MAX_TASKS_A_LINE = 4
 """With more tasks a line speaks of their mean, the worst one and the largest weight."""
@@ -36,7 +38,7 @@ class Progress:
     def __init__(self, log_path: Path, total_steps: int, start_step: int, console: Console | None = None) -> None:
         self._console = console or Console()
         self._total_steps = total_steps
-        self._file = log_path.open("a", encoding="utf-8")
+        self._file = Appender(log_path)
         self._bar = None
         if self._console.is_interactive:
             self._bar = _Bar(self._console, total_steps, start_step)
@@ -57,8 +59,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Shows a sentence, as a line that stays."""
-        self._log(text)
-        self._print(text)
+        self._print(printable(text))
+        self._log(printable(text))
 
     def close(self) -> None:
         """Leaves the bar as it stands and closes the log."""
@@ -75,8 +77,7 @@ class Progress:
         self.close()
 
     def _log(self, line: str) -> None:
-        self._file.write(line + "\n")
-        self._file.flush()
+        self._file.append(f"{line}\n")
 
     def _print(self, line: str) -> None:
         self._console.print(Text(_printable(line, self._console)), soft_wrap=True)
@@ -84,16 +85,18 @@ class Progress:
 
 def train_line(record: Mapping[str, Any], total_steps: int) -> str:
     """The plain line of a "train" record."""
-    return "  ".join(
-        [
-            f"step {record['step']}/{total_steps}",
-            *_numbers(record, brief=len(record["losses"]) > MAX_TASKS_A_LINE),
-            f"lr {record['learning_rate']:.3g}",
-            f"{record['samples_per_second']:,.0f} samples/s",
-            f"data wait {record['data_wait_percent']:.1f}%",
-            *_cache(record),
-            *_bad_samples(record),
-        ]
+    return one_line(
+        "  ".join(
+            [
+                f"step {record['step']}/{total_steps}",
+                *_numbers(record, brief=len(record["losses"]) > MAX_TASKS_A_LINE),
+                f"lr {record['learning_rate']:.3g}",
+                f"{record['samples_per_second']:,.0f} samples/s",
+                f"data wait {record['data_wait_percent']:.1f}%",
+                *_cache(record),
+                *_bad_samples(record),
+            ]
+        )
     )
 
 
@@ -118,19 +121,19 @@ def eval_line(record: Mapping[str, Any]) -> str:
     shown = [f"error {'  '.join(found)}"] if (found := [show(unit) for unit in groups if unit != MIOU]) else []
     shown += [show(MIOU)] if MIOU in groups else []
     weights = "  by averaged weights" if record.get("averaged") else ""
-    return f"eval at step {record['step']}  {'  '.join(shown)}{weights}  in {record['seconds']:.1f} s"
+    return one_line(f"eval at step {record['step']}  {'  '.join(shown)}{weights}  in {record['seconds']:.1f} s")
 
 
 def fault_line(record: Mapping[str, Any]) -> str:
     """The plain line of a "fault" record."""
     done = "left out of this step" if record["action"] == "drop_task" else "step skipped"
-    return f"step {record['step']}: {record['found']}: {done}"
+    return one_line(f"step {record['step']}: {record['found']}: {done}")
 
 
 def status_line(record: Mapping[str, Any], width: int) -> str:
     """The losses and weights of a "train" record: of every task if they fit into `width` cells, else summed up."""
-    full = "   ".join(_numbers(record, brief=False))
-    return full if cell_len(full) <= width else "   ".join(_numbers(record, brief=True))
+    full = one_line("   ".join(_numbers(record, brief=False)))
+    return full if cell_len(full) <= width else one_line("   ".join(_numbers(record, brief=True)))
 
 
 class _Bar(progress.Progress):

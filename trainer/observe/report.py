@@ -12,9 +12,11 @@ from typing import Literal
 
 import numpy as np
 
+from trainer.files import make_folder, replace
 from trainer.observe import report_figures as figures
 from trainer.observe import report_predictions as predictions
 from trainer.observe.progress import fault_line
+from trainer.observe.records import Info
 from trainer.observe.report_figures import PALETTE, Line
 from trainer.observe.report_style import CSS
 from trainer.observe.report_tables import (
@@ -22,7 +24,7 @@ from trainer.observe.report_tables import (
     comparison_table,
     headline,
     key_figures,
-    notice_if_unfinished,
+    notices,
     task_table,
     text,
 )
@@ -58,13 +60,11 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> None:
         out: The page; its folder is made, an older page replaced in one go.
 
     Raises:
-        UserError: A folder is not a run, or a file in it is damaged.
+        UserError: A folder is not a run, a file in it is damaged, or the page cannot be written.
     """
     runs = [read_run(path) for path in run_dirs]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(out.name + ".tmp")
-    aside.write_text(_page(runs), encoding="utf-8")
-    aside.replace(out)
+    make_folder(out.parent)
+    replace(out, _page(runs).encode())
 
 
 def _page(runs: Sequence[RunFolder]) -> str:
@@ -86,13 +86,13 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
 
 def _head_of_one(run: RunFolder, name: str) -> Iterator[str]:
     yield f"<h1>{text(name)}</h1><p>{headline(run)}</p>"
-    yield notice_if_unfinished(run, name)
+    yield notices(run, name)
     yield key_figures(run) + task_table(run) + class_tables([run], [name])
 
 
 def _head_of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     yield f"<h1>{len(runs)} runs side by side</h1><p>One colour a run; the best in bold.</p>"
-    yield from (notice_if_unfinished(run, name) for run, name in zip(runs, names, strict=True))
+    yield from (notices(run, name) for run, name in zip(runs, names, strict=True))
     yield comparison_table(runs, _legend(names)) + class_tables(runs, names)
 
 
@@ -282,11 +282,15 @@ def _folded(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
             "Notes": notes,
             "Not finite": faults,
             "Configuration": run.config_text,
-            "Versions, git state and command": json.dumps(run.info, indent=2, ensure_ascii=False) if run.info else "",
+            "Versions, git state and command": _as_json(run.info),
         }
         for title, content in contents.items():
             if content:
                 yield f"<details><summary>{title}</summary><pre>{text(content)}</pre></details>"
+
+
+def _as_json(info: Info | None) -> str:
+    return "" if info is None else json.dumps(info.model_dump(exclude_unset=True), indent=2, ensure_ascii=False)
 
 
 def _section(title: str, explanation: str, panels: Iterable[Figure], legend: Legend = ()) -> str:

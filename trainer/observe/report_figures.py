@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trainer.plain import one_line, shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -36,11 +38,15 @@ PANEL_WIDTH, PAGE_WIDTH = 4.6, 9.5
 MAX_ANNOTATED_TASKS = 8
 MAX_LABELLED_TASKS = 48
 
+_TAG = re.compile(r"<[^>]*>")
+"""A name between tags is left as it is, whatever it looks like."""
+
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "paretrain",
     "text.parse_math": False,
+    "text.usetex": False,
     "font.size": 9,
     "text.color": _INK,
     "axes.labelcolor": _INK,
@@ -87,7 +93,7 @@ def curves(lines: Sequence[Line], y_label: str, *, log: bool = False) -> str:
             else:
                 axes.plot(steps, np.maximum(values, floor), ".", color=colour, markersize=3, clip_on=False)
         _scale(axes, log, max(line.steps_S[-1] for line in lines if line.steps_S.size))
-        axes.set_ylabel(y_label if floor is None else f"{y_label}\n(0 drawn at {floor:.0e})")
+        axes.set_ylabel(label(y_label) if floor is None else f"{label(y_label)}\n(0 drawn at {floor:.0e})")
     return svg.getvalue()
 
 
@@ -102,7 +108,7 @@ def spread(steps_S: np.ndarray, values_ST: np.ndarray, y_label: str, *, log: boo
         axes.fill_between(steps, lower, upper, color=PALETTE[0], alpha=0.35, linewidth=0)
         axes.plot(steps, np.nanmean(values, axis=1), color=PALETTE[0], marker=_marker(steps), clip_on=False)
         _scale(axes, log, steps_S[-1])
-        axes.set_ylabel(y_label)
+        axes.set_ylabel(label(y_label))
     return svg.getvalue()
 
 
@@ -201,6 +207,11 @@ def order_by_agreement(cosine_TT: np.ndarray) -> np.ndarray:
     return leaves_list(linkage(squareform(distance_TT, checks=False), "average", optimal_ordering=True))
 
 
+def label(name: str, length: int = 40) -> str:
+    """A name as a drawing has room for it, without characters that SVG cannot hold."""
+    return shortened(one_line(name), length)
+
+
 def _thin(steps_S: np.ndarray, values_S: np.ndarray, most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
     """Averages neighbours (the first axis is S) so that at most so many points remain; NaN counts for nothing."""
     if len(steps_S) <= most:
@@ -258,11 +269,7 @@ def _label_tasks(axis: Any, tasks: Sequence[str], points: float) -> None:
         axis.set_ticks([])
         axis.set_label_text(f"{len(tasks):,} tasks")
     else:
-        axis.set_ticks(range(len(tasks)), [_shorten(task) for task in tasks], fontsize=min(9, 0.9 * points))
-
-
-def _shorten(name: str, length: int = 20) -> str:
-    return name if len(name) <= length else name[: length - 3] + "..."
+        axis.set_ticks(range(len(tasks)), [label(task, 20) for task in tasks], fontsize=min(9, 0.9 * points))
 
 
 def _colour_bar(axes: "Axes", image: Any, label: str) -> Any:
@@ -295,9 +302,13 @@ def canvas(
 
 def _inline(document: str) -> str:
     """Makes an element of a page from matplotlib's SVG document: the page's colour, font and width; no foreign ids."""
-    element = document[document.index("<svg") :].replace(_INK, "currentColor")
+    element = document[document.index("<svg") :]
     element = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", element, count=1)
     element = re.sub(r"<style.*?</style>", "", element, count=1, flags=re.DOTALL)
-    element = re.sub(r"font-family: [^;]*; ?", "", element)
+    return _TAG.sub(_inline_tag, element)
+
+
+def _inline_tag(tag: re.Match[str]) -> str:
+    inlined = re.sub(r"font-family: [^;]*; ?", "", tag[0].replace(_INK, "currentColor"))
     # matplotlib numbers its groups from 1 in each figure; only the hashed ids (clip paths, markers) are referred to.
-    return re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", element)
+    return re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", inlined)

@@ -6,18 +6,19 @@ Shapes: S samples, H rows, W columns, C channels; 4 is red, green, blue and opac
 import numpy as np
 
 from trainer.observe.predictions import Maps, Predictions
-from trainer.observe.report_figures import PAGE_WIDTH, canvas
+from trainer.observe.report_figures import PAGE_WIDTH, canvas, label
 
 GAP = 0.04
 """Between the tiles, in heights of one."""
 TITLE_INCHES = 1.1
+MAX_LETTERS = 20
 
 
 def draw(shown: Predictions) -> str:
     """A column a sample: the image, then for each task the label and the answer, blank where there is no label."""
     rows = [("image", _opaque(shown.images_SHWC))]
     for maps in shown.maps:
-        rows += zip((f"{maps.task}\nlabel", "prediction"), coloured(maps), strict=True)
+        rows += zip((f"{label(maps.task, MAX_LETTERS)}\nlabel", "prediction"), coloured(maps), strict=True)
     num_samples, height, width = shown.images_SHWC.shape[:3]
     gap = max(round(GAP * height), 1)
     tile_inches = (PAGE_WIDTH - TITLE_INCHES) / num_samples * height / width

@@ -23,6 +23,7 @@ from trainer.observe.units import (
     worst_in,
     worst_task,
 )
+from trainer.plain import printable
 
 MAX_TABLE_TASKS = 16
 NUM_WORST_TASKS = 10
@@ -34,27 +35,25 @@ Form = Callable[[float], str]
 
 
 def text(value: object) -> str:
-    """Escapes what came from a user for a place between tags."""
-    return html.escape(str(value))
+    """Escapes what came from a user for a place between tags; control characters are shown as escapes."""
+    return html.escape(printable(str(value)))
 
 
 def headline(run: RunFolder) -> str:
     """What was trained, in one line; what the run does not know yet is left out."""
     weighting = _weighting(run)
-    counted = ("parameters", "parameters"), ("world_size", "processes"), ("samples", "samples")
+    counted = {"parameters": run.latest("parameters"), "processes": run.world_size, "samples": run.latest("samples")}
     parts = [f"{len(run.tasks):,} tasks" if run.tasks else None, f"{weighting} weights" if weighting else None]
-    parts += [f"{run.latest(key):,} {unit}" for key, unit in counted if run.latest(key) is not None]
+    parts += [f"{count:,} {what}" for what, count in counted.items() if count is not None]
     return text(" · ".join(part for part in parts if part))
 
 
-def notice_if_unfinished(run: RunFolder, name: str) -> str:
-    """A line that says how far a run without a summary has come."""
-    if run.summary is not None:
-        return ""
-    total = run.config.get("train", {}).get("steps")
-    reached = run.latest("step")
-    where = "no step is logged yet" if reached is None else f"step {reached:,}{f' of {total:,}' if total else ''}"
-    return f'<p class="notice">{text(name)} has not finished: {where}.</p>'
+def notices(run: RunFolder, name: str) -> str:
+    """Lines that say how far a run without a summary has come, and whether a record was left out."""
+    found = [] if run.summary is not None else [f"{name} has not finished: {_reached(run)}."]
+    if run.metrics.is_torn:
+        found.append(f"The last line of {name}'s metrics.jsonl is incomplete and was left out.")
+    return "".join(f'<p class="notice">{text(notice)}</p>' for notice in found)
 
 
 def key_figures(run: RunFolder) -> str:
@@ -69,9 +68,11 @@ def key_figures(run: RunFolder) -> str:
             mean = fmean(errors[task] for task in tasks)
             found.append((f"Mean {what.lower()}", with_unit(mean, unit), f"over {len(tasks):,} tasks"))
     if (seconds := _seconds(run)) is not None:
-        found.append(("Wall time", duration(seconds), f"{_steps(run):,} steps"))
+        found.append(("Wall time", duration(seconds), f"{_steps(run) or 0:,} steps"))
     if (speed := run.latest("samples_per_second")) is not None:
-        found.append(("Samples/s", f"{speed:,.0f}", f"{run.latest('data_wait_percent'):.1f} % waiting for data"))
+        waited = run.latest("data_wait_percent")
+        detail = "" if waited is None else f"{waited:.1f} % waiting for data"
+        found.append(("Samples/s", f"{speed:,.0f}", detail))
     if use := run.latest("cache"):
         hits, _, fetched = cache_words(use).partition(", ")
         found.append(("Shards from the cache", hits, fetched))
@@ -157,7 +158,7 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
     ]
     below = [
         cost_row("weights", [_weighting(run) for run in runs], str),
-        cost_row("processes", [run.latest("world_size") for run in runs], str),
+        cost_row("processes", [run.world_size for run in runs], str),
         cost_row("steps", [_steps(run) for run in runs], "{:,}".format),
         cost_row("wall time", [_seconds(run) for run in runs], duration),
         ["samples/s", *_best_bold([run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)],
@@ -196,7 +197,13 @@ def duration(seconds: float) -> str:
 
 
 def _weighting(run: RunFolder) -> str | None:
-    return run.latest("weighting") or run.config.get("balance", {}).get("weighting")
+    return run.latest("weighting") or run.told.balance.weighting
+
+
+def _reached(run: RunFolder) -> str:
+    total = run.told.train.steps
+    reached = run.latest("step")
+    return "no step is logged yet" if reached is None else f"step {reached:,}{f' of {total:,}' if total else ''}"
 
 
 def _steps(run: RunFolder) -> int | None:

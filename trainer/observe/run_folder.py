@@ -1,18 +1,33 @@
 """What a run has left in its folder, read back for the report."""
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import yaml
+from pydantic import TypeAdapter
 
 from trainer.errors import UserError
-from trainer.observe.metrics import errors_so_far, read_metrics
+from trainer.files import read_json, read_text
+from trainer.observe.metrics import Metrics, errors_so_far, parse_metrics
 from trainer.observe.predictions import Predictions, read_predictions
+from trainer.observe.records import (
+    INFO,
+    MAX_NUMBER,
+    SUMMARY,
+    TOLD,
+    Info,
+    Record,
+    Summary,
+    Told,
+    validated,
+)
+from trainer.yaml_file import MAX_BYTES, parse_yaml
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,12 +37,14 @@ class RunFolder:
     path: Path
     config_text: str
     """config.yaml as it stands."""
-    info: dict[str, Any]
-    """run.json: versions, git state, command, world size; empty when the run has not written it."""
-    summary: dict[str, Any] | None
+    told: Told
+    """What config.yaml says of the length of the run and the weights."""
+    info: Info | None
+    """run.json: versions, git state, command, world size; None when the run has not written it."""
+    summary: Summary | None
     """summary.json; None while the run has not finished, or trains on after it had."""
-    records: list[dict[str, Any]]
-    """metrics.jsonl, in order."""
+    metrics: Metrics
+    """metrics.jsonl."""
     predictions: Predictions | None = None
     """predictions.npz; None where no task has a target a pixel, or before the first evaluation."""
 
@@ -36,15 +53,21 @@ class RunFolder:
         """The folder's name."""
         return self.path.resolve().name
 
+    @property
+    def records(self) -> list[Record]:
+        """Those of metrics.jsonl, in order."""
+        return self.metrics.records
+
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Task names in the order of the Gram matrix; empty before the first record."""
         if self.summary is not None:
             return tuple(self.summary["tasks"])
-        return next((tuple(record["losses"]) for record in self.records if "losses" in record), ())
+        firsts = (*self.of_kind("train")[:1], *self.of_kind("eval")[:1])
+        return next((tuple(first["losses" if first["kind"] == "train" else "errors"]) for first in firsts), ())
 
     @cached_property
-    def errors(self) -> dict[str, Any]:
+    def errors(self) -> Mapping[str, Any]:
         """`final_errors` and `best_errors` by task, and `best_step`."""
         return self.summary if self.summary is not None else errors_so_far(self.records)
 
@@ -53,27 +76,28 @@ class RunFolder:
         """What each task's error is counted in; a task that is not here has percent."""
         return self.errors.get("units", {})
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """config.yaml as values."""
-        return yaml.safe_load(self.config_text) or {}
-
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        """The records of one kind, in order."""
+    def of_kind(self, kind: str) -> list[Any]:
+        """The records of one kind, in order; see records.py for their fields."""
         return [record for record in self.records if record["kind"] == kind]
 
     def latest(self, key: str) -> Any:
-        """The value of `key` in the summary, else in the last "train" record, else in run.json; None if none has it."""
-        sources = (self.summary, *self.of_kind("train")[-1:], self.info)
+        """The value of `key` in the summary, else in the last "train" record; None if neither has it."""
+        sources = (self.summary, *self.of_kind("train")[-1:])
         return next((source[key] for source in sources if source and source.get(key) is not None), None)
+
+    @property
+    def world_size(self) -> int | None:
+        """The number of processes."""
+        return self.latest("world_size") or (self.info.world_size if self.info else None)
 
     def steps(self, kind: str) -> np.ndarray:
         """The S steps at which records of a kind were written."""
         return np.array([record["step"] for record in self.of_kind(kind)], dtype=float)
 
     def series(self, kind: str, key: str) -> np.ndarray:
-        """One number of each of the S records of a kind; NaN where it was null."""
-        return np.array([record.get(key) for record in self.of_kind(kind)], dtype=float)
+        """One number of each of the S records of a kind; NaN where it was null or absent."""
+        values_S = np.array([record.get(key) for record in self.of_kind(kind)], dtype=float)
+        return np.clip(values_S, -MAX_NUMBER, MAX_NUMBER)
 
     def by_task(self, kind: str, key: str, tasks: Sequence[str]) -> np.ndarray:
         """The S x T numbers by task of the records of a kind; NaN where one was null or absent."""
@@ -82,50 +106,57 @@ class RunFolder:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Reads a run folder; everything but config.yaml may still be missing.
+    """Read a run folder; everything but config.yaml may still be missing.
 
     Raises:
-        UserError: The folder is not a run, or a file of it is damaged.
+        UserError: the folder is not a run, or a file of it is damaged.
     """
     config = path / "config.yaml"
-    if not config.is_file():
+    try:
+        config_text = read_text(config, MAX_BYTES)
+    except FileNotFoundError:
         raise UserError(
             f"{path} is not a run: {_found(path)}.\n"
             "Expected a folder that `paretrain train` has written, with config.yaml and metrics.jsonl in it.\n"
             "Type: paretrain report runs/NAME"
-        )
+        ) from None
     metrics = path / "metrics.jsonl"
-    records = read_metrics(metrics) if metrics.exists() else []
-    summary = _read_json(path / "summary.json")
-    outdated = summary is not None and any(record["step"] > summary["steps"] for record in records)
-    return RunFolder(
+    found = parse_metrics(metrics) if os.path.lexists(metrics) else Metrics([], [], is_torn=False)
+    summary = _read(path / "summary.json", SUMMARY)
+    outdated = summary is not None and any(record["step"] > summary["steps"] for record in found.records)
+    run = RunFolder(
         path=path,
-        config_text=config.read_text(encoding="utf-8"),
-        info=_read_json(path / "run.json") or {},
+        config_text=config_text,
+        told=validated(TOLD, parse_yaml(config_text, str(config)), str(config)),
+        info=_read(path / "run.json", INFO),
         summary=None if outdated else summary,
-        records=records,
-        predictions=read_predictions(kept) if (kept := path / "predictions.npz").exists() else None,
+        metrics=found,
+        predictions=read_predictions(path / "predictions.npz"),
     )
+    for record in run.of_kind("gram"):
+        if {len(run.tasks)} != {len(record["gram"]), *map(len, record["gram"])}:
+            raise UserError(
+                f"{metrics}: the Gram matrix of step {record['step']} is not of the run's {len(run.tasks)} tasks."
+            )
+    return run
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
+def _read(path: Path, schema: TypeAdapter[T]) -> T | None:
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}.\nRemove it to leave it out of the report: rm {path}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__}, expected a JSON object.\nType: rm {path}")
-    return value
+        return validated(schema, read_json(path), str(path))
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        raise UserError(f"{error}\nRemove it to leave it out of the report: rm {path}") from None
 
 
 def _found(path: Path) -> str:
-    if not path.exists():
-        return "no such folder"
     if not path.is_dir():
-        return "it is a file"
-    names = sorted(entry.name for entry in path.iterdir())
+        return "it is a file" if path.exists() else "no such folder"
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
     if not names:
         return "it is empty"
     return f"it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

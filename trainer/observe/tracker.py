@@ -4,17 +4,22 @@ wandb is a view, never the record: metrics.jsonl holds everything, so nothing th
 training. Rank 0 alone opens a tracker.
 """
 
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from trainer.errors import UserError
+from trainer.files import read_text, replace
+from trainer.plain import one_line
 
 Mode = Literal["auto", "online", "offline", "off"]
 
 MAX_CURVES = 100
 """wandb draws one chart a task; with more tasks than this their minimum, mean and maximum are logged instead."""
+
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 INIT_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 120
@@ -141,7 +146,7 @@ def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for label, value in named.items():
         if isinstance(value, Mapping):
-            numbers = _numbers(value)
+            numbers = _numbers({_key(name): item for name, item in value.items()})
             if len(numbers) > MAX_CURVES:
                 found = numbers.values()
                 numbers = {"min": min(found), "mean": sum(found) / len(found), "max": max(found)}
@@ -149,6 +154,11 @@ def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
         elif isinstance(value, int | float):
             flat[label] = value
     return flat
+
+
+def _key(name: str) -> str:
+    """A task's or class's name as one part of a path: two names never make the same key."""
+    return one_line(name).replace("%", "%25").replace("/", "%2F")
 
 
 class _WandbTracker(Tracker):
@@ -178,8 +188,14 @@ class _WandbTracker(Tracker):
 
 
 def _saved_id(path: Path) -> str:
-    if not path.exists():
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-        aside.replace(path)
-    return path.read_text(encoding="utf-8").strip()
+    try:
+        run_id = read_text(path, max_bytes=1024).strip()
+    except FileNotFoundError:
+        run_id = secrets.token_hex(4)
+        replace(path, f"{run_id}\n".encode())
+    if not _RUN_ID.fullmatch(run_id):
+        raise UserError(
+            f"{path} holds no id of a wandb run, but {one_line(run_id[:40])!r}.\n"
+            f"Put it back, or begin a new run in wandb: rm {path}"
+        )
+    return run_id

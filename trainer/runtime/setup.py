@@ -21,7 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from trainer.config import ParallelConfig
-from trainer.errors import LostPeerError, UserError
+from trainer.errors import LostPeerError, SharedError, UserError
 from trainer.runtime.faults.guard import FAULTS, guarded
 from trainer.runtime.faults.place import reason, tells_of_a_lost_peer
 from trainer.runtime.faults.watch import Watch
@@ -88,17 +88,18 @@ class Runtime:
         return int(greatest)
 
     def on_main(self, work: Callable[[], Value]) -> Value:
-        """Do `work`, which must not communicate, on rank 0; what it returns, or its UserError, is every rank's."""
+        """Do `work`, which must not communicate, on rank 0; what it returns, or its SharedError, is every rank's."""
         box: list[Any] = [None, None]
         if self.is_main:
             try:
                 box[0] = work()
-            except UserError as error:
-                box[1] = str(error)
+            except SharedError as error:
+                box[1] = type(error), str(error)
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
-            raise UserError(box[1])
+            kind, message = box[1]
+            raise kind(message)
         return box[0]
 
     def gather(self, value: Value) -> list[Value]:
@@ -110,20 +111,22 @@ class Runtime:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Fail together: a UserError of any rank inside the block is raised on every rank when all have left it.
+        """Fail together: a SharedError of any rank inside the block is raised on every rank when all have left it.
 
         The block itself must not communicate, or a rank that failed would leave the others waiting.
         """
-        error: UserError | None = None
+        error: SharedError | None = None
         try:
             yield
-        except UserError as caught:
+        except SharedError as caught:
             error = caught
-        faults = self.gather(str(error) if error else None)
-        broken = [rank for rank, fault in enumerate(faults) if fault is not None]
+        faults = self.gather((type(error), str(error)) if error else None)
+        broken = [(rank, *fault) for rank, fault in enumerate(faults) if fault is not None]
         if broken:
-            where = "" if len(broken) == self.world_size else f" (on rank {', '.join(map(str, broken))} only)"
-            raise UserError(f"{faults[broken[0]]}{where}") from error
+            ranks = ", ".join(str(rank) for rank, _, _ in broken)
+            where = "" if len(broken) == self.world_size else f" (on rank {ranks} only)"
+            _, kind, message = broken[0]
+            raise kind(f"{message}{where}") from error
 
 
 @contextmanager

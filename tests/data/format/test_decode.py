@@ -97,7 +97,7 @@ def test_npy_of_objects_or_floats_is_refused_and_runs_nothing() -> None:
     for array in (np.array([[[Bomb()]]], object), np.zeros((3, 4, 1))):
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=True)
-        with pytest.raises(BadImageError, match="expected a uint8 array"):
+        with pytest.raises(BadImageError, match=r"expected (a uint8 array|an array of numbers, found object)"):
             decode(buffer.getvalue(), spec())
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.tiny import TASKS, write_tiny
-from trainer.data.format.index import MISSING, index_shard, load_index
+from tests.data.tiny import TASKS, sign, write_tiny
+from trainer.data.format.index import MISSING, index_shard
+from trainer.data.format.manifest import read_manifest
+from trainer.data.format.tables import load_index
 from trainer.errors import UserError
 
 GOOD = (("a.json", b'{"even": 1, "digit": 4}'), ("a.npy", b"pixels"))
@@ -65,20 +67,22 @@ def test_a_shard_that_is_no_run_of_whole_samples_is_refused(
     ("content", "message"),
     [
         (None, "No such file"),
-        (b"garbage", "cannot be read"),
+        (b"garbage", "expected a .npy array, found b'garbage'"),
         (np.arange(3), "expected rows of shape (1,) of"),
     ],
 )
 def test_a_faulty_index_file(tmp_path: Path, content: object, message: str) -> None:
-    manifest = write_tiny(tmp_path)
+    write_tiny(tmp_path)
     path = tmp_path / "train.index.npy"
     path.unlink()
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content)
+    if content is not None:
+        sign(tmp_path)
     with pytest.raises(UserError) as error:
-        load_index(tmp_path, manifest, "train")
+        load_index(tmp_path, read_manifest(tmp_path), "train")
     assert str(path) in str(error.value)
     assert message in str(error.value)
 
@@ -88,10 +92,11 @@ def test_a_labels_table_of_pickles_is_not_opened(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return pytest.fail, ("unpickled",)
 
-    manifest = write_tiny(tmp_path)
+    write_tiny(tmp_path)
     np.save(tmp_path / "train.labels.npy", np.array([Bomb()], object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"train.labels.npy cannot be read"):
-        load_index(tmp_path, manifest, "train")
+    sign(tmp_path)
+    with pytest.raises(UserError, match=r"train.labels.npy: expected an array of numbers, found object"):
+        load_index(tmp_path, read_manifest(tmp_path), "train")
 
 
 def test_the_table_says_what_the_members_say(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from tests.data import rich
 from tests.data.rich import FEATURES, IMAGE, SIDE, TASKS, write_rich, write_table
 from tests.data.tiny import picture
 from trainer.data.format.decode import encode
-from trainer.data.format.index import INDEX_DTYPE, load_index
+from trainer.data.format.index import INDEX_DTYPE
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import UNLABELLED
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import SegmentationSpec
+from trainer.data.format.tables import load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import MISSING, Batch, EvalLoader, TrainLoader
@@ -85,6 +86,7 @@ def test_some_tasks_in_another_order(folder: Path) -> None:
         torch.testing.assert_close(target, whole.targets[name], equal_nan=True)
 
 
+@pytest.mark.processes
 def test_the_train_loader_and_its_padding(folder: Path) -> None:
     loader = TrainLoader(folder, tasks=NAMES, global_batch=6, seed=1, rank=1, world_size=2, workers=1)
     padding, batch = loader.padding_batch(), next(loader)
@@ -186,7 +188,7 @@ CLASS_3 = cv2.imencode(".png", np.full((SIDE, SIDE), 3, np.uint8))[1].tobytes()
         ({"parts": GREY[:-30]}, "parts.png: "),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 1), np.float32))}, "expected float16 or float32 of shape (8, 8, 2)"),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 2)))}, "found float64 of shape (8, 8, 2)"),
-        ({"depth": write_npy(np.full((SIDE, SIDE, 2), np.inf, np.float16))}, "found infinity"),
+        ({"depth": write_npy(np.full((SIDE, SIDE, 2), np.inf, np.float16))}, "expected finite numbers"),
         (
             {"depth": write_npy(np.zeros((SIDE, SIDE, 2), np.float32))[:-4]},
             "expected 128 numbers in 512 bytes, found 508 bytes",
@@ -219,7 +221,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path, value: object) -> None
     [
         (np.zeros(2, np.float32), "expected float16 or float32 of shape (3,), found float32 of shape (2,)"),
         (np.zeros(3, np.int64), "found int64 of shape (3,)"),
-        (np.array([0, np.inf, 0], np.float32), "expected finite numbers, or NaN where there is none; found infinity"),
+        (np.array([0, np.inf, 0], np.float32), "expected finite numbers"),
     ],
 )
 def test_features_that_do_not_fit_are_refused(tmp_path: Path, row: np.ndarray, message: str) -> None:
@@ -242,7 +244,7 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
 
     np.save(tmp_path / "bomb.npy", np.array([Bomb()], object), allow_pickle=True)
     samples = [Sample((tmp_path / "bomb.npy").read_bytes(), {})]
-    with pytest.raises(UserError, match=r"expected float16 or float32 of shape \(3,\), found object"):
+    with pytest.raises(UserError, match=r"expected an array of numbers, found object"):
         write_shards(
             tmp_path / "data", name="x", made_by={}, inputs=FEATURES, tasks=TASKS[1:2], splits={"train": samples}
         )

@@ -14,10 +14,11 @@ from tests.data import rich
 from tests.data.rich import write_rich
 from tests.data.tiny import TASKS, labels, picture, spec, write_tiny
 from trainer.data.format.decode import decode_into, encode
-from trainer.data.format.index import INDEX_DTYPE, load_index
+from trainer.data.format.index import INDEX_DTYPE
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec
+from trainer.data.format.tables import load_index
 from trainer.data.format.verify import verify_shards
 from trainer.errors import UserError
 
@@ -223,19 +224,20 @@ def test_a_sound_folder_passes(folder: Path, checksum: bool) -> None:
 
 def test_a_missing_shard(folder: Path) -> None:
     (folder / "train-000001.tar").unlink()
-    assert "train-000001.tar: expected a file of 20480 bytes, it is missing" in refusal(folder)
+    assert "train-000001.tar cannot be read: No such file" in refusal(folder)
 
 
 def test_a_dangling_link(folder: Path) -> None:
     (folder / "train-000001.tar").unlink()
     (folder / "train-000001.tar").symlink_to("nowhere")
-    assert "it is missing" in refusal(folder)
+    assert "train-000001.tar cannot be read: No such file" in refusal(folder)
 
 
 def test_a_directory_for_a_shard(folder: Path) -> None:
     (folder / "train-000001.tar").unlink()
     (folder / "train-000001.tar").mkdir()
-    assert "train-000001.tar: expected a file of 20480 bytes, found something else" in refusal(folder)
+    with pytest.raises(UserError, match=r"train-000001.tar is not a regular file"):
+        verify_shards(folder, read_manifest(folder), checksum=False)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 512, 5_120])

@@ -104,3 +104,6 @@ def test_what_cannot_be_augmented_is_refused() -> None:
         check_augment(EVERYTHING, grey, [])
     with pytest.raises(UserError, match=r"the numbers of depth point left and right .* data.augment.flip=false"):
         check_augment(EVERYTHING, image, [depth])
+    for padding in (3, 4, 10**6):  # the images have 3 rows
+        with pytest.raises(UserError, match=r"data.augment.crop_padding=.* a crop may hold nothing but padding"):
+            check_augment(AugmentConfig(crop_padding=padding), image, [])

@@ -18,14 +18,16 @@ from tests.data import tiny
 from tests.data.tiny import expected_digits, picture, spec, write_tiny
 from trainer.config import AugmentConfig
 from trainer.data.format.decode import encode
-from trainer.data.format.index import load_index
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.tables import load_index
 from trainer.data.reading import shard_files
 from trainer.data.reading.augment import Draws
 from trainer.data.reading.loader import MISSING, Batch, Cursor, EvalLoader, TrainLoader
 from trainer.data.reading.order import epoch_order
 from trainer.errors import UserError
+
+pytestmark = pytest.mark.processes  # data workers
 
 TASKS = ("digit", "even")
 

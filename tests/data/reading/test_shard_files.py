@@ -8,7 +8,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from trainer.data.format.index import remedy
+from trainer.data.format.faults import remedy
 from trainer.data.format.manifest import ShardSpec
 from trainer.data.reading import shard_files
 from trainer.data.reading.shard_files import ShardFiles
@@ -19,7 +19,7 @@ def shards(folder: Path, count: int) -> ShardFiles:
     specs = []
     for number in range(count):
         (folder / f"{number}.tar").write_bytes(number.to_bytes(4, "big") * 4)
-        specs.append(ShardSpec(file=f"{number}.tar", bytes=16, sha256="0" * 64, samples=1))
+        specs.append(ShardSpec(file=f"{number}.tar", bytes=1024, sha256="0" * 64, samples=1))
     return ShardFiles(folder, specs)
 
 
@@ -82,7 +82,7 @@ def test_one_that_does_not_come_back_is_given_up(tmp_path: Path, monkeypatch: py
     (tmp_path / "0.tar").unlink()
     with pytest.raises(UserError) as error:
         files.pread(0, 0, 4)
-    assert str(error.value).startswith(f"{tmp_path / '0.tar'} cannot be read: [Errno 2] No such file or directory")
+    assert str(error.value).startswith(f"{tmp_path / '0.tar'} cannot be read: No such file or directory")
     assert f"\n{remedy(tmp_path)}" in str(error.value)
     assert waits == list(shard_files.RETRY_AFTER_SECONDS)
 

@@ -1,3 +1,4 @@
+import errno
 import itertools
 import multiprocessing
 import os
@@ -12,9 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.patience import wait_until
 from trainer.data.reading import workers as module
 from trainer.data.reading.workers import WorkerError, read_ahead
 from trainer.errors import UserError
+
+pytestmark = pytest.mark.processes
 
 BROKEN, HUNG, WRONG, LATE = 1000, 1001, 1002, 1003
 
@@ -148,19 +152,12 @@ def test_signals_to_the_whole_job_leave_the_workers_reading() -> None:
 def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     trainer = multiprocessing.get_context("fork").Process(target=_train_until_killed, args=(tmp_path / "pids",))
     trainer.start()
-    for _ in range(1000):
-        if (tmp_path / "pids").exists():
-            break
-        time.sleep(0.01)
+    wait_until((tmp_path / "pids").exists)
     trainer.kill()
     trainer.join()
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    for _ in range(1000):
-        if not any(_is_alive(pid) for pid in pids):
-            break
-        time.sleep(0.01)
     assert len(pids) == 3
-    assert not any(_is_alive(pid) for pid in pids)
+    wait_until(lambda: not any(_is_alive(pid) for pid in pids))
 
 
 def _train_until_killed(path: Path) -> None:
@@ -168,7 +165,7 @@ def _train_until_killed(path: Path) -> None:
     pids = {following(batches)[2] for _ in range(6)}
     path.with_suffix(".part").write_text(" ".join(map(str, pids)))
     path.with_suffix(".part").rename(path)
-    time.sleep(60)
+    time.sleep(600)
 
 
 def _is_alive(pid: int) -> bool:
@@ -177,3 +174,23 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_machine_without_room_for_workers_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(UserError, match=r"Data worker 1 of 2 cannot be started.*\n.*data.workers=0"):
+        read(ids(1), workers=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_ends_while_decoding_is_no_fault_of_the_data(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_into(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(Numbers, "read_into", read_into)
+    with pytest.raises(UserError, match="not enough memory to decode a batch") as error:
+        read(ids(1), workers=workers)
+    assert "delete" not in str(error.value)

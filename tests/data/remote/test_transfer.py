@@ -1,19 +1,22 @@
 """One file from a server that does everything that servers do."""
 
 import hashlib
+import re
 import resource
+import urllib.request
 from collections.abc import Iterator
-from io import BufferedRandom
+from http.client import HTTPMessage
+from io import BufferedRandom, BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.server import Server, serving
+from trainer.data.format.address import is_url
 from trainer.data.format.manifest import FileSpec
-from trainer.data.format.origin import is_url
 from trainer.data.remote import transfer
-from trainer.data.remote.transfer import check_file, fetch_bytes, fetch_file
+from trainer.data.remote.transfer import _Redirects, _RefusedError, check_file, fetch_bytes, fetch_file
 from trainer.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -65,7 +68,7 @@ def test_addresses_are_addresses(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["pipe:cat /etc/passwd", "file:///etc", "gs://b/x", "ftp://h/x", "http:/h/x", "http:///x", "S3://b/x"]
+    "path", ["pipe:cat /etc/passwd", "file:///etc", "gs://b/x", "ftp://h/x", "http:/h/x", "S3://b/x"]
 )
 def test_other_addresses_are_refused_and_nothing_is_opened(path: str) -> None:
     with pytest.raises(UserError) as error:
@@ -77,8 +80,36 @@ def test_other_addresses_are_refused_and_nothing_is_opened(path: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("http://", "names no host"),
+        ("http:///x", "names no host"),
+        ("http://:99999/x", "names no host"),
+        ("https://host:99999/x", "Port out of range"),
+        ("https://host:port/x", "Port could not be cast"),
+        ("https://host:0/x", "port is 0"),
+        ("http://[::1/x", "Invalid IPv6 URL"),
+        ("http://a..b/x", "empty part"),
+        (f"http://{'a' * 64}.org/x", "more than 63"),
+        ("http://host/a b", "has a space, which is typed as %20"),
+        ("http://host/a\nb", "has a control character"),
+        ("http://host/\x1b[31m", "has a control character"),
+        ("http://host/\udcff", "has a control character"),
+        ("http://me:secret@host/x", "user names and passwords"),
+        ("s3://", "names no bucket"),
+        ("s3:///x", "names no bucket"),
+        ("s3://a b/x", "names no bucket"),
+    ],
+)
+def test_malformed_addresses_are_refused_at_once(path: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        is_url(path)
+    assert str(error.value).isprintable()
+
+
 def test_an_address_with_a_query_is_refused() -> None:
-    with pytest.raises(UserError, match=r"expected the address of a data folder, without '\?' and '#'"):
+    with pytest.raises(UserError, match=r"it has '\?' or '#'"):
         is_url("https://host/data?token=1")
 
 
@@ -96,7 +127,8 @@ def test_a_whole_file(server: Server, stream: BufferedRandom) -> None:
 def test_what_a_second_attempt_can_mend(
     server: Server, stream: BufferedRandom, fault: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.5)
+    if isinstance(fault, tuple) and fault[0] == "stall":
+        monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
     server.faults[NAME] = [fault]
     fetch_file(f"{server.url}/{NAME}", GOOD, stream)
     assert held(stream) == CONTENT
@@ -156,14 +188,14 @@ def test_a_missing_file_is_not_waited_for(server: Server, stream: BufferedRandom
     ("fault", "said"),
     [
         (503, "the server answered 503 Service Unavailable"),
-        (("stall", 0), "no byte for 0.2 s"),
+        (("stall", 0), "no byte for 1 s"),
         (("cut", 0), f"the transfer ended {len(CONTENT)} bytes early"),
     ],
 )
 def test_a_server_that_stays_broken(
     server: Server, stream: BufferedRandom, fault: object, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
     server.faults[NAME] = [fault] * 9
     found = refusal(server, stream)
     assert found.startswith(f"URL/{NAME} cannot be fetched: {said}. Tried 3 times in ")
@@ -206,6 +238,60 @@ def test_a_full_disk_is_no_reason_to_try_again(server: Server, tmp_path: Path) -
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         stream.close()
     assert len(server.requests) == 1
+
+
+# Redirects
+
+
+def test_a_redirect_is_followed_with_its_range_and_query(
+    server: Server, stream: BufferedRandom, tmp_path: Path
+) -> None:
+    stream.write(CONTENT[:1000])
+    with serving(tmp_path) as other:
+        server.faults[NAME] = [("redirect", f"{other.url}/{NAME}?token=1&x=y")]
+        fetch_file(f"{server.url}/{NAME}", GOOD, stream)
+        assert other.requests == [(f"{NAME}?token=1&x=y", 1000)]
+    assert held(stream) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("ftp://127.0.0.1:1/x", "redirects from http to ftp://127.0.0.1:1/x; only http and https are followed"),
+        ("file:///etc/hostname", "file:///etc/hostname"),
+        ("data:text/plain,x", "data:text/plain,x"),
+        ("http://127.0.0.1:99999/x", "Port out of range"),
+        ("http://[::1/x", "malformed address"),
+        ("http://me:secret@127.0.0.1/x", "user names and passwords"),
+        (f"/data/{NAME}", "in a circle"),
+    ],
+)
+def test_other_redirects_are_refused_at_once(server: Server, stream: BufferedRandom, to: str, said: str) -> None:
+    server.faults[NAME] = [("redirect", to)] * 99
+    found = refusal(server, stream)
+    assert f"URL/{NAME} cannot be used: " in found
+    assert said in found
+    assert len(server.requests) == (1 if said != "in a circle" else 5)
+
+
+def test_a_redirect_from_https_to_http_is_refused() -> None:
+    request = urllib.request.Request("https://host/x")
+    with pytest.raises(_RefusedError, match="redirects from https to http://host/x"):
+        _Redirects().redirect_request(request, BytesIO(), 302, "Found", HTTPMessage(), "http://host/x")
+
+
+def test_the_body_of_a_redirect_is_not_read() -> None:
+    request, body = urllib.request.Request("http://host/x"), BytesIO(b"x")
+    assert _Redirects().redirect_request(request, body, 302, "Found", HTTPMessage(), "http://host/y") is not None
+    assert body.closed
+
+
+def test_what_a_server_says_cannot_write_to_the_terminal(server: Server, stream: BufferedRandom) -> None:
+    server.faults[NAME] = [("reason", "No\x1b[2J\rway" + 2000 * "!")]
+    found = refusal(server, stream)
+    assert r"the server answered 404 No\x1b[2J\rway!!!" in found
+    assert found.replace("\n", "").isprintable()
+    assert len(found) < 1500
 
 
 # S3

@@ -33,6 +33,16 @@ def nothing() -> None:
 NOT_A_FUNCTION = 3
 
 
+def leaves() -> Source:
+    raise SystemExit(0)
+
+
+def breaks_later() -> Source:
+    source = waves()
+    source.splits["train"] = (1 // 0 for _ in range(3))  # type: ignore[index]
+    return source
+
+
 def test_a_function_gives_the_samples(tmp_path: Path) -> None:
     path = f"{__name__}.waves"
     assert main(["data", "from", path, "--out", str(tmp_path / "data"), "count=6", "unit=kHz"]) == 0
@@ -57,9 +67,18 @@ def test_a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
         ([f"{__name__}.wave"], f"{__name__}.wave cannot be imported: module '{__name__}' has no attribute 'wave'"),
         ([f"{__name__}.waves", "cuont=3"], "waves cannot be called with cuont=3: got an unexpected keyword argument"),
         ([f"{__name__}.waves", "count"], "Expected key=value, found 'count'"),
-        ([f"{__name__}.waves", "count=["], "'count=[': its value is not YAML"),
-        ([f"{__name__}.nothing"], "should return a trainer.data.format.shards.Source, found NoneType"),
-        ([f"{__name__}.NOT_A_FUNCTION"], "is no function"),
+        ([f"{__name__}.waves", "count=["], "'count=[' is not YAML"),
+        (
+            [f"{__name__}.nothing"],
+            "returns NoneType; expected a function that returns a trainer.data.format.shards.Source",
+        ),
+        ([f"{__name__}.leaves"], f"leaves failed: SystemExit: 0 ({__file__}:"),
+        (
+            [f"{__name__}.breaks_later"],
+            f"breaks_later failed: ZeroDivisionError: integer division or modulo by zero ({__file__}:",
+        ),
+        (["subprocess.getoutput", "cmd=touch harmed"], "of Python's own module subprocess"),
+        ([f"{__name__}.NOT_A_FUNCTION"], "is no function and no class, but int"),
     ],
 )
 def test_what_is_no_source_is_named(

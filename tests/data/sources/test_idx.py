@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.sources import idx as module
 from trainer.data.sources.idx import read_idx
 from trainer.errors import UserError
 
@@ -66,3 +67,10 @@ def test_damaged_gzip(tmp_path: Path) -> None:
         (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
         with pytest.raises(UserError, match="cannot be read"):
             read_idx(tmp_path, "train", "images", axes=3)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(100_000)))
+    with pytest.raises(UserError, match="unpacks to more than 1,000 bytes"):
+        read_idx(tmp_path, "train", "images", axes=3)

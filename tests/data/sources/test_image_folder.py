@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_named(raw: Path) -> None:
     (images / "b.png").write_bytes(encode(pixels(1), "jpg"))
     assert f"labels.csv:3: {images / 'b.png'}: expected a PNG, found b'\\xff\\xd8" in refusal()
     (images / "b.png").unlink()
-    assert "labels.csv:3: image 'b.png' cannot be read: " in refusal()
+    assert "labels.csv:3: image 'b.png' is not in " in refusal()
     csv.write_text(csv.read_text().replace("b.png", "b.jpg"))
     assert "labels.csv:3: expected a name that ends like those of png files, found 'b.jpg'" in refusal()
     assert "has no column 'colour'" in refusal(targets=["colour"])

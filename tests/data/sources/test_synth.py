@@ -145,6 +145,7 @@ def draw_deaf(folder: Path, numbers: range, seed: int) -> int:
     return draw_chunk(folder, numbers, seed)
 
 
+@pytest.mark.processes
 def test_the_command_writes_what_celeba_is_read_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

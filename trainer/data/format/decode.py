@@ -8,7 +8,8 @@ Shapes: H rows, W columns, C channels.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -135,7 +136,8 @@ def _decode_checked(slot_HWC: np.ndarray, data: bytes, spec: ImageSpec) -> None:
     if pixels_HWC.shape == slot_HWC.shape:
         slot_HWC[:] = pixels_HWC
     else:
-        _resize_into(slot_HWC, pixels_HWC)
+        with _opencv_refusing():
+            _resize_into(slot_HWC, pixels_HWC)
 
 
 def _resize_into(slot_HWC: np.ndarray, pixels_HWC: np.ndarray) -> None:
@@ -159,10 +161,22 @@ def _decode_jpg(data: bytes, channels: int, **options: Any) -> np.ndarray:
 
 def _decode_png(data: bytes, channels: int) -> np.ndarray:
     flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    with _opencv_refusing():
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise BadImageError("the PNG decoder refused it")
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+@contextmanager
+def _opencv_refusing() -> Iterator[None]:
+    """Tell an image that OpenCV refuses from a machine without memory."""
+    try:
+        yield
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from None
+        raise BadImageError(str(error.err)) from None
 
 
 def _decode_npy(data: bytes) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Where every sample of a split lies, and all its labels in one table.
 
 The index and the labels table are derived from the shards alone, so they can be made again at any time, and
-compared. They let the loader read any member with one `pread` and no parsing.
+compared. They let the loader read any member with one `pread` and no parsing. `format.tables` reads them back.
 
 Shapes: N samples of a split, S shards, M members that hold arrays (the input, then the dense tasks' targets), T scalar
 tasks (of one label a sample).
@@ -17,11 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.format.manifest import ForeignSpec, Manifest, SplitSpec
-from trainer.data.format.members import extensions
-from trainer.data.format.origin import origin
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
-from trainer.data.format.tar import Member, open_tar, walk_tar
+from trainer.data.format.manifest import ForeignSpec, SplitSpec
+from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, TaskSpec
+from trainer.data.format.tar import Member, TarBytes, open_tar, walk_tar
 from trainer.errors import UserError
 
 MISSING = -1
@@ -31,9 +29,6 @@ INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), (
 """One row a member: its shard's number in the split, and where its bytes lie there; 0 bytes where there is none."""
 
 Scalar = ClassificationSpec | RegressionSpec
-
-LARGEST = float(np.finfo(np.float32).max)
-"""What is trained on are numbers of float32."""
 
 
 def scalar_tasks(tasks: Sequence[TaskSpec]) -> list[Scalar]:
@@ -101,7 +96,7 @@ def index_shard(
                     raise UserError(f"{where}: member {extension!r} is empty; leave out what is not there.")
             rows.append([_row(tar, number, found.get(extension)) for extension in members])
             text = found.get(labels_member)
-            content = b"{}" if text is None else bytes(tar[text.offset : text.offset + text.size])
+            content = b"{}" if text is None else tar[text.offset : text.offset + text.size]
             labels.append(_labels(content, columns, where, bare=foreign is not None))
     if not rows:
         raise UserError(f"{path} holds no sample.")
@@ -109,13 +104,13 @@ def index_shard(
     return index_NM, np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
 
 
-def _row(tar: memoryview, number: int, member: Member | None) -> tuple[int, int, int, int]:
+def _row(tar: TarBytes, number: int, member: Member | None) -> tuple[int, int, int, int]:
     if member is None:
         return number, 0, 0, 0
     return number, member.offset, member.size, zlib.crc32(tar[member.offset : member.offset + member.size])
 
 
-def _samples(tar: memoryview, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
+def _samples(tar: TarBytes, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
     # WebDataset's rule: a sample is a run of members with one key, the name up to its first dot.
     split = _split_foreign if foreign else _split
     named = ((*split(member.name), member) for member in walk_tar(tar, where, tolerant=foreign))
@@ -176,64 +171,11 @@ def _label(value: object, task: Scalar, where: str) -> int | float:
             return math.nan
         if isinstance(value, int | float) and type(value) is not bool and abs(value) <= LARGEST:
             return value
-        wanted = "a finite number (float32)"
-    raise UserError(f"{where}: label of task {task.name!r} should be null or {wanted}, found {value!r}.")
+        wanted = f"a finite number of at most {LARGEST:g}"
+    raise UserError(f"{where}: label of task {task.name!r} should be null or {wanted}, found {repr(value)[:40]}.")
 
 
 def shard_rows(split: SplitSpec) -> list[slice]:
     """Which rows of index and labels belong to each shard."""
     ends = list(accumulate(shard.samples for shard in split.shards))
     return [slice(end - shard.samples, end) for end, shard in zip(ends, split.shards, strict=True)]
-
-
-def load_index(folder: Path, manifest: Manifest, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """A split's index and labels table, memory-mapped and compared with the manifest's counts.
-
-    Of the index only each shard's first and last row is looked at: it may be larger than the memory.
-
-    Returns:
-        Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T).
-
-    Raises:
-        UserError: a file that is missing, is not what it should be, or disagrees with the manifest.
-    """
-    spec = manifest.split(split)
-    index_NM = _load(folder / spec.index.file, INDEX_DTYPE, (len(extensions(manifest.input, manifest.tasks)),))
-    shard_N, numbers_S = index_NM[:, 0]["shard"], np.arange(len(spec.shards))
-    first_S, end_S = np.array([(rows.start, rows.stop) for rows in shard_rows(spec)]).T
-    if len(shard_N) != end_S[-1] or (shard_N[first_S] != numbers_S).any() or (shard_N[end_S - 1] != numbers_S).any():
-        for number, shard in enumerate(spec.shards):
-            found = np.count_nonzero(shard_N == number)
-            if found != shard.samples:
-                raise UserError(
-                    f"{folder / shard.file}: the manifest promises {shard.samples} samples, the index has {found}.\n"
-                    f"{remedy(folder)}"
-                )
-        raise UserError(f"{folder / spec.index.file} is not in the order of the manifest's shards.\n{remedy(folder)}")
-    labels_NT = _load(folder / spec.labels.file, labels_dtype(manifest.tasks), (len(scalar_tasks(manifest.tasks)),))
-    if len(labels_NT) != len(index_NM):
-        raise UserError(
-            f"{folder / spec.labels.file}: expected {len(index_NM)} samples, found {len(labels_NT)}.\n{remedy(folder)}"
-        )
-    return index_NM, labels_NT
-
-
-def _load(path: Path, dtype: np.dtype, row: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.\n{remedy(path.parent)}") from None
-    if array.dtype != dtype or array.ndim == 0 or array.shape[1:] != row:
-        raise UserError(
-            f"{path}: expected rows of shape {row} of {dtype}, found an array of shape {array.shape} of "
-            f"{array.dtype}.\n{remedy(path.parent)}"
-        )
-    return array
-
-
-def remedy(folder: Path) -> str:
-    """What to type when a data folder is damaged."""
-    source = origin(folder)
-    if source is not None:
-        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {source.url}."
-    return f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."

@@ -8,20 +8,27 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from trainer.data.format.publish import PARTIAL_NAME
-from trainer.data.format.specs import DataSpec, Part, TaskSpec, doubled, explain
+from trainer.data.format.specs import DataSpec, Name, Part, TaskSpec, doubled, explain
+from trainer.data.format.tar import BLOCK
 from trainer.errors import UserError
-from trainer.files import write_durably
+from trainer.files import read_bytes, write_durably
 from trainer.naming import did_you_mean
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Literal[2] = 2
 
-FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+
+MAX_FILE_BYTES = 2**50
+"""A pebibyte; it keeps sums of forged sizes in the range of 64 bits."""
+
+MAX_MANIFEST_BYTES = 256 << 20
+"""Of a million shards."""
 
 SplitName = Annotated[str, Field(pattern=FILE_NAME)]
 """Begins the names of the split's files."""
@@ -30,7 +37,7 @@ SplitName = Annotated[str, Field(pattern=FILE_NAME)]
 class ForeignSpec(Part):
     """How shards are read that another program wrote. Members that nobody asks for are passed over."""
 
-    labels: str = Field("json", min_length=1)
+    labels: Name = "json"
     """Extension of the member with the labels: a JSON object by task, or, of the only task, its label alone."""
 
 
@@ -39,7 +46,7 @@ class FileSpec(Part):
 
     file: str = Field(pattern=FILE_NAME)
     """Name inside the folder."""
-    bytes: PositiveInt
+    bytes: int = Field(gt=0, le=MAX_FILE_BYTES)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -47,6 +54,12 @@ class ShardSpec(FileSpec):
     """A WebDataset tar."""
 
     samples: PositiveInt
+
+    @model_validator(mode="after")
+    def _samples_have_room(self) -> "ShardSpec":
+        if self.samples * BLOCK > self.bytes:
+            raise ValueError(f"{self.samples} samples need a header each, and do not fit into {self.bytes} bytes")
+        return self
 
 
 class SplitSpec(Part):
@@ -141,31 +154,60 @@ def read_manifest(folder: Path) -> Manifest:
         UserError: no such folder, no manifest in it, or one that cannot be understood.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"No data folder {folder}.\nMake one, for instance with: paretrain data digits --out {folder}")
     path = folder / MANIFEST_NAME
-    if not path.is_file():
-        if (folder / PARTIAL_NAME).exists():
-            raise UserError(f"{folder} holds an unfinished conversion.\nRun its `paretrain data ...` command again.")
-        raise UserError(
-            f"{folder} has no {MANIFEST_NAME}, so it is no data folder.\n"
-            f"Make one, for instance with: paretrain data digits --out DIR"
-        )
+    try:
+        if not folder.is_dir():
+            raise UserError(
+                f"No data folder {folder}.\nMake one, for instance with: paretrain data digits --out {folder}"
+            )
+        text = read_bytes(path, MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise UserError(_missing(folder)) from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Validate a manifest that somebody else may have written.
+
+    Args:
+        text: its JSON.
+        where: begins the sentence of an error: its path or address.
+
+    Raises:
+        UserError: it cannot be understood.
+    """
     again = "Make the data again with `paretrain data ...` into a new folder."
     try:
-        text = path.read_bytes()
-        content = json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
+        content = json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply.\n{again}") from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.\n{again}") from None
+        raise UserError(f"{where} is not JSON: {error}.\n{again}") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {version!r}; this paretrain reads version {FORMAT_VERSION}.\n"
+            f"{where} has format version {repr(version)[:40]}; this paretrain reads version {FORMAT_VERSION}.\n"
             f"{again} Or use the paretrain that wrote it."
         )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path} is not a valid manifest:\n{explain(error)}\n{again}") from None
+        raise UserError(f"{where} is not a valid manifest:\n{explain(error)}\n{again}") from None
+
+
+def _missing(folder: Path) -> str:
+    if (folder / PARTIAL_NAME).exists():
+        return f"{folder} holds an unfinished conversion.\nRun its `paretrain data ...` command again."
+    return (
+        f"{folder} has no {MANIFEST_NAME}, so it is no data folder.\n"
+        f"Make one, for instance with: paretrain data digits --out DIR"
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object; refuse a key that is there twice, of which only the last would count."""
+    if doubles := doubled(key for key, _ in pairs):
+        raise ValueError(f"key {doubles[0][:40]!r} is there twice")
+    return dict(pairs)

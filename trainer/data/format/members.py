@@ -15,6 +15,7 @@ from trainer.data.format.decode import BadImageError, check_header, check_whole,
 from trainer.data.format.npy import npy_header, read_npy
 from trainer.data.format.pixels import unmeasured
 from trainer.data.format.specs import (
+    MOST_STDS,
     DenseRegressionSpec,
     DenseTaskSpec,
     FeaturesSpec,
@@ -78,13 +79,15 @@ def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
         elif isinstance(spec, SegmentationSpec):
             decode_into(slot[..., None], data, _grey_png(*slot.shape))
             _check_classes(slot, spec)
+        elif isinstance(spec, FeaturesSpec):
+            if faults := _decode_rows(slot[None], {0: data}, spec):
+                raise faults[0]
         else:
             slot[...] = _read_floats(data, slot.shape)
-            if np.isinf(slot).any():
-                raise BadMemberError("expected finite numbers, or NaN where there is none; found infinity")
-            if isinstance(spec, DenseRegressionSpec):
-                slot -= spec.mean
-                slot /= spec.std
+            slot -= spec.mean
+            slot /= spec.std
+            if (far := np.abs(slot) > MOST_STDS).any():
+                raise _too_far(far)
     except BadImageError as error:
         raise BadMemberError(str(error)) from None
 
@@ -99,6 +102,8 @@ def decode_members(batch: np.ndarray, contents: Mapping[int, bytes], spec: Membe
     """
     if isinstance(spec, ImageSpec):
         return {slot: BadMemberError(str(fault)) for slot, fault in decode_many(batch, contents, spec).items()}
+    if isinstance(spec, FeaturesSpec):
+        return _decode_rows(batch, contents, spec)
     faults = {}
     for slot, data in contents.items():
         try:
@@ -121,6 +126,25 @@ def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec
         (check_whole if whole else check_header)(data, spec)
     except BadImageError as error:
         raise BadMemberError(str(error)) from None
+
+
+def _decode_rows(batch_BF: np.ndarray, contents: Mapping[int, bytes], spec: FeaturesSpec) -> dict[int, BadMemberError]:
+    faults = {}
+    for slot, data in contents.items():
+        try:
+            batch_BF[slot] = _read_floats(data, spec.shape)
+        except BadMemberError as error:
+            faults[slot] = error
+    slots = np.array([slot for slot in contents if slot not in faults], np.intp)
+    far_BF = np.abs(batch_BF[slots] - np.array(spec.mean)) > MOST_STDS * np.array(spec.std)
+    return faults | {slots[row].item(): _too_far(far_BF[row]) for row in np.flatnonzero(far_BF.any(1))}
+
+
+def _too_far(far: np.ndarray) -> BadMemberError:
+    return BadMemberError(
+        f"expected finite numbers within {MOST_STDS:g} standard deviations of the mean, or NaN where there is none; "
+        f"found {np.count_nonzero(far)} others of {far.size}"
+    )
 
 
 def _read_floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray:

@@ -20,23 +20,24 @@ def npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype]:
     Raises:
         ValueError: it is no such file.
     """
-    return _parse(data[: _start(data)])
+    return _parse(bytes(data[: npy_start(data)]))
 
 
 def read_npy(data: bytes) -> np.ndarray:
     """The array, which shares its memory with `data`.
 
     Raises:
-        ValueError: it is no such file, or cut short.
+        ValueError: it is no such file, cut short, or followed by other bytes.
     """
     shape, dtype = npy_header(data)
-    numbers, size = memoryview(data)[_start(data) :], math.prod(shape)
+    numbers, size = memoryview(data)[npy_start(data) :], math.prod(shape)
     if len(numbers) != size * dtype.itemsize:
         raise ValueError(f"expected {size} numbers in {size * dtype.itemsize} bytes, found {len(numbers)} bytes")
     return np.frombuffer(numbers, dtype).reshape(shape)
 
 
-def _start(data: bytes) -> int:
+def npy_start(data: bytes) -> int:
+    """Return the byte at which the numbers begin."""
     return 10 + int.from_bytes(data[8:10], "little")
 
 
@@ -48,8 +49,14 @@ def _parse(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("not version 1.0")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    except ValueError as error:
-        raise ValueError(f"expected a .npy array, found {header[:8]!r} ({error})") from None
+    except Exception as error:  # numpy evaluates a literal: a forged one fails with any of a dozen types of exceptions
+        raise ValueError(f"expected a .npy array, found {header[:8]!r} ({_first_line(error)})") from None
     if fortran_order:
         raise ValueError("expected an array in C order, found Fortran's")
+    if dtype.hasobject or not dtype.itemsize or any(type(length) is not int or length < 0 for length in shape):
+        raise ValueError(f"expected an array of numbers, found {dtype} of shape {shape}")
     return shape, dtype
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

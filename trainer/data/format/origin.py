@@ -1,62 +1,47 @@
-"""Where a data folder comes from: it was made here, or it is a copy of one at an address."""
+"""The mark that the cache puts into a folder: which address the folder is a copy of."""
 
+import hashlib
 import json
-import re
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainer.data.format.address import is_url
 from trainer.errors import UserError
+from trainer.files import read_bytes
 
 ORIGIN_NAME = "origin.json"
+MAX_ORIGIN_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a copy comes from.
-
-    Attributes:
-        url: the remote data folder.
-        max_bytes: of all copies in the cache together; shards on their way may come on top.
-    """
+class _Mark(BaseModel):
+    # Marks of earlier versions also held a bound of the cache. Only the configuration sets it.
+    model_config = ConfigDict(strict=True, extra="ignore")
 
     url: str
-    max_bytes: int
 
 
-def origin(folder: Path) -> Origin | None:
-    """Where a data folder comes from; None for one that is no copy.
+def origin(folder: Path) -> str | None:
+    """Return the address that a folder's mark names; None for a folder without a sound mark.
 
-    Raises:
-        UserError: a folder that says it comes from what is no address.
+    A mark is sound only in a folder with the name that the cache gives to a copy of that address. It proves nothing
+    about who made the folder: only `copy_at`, which also knows the configured cache, decides what is a copy.
     """
-    path = folder / ORIGIN_NAME
     try:
-        found = Origin(**json.loads(path.read_bytes()))
-        is_address = is_url(found.url)  # the folder may have been made by anybody
-    except FileNotFoundError:
+        url = _Mark.model_validate_json(read_bytes(folder / ORIGIN_NAME, MAX_ORIGIN_BYTES)).url
+        is_sound = is_url(url) and os.path.basename(os.path.realpath(folder)) == copy_name(url)
+    except (FileNotFoundError, UserError, ValidationError):
         return None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} does not say where the folder comes from: {error}. Delete {folder}.") from None
-    if not is_address:
-        raise UserError(f"{path}: expected the address of a data folder, found {found.url!r}. Delete {folder}.")
-    return found
+    return url if is_sound else None
 
 
-def is_url(path: str) -> bool:
-    """Whether a data path is an address, and not a folder of this machine.
+def mark_of(url: str) -> bytes:
+    """Return the content of the mark of a copy of an address."""
+    return json.dumps({"url": url}).encode()
 
-    Raises:
-        UserError: an address of a kind that is not read.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", path)
-    if scheme is None:
-        return False
-    if not re.match(r"(https?|s3)://[^/]", path):
-        raise UserError(
-            f"data.path={path}: expected a folder, or an address that starts with http://, https:// or s3://; "
-            f"found '{scheme[1]}:'.\n"
-            "Nothing else is opened, commands least of all. A folder with a colon in its name is typed as ./NAME."
-        )
-    if "?" in path or "#" in path:
-        raise UserError(f"data.path={path}: expected the address of a data folder, without '?' and '#'.")
-    return True
+
+def copy_name(url: str) -> str:
+    """Return the name of the cache's folder for an address without a slash at its end."""
+    # The hash keeps apart what ends in the same name: .../train/shards and .../test/shards.
+    return f"{url.rpartition('/')[2][:50]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"

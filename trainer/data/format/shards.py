@@ -6,6 +6,7 @@ A folder with a manifest is complete, a folder without one is refused.
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
+from trainer.data.format.coverage import warnings
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import (
     FILE_NAME,
@@ -31,10 +32,12 @@ from trainer.data.format.manifest import (
 )
 from trainer.data.format.members import BadMemberError, MemberSpec, check_member, dense_tasks, extensions
 from trainer.data.format.publish import publishing
-from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec, explain
+from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec, refusing
 from trainer.data.format.tar_writer import tar_end, tar_member
 from trainer.errors import UserError
 from trainer.files import sha256, write_durably
+
+logger = logging.getLogger(__name__)
 
 _TO_JSON = json.JSONEncoder(sort_keys=True)
 
@@ -105,6 +108,8 @@ def write_shards(
         }
         manifest = Manifest(**dict(spec), splits=written)
         write_manifest(folder, manifest)
+    for warning in warnings(Path(out), manifest):
+        logger.warning("%s", warning)
     return manifest
 
 
@@ -119,10 +124,8 @@ def _spec(
     for split in splits:
         if not re.fullmatch(FILE_NAME, split):
             raise UserError(f"Expected letters, digits, '.', '_' and '-' in the name of a split, found {split!r}.")
-    try:
+    with refusing(f"Data {name!r} cannot be written"):
         return DataSpec(name=name, made_by=made_by, input=inputs, tasks=tuple(tasks))
-    except ValidationError as error:
-        raise UserError(f"Data {name!r} cannot be written:\n{explain(error)}") from None
 
 
 def _write_split(

@@ -1,15 +1,76 @@
 """What a data set holds: the input that every sample decodes to, and the tasks with their classes or units."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import UserError
 
 MAX_SIDE = 8192
 """Pixels a side of the largest image that is trained on."""
 
 Encoding = Literal["png", "jpg", "npy"]
+
+MAX_NAME = 200
+"""Characters of a name of a task, a class, a unit, a column or a data set."""
+
+SMALLEST_STD = 1e-6
+"""Of an image's pixels / 255: they are measured to six digits, so no other that is not 0 is smaller."""
+
+LARGEST = 1e30
+"""Of labels, means and standard deviations; and 1 / LARGEST is the smallest standard deviation. Beyond that float32,
+which ends at 3e38, has no differences and squares of them."""
+
+MOST_STDS = 1e6
+"""How far a value may be from its mean, in standard deviations. That of n values is at most sqrt(n) away, so it takes
+a mean or a standard deviation of other data to be further."""
+
+MAX_BYTES = 256 << 20
+"""No part of a sample is larger, as it is stored."""
+
+
+def check_name(name: str) -> str:
+    """Return a name as it is, or refuse what cannot be kept safely in tables, logs and file formats.
+
+    Brackets, quotes, letters of any script and blanks are fine; whoever shows a name escapes it.
+
+    Raises:
+        ValueError: it is empty, too long, or has line breaks, control characters, characters that turn the direction
+            of the text, or halves of characters.
+    """
+    if not name.strip() or len(name) > MAX_NAME:
+        raise ValueError(f"a name has from 1 to {MAX_NAME} characters and more than blanks, found {len(name)}")
+    for letter in name:
+        if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _DIRECTIONS:
+            raise ValueError(f"a name has no line breaks and no control characters, found {letter!r} in {name[:40]!r}")
+    return name
+
+
+_DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""Of a task, a class, a unit, a column or a data set."""
+
+
+def check_different(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names as they are, or refuse one that is there twice.
+
+    Raises:
+        ValueError: naming those.
+    """
+    if doubles := doubled(names):
+        raise ValueError(f"names must be different, found twice: {', '.join(map(repr, doubles[:5]))}")
+    return names
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(check_different)]
+
+Mean = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Std = Annotated[float, Field(ge=1 / LARGEST, le=LARGEST)]
 
 
 class Part(BaseModel):
@@ -31,17 +92,19 @@ class ImageSpec(Part):
     """How the image member is stored; also its extension in the shard."""
     stored_sizes: Literal["exact", "any"] = "exact"
     """any: the stored images may have other sizes, and are resized to height x width while they are decoded."""
-    mean: tuple[float, ...]
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...]
     """Per channel, of pixels / 255, measured on the train split."""
-    std: tuple[float, ...]
-    """Per channel, of pixels / 255, measured on the train split."""
+    std: tuple[Annotated[float, Field(le=1)], ...]
+    """Per channel, of pixels / 255, measured on the train split: at most 0.5; 1 leaves them as they are."""
 
     @model_validator(mode="after")
     def _one_number_per_channel(self) -> "ImageSpec":
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need {self.channels} numbers, one per channel")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive: the train images hold one single colour")
+        if min(self.std) < SMALLEST_STD:
+            raise ValueError(
+                f"std must be positive, at least {SMALLEST_STD:g}: the train images hold one single colour"
+            )
         return self
 
     @property
@@ -61,11 +124,11 @@ class FeaturesSpec(Part):
     kind: Literal["features"] = "features"
     encoding: Literal["npy"] = "npy"
     """How the member is stored; also its extension in the shard."""
-    names: tuple[str, ...] = Field(min_length=1)
+    names: Names = Field(min_length=1)
     """Of the columns, in order."""
-    mean: tuple[float, ...]
+    mean: tuple[Mean, ...]
     """Per column, measured on the train split."""
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    std: tuple[Std, ...]
     """Per column, measured on the train split; 1 for a column of one single value."""
 
     @model_validator(mode="after")
@@ -92,7 +155,7 @@ InputSpec = Annotated[ImageSpec | FeaturesSpec, Field(discriminator="kind")]
 
 
 class _Task(Part):
-    name: str = Field(min_length=1)
+    name: Name
     """Names the task in logs and configurations, and its target in each sample."""
 
 
@@ -100,7 +163,7 @@ class ClassificationSpec(_Task):
     """One class a sample: a class number in the JSON member, null or absent where there is no label."""
 
     kind: Literal["classification"] = "classification"
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: Names = Field(min_length=2)
     """What the labels 0, 1, ... mean."""
 
 
@@ -108,11 +171,11 @@ class RegressionSpec(_Task):
     """One number a sample: a number in the JSON member, null or absent where there is no label."""
 
     kind: Literal["regression"] = "regression"
-    unit: str | None = None
+    unit: Name | None = None
     """What people see the error in. null: standard deviations of the train split."""
-    mean: float
+    mean: Mean
     """Measured on the train split. What is learnt is (value - mean) / std."""
-    std: float = Field(gt=0)
+    std: Std
     """Measured on the train split."""
 
 
@@ -126,7 +189,7 @@ class SegmentationSpec(_Task):
     kind: Literal["segmentation"] = "segmentation"
     name: str = _MEMBER
     """As of any task; also begins the extension of its member: lower-case letters, digits, `_` and `-`."""
-    classes: tuple[str, ...] = Field(min_length=2, max_length=255)
+    classes: Names = Field(min_length=2, max_length=255)
     """What the values 0, 1, ... mean; 255 is a pixel without a label."""
 
     @property
@@ -141,13 +204,13 @@ class DenseRegressionSpec(_Task):
     kind: Literal["dense_regression"] = "dense_regression"
     name: str = _MEMBER
     """As of any task; also begins the extension of its member: lower-case letters, digits, `_` and `-`."""
-    channels: int = Field(ge=1)
+    channels: int = Field(ge=1, le=MAX_BYTES)
     """Numbers a pixel; NaN where one has no label."""
-    unit: str | None = None
+    unit: Name | None = None
     """What people see the error in. null: `std`s."""
-    mean: float = 0.0
+    mean: Mean = 0.0
     """What is learnt is (value - mean) / std."""
-    std: float = Field(1.0, gt=0)
+    std: Std = 1.0
 
     @property
     def extension(self) -> str:
@@ -179,7 +242,7 @@ TaskSpecs = Annotated[tuple[TaskSpec, ...], Field(min_length=1), AfterValidator(
 class DataSpec(Part):
     """What a data folder is, before anything is said of its files."""
 
-    name: str
+    name: Name
     made_by: dict[str, Any]
     """How it was made (source, seed, options), for people and for making it again."""
     input: InputSpec
@@ -190,7 +253,27 @@ class DataSpec(Part):
         dense = [task.name for task in self.tasks if isinstance(task, DenseTaskSpec)]
         if dense and not isinstance(self.input, ImageSpec):
             raise ValueError(f"tasks with a target a pixel need images, found {self.input.kind}: {', '.join(dense)}")
+        for task in self.tasks:
+            if isinstance(self.input, ImageSpec) and isinstance(task, DenseRegressionSpec):
+                size = 2 * self.input.height * self.input.width * task.channels  # of float16
+                if size > MAX_BYTES:
+                    raise ValueError(
+                        f"a target of task {task.name!r} has {size:,} bytes, expected at most {MAX_BYTES:,}"
+                    )
         return self
+
+
+@contextmanager
+def refusing(where: str) -> Iterator[None]:
+    """Make faults of what is specified inside errors for the user, which begin with `where`.
+
+    Raises:
+        UserError: in place of a ValidationError.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError(f"{where}:\n{explain(error)}") from None
 
 
 def explain(error: ValidationError) -> str:
@@ -198,8 +281,16 @@ def explain(error: ValidationError) -> str:
     faults = error.errors()
     # Of a list with one wrong item pydantic also says that it is too short.
     causes = [one for one in faults if not any(_inside(other["loc"], one["loc"]) for other in faults)]
-    lines = [f"  {'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}" for fault in causes]
+    lines = [f"  {_place(fault['loc'])}: {_printable(fault['msg'])}" for fault in causes]
     return "\n".join(lines[:5]) + (f"\n  ... and {len(lines) - 5} more" if len(lines) > 5 else "")
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(_printable(str(part))[:MAX_NAME] for part in loc) or "the whole"
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:

@@ -4,20 +4,28 @@ The standard library's `tarfile` takes a damaged header for the end of the archi
 must be a sound header, a member's content or the end marker, so a tar is either read to its last byte or refused.
 """
 
-import mmap
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
+from trainer.data.format.faults import unreadable
+from trainer.data.format.specs import MAX_BYTES
 from trainer.errors import UserError
+from trainer.files import open_regular
 
 BLOCK = 512
-MAX_MEMBER_BYTES = 256 << 20
-"""No part of a sample is larger. A forged size, or a file of holes, would be read for hours."""
+MAX_MEMBER_BYTES = MAX_BYTES
+"""A forged size, or a file of holes, would be read for hours."""
 MAX_PADDING_BYTES = 1 << 20
 """Of empty blocks at the end; tar programs write ten kilobytes at most."""
+MAX_HEADER_BYTES = 1 << 20
+"""Of a header that tells a longer name: a path has at most a few thousand bytes."""
+PIECE_BYTES = 1 << 18
+"""Read at a time."""
 _EMPTY = bytes(BLOCK)
+_MAX_DIGITS = 20
 _FILE = (b"0", b"\0")
 _TOLERATED = (*_FILE, b"5", b"x", b"g", b"L")
 
@@ -30,25 +38,50 @@ class Member(NamedTuple):
     size: int
 
 
+class TarBytes(Protocol):
+    """The bytes of an archive: `bytes`, or a file that is read where it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, wanted: slice, /) -> bytes: ...
+
+
+class _FileBytes:
+    """A file as TarBytes, read in pieces. It is not mapped: a file cut short meanwhile would end the process."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._descriptor = file.fileno()
+        self._size = os.fstat(self._descriptor).st_size
+        self._begin, self._piece = 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, wanted: slice) -> bytes:
+        begin, end, _ = wanted.indices(self._size)
+        if not self._begin <= begin <= end <= self._begin + len(self._piece):
+            self._begin, self._piece = begin, os.pread(self._descriptor, max(end - begin, PIECE_BYTES), begin)
+        return self._piece[begin - self._begin : end - self._begin]
+
+
 @contextmanager
-def open_tar(path: Path) -> Iterator[memoryview]:
-    """The bytes of a file, mapped, not read.
+def open_tar(path: Path) -> Iterator[TarBytes]:
+    """Open an archive for reading.
 
     Raises:
-        UserError: it cannot be opened, or is empty.
+        UserError: it is not a regular file, is empty, or cannot be read, now or later.
     """
     try:
-        with path.open("rb") as file:
-            if not file.seek(0, 2):
+        with open_regular(path) as file:
+            tar = _FileBytes(file)
+            if not len(tar):
                 raise UserError(f"{path} is empty.")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            yield tar
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-    with mapped, memoryview(mapped) as tar:
-        yield tar
+        raise unreadable(path, error) from None
 
 
-def walk_tar(tar: memoryview, where: str, *, tolerant: bool = False) -> Iterator[Member]:
+def walk_tar(tar: TarBytes, where: str, *, tolerant: bool = False) -> Iterator[Member]:
     """Every member in order.
 
     Args:
@@ -62,7 +95,7 @@ def walk_tar(tar: memoryview, where: str, *, tolerant: bool = False) -> Iterator
     """
     offset, long_name = 0, None
     while offset < len(tar):
-        header = bytes(tar[offset : offset + BLOCK])
+        header = tar[offset : offset + BLOCK]
         if header == _EMPTY:
             if not 2 * BLOCK <= len(tar) - offset <= MAX_PADDING_BYTES or any(tar[offset:]):
                 raise UserError(f"{where}: byte {offset}: empty blocks that are not the archive's end. It is damaged.")
@@ -77,7 +110,9 @@ def walk_tar(tar: memoryview, where: str, *, tolerant: bool = False) -> Iterator
             yield member if long_name is None else member._replace(name=long_name)
             long_name = None
         elif kind in (b"x", b"L"):
-            content = bytes(tar[member.offset : member.offset + member.size])
+            if member.size > MAX_HEADER_BYTES:
+                raise UserError(f"{where}: byte {offset}: a name of {member.size} bytes. It is damaged.")
+            content = tar[member.offset : member.offset + member.size]
             long_name = _long_name(kind, content, f"{where}: byte {member.offset}") or long_name
         offset = member.offset + -(-member.size // BLOCK) * BLOCK
     raise UserError(f"{where}: byte {len(tar)}: the archive has no end marker. It is cut short.")
@@ -105,10 +140,11 @@ def _long_name(kind: bytes, content: bytes, where: str) -> str | None:
     """The name of the next member; None if these records tell none. POSIX's are lines `LENGTH KEY=VALUE`."""
     if kind == b"L":
         return _text(content)
-    while content:
-        digits = content.partition(b" ")[0]
-        length = int(digits) if digits.isdigit() else 0
-        record, content = content[:length], content[length:]
+    begin = 0
+    while begin < len(content):
+        digits = content[begin : begin + _MAX_DIGITS + 1].partition(b" ")[0]
+        length = int(digits) if digits.isdigit() and len(digits) <= _MAX_DIGITS else 0
+        record, begin = content[begin : begin + length], begin + length
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not equals:
             raise UserError(f"{where}: expected a record `LENGTH KEY=VALUE`, found {record[:40]!r}. It is damaged.")

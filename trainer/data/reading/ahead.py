@@ -4,11 +4,11 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from trainer.data.format.manifest import ShardSpec
 from trainer.data.reading.order import Cursor, shard_groups
 from trainer.data.remote.cache import touch
+from trainer.data.remote.copies import Copy
 from trainer.data.remote.shards import fetch_shards
 from trainer.errors import UserError
 
@@ -37,7 +37,7 @@ class ShardsAhead:
     """Fetches in a thread. What it could not fetch is left to the reader, which fetches what it lacks, or fails.
 
     Args:
-        folder: a copy.
+        copy: of remote data.
         groups: as `groups_from` gives them.
         kept: shards that the cache should not remove to make room for a group: they are seldom read, but again and
             again.
@@ -46,8 +46,8 @@ class ShardsAhead:
         fetched_bytes: so far.
     """
 
-    def __init__(self, folder: Path, groups: Iterator[Group], kept: Sequence[ShardSpec] = ()) -> None:
-        self._folder = folder
+    def __init__(self, copy: Copy, groups: Iterator[Group], kept: Sequence[ShardSpec] = ()) -> None:
+        self._copy = copy
         self._groups = groups
         self._kept = kept
         self._reached = Cursor(-1, 0)
@@ -78,9 +78,9 @@ class ShardsAhead:
                     self._moved.wait()
             if self._closed:
                 return
-            touch(self._folder, self._kept)
+            touch(self._copy.folder, self._kept)
             try:
-                with closing(fetch_shards(self._folder, shards)) as fetching:
+                with closing(fetch_shards(self._copy, shards)) as fetching:
                     for fetched_bytes in fetching:
                         self.fetched_bytes += fetched_bytes
                         if self._closed:

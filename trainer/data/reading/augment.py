@@ -50,6 +50,11 @@ def check_augment(config: AugmentConfig, spec: InputSpec, tasks: Sequence[TaskSp
     asked = ", ".join(f"data.augment.{name}" for name, value in config.model_dump().items() if value)
     if asked and not isinstance(spec, ImageSpec):
         raise UserError(f"{asked}: there are no images in this data, but rows of {spec.kind}. Leave it out.")
+    if isinstance(spec, ImageSpec) and config.crop_padding >= min(spec.height, spec.width):
+        raise UserError(
+            f"data.augment.crop_padding={config.crop_padding}: the images have {spec.height} x {spec.width} pixels, so "
+            "that a crop may hold nothing but padding. Type fewer pixels than their smaller side has."
+        )
     if config.saturation and isinstance(spec, ImageSpec) and spec.channels == 1:
         raise UserError(f"data.augment.saturation={config.saturation} has no effect on grey images. Leave it out.")
     pointing = [task.name for task in tasks if isinstance(task, DenseRegressionSpec)]

@@ -19,7 +19,6 @@ import torch
 from trainer.config import AugmentConfig
 from trainer.data.format.index import MISSING
 from trainer.data.format.manifest import read_manifest
-from trainer.data.format.origin import origin
 from trainer.data.reading.ahead import ShardsAhead, groups_from
 from trainer.data.reading.augment import NOTHING, Draws, check_augment, draw
 from trainer.data.reading.bad_samples import BadSamples
@@ -35,6 +34,7 @@ from trainer.data.reading.order import (
 )
 from trainer.data.reading.reader import BadSample, Found, SplitReader
 from trainer.data.reading.workers import read_ahead
+from trainer.data.remote.copies import Copy
 from trainer.data.remote.folder import fits
 from trainer.errors import UserError
 
@@ -80,6 +80,7 @@ class TrainLoader:
         group_samples: samples that are shuffled together; a split of fewer is permuted as a whole.
         augment: what to draw for the samples.
         pin_memory: give tensors in page-locked memory, from which a GPU copies while the CPU goes on.
+        copy: what the folder is, where it is a copy of remote data: shards that are not there are fetched.
 
     Attributes:
         cursor: position after the batches handed out so far; batches decoded ahead do not count.
@@ -107,6 +108,7 @@ class TrainLoader:
         group_samples: int = GROUP_SAMPLES,
         augment: AugmentConfig | None = None,
         pin_memory: bool = False,
+        copy: Copy | None = None,
     ) -> None:
         manifest = read_manifest(folder)
         self.num_samples = manifest.num_samples("train")
@@ -116,7 +118,7 @@ class TrainLoader:
         self._seed = seed
         self._global_batch = global_batch
         self._mine = rank_slice(global_batch, rank, world_size)
-        self._reader = SplitReader(folder, manifest, "train", tasks)
+        self._reader = SplitReader(folder, manifest, "train", tasks, copy)
         self._pin_memory = pin_memory
         self.cursor = cursor.settle(self.num_samples, global_batch)
         self.steps_per_epoch = self.num_samples // global_batch
@@ -134,16 +136,15 @@ class TrainLoader:
             cursor=self.cursor,
             group_samples=group_samples,
         )
-        source = origin(folder)
-        if source is not None:
+        if copy is not None:
             workers = max(workers, 1)
         self._ahead = None
-        if source is not None and not fits(manifest, source.max_bytes):
+        if copy is not None and not fits(manifest, copy.max_bytes):
             shards = manifest.split("train").shards
             coming = groups_from(self.cursor, shards, seed=seed, group_samples=group_samples)
             # Each evaluation reads the whole test split, between two groups.
             kept = manifest.splits["test"].shards if "test" in manifest.splits else ()
-            self._ahead = ShardsAhead(folder, coming, kept)
+            self._ahead = ShardsAhead(copy, coming, kept)
         self._batches = read_ahead(self._reader, sample_ids, batch_size=global_batch // world_size, workers=workers)
         self._following: tuple[np.ndarray, list[np.ndarray], Found] | None = None
 
@@ -214,6 +215,7 @@ class EvalLoader:
         world_size: number of processes.
         workers: processes that decode ahead; 0 decodes in this one.
         pin_memory: give tensors in page-locked memory, from which a GPU copies while the CPU goes on.
+        copy: what the folder is, where it is a copy of remote data: shards that are not there are fetched.
 
     Raises:
         UserError: faulty data or an unknown task; and, while iterating, a sample that cannot be used, since a metric
@@ -231,10 +233,11 @@ class EvalLoader:
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
+        copy: Copy | None = None,
     ) -> None:
         manifest = read_manifest(folder)
         self._folder = folder
-        self._reader = SplitReader(folder, manifest, split, tasks)
+        self._reader = SplitReader(folder, manifest, split, tasks, copy)
         self._batch_size = batch_size
         self._workers = workers
         self._pin_memory = pin_memory

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.format.index import MISSING, load_index, scalar_tasks
+from trainer.data.format.faults import out_of_memory
+from trainer.data.format.index import MISSING, scalar_tasks
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.members import blank, decode_members, dense_tasks
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.tables import load_index
 from trainer.data.reading.order import PADDING
 from trainer.data.reading.shard_files import ShardFiles
+from trainer.data.remote.copies import Copy
 
 AT_ONCE = 256
 """Samples whose bytes are all read before the first is decoded: see `decode.decode_many`."""
@@ -64,12 +67,15 @@ class SplitReader:
         manifest: as read from it.
         split: which split.
         tasks: whose targets to give.
+        copy: what the folder is, where it is a copy of remote data.
 
     Raises:
         UserError: an unknown split or task, or a faulty index.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str], copy: Copy | None = None
+    ) -> None:
         self._tasks = tuple(tasks)
         wanted = manifest.select_tasks(tasks)
         self._classified = [task.name for task in wanted if isinstance(task, ClassificationSpec)]
@@ -84,12 +90,20 @@ class SplitReader:
         self._members = [0, *(1 + dense.index(task.name) for task in self._dense)]
         self._specs = [manifest.input, *self._dense]
         self._blanks = [blank(spec, 1, manifest.input) for spec in self._specs]
-        self._files = ShardFiles(Path(folder), manifest.split(split).shards)
+        self._files = ShardFiles(Path(folder), manifest.split(split).shards, copy)
         self._index_NM, self._labels_NT = load_index(Path(folder), manifest, split)
 
     def buffers(self, batch_size: int) -> list[np.ndarray]:
-        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them."""
-        return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
+        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them.
+
+        Raises:
+            UserError: they do not fit into memory.
+        """
+        try:
+            return [np.empty((batch_size, *empty.shape[1:]), empty.dtype) for empty in self._blanks]
+        except MemoryError:
+            size = batch_size * sum(empty.nbytes for empty in self._blanks)
+            raise out_of_memory(f"hold a batch of {batch_size} samples, {size / 2**30:.3g} GiB") from None
 
     def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> Found:
         """Reads and decodes samples into buffers of their number, whatever these hold.

@@ -8,10 +8,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.data.format.index import remedy
+from trainer.data.format.faults import remedy, unreadable
 from trainer.data.format.manifest import ShardSpec
-from trainer.data.format.origin import origin
 from trainer.data.remote.cache import arriving, fetch, open_shard
+from trainer.data.remote.copies import Copy
 from trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,12 +29,13 @@ class ShardFiles:
     Args:
         folder: of the data.
         shards: of the split.
+        copy: what the folder is, where it is a copy of remote data: shards that are not there are fetched.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[ShardSpec]) -> None:
+    def __init__(self, folder: Path, shards: Sequence[ShardSpec], copy: Copy | None = None) -> None:
         self._folder = folder
         self._shards = shards
-        self._is_copy = origin(folder) is not None
+        self._copy = copy
         self._use: Counter[str] = Counter()
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
@@ -52,7 +53,7 @@ class ShardFiles:
             except OSError as error:
                 self._forget(shard)
                 if wait is None:
-                    raise UserError(f"{self.path(shard)} cannot be read: {error}.\n{remedy(self._folder)}") from None
+                    raise unreadable(self.path(shard), error) from None
                 logger.warning("%s cannot be read: %s. Trying again in %g s", self.path(shard), error, wait)
                 time.sleep(wait)
         if len(data) < size:
@@ -71,14 +72,14 @@ class ShardFiles:
             Since the last call: `hits`, shards of a copy that were there when they were wanted, `misses`, and
             `fetched_bytes` of these. Nothing of a folder that is no copy.
         """
-        if self._is_copy:
+        if self._copy:
             self.close()
         use, self._use = self._use, Counter()
         return use
 
     def arriving(self) -> dict[str, int]:
         """Shards that are being fetched, and how many bytes of each have come. Of a folder that is no copy: none."""
-        return arriving(self._folder) if self._is_copy else {}
+        return arriving(self._copy) if self._copy else {}
 
     def close(self) -> None:
         """Closes every shard; reading again opens it again."""
@@ -91,17 +92,17 @@ class ShardFiles:
             return self._descriptors[shard]
         if len(self._descriptors) >= self._most:
             os.close(self._descriptors.popitem(last=False)[1])
-        if self._is_copy:
-            self._count(shard)
-        self._descriptors[shard] = open_shard(self._folder, self._shards[shard])
+        if self._copy:
+            self._count(shard, self._copy)
+        self._descriptors[shard] = open_shard(self._folder, self._shards[shard], self._copy)
         return self._descriptors[shard]
 
-    def _count(self, shard: int) -> None:
+    def _count(self, shard: int, copy: Copy) -> None:
         if self.path(shard).exists():
             self._use["hits"] += 1
         else:
             self._use["misses"] += 1
-            self._use["fetched_bytes"] += fetch(self._folder, self._shards[shard])
+            self._use["fetched_bytes"] += fetch(copy, self._shards[shard])
 
     def _forget(self, shard: int) -> None:
         if shard in self._descriptors:

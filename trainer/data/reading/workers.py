@@ -27,6 +27,7 @@ from typing import Generic, Protocol, TypeVar
 import cv2
 import numpy as np
 
+from trainer.data.format.faults import out_of_memory
 from trainer.errors import UserError
 
 TIMEOUT_SECONDS = 450.0
@@ -38,6 +39,8 @@ TURN_SECONDS = 1.0
 
 SLOTS = 2
 """Batches that each worker may have ready or in the making."""
+
+DECODE = "decode a batch"
 
 Found_co = TypeVar("Found_co", covariant=True)
 
@@ -90,13 +93,23 @@ def read_ahead(
     if not workers:
         for sample_ids_B in sample_ids:
             buffers = reader.buffers(batch_size)
-            yield sample_ids_B, buffers, reader.read_into(buffers, sample_ids_B)
+            try:
+                found = reader.read_into(buffers, sample_ids_B)
+            except MemoryError:
+                raise out_of_memory(DECODE) from None
+            yield sample_ids_B, buffers, found
         return
     batches = iter(sample_ids)
     pool: list[_Worker[Found_co]] = []
     try:
-        for _ in range(workers):
-            pool.append(_start(reader, batch_size, pool))
+        for number in range(workers):
+            try:
+                pool.append(_start(reader, batch_size, pool))
+            except (OSError, MemoryError) as error:
+                raise UserError(
+                    f"Data worker {number + 1} of {workers} cannot be started: {error or 'no memory is left'}.\n"
+                    f"This machine is short of processes, files or memory. Type data.workers={number}, or ask for more."
+                ) from None
         asked: deque[tuple[int, int, np.ndarray]] = deque()
         free = deque((number, slot) for slot in range(SLOTS) for number in range(workers))
         while True:
@@ -161,6 +174,8 @@ def _answer(
         return reader.read_into(buffers, sample_ids_B), None
     except UserError as error:
         return None, error
+    except MemoryError:
+        return None, out_of_memory(DECODE)
     except Exception:
         return None, WorkerError(f"in a data worker:\n{traceback.format_exc()}")
 

@@ -7,6 +7,8 @@ that is open stays. All locks are `flock`'s, which end with their process, howev
 
 import fcntl
 import os
+import re
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,15 +16,15 @@ from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
-from trainer.data.format.manifest import FileSpec
-from trainer.data.format.origin import ORIGIN_NAME, origin
+from trainer.data.format.manifest import FILE_NAME, FileSpec, ShardSpec
+from trainer.data.remote.copies import FAILED_SUFFIX, PART_SUFFIX, Copy
+from trainer.data.remote.room import make_room
 from trainer.data.remote.transfer import fetch_file
 from trainer.errors import UserError
+from trainer.files import read_text, write_durably
+from trainer.naming import printable
 
-PART_SUFFIX = ".part"
-"""Of a file on its way. It outlives its process, and the next one goes on from it."""
-FAILED_SUFFIX = ".failed"
-"""Of what is said of a file that could not be fetched, for the processes that were waiting for it."""
+MAX_FAILURE_BYTES = 1 << 16
 LOCK_SECONDS = 250.0
 """How long to wait for a process that holds a file and adds nothing to it: longer than transfer.py tries (211 s)."""
 POLL_SECONDS = 0.05
@@ -43,7 +45,7 @@ def _leave_to_the_parent() -> None:
 os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_leave_to_the_parent)
 
 
-def fetch(folder: Path, file: FileSpec) -> int:
+def fetch(copy: Copy, file: FileSpec) -> int:
     """Bring a file into a copy, or wait until another process has done so or has failed for both.
 
     Returns:
@@ -52,9 +54,8 @@ def fetch(folder: Path, file: FileSpec) -> int:
     Raises:
         UserError: the server does not give it within the time that transfer.py states, or there is no room for it.
     """
-    source, path = origin(folder), folder / file.file
-    assert source is not None, "only a copy lacks files"
-    failure, asked = path.with_name(path.name + FAILED_SUFFIX), time.time()
+    path, asked = copy.folder / file.file, time.time()
+    failure = path.with_name(path.name + FAILED_SUFFIX)
     try:
         while not path.exists():
             with locked(path.with_name(path.name + PART_SUFFIX)) as part:
@@ -63,40 +64,48 @@ def fetch(folder: Path, file: FileSpec) -> int:
                     break
                 # Else dozens of processes would each, one after the other, try for half a minute.
                 if failure.exists() and failure.stat().st_mtime > asked:
-                    raise UserError(failure.read_text())
+                    raise UserError("\n".join(map(printable, read_text(failure, MAX_FAILURE_BYTES).splitlines())))
                 missing = file.bytes - part.seek(0, 2)
-                _make_room(folder.parent, missing, source.max_bytes)
+                make_room(copy.folder.parent, missing, copy.max_bytes)
                 try:
-                    fetch_file(f"{source.url}/{file.file}", file, part)
+                    fetch_file(f"{copy.url}/{file.file}", file, part)
                 except UserError as error:
-                    failure.write_text(str(error))
+                    write_durably(failure, str(error).encode())
                     raise
                 os.fsync(part.fileno())
                 os.rename(part.name, path)
                 failure.unlink(missing_ok=True)
                 return missing
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(copy.folder, error) from None
     return 0
 
 
-def open_shard(folder: Path, shard: FileSpec) -> int:
-    """A descriptor to read a shard with; one that a copy lacks is fetched first. While it is open, the shard stays.
+def open_shard(folder: Path, shard: ShardSpec, copy: Copy | None) -> int:
+    """Open a shard for reading. While a shard of a copy is open, it stays.
+
+    Args:
+        folder: of the data.
+        shard: of it.
+        copy: what the folder is; of a copy, a shard that is not there is fetched. None: no copy.
+
+    Returns:
+        A file descriptor.
 
     Raises:
         OSError: it cannot be opened.
-        UserError: it cannot be fetched.
+        UserError: it is not a regular file, or cannot be fetched.
     """
-    is_copy = (folder / ORIGIN_NAME).exists()
+    path = folder / shard.file
     while True:
         try:
-            descriptor = os.open(folder / shard.file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _open_regular(path, os.O_RDONLY | os.O_CLOEXEC, follow_links=copy is None)
         except FileNotFoundError:
-            if not is_copy:
+            if copy is None:
                 raise
-            fetch(folder, shard)
+            fetch(copy, shard)
             continue
-        if not is_copy:
+        if copy is None:
             return descriptor
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.fstat(descriptor).st_nlink:
@@ -109,15 +118,17 @@ def touch(folder: Path, files: Iterable[FileSpec]) -> None:
     """Let the files of a copy that are there count as just opened."""
     for file in files:
         with suppress(FileNotFoundError):
-            os.utime(folder / file.file)
+            os.utime(folder / file.file, follow_symlinks=False)
 
 
-def arriving(folder: Path) -> dict[str, int]:
-    """How many bytes have come of each file that is on its way into a copy, whatever process fetches it."""
+def arriving(copy: Copy) -> dict[str, int]:
+    """Return how many bytes have come of each file that is on its way into a copy, whatever process fetches it."""
     found = {}
-    for part in folder.glob(f"*{PART_SUFFIX}"):
+    for part in copy.folder.glob(f"*{PART_SUFFIX}"):
+        name = part.name.removesuffix(PART_SUFFIX)
         with suppress(FileNotFoundError):  # it is whole by now
-            found[part.name.removesuffix(PART_SUFFIX)] = part.stat().st_size
+            if re.fullmatch(FILE_NAME, name):  # else it is somebody else's, and may not be printable
+                found[name] = part.lstat().st_size
     return found
 
 
@@ -130,7 +141,7 @@ def locked(path: Path) -> Iterator[BufferedRandom]:
     """
     while True:
         with _forking:
-            stream = path.open("a+b")
+            stream = open(path, "a+b", opener=_open_regular)  # noqa: SIM115
             _locked.add(stream)
         try:
             _wait_for_lock(stream)
@@ -174,33 +185,12 @@ def _has_name(stream: BufferedRandom, path: Path) -> bool:
         return False
 
 
-def _make_room(cache_dir: Path, needed: int, max_bytes: int) -> None:
-    stats = {}
-    for path in cache_dir.glob("*/*"):
-        with suppress(FileNotFoundError):
-            stats[path] = path.stat()
-    used = sum(stat.st_size for stat in stats.values())
-    for path in sorted(stats, key=lambda path: stats[path].st_mtime):
-        if used + needed <= max_bytes:
-            return
-        if path.suffix in (".tar", PART_SUFFIX) and _removed(path):
-            used -= stats[path].st_size
-    if used + needed > max_bytes:
-        raise UserError(
-            f"The cache {cache_dir} is full: it may hold {max_bytes / 2**30:.3g} GiB, {used / 2**30:.3g} GiB are in "
-            f"use, and {needed / 2**30:.3g} GiB more are needed.\n"
-            "Give it more with data.cache.max_gib=N, or another place with data.cache.dir=DIR."
-        )
-
-
-def _removed(path: Path) -> bool:
-    """Remove a file, unless somebody reads or writes it."""
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        pass
-    return True
+def _open_regular(path: str | Path, flags: int, *, follow_links: bool = False) -> int:
+    if not follow_links and os.path.islink(path):
+        raise UserError(f"{path} is a link; expected a file of the cache's own. Delete it with: rm {path}")
+    nofollow = 0 if follow_links else os.O_NOFOLLOW
+    descriptor = os.open(path, flags | nofollow | os.O_NONBLOCK, 0o666)  # a FIFO would be waited for
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is not a regular file.")
+    return descriptor

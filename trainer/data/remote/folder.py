@@ -1,63 +1,65 @@
 """A data path, which may be an address, to a data folder of this machine."""
 
-import hashlib
-import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
-from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
-from trainer.data.format.origin import ORIGIN_NAME, Origin, is_url
+from trainer.data.format.address import is_url
+from trainer.data.format.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest, read_manifest
+from trainer.data.format.origin import ORIGIN_NAME, copy_name, mark_of, origin
 from trainer.data.remote.cache import fetch, locked, unwritable
+from trainer.data.remote.copies import (
+    FAILED_SUFFIX,
+    LOCK_NAME,
+    NEW_SUFFIX,
+    PART_SUFFIX,
+    Copy,
+    cache_folder,
+    files_of,
+)
 from trainer.data.remote.transfer import fetch_bytes
 from trainer.errors import UserError
-from trainer.files import write_durably
-
-LOCK_NAME = ".lock"
-MAX_MANIFEST_BYTES = 256 << 20
+from trainer.files import read_bytes, write_durably
 
 
 def local_folder(path: str, cache_dir: Path) -> Path:
-    """The folder that a data path means on this machine: itself, or the place of its copy in the cache.
+    """Return the folder that a data path means on this machine: itself, or the place of its copy in the cache.
 
     Raises:
-        UserError: an address of a kind that is not read.
+        UserError: an address of a kind that is not read, or a malformed one.
     """
-    if not is_url(path):
-        return Path(path)
-    url = path.rstrip("/")
-    # The hash keeps apart what ends in the same name: .../train/shards and .../test/shards.
-    return cache_dir.expanduser() / f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    return cache_folder(cache_dir) / copy_name(path.rstrip("/")) if is_url(path) else Path(path)
 
 
 def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
-    """`local_folder`, with manifest, index and labels in it. Any number of processes may call it at once.
+    """Return `local_folder`, with manifest, index and labels in it. Any number of processes may call it at once.
 
     Raises:
-        UserError: the server does not have them, they are not what its manifest says, or the cache cannot be written.
+        UserError: the server does not have them, they are not what its manifest says, or the cache cannot be written,
+            or something else is in the place of the copy.
     """
     folder = local_folder(path, cache_dir)
     if not is_url(path):
         return folder
     url = path.rstrip("/")
     try:
-        manifest = fetch_bytes(f"{url}/{MANIFEST_NAME}", max_bytes=MAX_MANIFEST_BYTES)
+        content = fetch_bytes(f"{url}/{MANIFEST_NAME}", max_bytes=MAX_MANIFEST_BYTES)
     except UserError as error:
         copy = f"\nTo train on the copy from earlier: data.path={folder}" if (folder / MANIFEST_NAME).exists() else ""
         raise UserError(f"{error}{copy}") from None
+    # Before anything of an older copy is replaced: some servers answer every request with a page of their own.
+    manifest = _fetched_manifest(content, url)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_what_is_not_ours(folder, url)
         with locked(folder / LOCK_NAME):
-            _renew(folder, manifest, Origin(url, max_bytes))
+            if origin(folder) is None:
+                _replace(folder / ORIGIN_NAME, mark_of(url))
+            _renew(folder, content, manifest, url)
     except OSError as error:
         raise unwritable(folder, error) from None
-    try:
-        splits = read_manifest(folder).splits
-    except UserError as error:
-        raise UserError(f"{error}\nIt was fetched from {url}.") from None
-    for split in splits.values():
+    for split in manifest.splits.values():
         for file in (split.index, split.labels):
-            fetch(folder, file)
+            fetch(Copy(folder, url, max_bytes), file)
     return folder
 
 
@@ -88,12 +90,57 @@ def check_room(manifest: Manifest, group_samples: int, max_bytes: int) -> None:
         )
 
 
-def _renew(folder: Path, manifest: bytes, source: Origin) -> None:
+def _fetched_manifest(content: bytes, url: str) -> Manifest:
+    try:
+        manifest = parse_manifest(content, f"{url}/{MANIFEST_NAME}")
+    except UserError as error:
+        raise UserError(f"{error}\nIt was fetched from {url}.") from None
+    for name in sorted(files_of(manifest)):
+        if name in (MANIFEST_NAME, ORIGIN_NAME) or name.endswith((PART_SUFFIX, FAILED_SUFFIX, NEW_SUFFIX)):
+            raise UserError(f"{url}/{MANIFEST_NAME} names a file {name}: the cache keeps that name for itself.")
+    return manifest
+
+
+def _refuse_what_is_not_ours(folder: Path, url: str) -> None:
+    # The names are listed first: another process that makes the copy now writes its mark before anything else.
+    others = set(os.listdir(folder)) - {LOCK_NAME, f"{ORIGIN_NAME}{NEW_SUFFIX}"}
+    if folder.is_symlink() or (others and origin(folder) != url):
+        raise UserError(
+            f"{folder} is where the copy of {url} belongs, but it is not one: it is a link, or it holds other files "
+            f"and no {ORIGIN_NAME} of that copy. Nothing in it was touched.\n"
+            "Move it away, or give the cache another place with data.cache.dir=DIR."
+        )
+
+
+def _renew(folder: Path, content: bytes, manifest: Manifest, url: str) -> None:
+    """Put a manifest into a copy, in place of the files of an older one. What neither names is left as it is."""
     path = folder / MANIFEST_NAME
-    if path.exists() and path.read_bytes() != manifest:
-        for old in folder.iterdir():  # of the data that stood at this address before
-            if old.name != LOCK_NAME:
-                old.unlink()
-    for name, content in {MANIFEST_NAME: manifest, ORIGIN_NAME: json.dumps(asdict(source)).encode()}.items():
-        write_durably(folder / f"{name}.new", content)
-        os.replace(folder / f"{name}.new", folder / name)
+    try:
+        if read_bytes(path, MAX_MANIFEST_BYTES) == content:
+            return
+        old = files_of(read_manifest(folder))
+    except FileNotFoundError:
+        old = set()
+    except UserError as error:
+        raise UserError(
+            f"{error}\n{folder} is an older copy of {url}; without its manifest nobody can say which files are its "
+            f"own. Delete it with: rm -r {folder}"
+        ) from None
+    for name in sorted(files_of(manifest) - old):
+        for path_of in (folder / name, folder / f"{name}{PART_SUFFIX}"):
+            if os.path.lexists(path_of):
+                raise UserError(
+                    f"{path_of} is no file of the copy of {url} that lies there, but the data there now has a file of "
+                    "that name. Nothing was touched.\n"
+                    "Move it away, or give the cache another place with data.cache.dir=DIR."
+                )
+    for name in old:
+        for suffix in ("", PART_SUFFIX, FAILED_SUFFIX):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}{NEW_SUFFIX}")
+    write_durably(new, content)
+    os.replace(new, path)

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -14,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from trainer.data.format.manifest import ShardSpec
-from trainer.data.format.origin import origin
 from trainer.data.remote.cache import fetch
+from trainer.data.remote.copies import Copy
 from trainer.data.remote.transfer import check_file
 
 NUM_CONNECTIONS = 4
@@ -24,26 +23,24 @@ NUM_CONNECTIONS = 4
 Value = TypeVar("Value")
 
 
-def check_remote(folder: Path, shards: Sequence[ShardSpec]) -> None:
+def check_remote(copy: Copy, shards: Sequence[ShardSpec]) -> None:
     """Look for the shards that a copy lacks on their server, and at their sizes.
 
     Raises:
         UserError: one is not there, or not of the size that the manifest promises.
     """
-    source = origin(folder)
-    assert source is not None, "only a copy has a server"
-    absent = [shard for shard in shards if not (folder / shard.file).exists()]
-    for _ in _by_several(lambda shard: check_file(f"{source.url}/{shard.file}", shard), absent):
+    absent = [shard for shard in shards if not (copy.folder / shard.file).exists()]
+    for _ in _by_several(lambda shard: check_file(f"{copy.url}/{shard.file}", shard), absent):
         pass
 
 
 def fetch_shards(
-    folder: Path, shards: Sequence[ShardSpec], *, rank: int = 0, world_size: int = 1, shows: bool = False
+    copy: Copy, shards: Sequence[ShardSpec], *, rank: int = 0, world_size: int = 1, shows: bool = False
 ) -> Generator[int, None, None]:
     """Fetch what a copy lacks of some shards; ranks begin at different ones.
 
     Args:
-        folder: a copy.
+        copy: which.
         shards: of it.
         rank: of this process.
         world_size: number of processes that fetch the same.
@@ -55,14 +52,14 @@ def fetch_shards(
     Raises:
         UserError: as `fetch`.
     """
-    absent = [shard for shard in shards if not (folder / shard.file).exists()]
+    absent = [shard for shard in shards if not (copy.folder / shard.file).exists()]
     first = len(absent) * rank // world_size
     absent = absent[first:] + absent[:first]
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     hidden = not (shows and absent and sys.stderr.isatty())
     with Progress(*columns, console=Console(stderr=True), disable=hidden) as progress:
         bar = progress.add_task("fetching shards", total=sum(shard.bytes for shard in absent))
-        for shard, fetched_bytes in _by_several(lambda shard: fetch(folder, shard), absent):
+        for shard, fetched_bytes in _by_several(lambda shard: fetch(copy, shard), absent):
             progress.advance(bar, shard.bytes)
             yield fetched_bytes
 

@@ -12,12 +12,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from io import BufferedRandom
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
+from trainer.data.format.address import address_fault
 from trainer.data.format.manifest import FileSpec
 from trainer.errors import UserError
+from trainer.naming import printable
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0
@@ -147,13 +149,13 @@ def _patiently(url: str, attempt: Callable[[], Value]) -> Value:
             return attempt()
         except _RefusedError as error:
             raise UserError(
-                f"{url} cannot be used: {error}.\n"
+                f"{url} cannot be used: {printable(str(error))}.\n"
                 "Mend data.path, the address of a data folder as `paretrain data ...` writes it, or mend that folder."
             ) from None
         except TimeoutError:
             fault = f"no byte for {STALL_SECONDS:g} s"
         except (OSError, http.client.HTTPException) as error:
-            fault = str(error) or type(error).__name__
+            fault = printable(str(error)) or type(error).__name__
         if left:
             time.sleep(wait)
             wait *= 2
@@ -171,28 +173,80 @@ def _open(url: str, start: int) -> Iterator[_Opened]:
 
 @contextmanager
 def _open_http(url: str, start: int) -> Iterator[_Opened]:
+    with _ask(url, start) as response:
+        part = response.headers.get("Content-Range", "") if response.status == 206 else ""
+        first = start if part.startswith(f"bytes {start}-") else 0
+        size = None if response.length is None else first + response.length
+        yield _Opened(first, size, partial(_read_http, response))
+
+
+def _ask(url: str, start: int) -> http.client.HTTPResponse:
     headers = {"User-Agent": "paretrain", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(urllib.parse.quote(url, safe="%/:@[]!$&'()*+,;=~"), headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
-            part = response.headers.get("Content-Range", "") if response.status == 206 else ""
-            first = start if part.startswith(f"bytes {start}-") else 0
-            size = None if response.length is None else first + response.length
-            yield _Opened(first, size, partial(_read_http, response))
+        return _opener().open(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and start:  # its file ends before the byte that we ask for
-            with _open_http(url, 0) as opened:
-                yield opened
-            return
+            return _ask(url, 0)
         answer = f"the server answered {error.code} {error.reason}"
-        if 400 <= error.code < 500 and error.code not in (408, 425, 429):
+        if error.code < 500 and error.code not in (408, 425, 429):
             raise _RefusedError(answer) from None
         raise OSError(answer) from None
     except urllib.error.URLError as error:
         raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects from http and https to these alone, and never from the encrypted one to the other."""
+
+    inf_msg = "it redirects in a circle, or more than 10 times: "
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> http.client.HTTPResponse | None:
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except ValueError as error:  # the address is parsed before `redirect_request` sees it
+            fp.close()
+            raise _RefusedError(f"it redirects to a malformed address: {error}") from None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        fp.close()  # else its body, of any length, is read
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            raise _RefusedError(f"it redirects from {req.type} to {newurl}; only http and https are followed")
+        if fault := address_fault(newurl):
+            raise _RefusedError(f"it redirects to {newurl}: {fault}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    # Not build_opener, which adds handlers of ftp, file and data addresses.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
 
 
 def _read_http(response: http.client.HTTPResponse, size: int) -> bytes:

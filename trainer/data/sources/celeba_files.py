@@ -1,5 +1,6 @@
 """Where CelebA's raw files lie, in any of the ways in which it is handed out, packed or not."""
 
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from trainer.data.sources.celeba_format import ATTRIBUTES_STEM, IMAGES_STEM, PARTITION_STEM
 from trainer.errors import UserError
+from trainer.files import MAX_TEXT_BYTES, read_bytes
 
 AnyPath = Path | zipfile.Path
 """A path on the disk, or inside a zip."""
@@ -68,15 +70,28 @@ def read_whole(path: AnyPath) -> bytes:
         UserError: it cannot be read.
     """
     try:
+        if isinstance(path, Path):
+            return read_bytes(path)
+        if path.root.getinfo(path.at).file_size > MAX_TEXT_BYTES:
+            raise UserError(f"{path} unpacks to more than {MAX_TEXT_BYTES:,} bytes.")
         return path.read_bytes()
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
 
 
 def list_images(folder: AnyPath) -> tuple[set[str], Callable[[str], bytes]]:
-    """The names of the JPEG files of a folder, and what reads one of them or raises UnreadableError."""
+    """The names of the JPEG files of a folder, and what reads one of them or raises UnreadableError.
+
+    Raises:
+        UserError: it is not a folder, or cannot be read.
+    """
     if isinstance(folder, Path):
-        directory, names = folder, {path.name for path in folder.iterdir() if path.suffix == ".jpg"}
+        directory = folder
+        try:
+            with os.scandir(directory) as entries:
+                names = {entry.name for entry in entries if entry.name.endswith(".jpg") and entry.is_file()}
+        except OSError as error:
+            raise UserError(f"{directory} cannot be read: {error.strerror}.") from None
         return names, lambda name: _read(f"{directory}/{name}")
     archive, prefix = folder.root, folder.at
     members = {

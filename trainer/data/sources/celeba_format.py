@@ -61,8 +61,8 @@ def read_attributes(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
     if not rows:
         raise UserError(f"{path} holds a count and nothing else.\n{_fetch_again(path)}")
     columns_T = _columns(*rows.pop(0), path)
-    if promised is not None and int(promised[0]) != len(rows):
-        raise UserError(f"{path}:1: promises {promised[0]} images, found {len(rows)} rows.\n{_fetch_again(path)}")
+    if promised is not None and promised[0].lstrip("0") != str(len(rows)):
+        raise UserError(f"{path}:1: promises {promised[0][:20]} images, found {len(rows)} rows.\n{_fetch_again(path)}")
     names, values, texts = [], bytearray(), set[str]()
     for line, fields in rows:
         if len(fields) != 1 + len(ATTRIBUTES):
@@ -135,7 +135,10 @@ def _rows(content: bytes, path: Path) -> Iterator[Row]:
         raise UserError(f"{path} is a web page: the download has failed.\n{_fetch_again(path)}")
     lines = text.splitlines()
     table = csv.reader(lines, skipinitialspace=True) if path.suffix == ".csv" else map(str.split, lines)
-    return ((number, fields) for number, fields in enumerate(table, 1) if fields)
+    try:
+        yield from ((number, fields) for number, fields in enumerate(table, 1) if fields)
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV: {error}.\n{_fetch_again(path)}") from None
 
 
 def _is_count(fields: list[str]) -> bool:

@@ -9,8 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from trainer.data.format.index import LARGEST
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, refusing
 from trainer.data.sources.csv_file import CsvFile, Row
 from trainer.errors import UserError
 from trainer.naming import did_you_mean
@@ -51,8 +50,9 @@ class Survey:
 
     @property
     def std(self) -> float:
-        """Standard deviation over the train split; 1 where it would be 0."""
-        return math.sqrt(self._squares / self.count) if self._squares > 0 else 1.0
+        """Standard deviation over the train split; 1 where it would be 0, as float32 has it."""
+        found = math.sqrt(self._squares / self.count) if self.count else 0.0
+        return found if found >= 1 / LARGEST else 1.0
 
     def add(self, cells: Sequence[str], rows: Sequence[Row], train_R: np.ndarray) -> None:
         """Takes in the cells of some more rows."""
@@ -130,12 +130,13 @@ def build_tasks(
     tasks: list[ClassificationSpec | RegressionSpec] = []
     for name, seen in zip(names, targets.values(), strict=True):
         where, unit = f"{file.path}: column {name!r}", units.get(name)
-        if _kind(where, name, seen, kinds.get(name)) == "regression":
-            tasks.append(_regression(where, name, seen, unit))
-        elif unit is not None:
-            raise UserError(f"{where} is a classification: its error is a percentage, not in {unit}.")
-        else:
-            tasks.append(_classification(where, name, seen))
+        with refusing(f"{where} cannot be a task"):
+            if _kind(where, name, seen, kinds.get(name)) == "regression":
+                tasks.append(_regression(where, name, seen, unit))
+            elif unit is not None:
+                raise UserError(f"{where} is a classification: its error is a percentage, not in {unit}.")
+            else:
+                tasks.append(_classification(where, name, seen))
     return tasks
 
 
@@ -187,7 +188,7 @@ def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
 def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
     if seen.text:
         line, cell = seen.text
-        raise UserError(f"{where}, line {line}: expected a finite number (float32), found {cell!r}.")
+        raise UserError(f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell[:40]!r}.")
     if not seen.count:
         raise UserError(f"{where} has no value in the train split.")
     return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)

@@ -2,13 +2,16 @@
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.data.format.specs import check_name
 from trainer.errors import UserError
+from trainer.files import open_regular
 from trainer.naming import did_you_mean
 
 TEST_SHARE = 0.2
@@ -46,8 +49,13 @@ class CsvFile:
             raise UserError(f"{path} is empty: expected a header and rows.")
         if wrong := [name for name, count in Counter(self.columns).items() if count > 1 or not name]:
             raise UserError(
-                f"{path}:1: expected a different name for each column, found several times or empty: {wrong}."
+                f"{path}:1: expected a different name for each column, found several times or empty: {wrong[:5]}."
             )
+        for name in self.columns:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise UserError(f"{path}:1: {error}.\nIs it a CSV file, with a header? Rename the column.") from None
         self._split_column = None if split_column is None else self.find([split_column])[0]
 
     def __iter__(self) -> Iterator[Row]:
@@ -105,7 +113,7 @@ class CsvFile:
 
     def _read(self) -> Iterator[Row]:
         try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
+            with io.TextIOWrapper(open_regular(self.path), encoding="utf-8-sig", newline="") as file:
                 reader = csv.reader(file, strict=True)
                 try:
                     for cells in reader:
@@ -114,4 +122,4 @@ class CsvFile:
                 except (csv.Error, UnicodeDecodeError) as error:
                     raise UserError(f"{self.path}:{reader.line_num + 1}: no CSV of UTF-8: {error}.") from None
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {error}.") from None
+            raise UserError(f"{self.path} cannot be read: {error.strerror}.") from None

@@ -1,21 +1,21 @@
 """The user's own source: a function by its dotted path, whose samples become a data folder."""
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from models import dotted
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.shards import Source, write_shards
 from trainer.errors import UserError
+from trainer.yaml_file import parse_yaml
+
+EXPECTED = "expected a function that returns a trainer.data.format.shards.Source"
 
 
 def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
-    """Calls the function `path` and writes what it gives.
+    """Call the function `path` and write what it gives.
 
     Args:
         path: dotted path of a function that returns a `trainer.data.format.shards.Source`; the current folder counts.
@@ -30,9 +30,17 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
         inspect.signature(function).bind(**keywords)
     except TypeError as error:
         raise UserError(f"{path} cannot be called with {', '.join(options) or 'no options'}: {error}.") from None
+    # The samples may come from generators, so the user's code runs while shards are written, too.
+    try:
+        return dotted.call(_write, path, keywords, function, out, doing=f"{path} failed")
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+
+
+def _write(path: str, keywords: Mapping[str, Any], function: Callable[..., Any], out: Path) -> Manifest:
     source = function(**keywords)
     if not isinstance(source, Source):
-        raise UserError(f"{path} should return a trainer.data.format.shards.Source, found {type(source).__name__}.")
+        raise UserError(f"{path} gave {type(source).__name__}; {EXPECTED}.")
     return write_shards(
         out,
         name=source.name,
@@ -44,26 +52,16 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
 
 
 def _find(path: str) -> Callable[..., Any]:
-    module, _, name = path.rpartition(".")
-    if not module:
+    if "." not in path:
         raise UserError(f"Expected the dotted path of a function, such as my_data.load, found {path!r}.")
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{path} cannot be imported: {error}.") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-    if not callable(function):
-        raise UserError(f"{path} is no function, but {type(function).__name__}.")
-    return function
+        return dotted.find(path, Source, named=path, expected=EXPECTED)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
 
 
 def _parse(option: str) -> tuple[str, Any]:
     key, equals, value = option.partition("=")
     if not (key and equals):
         raise UserError(f"Expected key=value, found {option!r}.")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"{option!r}: its value is not YAML: {error}.") from None
+    return key, parse_yaml(value, repr(option))

@@ -4,6 +4,7 @@ Shapes: N images, H rows, W columns.
 """
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -12,6 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from trainer.errors import UserError
+from trainer.files import read_bytes
+
+MAX_BYTES = 1 << 30
+"""Of an unpacked file: twenty times MNIST's largest."""
 
 _UINT8 = 8
 _STEMS = ("{split}-{what}-idx{axes}-ubyte", "{split}-{what}.idx{axes}-ubyte")
@@ -64,10 +69,17 @@ def _find(folder: Path, split: str, what: str, axes: int) -> Path:
 
 
 def _uncompressed(path: Path) -> bytes:
+    packed = read_bytes(path, MAX_BYTES)
+    if path.suffix != ".gz":
+        return packed
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}.\n{_download_again(path)}") from None
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path} unpacks to more than {MAX_BYTES:,} bytes.\n{_download_again(path)}")
+    return content
 
 
 def _download_again(path: Path) -> str:

@@ -12,10 +12,11 @@ from trainer.data.format.decode import BadImageError, decode_into, image_shape
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.specs import ClassificationSpec, Encoding, ImageSpec, RegressionSpec
+from trainer.data.format.specs import MAX_BYTES, MAX_NAME, ClassificationSpec, Encoding, ImageSpec, RegressionSpec
 from trainer.data.sources.columns import build_tasks, label_reader, survey
 from trainer.data.sources.csv_file import CsvFile, Row
 from trainer.errors import UserError
+from trainer.files import read_bytes
 
 ENCODINGS: Mapping[str, Encoding] = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 
@@ -127,6 +128,8 @@ def _measured(file: CsvFile, images: Path, spec: ImageSpec) -> ImageSpec:
 
 def _read(file: CsvFile, images: Path, row: Row) -> bytes:
     try:
-        return (images / row.cells[0]).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file.path}:{row.line}: image {row.cells[0]!r} cannot be read: {error}.") from None
+        return read_bytes(images / row.cells[0], MAX_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"{file.path}:{row.line}: image {row.cells[0][:MAX_NAME]!r} is not in {images}.") from None
+    except UserError as error:
+        raise UserError(f"{file.path}:{row.line}: {error}") from None

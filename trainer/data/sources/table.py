@@ -11,7 +11,7 @@ import numpy as np
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.specs import ClassificationSpec, FeaturesSpec, RegressionSpec
+from trainer.data.format.specs import LARGEST, ClassificationSpec, FeaturesSpec, RegressionSpec, refusing
 from trainer.data.sources.columns import build_tasks, label_reader, number, survey
 from trainer.data.sources.csv_file import CsvFile
 from trainer.errors import UserError
@@ -54,14 +54,16 @@ def write_table(
         if text := found[column].text:
             name = file.columns[column]
             raise UserError(
-                f"{csv}:{text[0]}: feature {name!r} should be a finite number (float32), found {text[1]!r}.\n"
+                f"{csv}:{text[0]}: feature {name!r} should be a finite number of at most {LARGEST:g}, "
+                f"found {text[1][:40]!r}.\n"
                 f"Leave the column out with --ignore {name}, or predict it with --targets."
             )
-    inputs = FeaturesSpec(
-        names=tuple(file.columns[column] for column in features),
-        mean=tuple(found[column].mean for column in features),
-        std=tuple(found[column].std for column in features),
-    )
+    with refusing(f"{csv}: its features cannot be kept"):
+        inputs = FeaturesSpec(
+            names=tuple(file.columns[column] for column in features),
+            mean=tuple(found[column].mean for column in features),
+            std=tuple(found[column].std for column in features),
+        )
     tasks = build_tasks(file, {column: found[column] for column in wanted}, kinds or {}, units or {})
     return write_shards(
         out,

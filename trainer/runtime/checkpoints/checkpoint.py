@@ -1,18 +1,17 @@
 """Checkpoints: written aside, described by a manifest, published by one rename, pointed to by LATEST.
 
 A checkpoint is a folder step_00001000/. Of each rank it holds model_00000.safetensors and optimizer_00000.safetensors,
-its pieces of the whole tensors (`pieces`), so that any number of ranks can go on under any strategy; and rank_00000.pt,
-its random generators. state.pt (cursor, weighting) is the same on every rank. manifest.json has the step, the world
-size, and the size and SHA-256 of each file. The folder appears under its name only when it is whole. Nothing in it is
-unpickled: torch.load(weights_only=True).
+its pieces of the whole tensors (`pieces`), so that any number of ranks can go on under any strategy; and
+generators_00000.safetensors, its random generators. state.safetensors (cursor, weighting) is the same on every rank.
+manifest.json (`manifest`) has the step, the run, its configuration, and the size and SHA-256 of each file. The folder
+appears under its name only when it is whole. Nothing in it is pickled.
 """
 
-import io
+import errno
 import json
 import os
-import re
-import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,46 +19,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.errors import UserError
-from trainer.files import sha256, sync, write_durably
-from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, Tensors, read_pieces, write_pieces
+from trainer.errors import FaultError, UserError
+from trainer.files import open_regular, sha256, sync, write_durably
+from trainer.runtime.checkpoints.folder import (
+    how_to_go_on,
+    is_own_folder,
+    point_to,
+    prune,
+    publish_folder,
+    published,
+    replaced_by,
+)
+from trainer.runtime.checkpoints.manifest import (
+    MANIFEST,
+    STATE,
+    DamagedError,
+    FileEntry,
+    Manifest,
+    file_names,
+    generators_file,
+    model_file,
+    optimizer_file,
+    read_manifest,
+    run_of,
+)
+from trainer.runtime.checkpoints.pieces import Piece, Tensors, read_pieces, write_pieces
+from trainer.runtime.checkpoints.plain import read_plain
 from trainer.runtime.setup import Runtime
 
-MANIFEST = "manifest.json"
-LATEST = "LATEST"
-STATE = "state.pt"
-FORMAT = 3
+SEEN_WITHIN_SECONDS = 60.0
+"""How long a network file system may take to show one host what another one wrote."""
 
-Sums = Mapping[str, Mapping[str, Any]]
-"""File name -> its size in `bytes` and its `sha256`."""
-
-
-def latest(folder: Path) -> Path | None:
-    """The checkpoint that LATEST names, or None where none was ever published."""
-    pointer = folder / LATEST
-    if not pointer.exists():
-        return None
-    return folder / pointer.read_text().strip()
-
-
-def folder_of_step(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` stands, if there is one."""
-    return folder / f"step_{step:08d}"
-
-
-def model_file(rank: int) -> str:
-    """The file of a rank's pieces of the model."""
-    return f"model_{rank:05d}.safetensors"
-
-
-def optimizer_file(rank: int) -> str:
-    """The file of a rank's pieces of the optimizer's state, whose tensors are called `<parameter>/<slot>`."""
-    return f"optimizer_{rank:05d}.safetensors"
-
-
-def generators_file(rank: int) -> str:
-    """The file of a rank's random generators."""
-    return f"rank_{rank:05d}.pt"
+Sums = Mapping[str, FileEntry]
+"""What each file is, by its name."""
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes | list[Piece]]) -> Sums:
@@ -68,6 +60,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes | list[Piece]]) -> Su
     Raises:
         OSError: one cannot be written.
     """
+    _refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sums = {}
     for name, content in contents.items():
@@ -81,55 +74,34 @@ def write_files(folder: Path, contents: Mapping[str, bytes | list[Piece]]) -> Su
     return sums
 
 
-def publish(aside: Path, final: Path, *, step: int, world_size: int, sums: Sums, keep: int) -> None:
+def publish(aside: Path, final: Path, manifest: Manifest, keep: int) -> None:
     """Give a folder that all ranks have written its manifest and its name, and remove checkpoints that are too many.
 
     Args:
         aside: the folder, beside `final`.
         final: what it is called from now on.
-        step: optimizer steps done.
-        world_size: number of ranks that wrote.
-        sums: of all their files.
-        keep: how many published checkpoints stay.
+        manifest: lists what all ranks have written.
+        keep: how many checkpoints of this run stay.
 
     Raises:
-        OSError: the disk does not let us.
+        OSError: the disk does not let us, or a file that a rank has written is not here.
     """
+    if not os.path.lexists(aside) and run_of(final) == manifest.run:
+        point_to(final)  # Tried again, after an error behind the rename.
+        return
+    _refuse_link(aside)
+    _wait_for(aside, manifest.files)
     for file in aside.iterdir():
-        if file.name not in sums:
+        if file.name not in manifest.files:
             file.unlink()  # Left by a run of another world size that died in the middle of this very save.
-    manifest = {"format": FORMAT, "step": step, "world_size": world_size, "files": sums}
-    write_durably(aside / MANIFEST, json.dumps(manifest, indent=1).encode())
+    write_durably(aside / MANIFEST, json.dumps(manifest.model_dump(), indent=1).encode())
     sync(aside)
-    if final.exists():
-        shutil.rmtree(final)  # The same step, saved again after a resume from an older checkpoint.
-    os.replace(aside, final)
-    pointer = final.parent / f"{LATEST}.tmp"
-    write_durably(pointer, final.name.encode())
-    os.replace(pointer, final.parent / LATEST)
-    sync(final.parent)
-    _prune(final.parent, keep, newest=final)
-
-
-def to_bytes(value: Any) -> bytes:
-    """What of a checkpoint is no tensor of the model's or the optimizer's, as a file of torch.
-
-    Raises:
-        ValueError: it holds something that could not be read back; names it.
-    """
-    buffer = io.BytesIO()
-    try:
-        torch.save(value, buffer)
-        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-    except Exception as error:  # Objects of any kind, which may refuse in any way.
-        for key, inner in value.items() if isinstance(value, dict) else ():
-            try:
-                to_bytes(inner)
-            except ValueError as found:
-                raise ValueError(f"['{key}']{found}") from error
-        kind = type(value)
-        raise ValueError(f" is a {kind.__module__}.{kind.__qualname__}") from error
-    return buffer.getvalue()
+    if os.path.lexists(final):  # The same step, saved again after a resume from an older checkpoint.
+        if not is_own_folder(final) or run_of(final) != manifest.run:
+            raise FileExistsError(errno.EEXIST, "it exists, and this run did not write it; rename it", str(final))
+        final.rename(replaced_by(final))
+    publish_folder(aside, final)
+    prune(final, keep, manifest.run)
 
 
 @dataclass(frozen=True)
@@ -138,6 +110,8 @@ class Snapshot:
 
     Attributes:
         path: the checkpoint's folder.
+        run: the identity of the run that wrote it.
+        config: the resolved configuration that it was written under, as JSON.
         model: the whole model's tensors.
         optimizer: the whole optimizer's state.
         state: what else was saved.
@@ -146,22 +120,31 @@ class Snapshot:
     """
 
     path: Path
-    model: Mapping[str, Tensor]
-    optimizer: OptimizerState
-    state: dict[str, Any]
+    run: str
+    config: Mapping[str, Any]
+    model: Tensors
+    optimizer: Mapping[str, Tensors]
+    state: Mapping[str, Any]
     generators: dict[str, Tensor] | None
 
     def restore_generators(self) -> None:
-        """Let random numbers go on where the checkpoint left off."""
+        """Let random numbers go on where the checkpoint left off.
+
+        Raises:
+            UserError: what was saved is no generator's state.
+        """
         if self.generators is None:
             return
-        torch.set_rng_state(self.generators["torch"])
-        if "cuda" in self.generators and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self.generators["cuda"])
+        try:
+            torch.set_rng_state(self.generators["torch"])
+            if "cuda" in self.generators and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self.generators["cuda"])
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"checkpoint {self.path} holds no usable random generators: {error}") from None
 
 
 def generators() -> dict[str, Tensor]:
-    """This rank's random generators, as `Snapshot` has them."""
+    """Return this rank's random generators, as `Snapshot` has them."""
     state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -173,93 +156,132 @@ def load(path: Path, runtime: Runtime) -> Snapshot:
 
     Raises:
         UserError: a file is missing, incomplete or changed, or the pieces do not make whole tensors.
+        FaultError: the disk cannot read a file.
     """
-    manifest = runtime.on_main(lambda: _read_manifest(path))
-    ranks = range(manifest["world_size"])
-    names = [STATE, *(file(rank) for rank in ranks for file in (model_file, optimizer_file, generators_file))]
-    found = runtime.gather(_first_fault(path, manifest["files"], names[runtime.rank :: runtime.world_size]))
-    for fault in filter(None, found):
-        raise UserError(f"{fault}. {_way_out(path)}")
-    with runtime.together():
-        try:
-            return Snapshot(
-                path=path,
-                model=Tensors(read_pieces(path / model_file(rank) for rank in ranks)),
-                optimizer=_by_parameter([path / optimizer_file(rank) for rank in ranks]),
-                state=_from_file(path / STATE),
-                generators=_from_file(path / generators_file(runtime.rank))
-                if len(ranks) == runtime.world_size
-                else None,
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(f"checkpoint {path} cannot be read: {error}. {_way_out(path)}") from None
+    snapshot = examine(path, runtime)
+    if isinstance(snapshot, str):
+        before = [other for other in published(path.parent) if other.name < path.name]
+        raise UserError(f"{snapshot}. {how_to_go_on(path.parent, before)}")
+    return snapshot
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def examine(path: Path, runtime: Runtime) -> Snapshot | str:
+    """Check and open a checkpoint. Returns what is wrong where it is not as it was written. Collective.
+
+    Raises:
+        UserError: another version of paretrain wrote it.
+        FaultError: the disk cannot read a file.
+    """
+    manifest, damage = runtime.on_main(lambda: _manifest_or_damage(path))
+    if manifest is None:
+        return damage or ""
+    names = file_names(manifest.world_size)[runtime.rank :: runtime.world_size]
+    damage, fault = _first_damage(path, manifest.files, names)
+    found = runtime.gather((damage, fault))
+    for _, fault in found:
+        if fault:
+            raise FaultError(fault)
+    for damage, _ in found:
+        if damage:
+            return damage
+    snapshot, damage = _open(path, manifest, runtime)
+    damages = [found for found in runtime.gather(damage) if found]
+    if damages or snapshot is None:
+        return damages[0]
+    return snapshot
+
+
+def _manifest_or_damage(path: Path) -> tuple[Manifest | None, str | None]:
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"checkpoint {path} is not complete: no readable {MANIFEST} ({error}). {_way_out(path)}"
-        ) from None
-    if manifest["format"] != FORMAT:
-        raise UserError(
-            f"checkpoint {path} has format {manifest['format']}, this version of paretrain reads and writes {FORMAT}. "
-            "Go on with the version that wrote it, which run.json names, or start a new run: name=ANOTHER_NAME"
-        )
-    return manifest
+        return read_manifest(path), None
+    except DamagedError as error:
+        return None, str(error)
 
 
-def _first_fault(path: Path, expected: Sums, names: Sequence[str]) -> str | None:
-    """What is wrong with some of a checkpoint's files, compared with its manifest byte for byte; None: nothing."""
+def _first_damage(path: Path, expected: Sums, names: Sequence[str]) -> tuple[str | None, str | None]:
+    """Compare some of a checkpoint's files with its manifest. Returns what is wrong with one; why it cannot be read."""
     for name in names:
-        file = path / name
-        if name not in expected or not file.is_file():
-            return f"checkpoint {path} is not complete: {name} is missing"
         try:
-            found = _described(file)
+            found = _described(path / name)
+        except FileNotFoundError:
+            return f"checkpoint {path} is not complete: {name} is missing", None
+        except UserError as error:
+            return f"checkpoint {path} is not complete: {error}", None
         except OSError as error:
-            return f"checkpoint {path} cannot be read: {error}"
+            return None, f"checkpoint {path} cannot be read: {error}"
         if found != expected[name]:
-            what = f"{found['bytes']} bytes, expected {expected[name]['bytes']}"
-            if found["bytes"] == expected[name]["bytes"]:
-                what = f"SHA-256 {found['sha256'][:12]}…, expected {expected[name]['sha256'][:12]}…"
-            return f"checkpoint {path} has changed since it was written: {name} has {what}"
-    return None
+            what = f"{found.bytes} bytes, expected {expected[name].bytes}"
+            if found.bytes == expected[name].bytes:
+                what = f"SHA-256 {found.sha256[:12]}…, expected {expected[name].sha256[:12]}…"
+            return f"checkpoint {path} has changed since it was written: {name} has {what}", None
+    return None, None
 
 
-def _way_out(path: Path) -> str:
-    # Not a later one: somebody went back behind it.
-    others = sorted(other.name for other in path.parent.glob("step_????????") if other.name < path.name)
-    if others:
-        return f"To go on from {others[-1]}: echo {others[-1]} > {path.parent / LATEST}"
-    return "To start anew, remove the run's folder."
+def _open(path: Path, manifest: Manifest, runtime: Runtime) -> tuple[Snapshot | None, str | None]:
+    ranks = range(manifest.world_size)
+    try:
+        state = read_plain(path / STATE)
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE} holds no dictionary")
+        snapshot = Snapshot(
+            path=path,
+            run=manifest.run,
+            config=manifest.config,
+            model=Tensors(read_pieces(path / model_file(rank) for rank in ranks)),
+            optimizer=_by_parameter([path / optimizer_file(rank) for rank in ranks]),
+            state=state,
+            generators=_generators(path / generators_file(runtime.rank)) if len(ranks) == runtime.world_size else None,
+        )
+    except (OSError, UserError, ValueError) as error:
+        return None, f"checkpoint {path} cannot be read: {error}"
+    return snapshot, None
 
 
-def _described(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+def _generators(path: Path) -> dict[str, Tensor]:
+    found = read_plain(path)
+    if not isinstance(found, dict) or not isinstance(found.get("torch"), Tensor):
+        raise ValueError(f"{path.name} holds no random generators")
+    return found
 
 
-def _by_parameter(paths: Sequence[Path]) -> OptimizerState:
+def _described(path: Path) -> FileEntry:
+    open_regular(path).close()
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def _by_parameter(paths: Iterable[Path]) -> dict[str, Tensors]:
     found: dict[str, dict[str, Any]] = {}
     for key, scattered in read_pieces(paths).items():
-        name, slot = key.rsplit("/", 1)
+        name, slash, slot = key.rpartition("/")
+        if not slash:
+            raise ValueError(f"the optimizer's state has a tensor '{key[:80]}', expected PARAMETER/SLOT")
         found.setdefault(name, {})[slot] = scattered
     return {name: Tensors(slots) for name, slots in found.items()}
 
 
-def _from_file(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a link, which is not followed; remove it", str(folder))
 
 
-def _prune(folder: Path, keep: int, newest: Path) -> None:
-    published = [path for path in folder.iterdir() if re.fullmatch(r"step_\d{8}", path.name) and path != newest]
-    # First those that a run left which was then set back to an earlier step.
-    published.sort(key=lambda path: (path < newest, path))
-    # What a process left that died is first to go: it may have the name that an old checkpoint gets.
-    for torn in folder.glob("step_*.tmp"):
-        shutil.rmtree(torn, ignore_errors=True)  # What somebody still reads goes next time.
-    for old in published[: max(len(published) - keep + 1, 0)]:
-        torn = old.with_suffix(".tmp")
-        old.rename(torn)
-        shutil.rmtree(torn, ignore_errors=True)
+def _wait_for(folder: Path, files: Sums) -> None:
+    """Wait until every file is here in its whole length, as a network file system may show it late.
+
+    Raises:
+        OSError: one is not.
+    """
+    deadline = time.monotonic() + SEEN_WITHIN_SECONDS
+    for name, entry in files.items():
+        while (size := _size(folder / name)) != entry.bytes:
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(
+                    errno.ENOENT,
+                    f"a rank wrote {entry.bytes} bytes to it, {'it is missing' if size is None else f'{size} are'} "
+                    "here: the run's folder must be one that all hosts share",
+                    str(folder / name),
+                )
+            time.sleep(0.1)
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else None

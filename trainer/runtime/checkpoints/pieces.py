@@ -7,17 +7,28 @@ each belongs: {name: [shape of the whole tensor, first entry]}. It holds no two 
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer.errors import UserError
+from trainer.files import open_regular, parse_json
+from trainer.runtime.checkpoints.manifest import first_fault
+
 PIECES = "pieces"
+Entries = Annotated[int, Field(ge=0, lt=2**63)]
+Place = tuple[Annotated[list[Entries], Field(max_length=64)], Entries]
+PLACES = TypeAdapter(dict[str, Place])
 
 OptimizerState = Mapping[str, Mapping[str, Tensor]]
 """Parameter name -> what the optimizer remembers of it (exp_avg, momentum_buffer, ...), as a whole tensor. Optimizer
@@ -70,18 +81,23 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
     """
     there = list(pieces)
     places = {piece.name: [list(piece.shape), piece.start] for piece in there}
-    path.touch()
+    with suppress(FileNotFoundError):
+        path.unlink()  # What a save has left that died, or a link, which would be followed.
+    path.touch(exist_ok=False)
     mode = path.stat().st_mode
     try:
         save_file({piece.name: piece.values for piece in there}, path, {PIECES: json.dumps(places)})
-    except SafetensorError as error:  # Its word for a full disk too.
-        raise OSError(f"{path}: {error}") from error
+    except SafetensorError as error:  # What safetensors raises for a full disk too.
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else 0
+        raise OSError(code, os.strerror(code) if code else str(error), str(path)) from error
     path.chmod(mode)  # As the user's other files: safetensors leaves it to the owner alone.
 
 
 class _Part(NamedTuple):
     start: int
     stop: int
+    dtype: torch.dtype
     file: Any
     path: Path
 
@@ -100,6 +116,11 @@ class Scattered:
     shape: Sequence[int]
     parts: Sequence[_Part]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its number format."""
+        return self.parts[0].dtype
+
     def whole(self) -> Tensor:
         """Put it together, in memory of its own."""
         pieces = [part.file.get_tensor(self.name) for part in self.parts]
@@ -111,6 +132,10 @@ class Tensors(Mapping[str, Tensor]):
 
     def __init__(self, scattered: Mapping[str, Scattered]) -> None:
         self._scattered = scattered
+
+    def form(self, name: str) -> tuple[torch.Size, torch.dtype]:
+        """Return a tensor's shape and number format, without reading it."""
+        return torch.Size(self._scattered[name].shape), self._scattered[name].dtype
 
     def __getitem__(self, name: str) -> Tensor:
         return self._scattered[name].whole()
@@ -129,27 +154,38 @@ def read_pieces(paths: Iterable[Path]) -> dict[str, Scattered]:
     """Find what tensors lie in some files of pieces. The files stay open for as long as the answer lives.
 
     Raises:
-        ValueError: the pieces of a tensor overlap, or some are missing.
-        OSError: a file cannot be read.
+        ValueError: the pieces of a tensor overlap, or some are missing, or a file is not one of pieces.
+        FileNotFoundError: a file does not exist.
     """
     shapes: dict[str, list[int]] = {}
     parts: dict[str, list[_Part]] = {}
     for path in paths:
-        file, places = _open(path)
-        for name, (shape, start) in places.items():
-            (num_entries,) = file.get_slice(name).get_shape()
-            parts.setdefault(name, []).append(_Part(start, start + num_entries, file, path))
+        for name, (shape, part) in _open(path).items():
+            parts.setdefault(name, []).append(part)
             if shapes.setdefault(name, shape) != shape:
                 raise ValueError(f"{path.name} has a piece of a {name} of shape {shape}, others of {shapes[name]}")
     return {name: _scattered(name, shapes[name], parts[name]) for name in parts}
 
 
-def _open(path: Path) -> tuple[Any, dict[str, tuple[list[int], int]]]:
+def _open(path: Path) -> dict[str, tuple[list[int], _Part]]:
+    """Open a file of pieces: name -> the shape of the whole tensor, and the piece."""
     try:
+        open_regular(path).close()
         file = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
-    return file, json.loads(file.metadata()[PIECES])
+        places = PLACES.validate_python(parse_json((file.metadata() or {}).get(PIECES, ""), PIECES), strict=False)
+        if places.keys() != set(file.keys()):
+            raise ValueError(f"the tensors are not those that its '{PIECES}' names")
+        found = {}
+        for name, (shape, start) in places.items():
+            lies = file.get_slice(name)
+            if len(lies.get_shape()) != 1:
+                raise ValueError(f"the piece of {name} has {len(lies.get_shape())} dimensions, expected 1")
+            found[name] = shape, _Part(start, start + lies.get_shape()[0], lies[0:0].dtype, file, path)
+        return found
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: {PIECES}: {first_fault(error)}") from None
+    except (SafetensorError, UserError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _scattered(name: str, shape: list[int], parts: list[_Part]) -> Scattered:
@@ -163,6 +199,8 @@ def _scattered(name: str, shape: list[int], parts: list[_Part]) -> Scattered:
                 f"the pieces of {name} {fault}: {part.path.name} goes on at entry {part.start:,}, "
                 f"those before it end at {reached:,}"
             )
+        if part.dtype != ordered[0].dtype:
+            raise ValueError(f"the pieces of {name} are of {ordered[0].dtype} and of {part.dtype}")
         reached = part.stop
     if reached != num_entries:
         raise ValueError(f"the pieces of {name} end at entry {reached:,} of {num_entries:,}")

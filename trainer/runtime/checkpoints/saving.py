@@ -4,36 +4,59 @@ A save has two parts, each done in a thread of its own: every rank writes its fi
 two steps the ranks agree on whether a part is done everywhere, which never waits for a disk.
 """
 
+import errno
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trainer.errors import RankError, UserError
-from trainer.runtime.checkpoints.checkpoint import (
+from trainer.errors import FaultError, SharedError, UserError
+from trainer.runtime.checkpoints.checkpoint import Sums, generators, publish, write_files
+from trainer.runtime.checkpoints.folder import folder_of_step, read_pointer
+from trainer.runtime.checkpoints.manifest import (
+    FORMAT,
     STATE,
-    Sums,
-    folder_of_step,
-    generators,
+    Manifest,
     generators_file,
-    latest,
     model_file,
     optimizer_file,
-    publish,
-    to_bytes,
-    write_files,
 )
 from trainer.runtime.checkpoints.pieces import Piece, copied
+from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.setup import Runtime
+
+Value = TypeVar("Value")
 
 PATIENCE_SECONDS = 1800.0
 """A part of a save that takes longer than this is a hung disk, and an error."""
 TURN_SECONDS = 1.0
 """How long a rank that must wait for the disk does so before it speaks to the others again."""
+RETRY_AFTER_SECONDS = (1.0, 5.0, 20.0)
+"""How long to wait before a part that failed is tried again, each time."""
+PASSING_ERRORS = frozenset(
+    (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT, errno.EREMOTEIO)
+)
+"""Errors that a network file system recovers from, or that end when somebody makes room."""
+
+
+def retried(work: Callable[[], Value]) -> Value:
+    """Do something on a disk, a few times if it fails with one of `PASSING_ERRORS`.
+
+    Raises:
+        OSError: the last one.
+    """
+    for seconds in RETRY_AFTER_SECONDS:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in PASSING_ERRORS:
+                raise
+        time.sleep(seconds)
+    return work()
 
 
 @dataclass
@@ -68,10 +91,13 @@ class Saver:
         folder: where they go.
         keep: how many published ones stay.
         runtime: the processes.
+        run: the run's identity, the same in all its starts: only its own checkpoints are removed.
+        config: the resolved configuration, as JSON, which every checkpoint holds.
     """
 
-    def __init__(self, folder: Path, keep: int, runtime: Runtime) -> None:
+    def __init__(self, folder: Path, keep: int, runtime: Runtime, run: str, config: Mapping[str, Any]) -> None:
         self._folder, self._keep, self._runtime = folder, keep, runtime
+        self._run, self._config = run, config
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._save: _Save | None = None
 
@@ -85,7 +111,8 @@ class Saver:
             state: what else there is, the same on every rank.
 
         Raises:
-            UserError: see `advance`; or the state has something that a checkpoint cannot hold.
+            FaultError: see `advance`.
+            UserError: the state has something that a checkpoint cannot hold.
         """
         self.finish()
         try:
@@ -103,13 +130,14 @@ class Saver:
         }
         if self._runtime.is_main:
             contents[STATE] = plain
-        self._save = _Save(step, self._thread.submit(write_files, self._aside(step), contents), time.monotonic())
+        aside = self._aside(step)
+        self._save = _Save(step, self._thread.submit(retried, lambda: write_files(aside, contents)), time.monotonic())
 
     def advance(self) -> None:
         """Go on with what is under way, if a part of it is over on every rank. Does not wait for a disk.
 
         Raises:
-            UserError: a rank could not write; the last published checkpoint stands, and nothing is under way any more.
+            FaultError: a rank could not write; the last published checkpoint stands, and nothing is under way any more.
         """
         save = self._save
         if save is None or self._runtime.agree(int(not save.is_over())):
@@ -117,7 +145,7 @@ class Saver:
         try:
             with self._runtime.together(), self._disk_errors(save.step):
                 sums = save.result()
-        except UserError:
+        except SharedError:
             self._save = None
             if self._runtime.is_main:
                 shutil.rmtree(self._aside(save.step), ignore_errors=True)
@@ -128,7 +156,7 @@ class Saver:
         """Wait until what is under way is published.
 
         Raises:
-            UserError: see `advance`.
+            FaultError: see `advance`.
         """
         while self._save is not None:
             # In turns, so that no rank waits in a collective for another one's disk.
@@ -140,24 +168,28 @@ class Saver:
         """Around a training: what is under way at its end is published, also where all ranks raise the same error."""
         try:
             yield
-        except RankError:
-            raise  # The other ranks do not come by here.
-        except UserError:
+        except SharedError:
             self.finish()
             raise
         self.finish()
 
     def _published(self, step: int, mine: Sums) -> _Save:
         """Let rank 0 begin to publish what all have written."""
-        sums: dict[str, Any] = {}
+        files: dict[str, Any] = {}
         for of_rank in self._runtime.gather(mine):
-            sums |= of_rank
+            files |= of_rank
         part: Future[Any] = Future()
         if self._runtime.is_main:
-            final, world_size = folder_of_step(self._folder, step), self._runtime.world_size
-            part = self._thread.submit(
-                publish, self._aside(step), final, step=step, world_size=world_size, sums=sums, keep=self._keep
+            aside, final, keep = self._aside(step), folder_of_step(self._folder, step), self._keep
+            manifest = Manifest(
+                format=FORMAT,
+                step=step,
+                world_size=self._runtime.world_size,
+                run=self._run,
+                config=dict(self._config),
+                files=files,
             )
+            part = self._thread.submit(retried, lambda: publish(aside, final, manifest, keep))
         else:
             part.set_result(None)
         return _Save(step, part, time.monotonic(), is_written=True)
@@ -170,8 +202,8 @@ class Saver:
         try:
             yield
         except OSError as error:
-            stands = latest(self._folder)
-            raise UserError(
+            stands, _ = read_pointer(self._folder)
+            raise FaultError(
                 f"the checkpoint of step {step} could not be written: {error}. "
                 f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
                 "Make room or repair the disk, then type the same command again to go on"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from trainer.errors import RankError, UserError
+from trainer.errors import SharedError
 
 AVERAGE = "ema"
 """The slot's name."""
@@ -58,10 +58,9 @@ def averaged(state: State, exchange_all: Callable[[], None]) -> Iterator[None]:
     exchange_all()
     try:
         yield
-    except UserError as error:
+    except SharedError:
         # Every rank got this one, so all come by here. After any other a rank must end, and not wait for the others.
-        if not isinstance(error, RankError):
-            exchange_all()
+        exchange_all()
         raise
     exchange_all()
 

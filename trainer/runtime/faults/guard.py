@@ -15,7 +15,7 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 
-from trainer.errors import STDERR, LostPeerError, UserError, say_error
+from trainer.errors import STDERR, LostPeerError, PublicError, say_error
 from trainer.runtime.faults.place import raised_at, reason, running_at, tells_of_a_lost_peer
 from trainer.runtime.faults.roll_call import RollCall, Verdict
 from trainer.runtime.faults.watch import Watch
@@ -79,7 +79,7 @@ def guarded(rank: int, world_size: int, watch: Watch, folder: Path | None, *, wa
             leave(f"{words}\n{message}", error)
             raise LostPeerError(message) from error
         words = f"{place}: {reason(error)}"
-        if not isinstance(error, UserError | KeyboardInterrupt):
+        if not isinstance(error, PublicError | KeyboardInterrupt):
             words = f"{place}: {type(error).__name__}: {reason(error)}"
             leave(f"failed {words}", error)
         roll_call.say_last(words, failed=True)

@@ -1,0 +1,115 @@
+"""Mutated checkpoints: pointer, manifest, state, pieces; damaged by accident, and signed again by somebody."""
+
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.fuzz import files, folders, mutate
+from tests.fuzz.case import Change, Target
+from trainer.files import sha256
+
+RUN = Path("runs/run")
+CHECKPOINTS = RUN / "checkpoints"
+LATEST = CHECKPOINTS / "LATEST"
+NEWEST = CHECKPOINTS / "step_00000002"
+CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
+
+
+def make() -> None:
+    """Train two steps, and keep both."""
+    from trainer.cli import main
+
+    folders.write_data(Path("data"))
+    folders.write_config(Path("config.yaml"))
+    folders.write_neighbour(Path("neighbour"))
+    assert main(["train", "config.yaml"]) == 0
+
+
+def change(draw: Random, command: Sequence[str]) -> tuple[Change, Sequence[str]]:
+    """Change the pointer, the newest checkpoint, or its manifest; or forge a part of it."""
+    names = (NEWEST.name, LATEST.name, "checkpoint")
+    way = draw.choice(("swap", "damage", "damage", "manifest", "pointer", "state", "pieces", "config", "lose"))
+    if way == "pointer":
+        pointer = draw.choice(("", "step_00000001", "step_00000009", "../../..", "/", ".", "x" * 300, "\0", "step_2\n"))
+        LATEST.write_text(pointer)
+        return Change(f"LATEST is {pointer!r:.40}", names, may_differ=pointer == "step_00000001"), command
+    if way == "lose":
+        path = draw.choice((LATEST, NEWEST, CHECKPOINTS, RUN / "metrics.jsonl", CHECKPOINTS / "step_00000001"))
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return Change(f"{path} is lost", (*names, path.name), may_differ=path == CHECKPOINTS), command
+    if way == "config":
+        path = RUN / "config.yaml"
+        found = draw.choice((files.swap, files.damage))(draw, path)
+        return Change(found.what, (*found.names, *names, "configuration"), may_differ=True), command
+    if way == "manifest":
+        found = files.edit_json(draw, NEWEST / "manifest.json", lambda where, *_: False)
+        return Change(found.what, (*found.names, *names)), command
+    if way == "state":
+        return Change(f"forged {_forge_state(draw)}", names, may_differ=True), command
+    if way == "pieces":
+        return Change(f"forged {_forge_pieces(draw)}", names, may_differ=True), command
+    path = draw.choice(sorted(NEWEST.iterdir()))
+    found = (files.swap if way == "swap" else files.damage)(draw, path)
+    return Change(found.what, (*found.names, *names)), command
+
+
+def _forge_state(draw: Random) -> str:
+    path = draw.choice(sorted(NEWEST.glob("*.pt")))
+    where, new = mutate.tree(draw, torch.load(path, weights_only=True))
+    content = io.BytesIO()
+    torch.save(new, content)
+    path.write_bytes(content.getvalue())
+    _sign(path)
+    return f"{path.name}: {where}"
+
+
+def _forge_pieces(draw: Random) -> str:
+    path = draw.choice(sorted(NEWEST.glob("*.safetensors")))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    where, places = mutate.tree(draw, json.loads(metadata["pieces"]))
+    tensors: dict[str, Any] = load_file(path)
+    if draw.random() < 0.3:
+        name = draw.choice(sorted(tensors))
+        tensors[name] = draw.choice((tensors[name].double(), tensors[name][:-1], tensors[name].view(1, -1)))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"pieces": json.dumps(places)})
+    _sign(path)
+    return f"{path.name}: {where}"
+
+
+def _sign(path: Path) -> None:
+    manifest = json.loads((NEWEST / "manifest.json").read_text())
+    manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    (NEWEST / "manifest.json").write_text(json.dumps(manifest))
+
+
+def result(command: Sequence[str], said: str) -> str:
+    """Return the numbers that a run has logged, without its clock; of another command what it printed."""
+    if command[0] != "train":
+        return said
+    records = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
+    numbers = [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
+    return json.dumps([record for record in numbers if record["kind"] != "note"])
+
+
+TARGET = Target(
+    "checkpoints",
+    make,
+    change,
+    commands=(
+        ("train", "config.yaml", "train.steps=3"),
+        ("eval", "runs/run"),
+        ("export", "runs/run", "--out", "out.safetensors"),
+    ),
+    draws=(1, 4, 4),
+    result=result,
+    writes=(r"runs/run(/.*)?", r"out\.(safetensors|md)", r"\.?out.*"),
+)

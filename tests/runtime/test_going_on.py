@@ -1,0 +1,335 @@
+"""From which checkpoint a run goes on, which ones are never removed, and what forged ones are met with."""
+
+import errno
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.distributed.ranks import run_ranks
+from tests.distributed.test_strategies import a_runtime
+from tests.runtime.test_checkpoint import ALONE
+from trainer.config import OptimizerConfig
+from trainer.errors import FaultError, UserError
+from trainer.files import sha256
+from trainer.restoring import check_optimizer, load_model, read_state
+from trainer.runtime import shared_folder
+from trainer.runtime.checkpoints import checkpoint, saving
+from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.checkpoints.folder import latest, published, set_aside
+from trainer.runtime.checkpoints.newest import Found, find_newest
+from trainer.runtime.checkpoints.pieces import cut
+from trainer.runtime.checkpoints.plain import read_plain, to_bytes
+from trainer.runtime.checkpoints.saving import Saver
+
+STATE = {
+    "step": 1,
+    "samples": 40,
+    "global_batch": 40,
+    "seconds": 1.5,
+    "cursor": {"epoch": 0, "samples": 40},
+    "fingerprint": "f",
+    "weighting": {"weights": [0.5, 0.5]},
+    "loss_scale": None,
+    "bad_samples": {"total": {"torn": 1}, "in_epoch": {}, "first": "a sample"},
+    "damaged_checkpoints": 0,
+}
+SGD = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9)
+
+
+def save(folder: Path, step: int, run: str = "a run", keep: int = 2) -> None:
+    network = nn.Linear(3, 2)
+    saver = Saver(folder, keep, ALONE, run, {"name": "run"})
+    model = [cut(name, tensor, 0, 1) for name, tensor in network.state_dict().items()]
+    optimizer = [cut(f"{name}/momentum_buffer", tensor, 0, 1) for name, tensor in network.state_dict().items()]
+    saver.begin(step, model, optimizer, STATE | {"step": step})
+    saver.finish()
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """The folder of two checkpoints, of steps 10 and 20."""
+    folder = tmp_path / "checkpoints"
+    save(folder, 10)
+    save(folder, 20)
+    return folder
+
+
+def newest(folder: Path) -> Found:
+    found = find_newest(folder, ALONE)
+    assert found
+    return found
+
+
+def damage(folder: Path, step: int) -> None:
+    file = folder / f"step_{step:08d}" / "model_00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("text", [None, "", "step_00000030", "../elsewhere", "step_2", "\xff", "x" * 5000])
+def test_without_a_valid_pointer_nothing_starts_and_the_newest_whole_checkpoint_is_named(
+    text: str | None, two: Path
+) -> None:
+    (two / "LATEST").unlink()
+    if text is not None:
+        (two / "LATEST").write_bytes(text.encode("latin1"))
+    damage(two, 20)
+    with pytest.raises(UserError) as caught:
+        find_newest(two, ALONE)
+    assert f"echo step_00000010 > {two / 'LATEST'}" in str(caught.value)
+    assert "name=ANOTHER_NAME" in str(caught.value)
+    assert len(published(two)) == 2
+
+
+def test_a_run_without_checkpoints_starts(tmp_path: Path) -> None:
+    assert find_newest(tmp_path, ALONE) is None
+    (tmp_path / "step_00000010.tmp").mkdir()  # killed in its first save
+    assert find_newest(tmp_path, ALONE) is None
+
+
+def test_a_kill_between_the_first_rename_and_the_pointers_loses_nothing(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    (tmp_path / "LATEST").rename(tmp_path / "LATEST.tmp")
+    assert newest(tmp_path).snapshot.state["step"] == 10
+    assert latest(tmp_path) == tmp_path / "step_00000010"
+
+
+def test_a_damaged_newest_is_passed_over_and_said(two: Path) -> None:
+    damage(two, 20)
+    found = newest(two)
+    assert found.snapshot.state["step"] == 10
+    assert "has changed since it was written" in found.damaged[two / "step_00000020"]
+
+
+def test_where_none_is_whole_each_is_named(two: Path) -> None:
+    damage(two, 20)
+    (two / "step_00000010" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole") as caught:
+        find_newest(two, ALONE)
+    assert "step_00000010 is not complete" in str(caught.value)
+    assert "step_00000020 has changed" in str(caught.value)
+
+
+def test_what_another_run_wrote_or_is_damaged_is_never_removed(two: Path) -> None:
+    save(two, 15, run="another run", keep=9)
+    (two / "step_00000010" / "manifest.json").write_text("{")
+    for step in (30, 40):
+        save(two, step, keep=1)
+    assert [path.name for path in published(two)] == ["step_00000010", "step_00000015", "step_00000040"]
+
+
+def test_what_stands_in_the_place_of_a_save_is_never_replaced(two: Path) -> None:
+    with pytest.raises(FaultError, match="this run did not write it"):
+        save(two, 20, run="another run")
+    assert newest(two).snapshot.run == "a run"
+    assert set_aside(two / "step_00000020").name == "step_00000020.aside"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[Path]:
+    """A folder of somebody else's, unchanged at the end."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "model_00000.safetensors").write_text("precious")
+    yield folder
+    assert [path.read_text() for path in folder.iterdir()] == ["precious"]
+
+
+def test_a_link_in_the_place_of_an_unfinished_save_is_not_followed(two: Path, theirs: Path) -> None:
+    (two / "step_00000030.tmp").symlink_to(theirs)
+    with pytest.raises(FaultError, match="it is a link"):
+        save(two, 30)
+    save(two, 40)  # prunes unfinished saves
+
+
+def test_links_in_the_place_of_files_are_not_followed(two: Path, theirs: Path) -> None:
+    (two / "step_00000030.tmp").mkdir()
+    for name in ("model_00000.safetensors", "state.safetensors"):
+        (two / "step_00000030.tmp" / name).symlink_to(theirs / "model_00000.safetensors")
+    (two / "LATEST.tmp").symlink_to(theirs / "model_00000.safetensors")
+    save(two, 30)
+    assert newest(two).snapshot.state["step"] == 30
+
+
+def test_nothing_is_published_that_is_not_there(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a run's folder is not shared: what another host wrote is missing here."""
+    monkeypatch.setattr(checkpoint, "SEEN_WITHIN_SECONDS", 0.0)
+    write_files = saving.write_files
+
+    def elsewhere(folder: Path, contents: Any) -> Any:
+        sums = write_files(folder, contents)
+        (folder / "model_00000.safetensors").unlink()
+        return sums
+
+    monkeypatch.setattr(saving, "write_files", elsewhere)
+    with pytest.raises(FaultError, match="one that all hosts share"):
+        save(two, 30)
+    assert latest(two) == two / "step_00000020"
+
+
+@pytest.mark.parametrize(("code", "num_tries"), [(errno.EIO, 3), (errno.EACCES, 1)])
+def test_a_write_is_tried_again_where_the_error_may_pass(
+    code: int, num_tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    write_files = saving.write_files
+
+    def fails_twice(folder: Path, contents: Any) -> Any:
+        tries.append(code)
+        if len(tries) < 3:
+            raise OSError(code, os.strerror(code))
+        return write_files(folder, contents)
+
+    monkeypatch.setattr(saving, "RETRY_AFTER_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(saving, "write_files", fails_twice)
+    if code == errno.EIO:
+        save(tmp_path, 1)
+        assert latest(tmp_path)
+    else:
+        with pytest.raises(FaultError) as caught:
+            save(tmp_path, 1)
+        assert caught.value.exit_code == 3
+    assert len(tries) == num_tries
+
+
+def sees_own_folder(rank: int, folder: Path) -> str:
+    shared_folder.SEEN_WITHIN_SECONDS = 0.0
+    shared_folder.check_shared(folder / "shared" / "run", a_runtime(rank, 2))
+    try:
+        shared_folder.check_shared(folder / f"of rank {rank}" / "run", a_runtime(rank, 2))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_run_folder_that_is_not_shared_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    for said in run_ranks(2, sees_own_folder, tmp_path):
+        assert "is not shared" in said
+    assert not list(tmp_path.iterdir())
+
+
+PLAIN = {"a": [1, 2.5, float("inf"), None, True, "x"], 3: (torch.arange(3), {"b": ()}), "empty": {}}
+
+
+def test_plain_values_come_back_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(to_bytes(PLAIN))
+    found = read_plain(tmp_path / "a")
+    assert torch.equal(found[3][0], torch.arange(3))
+    assert found["a"] == PLAIN["a"]
+    assert (list(found), found[3][1]) == (["a", 3, "empty"], {"b": ()})
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, b"bytes", 1j, torch.float32, torch.eye(2).to_sparse(), torch.zeros(1, dtype=torch.complex128)]
+)
+def test_what_is_not_plain_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^\['a'\] is a "):
+        to_bytes({"a": value})
+
+
+VALUES = (None, True, -1, 0, 10**30, 2**63, 1e308, float("nan"), "", "../x", [], {}, [[1]], {"a": 1}, 3.5)
+
+
+def mutate(tree: Any, draw: random.Random) -> Any:
+    """Set or remove one value somewhere in a JSON tree."""
+    places: list[tuple[Any, Any]] = []
+
+    def collect(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            collect(node[key])
+
+    collect(tree)
+    node, key = draw.choice(places)
+    if draw.random() < 0.2:
+        del node[key]
+    else:
+        node[key] = draw.choice(VALUES)
+    return tree
+
+
+def sign(file: Path) -> None:
+    manifest = json.loads((file.parent / "manifest.json").read_text())
+    manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    (file.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+def forge_manifest(path: Path, draw: random.Random) -> None:
+    manifest = mutate(json.loads((path / "manifest.json").read_text()), draw)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def forge_metadata(path: Path, draw: random.Random) -> None:
+    file = draw.choice(sorted(path.glob("*.safetensors")))
+    with safe_open(file, framework="pt") as opened:
+        ((key, text),) = opened.metadata().items()
+    save_file(load_file(file), file, {key: json.dumps(mutate(json.loads(text), draw))})
+    sign(file)
+
+
+def forge_tensor(path: Path, draw: random.Random) -> None:
+    file = draw.choice([file for file in sorted(path.glob("*.safetensors")) if file.name[:5] != "state"])
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    name = draw.choice(sorted(tensors))
+    others = [tensors[name].double(), tensors[name][:-1], tensors[name][None], tensors[name].bool(), torch.zeros(9999)]
+    tensors[name] = draw.choice(others).clone()
+    save_file(tensors, file, metadata)
+    sign(file)
+
+
+def forge_bytes(path: Path, draw: random.Random) -> None:
+    file = draw.choice(sorted(path.glob("*.safetensors")))
+    content = bytearray(file.read_bytes())
+    content[draw.randrange(100)] = draw.randrange(256)
+    file.write_bytes(content[: draw.choice((None, 0, 5, -1))])
+    sign(file)
+
+
+def forge_kind(path: Path, draw: random.Random) -> None:
+    file = draw.choice(sorted(path.iterdir()))
+    file.unlink()
+    make: Callable[[Path], None] = draw.choice((os.mkfifo, os.mkdir, lambda file: os.symlink("/dev/zero", file)))
+    make(file)
+
+
+FORGERIES = (forge_manifest, forge_metadata, forge_tensor, forge_bytes, forge_kind)
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
+def test_a_forged_checkpoint_is_used_or_refused_in_a_sentence(forge: Any, two: Path) -> None:
+    path, sound = two / "step_00000020", two / "sound"
+    path.rename(sound)
+    refusals = []
+    for seed in range(40):
+        shutil.copytree(sound, path)
+        forge(path, random.Random(seed))
+        try:
+            use(path)
+        except UserError as error:
+            refusals.append(str(error))
+        shutil.rmtree(path)
+    assert len(refusals) > 10
+    for said in refusals:
+        assert "step_00000020" in said
+        assert len(said) < 3000
+
+
+def use(path: Path) -> None:
+    """All that a run does with a checkpoint."""
+    network = nn.Linear(3, 2)
+    snapshot = load(path, ALONE)
+    read_state(snapshot)
+    load_model(network, snapshot)
+    check_optimizer(network, snapshot, SGD)
+    snapshot.restore_generators()

@@ -1,0 +1,21 @@
+"""Types of command-line arguments, for argparse: a bad value ends in one sentence that names the option."""
+
+import argparse
+from collections.abc import Callable
+
+MAX_COUNT = 1_000_000
+
+
+def whole(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]:
+    """Return what reads a whole number from `minimum` to `maximum`."""
+
+    def read(text: str) -> int:
+        # Nothing that int() takes beside digits, such as 1_000, and no number that is long to read.
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+        if number is None or not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {minimum} to {maximum}, found {text[:40]!r}"
+            )
+        return number
+
+    return read

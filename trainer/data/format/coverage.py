@@ -1,0 +1,126 @@
+"""Whether the labels of a split are enough to learn from: how many there are, and whether they differ.
+
+Shapes: N samples of a split, M members that hold arrays, T scalar tasks, R rows of a chunk.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.format.index import Scalar, scalar_tasks
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.members import dense_tasks
+from trainer.data.format.specs import MOST_STDS, ClassificationSpec, RegressionSpec, TaskSpec
+from trainer.data.format.tables import Table, chunks, load_index
+from trainer.errors import UserError
+
+
+@dataclass
+class Coverage:
+    """The labels of a task in one split.
+
+    Attributes:
+        count: samples that have one.
+        lowest: class or number; infinity where there is none, and for a target a pixel.
+        highest: likewise.
+    """
+
+    count: int = 0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+
+def coverage(tasks: Sequence[TaskSpec], index_NM: Table, labels_NT: Table) -> dict[str, Coverage]:
+    """Count the labels of every task of the data.
+
+    Args:
+        tasks: the manifest's, all of them.
+        index_NM: of a split.
+        labels_NT: of the same split.
+    """
+    found = {task.name: Coverage() for task in tasks}
+    for _, labels_RT in chunks(labels_NT):
+        for column, task in enumerate(scalar_tasks(tasks)):
+            labels_R = labels_RT[:, column]
+            known_R = labels_R[labels_R >= 0 if isinstance(task, ClassificationSpec) else ~np.isnan(labels_R)]
+            if known_R.size:
+                seen = found[task.name]
+                seen.count += known_R.size
+                seen.lowest = min(seen.lowest, float(known_R.min()))
+                seen.highest = max(seen.highest, float(known_R.max()))
+    for _, rows_RM in chunks(index_NM):
+        for column, dense in enumerate(dense_tasks(tasks), 1):
+            found[dense.name].count += int(np.count_nonzero(rows_RM["bytes"][:, column]))
+    return found
+
+
+def check_trainable(
+    folder: Path, manifest: Manifest, names: Sequence[str] | None, tables: tuple[Table, Table]
+) -> list[str]:
+    """Refuse tasks of which the train split holds no label, or none that fits the manifest's mean and std.
+
+    Args:
+        folder: of the data.
+        manifest: as read from it.
+        names: of the tasks that are trained on; None: all.
+        tables: index and labels table of the train split.
+
+    Returns:
+        A warning for each task whose labels are all the same, of which nothing can be learnt.
+
+    Raises:
+        UserError: naming the tasks.
+    """
+    tasks = manifest.tasks if names is None else manifest.select_tasks(names)
+    found = coverage(manifest.tasks, *tables)
+    if absent := [task.name for task in tasks if not found[task.name].count]:
+        raise UserError(
+            f"{folder}: no sample of the train split has a label of {_listed(absent)}, so nothing can be learnt.\n"
+            f"Is the name spelt as in the labels? See: paretrain data check {folder}\n"
+            "Leave it out with data.tasks=[...], or make the data again."
+        )
+    for task in tasks:
+        if isinstance(task, RegressionSpec):
+            _check_scale(folder, task, found[task.name])
+    return list(_constant(folder, tasks, found))
+
+
+def warnings(folder: Path, manifest: Manifest) -> list[str]:
+    """Return a sentence about tasks without a label in the train split, and for each whose labels are all the same.
+
+    Nothing where there is no train split: such data are not trained on.
+    """
+    if "train" not in manifest.splits:
+        return []
+    found = coverage(manifest.tasks, *load_index(folder, manifest, "train"))
+    absent = [name for name, seen in found.items() if not seen.count]
+    said = [f"{folder}: no sample of the train split has a label of {_listed(absent)}."] if absent else []
+    return said + list(_constant(folder, manifest.tasks, found))
+
+
+def _constant(folder: Path, tasks: Sequence[TaskSpec], found: dict[str, Coverage]) -> Iterator[str]:
+    for task in tasks:
+        seen = found[task.name]
+        if isinstance(task, Scalar) and seen.count and seen.lowest == seen.highest:
+            label = seen.lowest if isinstance(task, RegressionSpec) else repr(task.classes[int(seen.lowest)])
+            yield f"{folder}: all labels of task {task.name!r} in the train split are {label}: it has nothing to learn."
+
+
+def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
+    """Refuse a mean and a std that make the labels too large or too small for float32."""
+    furthest = max(abs(seen.lowest - task.mean), abs(seen.highest - task.mean)) / task.std
+    spread = (seen.highest - seen.lowest) / task.std
+    if furthest > MOST_STDS or 0 < spread < 1 / MOST_STDS:
+        raise UserError(
+            f"{folder}: the labels of task {task.name!r} in the train split lie from {seen.lowest:g} to "
+            f"{seen.highest:g}, which does not fit the manifest's mean {task.mean:g} and std {task.std:g}.\n"
+            "Make the data again, or leave the task out with data.tasks=[...]."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"task{'s' if len(names) > 1 else ''} {shown}"

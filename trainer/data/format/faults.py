@@ -1,0 +1,48 @@
+"""What to say when a file of a data folder cannot be read: whether the data are at fault, and what to type."""
+
+import errno
+from pathlib import Path
+
+from trainer.data.format.origin import origin
+from trainer.errors import UserError
+
+_HINTS = {
+    errno.EACCES: "Ask its owner for the right to read it: chmod a+r FILE, and a+x for the folders that it is in.",
+    errno.EPERM: "Ask its owner for the right to read it: chmod a+r FILE, and a+x for the folders that it is in.",
+    errno.EMFILE: "This process has too many files open. Raise the limit with: ulimit -n 65536",
+    errno.ENFILE: "This machine has too many files open. Close other programs.",
+    errno.ENOMEM: "This machine has no memory left. Close other programs, or ask for more memory.",
+}
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def remedy(folder: Path) -> str:
+    """Return what to type when a data folder is damaged."""
+    source = origin(folder)
+    if source is not None:
+        return f"It is a copy. Delete it with: rm -r {folder}\nThe next run fetches it again from {source}."
+    return f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error for a file of a data folder that cannot be read.
+
+    Only a file that is gone is a fault of the data. Rights, memory and disks are not, so nothing is to be deleted.
+    """
+    said = f"{path} cannot be read: {error.strerror or error}."
+    if error.errno in _GONE:
+        return UserError(f"{said}\n{remedy(path.parent)}")
+    hint = "The disk, or the connection to it, has failed. The data may be sound: look with\n  dmesg | tail; ls -l FILE"
+    return UserError(f"{said}\n{_HINTS.get(error.errno or 0, hint)}".replace("FILE", str(path)))
+
+
+def out_of_memory(doing: str) -> UserError:
+    """Return the error for memory that the machine does not have.
+
+    Args:
+        doing: what it was wanted for.
+    """
+    return UserError(
+        f"This machine has not enough memory to {doing}. The data may be sound.\n"
+        "Ask for more memory, or type a smaller train.global_batch or fewer data.workers."
+    )

@@ -1,0 +1,52 @@
+"""Room for one more file: the shards that nobody has opened for longest are removed."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from trainer.data.remote.copies import held_files
+from trainer.errors import UserError
+
+
+def make_room(cache_dir: Path, needed: int, max_bytes: int) -> None:
+    """Remove shards of copies until `needed` more bytes fit. An open shard stays.
+
+    Files that are not of a copy do not count, and are never removed.
+
+    Raises:
+        UserError: the copies leave no room.
+    """
+    held = list(held_files(cache_dir))
+    used = sum(status.st_size for _, status, _ in held)
+    removable = [(path, status) for path, status, may_go in held if may_go]
+    if used - sum(status.st_size for _, status in removable) + needed > max_bytes:
+        removable = []  # all of them would go in vain
+    for path, status in sorted(removable, key=lambda file: file[1].st_mtime):
+        if used + needed <= max_bytes:
+            return
+        if _removed(path):
+            used -= status.st_size
+    if used + needed > max_bytes:
+        raise UserError(
+            f"The cache {cache_dir} is full: it may hold {max_bytes / 2**30:.3g} GiB, {used / 2**30:.3g} GiB are in "
+            f"use, and {needed / 2**30:.3g} GiB more are needed.\n"
+            "Give it more with data.cache.max_gib=N, or another place with data.cache.dir=DIR."
+        )
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file, unless somebody reads or writes it, or another file has taken its name."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), path.lstat()):
+            return False
+        path.unlink()
+        return True
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,211 @@
+"""The schema of what a run writes about itself, one typed dictionary a kind of record.
+
+What is read back may have been written by an older version, or damaged: a field that is not required may be absent, a
+field that is not known here is left out, and every other is of its type.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from trainer.errors import UserError
+from trainer.plain import one_line, shortened
+
+MAX_NUMBER = 1e100
+"""Bound of the numbers that are read back, so that their sums are finite. Squares of float32 lie far below."""
+
+MAX_COUNT = 2**53
+"""Bound of steps, samples and bytes: integers above it are not all float64, which figures are drawn in."""
+
+MAX_GRAM_TASKS = 1024
+"""Ordering the tasks of a Gram matrix takes time that grows with their cube."""
+
+T = TypeVar("T")
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Measured = Number | None
+"""null: it was not finite."""
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+ByTask = dict[str, Measured]
+
+
+@with_config(_STRICT)
+class Train(TypedDict):
+    """A training step."""
+
+    kind: Literal["train"]
+    step: Count
+    losses: ByTask
+    alpha: ByTask
+    seconds: NotRequired[Number]
+    samples_per_second: NotRequired[Number]
+    data_wait_percent: NotRequired[Number]
+    epoch: NotRequired[Count]
+    samples: NotRequired[Count]
+    learning_rate: NotRequired[Measured]
+    min_norm: NotRequired[Measured]
+    gap: NotRequired[Measured]
+    gradient_norm: NotRequired[Measured]
+    bad_samples: NotRequired[dict[str, Count]]
+    cache: NotRequired[dict[str, Count]]
+
+
+@with_config(_STRICT)
+class Eval(TypedDict):
+    """An evaluation of the test split."""
+
+    kind: Literal["eval"]
+    step: Count
+    errors: ByTask
+    losses: NotRequired[ByTask]
+    units: NotRequired[dict[str, str]]
+    by_class: NotRequired[dict[str, ByTask]]
+    samples: NotRequired[Count]
+    averaged: NotRequired[bool]
+    seconds: NotRequired[Number]
+
+
+@with_config(_STRICT)
+class Monitor(TypedDict):
+    """How much a step lowers the loss that it lowers least."""
+
+    kind: Literal["monitor"]
+    step: Count
+    worst_slope: float | None
+    """A ratio, of any size: it is drawn, never summed."""
+    num_ascending: Count
+
+
+@with_config(_STRICT)
+class Fault(TypedDict):
+    """A step in which something was not finite."""
+
+    kind: Literal["fault"]
+    step: Count
+    action: str
+    losses: list[str]
+    gradients: list[str]
+    found: str
+
+
+@with_config(_STRICT)
+class Gram(TypedDict):
+    """The Gram matrix of the tasks' gradients."""
+
+    kind: Literal["gram"]
+    step: Count
+    gram: Annotated[list[list[Measured]], Field(max_length=MAX_GRAM_TASKS)]
+
+
+@with_config(_STRICT)
+class Note(TypedDict):
+    """A remark."""
+
+    kind: Literal["note"]
+    step: Count
+    text: str
+
+
+Record = Train | Eval | Monitor | Fault | Gram | Note
+
+RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+@with_config(_STRICT)
+class Summary(TypedDict):
+    """summary.json."""
+
+    tasks: list[str]
+    steps: Count
+    final_errors: ByTask
+    best_errors: ByTask
+    best_step: Count | None
+    units: NotRequired[dict[str, str]]
+    weighting: NotRequired[str]
+    skipped_steps: NotRequired[Count]
+    overflow_steps: NotRequired[Count]
+    broken: NotRequired[dict[str, dict[str, Count]]]
+    samples: NotRequired[Count]
+    wall_seconds: NotRequired[Number]
+    samples_per_second: NotRequired[Number]
+    data_wait_percent: NotRequired[Number]
+    world_size: NotRequired[Count]
+    parameters: NotRequired[Count]
+    peak_memory_mib: NotRequired[Number]
+    bad_samples: NotRequired[dict[str, Count]]
+
+
+SUMMARY: TypeAdapter[Summary] = TypeAdapter(Summary)
+
+
+class Git(BaseModel):
+    """The code that trained."""
+
+    model_config = _STRICT
+
+    commit: str
+    dirty: bool
+
+
+class Info(BaseModel):
+    """run.json. The report shows what a version adds to it, too."""
+
+    model_config = ConfigDict(**_STRICT, extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    command: str | None = None
+    started_at: str | None = None
+    world_size: Count | None = None
+    git: Git | None = None
+    versions: dict[str, str | None] = {}
+
+
+INFO: TypeAdapter[Info] = TypeAdapter(Info)
+
+
+class _TrainSection(BaseModel):
+    steps: Count | None = None
+
+
+class _BalanceSection(BaseModel):
+    weighting: str | None = None
+
+
+class Told(BaseModel):
+    """What a report asks config.yaml for. It may be that of another version, so nothing else is looked at."""
+
+    model_config = _STRICT
+
+    train: _TrainSection = _TrainSection()
+    balance: _BalanceSection = _BalanceSection()
+
+
+TOLD: TypeAdapter[Told] = TypeAdapter(Told)
+
+
+def validated(schema: TypeAdapter[T], value: Any, where: str) -> T:
+    """Return a value as its schema has it.
+
+    Args:
+        schema: of what is expected.
+        value: what was read.
+        where: begins the sentence of an error: the file, and the line where there are several.
+
+    Raises:
+        UserError: the first field that is missing or wrong.
+    """
+    try:
+        return schema.validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False)[0]
+        raise UserError(f"{where}: {_explain(fault['loc'], fault['msg'])}") from None
+
+
+def _explain(location: Sequence[str | int], message: str) -> str:
+    field = ".".join(one_line(str(part))[:80] for part in location)
+    said = shortened(one_line(message), 300)
+    return f"{field}: {said}" if field else said

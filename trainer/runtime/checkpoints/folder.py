@@ -1,0 +1,161 @@
+"""The folder of a run's checkpoints: which there are, which one LATEST names, and which may be removed."""
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.errors import UserError
+from trainer.files import read_text, sync, write_durably
+from trainer.runtime.checkpoints.manifest import run_of
+
+LATEST = "LATEST"
+REPLACED = ".replaced"
+MAX_POINTER_BYTES = 1 << 10
+_NAME = re.compile(r"step_(\d{8,18})")
+
+
+def folder_of_step(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of `step` is, if there is one."""
+    return folder / f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint by its name."""
+    name = _NAME.fullmatch(path.name)
+    assert name, f"{path} is no checkpoint's name"
+    return int(name[1])
+
+
+def published(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the oldest step first, whole or not."""
+    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the checkpoint that LATEST names, which may be missing; None if there is no LATEST.
+
+    Raises:
+        UserError: LATEST names no checkpoint.
+    """
+    path, fault = read_pointer(folder)
+    if fault:
+        raise UserError(f"{fault}. {how_to_go_on(folder, published(folder))}")
+    return path
+
+
+def read_pointer(folder: Path) -> tuple[Path | None, str | None]:
+    """Read LATEST. Returns the checkpoint that it names, or what is wrong with it; two Nones if it does not exist."""
+    try:
+        text = read_text(folder / LATEST, MAX_POINTER_BYTES).strip()
+    except FileNotFoundError:
+        return _interrupted(folder), None
+    except UserError as error:
+        return None, str(error).rstrip(".")
+    if not _NAME.fullmatch(text):
+        return None, f"{folder / LATEST} {f'holds {text[:40]!r}, which names no checkpoint' if text else 'is empty'}"
+    return folder / text, None
+
+
+def point_to(path: Path) -> None:
+    """Let LATEST name a checkpoint, durably.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    aside = _aside(path.parent)
+    write_durably(aside, path.name.encode())
+    os.replace(aside, path.parent / LATEST)
+    sync(path.parent)
+
+
+def publish_folder(aside: Path, final: Path) -> None:
+    """Give a finished folder its name and let LATEST name it. A kill at any moment leaves a folder that can be resumed.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    # Before the rename: a kill between the two renames leaves no LATEST, or an older one. Where there is none, this
+    # file tells a first checkpoint, just published, from checkpoints whose LATEST was lost.
+    write_durably(_aside(final.parent), final.name.encode())
+    sync(final.parent)
+    os.replace(aside, final)
+    point_to(final)
+
+
+def how_to_go_on(folder: Path, whole: list[Path]) -> str:
+    """Say what to type when LATEST does not lead to a whole checkpoint.
+
+    Args:
+        folder: of the checkpoints.
+        whole: those to go on from, the best one last.
+    """
+    anew = "To start a new run, type name=ANOTHER_NAME"
+    if not whole:
+        return anew
+    return f"To go on from {whole[-1].name}: echo {whole[-1].name} > {folder / LATEST}\n{anew}"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint so that it is neither resumed, nor replaced, nor removed. Returns its new path.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    number, free = 1, path.with_name(f"{path.name}.aside")
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}.aside-{number}")
+    path.rename(free)
+    sync(path.parent)
+    return free
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether `path` is a folder itself, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def prune(newest: Path, keep: int, run: str) -> None:
+    """Remove a run's checkpoints that are too many, and what unfinished saves have left.
+
+    Args:
+        newest: a checkpoint that stays.
+        keep: how many of the run's checkpoints stay.
+        run: the run's identity. A checkpoint whose manifest has another one, or cannot be read, is never removed.
+    """
+    folder = newest.parent
+    mine = [path for path in published(folder) if path != newest and is_own_folder(path) and run_of(path) == run]
+    # First those of a branch that was left when somebody set the run back to an earlier step.
+    mine.sort(key=lambda path: (step_of(path) < step_of(newest), step_of(path)))
+    # Before the rest: an unfinished save may have the name that an old checkpoint is renamed to.
+    for torn in folder.glob("step_*.tmp"):
+        if _NAME.fullmatch(torn.name.removesuffix(".tmp").removesuffix(REPLACED)) and is_own_folder(torn):
+            shutil.rmtree(torn, ignore_errors=True)
+    for old in mine[: max(len(mine) - keep + 1, 0)]:
+        torn = old.with_suffix(".tmp")
+        with suppress(OSError):  # A checkpoint that cannot be removed now is removed after the next save.
+            old.rename(torn)
+            shutil.rmtree(torn, ignore_errors=True)
+
+
+def replaced_by(path: Path) -> Path:
+    """Return the name that a checkpoint gets when the same step was saved again; `prune` removes it."""
+    return path.with_name(f"{path.name}{REPLACED}.tmp")
+
+
+def _aside(folder: Path) -> Path:
+    return folder / f"{LATEST}.tmp"
+
+
+def _interrupted(folder: Path) -> Path | None:
+    """Return the first checkpoint of a run that was killed between the two renames of `publish_folder`."""
+    if _aside(folder).is_symlink():
+        return None
+    try:
+        text = read_text(_aside(folder), MAX_POINTER_BYTES)
+    except (FileNotFoundError, UserError):
+        return None
+    return folder / text if _NAME.fullmatch(text) and (folder / text).is_dir() else None
