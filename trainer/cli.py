@@ -33,7 +33,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _train(options: argparse.Namespace) -> int:
     from trainer.config_file import load_config
     from trainer.machine import refuse_flood
+    from trainer.runtime.launcher import end_with_launcher
 
+    end_with_launcher()
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
     refuse_flood(experiment)
@@ -44,8 +46,7 @@ def _train(options: argparse.Namespace) -> int:
         return launch(experiment.parallel.processes, arguments, experiment.run_dir, options.max_restarts)
     from trainer.train import train
 
-    train(experiment)
-    return 0
+    return train(experiment)
 
 
 def _check(options: argparse.Namespace) -> None:

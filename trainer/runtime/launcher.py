@@ -1,0 +1,48 @@
+"""The process that has started this one: to end with it, and to tell it how the run has ended.
+
+A process that a user's shell has started outlives the shell, as `nohup` wants it. Only those of a launcher end with it.
+"""
+
+import ctypes
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.errors import RankError
+
+LAUNCHER = "PARETRAIN_LAUNCHER"
+"""Environment variable: the process id of the launcher, where it is one of ours."""
+OUTCOME = "PARETRAIN_OUTCOME"
+"""Environment variable: the file in which our launcher looks for the exit code of a run that has ended well."""
+OF_TORCH = "TORCHELASTIC_RUN_ID"
+"""Environment variable: torchrun and `accelerate launch` set it for each process that they start."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
+
+
+def end_with_launcher() -> int | None:
+    """Let the kernel send SIGTERM to this process when its launcher dies, however it dies.
+
+    Returns:
+        The process id of the parent whose death is signalled; None where no launcher has started this process.
+
+    Raises:
+        RankError: it has died already.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None and OF_TORCH not in os.environ:
+        return None
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.getppid()
+    if launcher not in (None, str(parent)):  # It died before the line above.
+        raise RankError(f"the launcher (process {launcher}) is gone. Type the same command again")
+    return parent
+
+
+def tell_launcher(exit_code: int) -> None:
+    """Leave the exit code of a run that has ended well for our launcher, which torch does not tell after a signal."""
+    path = os.environ.get(OUTCOME)
+    if path is not None and os.environ.get("LOCAL_RANK") == "0":
+        with suppress(FileNotFoundError):  # The launcher is gone.
+            Path(path).write_text(str(exit_code))
