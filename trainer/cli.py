@@ -85,11 +85,11 @@ def _compare(options: argparse.Namespace) -> None:
     print_comparison([read_run(run_dir) for run_dir in options.run_dirs])
 
 
-def _sweep(options: argparse.Namespace) -> None:
+def _sweep(options: argparse.Namespace) -> int:
     from launch.grid import points
     from launch.sweep import sweep
 
-    sweep(options.config, points(options.config, _overrides(options), options.grid), options.parallel)
+    return sweep(options.config, points(options.config, _overrides(options), options.grid), options.parallel)
 
 
 def _submit(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from trainer.opening import open_data
 from trainer.reporting import observed, say_complete
 from trainer.run import build_run
 from trainer.run_dir import claimed, find_start
+from trainer.runtime.agreement import facts_of
 from trainer.runtime.launcher import end_with_launcher, tell_launcher
 from trainer.runtime.setup import joined
 from trainer.runtime.shared_folder import check_shared
@@ -32,7 +33,8 @@ def train(experiment: Experiment) -> int:
     launcher = end_with_launcher()
     # Signals are noted until the processes have parted: a launcher sends one to all when one is lost, and the others
     # are to say which.
-    with ExitStack() as last, joined(experiment.parallel, experiment.run_dir) as runtime:
+    facts = facts_of(experiment)
+    with ExitStack() as last, joined(experiment.parallel, experiment.run_dir, facts) as runtime:
         max_hours = experiment.train.max_hours
         wishes = Wishes(experiment.run_dir, reads_files=runtime.is_main, max_hours=max_hours, launcher=launcher)
         last.enter_context(wishes.heard())

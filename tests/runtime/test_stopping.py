@@ -24,8 +24,8 @@ from trainer.runtime.stopping import Request, Wishes, refuse_stopped
         (("stop",), (), Request.STOP),
         (("stop", "save", "stop.77"), (), Request.STOP),
         ((), (signal.SIGUSR1,), Request.YIELD),
-        ((), (signal.SIGTERM,), Request.STOP),
-        ((), (signal.SIGTERM, signal.SIGUSR1), Request.STOP),
+        ((), (signal.SIGTERM,), Request.YIELD),
+        (("stop",), (signal.SIGTERM, signal.SIGUSR1), Request.STOP),
         (("save",), (signal.SIGUSR1,), Request.YIELD),
     ],
 )
@@ -58,6 +58,12 @@ def test_time_is_up_after_max_hours(tmp_path: Path, files: list[str], max_hours:
     assert wishes.read() is expected
 
 
+def test_a_lost_launcher_is_noticed(tmp_path: Path) -> None:
+    parent = os.getppid()
+    assert Wishes(tmp_path, reads_files=False, launcher=parent).read() is Request.GO_ON
+    assert Wishes(tmp_path, reads_files=False, launcher=parent + 1).read() is Request.LEAVE
+
+
 def test_only_one_process_reads_files(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     assert Wishes(tmp_path, reads_files=False).read() is Request.GO_ON
@@ -78,7 +84,7 @@ def test_before_the_first_step_a_signal_ends_the_run_at_once_and_later_it_is_not
             os.kill(os.getpid(), signal.SIGTERM)
         assert caught.value.exit_code == 128 + signal.SIGTERM
         os.kill(os.getpid(), signal.SIGUSR1)
-    assert wishes.read() is Request.STOP
+    assert wishes.read() is Request.YIELD
 
 
 def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +109,7 @@ def test_what_is_granted_is_forgotten_and_what_came_later_stands(tmp_path: Path)
     assert not (tmp_path / "save").exists()
 
 
-@pytest.mark.parametrize("request_", [Request.YIELD, Request.TIME_IS_UP])
+@pytest.mark.parametrize("request_", [Request.YIELD, Request.TIME_IS_UP, Request.LEAVE])
 def test_only_who_makes_room_comes_back(tmp_path: Path, request_: Request) -> None:
     wishes = Wishes(tmp_path, reads_files=True)
     wishes.granted(Request.STOP, step=5, started_at_step=2)
