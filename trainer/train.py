@@ -30,13 +30,12 @@ def train(experiment: Experiment) -> int:
         FaultError: a fault of the machine; the same on every rank.
         RankError: the same, where this rank alone knows of it.
     """
-    launcher = end_with_launcher()
+    end_with_launcher()
     # Signals are noted until the processes have parted: a launcher sends one to all when one is lost, and the others
     # are to say which.
     facts = facts_of(experiment)
     with ExitStack() as last, joined(experiment.parallel, experiment.run_dir, facts) as runtime:
-        max_hours = experiment.train.max_hours
-        wishes = Wishes(experiment.run_dir, reads_files=runtime.is_main, max_hours=max_hours, launcher=launcher)
+        wishes = Wishes(experiment.run_dir, reads_files=runtime.is_main, max_hours=experiment.train.max_hours)
         last.enter_context(wishes.heard())
         with ExitStack() as stack:
             with wishes.at_once():

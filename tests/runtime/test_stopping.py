@@ -11,6 +11,7 @@ import pytest
 from trainer import train
 from trainer.config_file import load_config
 from trainer.errors import StoppedError, UserError
+from trainer.runtime.launcher import LAUNCHER_DIED
 from trainer.runtime.stopping import Request, Wishes, refuse_stopped
 
 
@@ -25,6 +26,7 @@ from trainer.runtime.stopping import Request, Wishes, refuse_stopped
         (("stop", "save", "stop.77"), (), Request.STOP),
         ((), (signal.SIGUSR1,), Request.YIELD),
         ((), (signal.SIGTERM,), Request.YIELD),
+        ((), (signal.SIGTERM, LAUNCHER_DIED), Request.LEAVE),
         (("stop",), (signal.SIGTERM, signal.SIGUSR1), Request.STOP),
         (("save",), (signal.SIGUSR1,), Request.YIELD),
     ],
@@ -56,12 +58,6 @@ def test_time_is_up_after_max_hours(tmp_path: Path, files: list[str], max_hours:
     for name in files:
         (tmp_path / name).touch()
     assert wishes.read() is expected
-
-
-def test_a_lost_launcher_is_noticed(tmp_path: Path) -> None:
-    parent = os.getppid()
-    assert Wishes(tmp_path, reads_files=False, launcher=parent).read() is Request.GO_ON
-    assert Wishes(tmp_path, reads_files=False, launcher=parent + 1).read() is Request.LEAVE
 
 
 def test_only_one_process_reads_files(tmp_path: Path) -> None:

@@ -17,27 +17,24 @@ OUTCOME = "PARETRAIN_OUTCOME"
 """Environment variable: the file in which our launcher looks for the exit code of a run that has ended well."""
 OF_TORCH = "TORCHELASTIC_RUN_ID"
 """Environment variable: torchrun and `accelerate launch` set it for each process that they start."""
+LAUNCHER_DIED = signal.SIGRTMIN
+"""What a process gets when its launcher dies; by default it ends it. Nothing else sends it."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl."""
 
 
-def end_with_launcher() -> int | None:
-    """Let the kernel send SIGTERM to this process when its launcher dies, however it dies.
-
-    Returns:
-        The process id of the parent whose death is signalled; None where no launcher has started this process.
+def end_with_launcher() -> None:
+    """Let the kernel send `LAUNCHER_DIED` to this process when its launcher dies, however it dies.
 
     Raises:
         RankError: it has died already.
     """
     launcher = os.environ.get(LAUNCHER)
     if launcher is None and OF_TORCH not in os.environ:
-        return None
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = os.getppid()
-    if launcher not in (None, str(parent)):  # It died before the line above.
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, LAUNCHER_DIED)
+    if launcher not in (None, str(os.getppid())):  # It died before the line above.
         raise RankError(f"the launcher (process {launcher}) is gone. Type the same command again")
-    return parent
 
 
 def tell_launcher(exit_code: int) -> None:

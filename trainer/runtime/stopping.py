@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from trainer.errors import StoppedError, UserError
+from trainer.runtime.launcher import LAUNCHER_DIED
 
 SAVE = "save"
 STOP = "stop"
@@ -69,20 +70,17 @@ class Wishes:
     | RUN/save                       | SAVE       |
     | `max_hours` have passed        | TIME_IS_UP |
     | RUN/stop.JOB, SIGUSR1, SIGTERM | YIELD      |
-    | the launcher's death           | LEAVE      |
+    | LAUNCHER_DIED                  | LEAVE      |
     | RUN/stop                       | STOP       |
 
     Args:
         run_dir: the run's folder.
         reads_files: whether this process is the one that looks for files.
         max_hours: how long it may train, from now on; None: until it is done.
-        launcher: the parent process whose death is signalled by SIGTERM; None: nobody's is.
     """
 
-    def __init__(
-        self, run_dir: Path, *, reads_files: bool, max_hours: float | None = None, launcher: int | None = None
-    ) -> None:
-        self._run_dir, self._launcher = run_dir, launcher
+    def __init__(self, run_dir: Path, *, reads_files: bool, max_hours: float | None = None) -> None:
+        self._run_dir = run_dir
         self._ends_at = float("inf") if max_hours is None else time.monotonic() + max_hours * 3600
         self._files = {}
         if reads_files:
@@ -94,14 +92,16 @@ class Wishes:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Note SIGUSR1 and SIGTERM inside the block, in place of dying of them."""
+        """Note the signals inside the block, in place of dying of them."""
+
+        requests = {signal.SIGUSR1: Request.YIELD, signal.SIGTERM: Request.YIELD, LAUNCHER_DIED: Request.LEAVE}
 
         def note(number: int, _frame: FrameType | None) -> None:
-            self._signalled = Request.YIELD
+            self._signalled = max(self._signalled, requests[signal.Signals(number)])
             if self._at_once:
                 raise StoppedError(number)
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGUSR1, signal.SIGTERM)}
+        before = {number: signal.signal(number, note) for number in requests}
         try:
             yield
         finally:
@@ -124,9 +124,8 @@ class Wishes:
     def read(self) -> Request:
         """The greatest request that stands now."""
         on_time = Request.TIME_IS_UP if time.monotonic() >= self._ends_at else Request.GO_ON
-        orphaned = Request.GO_ON if self._launcher in (None, os.getppid()) else Request.LEAVE
         files = (request for path, request in self._files.items() if path.exists())
-        return max([self._signalled, on_time, orphaned, *files])
+        return max([self._signalled, on_time, *files])
 
     def granted(self, request: Request, step: int, started_at_step: int) -> None:
         """Forget what has been done; who reads files leaves RUN/requeue where a batch script is to bring the job back.
