@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainer.errors import LostPeerError, UserError
+from trainer.runtime.faults.roll_call import answer_seconds
 from trainer.runtime.launcher import LAUNCHER, OUTCOME
 
 LOG = "launcher.log"
 """Beside the ranks' logs: the line that is also printed."""
+SPARE_SECONDS = 3.0
+"""How much longer than its roll call a rank may take to end when another one has failed."""
 HOST = "host"
 """Beside the ranks' logs: the name of their host."""
 
@@ -36,12 +39,15 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Its report of a rank that ended is said below in one line; the rank itself has said why.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = launch_command_parser().parse_args(arguments)
+    # When a rank has failed, torch kills the others 30 seconds later, which is long for one that is stopped, and has no
+    # setting for it. These are the defaults of `death_sig` and `timeout`.
+    PContext.close.__defaults__ = None, answer_seconds(int(options.num_processes)) + SPARE_SECONDS
     if options.main_process_port:
         options.main_process_port += restart
     log_dir = None if options.log_dir is None else _own_folder(Path(options.log_dir))
