@@ -69,6 +69,7 @@ def refusal(rank: int, experiments: list[Experiment], modules: list[Path]) -> st
     return str(caught.value)
 
 
+@pytest.mark.processes
 def test_two_ranks_that_differ_in_configuration_and_code_do_not_start(config: Path, tmp_path: Path) -> None:
     """Also in what decides which process groups there are, and where one would make more steps than the other."""
     modules = [tmp_path / "one", tmp_path / "other"]
@@ -88,6 +89,7 @@ def test_two_ranks_that_differ_in_configuration_and_code_do_not_start(config: Pa
     assert not (tmp_path / "runs" / "run" / "config.yaml").exists()
 
 
+@pytest.mark.processes
 def test_two_ranks_with_data_of_another_seed_do_not_start(config: Path, digits: Path, tmp_path: Path) -> None:
     """The same path on two hosts, which has other content: here a link that each rank follows its own way."""
     write_digits(tmp_path / "other", train_samples=400, test_samples=90, seed=1)
