@@ -13,8 +13,6 @@ from tests.e2e.runs import started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
 
-pytestmark = pytest.mark.processes
-
 ENDLESS = ["--processes", 2, "train.steps=100000", "train.eval_every_steps=100000", "checkpoint.every_steps=100000"]
 TIME_IS_UP = "train.max_hours=1e-9"
 
