@@ -11,17 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainer.errors import LostPeerError, UserError
+from trainer.runtime.faults.roll_call import answer_seconds
+from trainer.runtime.launcher import LAUNCHER, OUTCOME
 
 LOG = "launcher.log"
 """Beside the ranks' logs: the line that is also printed."""
+SPARE_SECONDS = 3.0
+"""How much longer than its roll call a rank may take to end when another one has failed."""
 HOST = "host"
 """Beside the ranks' logs: the name of their host."""
 
 
 def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
-    """Start processes here and wait for them. Returns 0, or the exit code of the first to fail.
+    """Start processes here and wait for them. Returns 0, or the exit code of the first that ended with another one.
 
-    Where a process dies without a word, one line says which and how.
+    Where a process dies without a word, one line says which and how. The processes of a run on one machine meet over
+    the loopback interface, and nothing of them listens on another one.
 
     Args:
         arguments: accelerate's options, the module and what it is given. With --log_dir, each start keeps its logs
@@ -34,43 +39,56 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Its report of a rank that ended is said below in one line; the rank itself has said why.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = launch_command_parser().parse_args(arguments)
+    # When a rank has failed, torch kills the others 30 seconds later, which is long for one that is stopped, and has no
+    # setting for it. These are the defaults of `death_sig` and `timeout`.
+    PContext.close.__defaults__ = None, answer_seconds(int(options.num_processes)) + SPARE_SECONDS
     if options.main_process_port:
         options.main_process_port += restart
-    if options.log_dir is not None:
-        options.log_dir = str(_own_folder(Path(options.log_dir)))
+    log_dir = None if options.log_dir is None else _own_folder(Path(options.log_dir))
+    options.log_dir = str(log_dir or os.devnull)  # Without one, torch would make a temporary folder and leave it.
+    if not options.main_process_ip:
+        from launch import loopback
+
+        loopback.use_loopback()
+        options.rdzv_backend = loopback.BACKEND
     host = socket.gethostname()
-    try:
-        launch_command(options)
-    except SignalException as stopped:
-        name = signal.Signals(stopped.sigval).name
-        _say(f"stopped by {name}. The last checkpoint stands: type the same command again ({host})", options.log_dir)
-        return 128 + stopped.sigval
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            _say(
-                f"error: rank {rank} (process {failure.pid}) was ended by {name} on {host}; the other processes were "
-                "stopped. The last checkpoint stands: type the same command again to go on",
-                options.log_dir,
-            )
-            return 128 - failure.exitcode
-        if failure.exitcode == 1:  # Python's own, for an exception that nobody caught.
-            _say(
-                f"error: rank {rank} (process {failure.pid}) failed on {host}, with the traceback above; the other "
-                "processes were stopped. The last checkpoint stands",
-                options.log_dir,
-            )
-        return failure.exitcode
-    except (ConnectionError, DistError) as error:
-        _say(_no_meeting(options, host, error), options.log_dir)
-        return LostPeerError.exit_code
+    # A file that is gone when this process is.
+    with open(os.memfd_create("outcome")) as outcome:
+        os.environ |= {LAUNCHER: str(os.getpid()), OUTCOME: f"/proc/{os.getpid()}/fd/{outcome.fileno()}"}
+        try:
+            launch_command(options)
+        except SignalException as stopped:
+            if exit_code := outcome.read():
+                return int(exit_code)
+            name = signal.Signals(stopped.sigval).name
+            _say(f"stopped by {name}. The last checkpoint stands: type the same command again ({host})", log_dir)
+            return 128 + stopped.sigval
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode < 0:
+                name = signal.Signals(-failure.exitcode).name
+                _say(
+                    f"error: rank {rank} (process {failure.pid}) was ended by {name} on {host}; the other processes "
+                    "were stopped. The last checkpoint stands: type the same command again to go on",
+                    log_dir,
+                )
+                return 128 - failure.exitcode
+            if failure.exitcode == 1:  # Python's own, for an exception that nobody caught.
+                _say(
+                    f"error: rank {rank} (process {failure.pid}) failed on {host}, with the traceback above; the other "
+                    "processes were stopped. The last checkpoint stands",
+                    log_dir,
+                )
+            return failure.exitcode
+        except (ConnectionError, DistError) as error:
+            _say(_no_meeting(options, host, error), log_dir)
+            return LostPeerError.exit_code
     return 0
 
 
@@ -100,8 +118,8 @@ def _no_meeting(options: argparse.Namespace, host: str, error: Exception) -> str
     )
 
 
-def _say(line: str, log_dir: str | None) -> None:
+def _say(line: str, log_dir: Path | None) -> None:
     print(f"paretrain: {line}", file=sys.stderr, flush=True)
     if log_dir is not None:
-        with (Path(log_dir) / LOG).open("a") as stream:
+        with (log_dir / LOG).open("a") as stream:
             stream.write(line + "\n")

@@ -4,14 +4,11 @@ Started like a training, by node_entry.sh: MODULE=launch.preflight launch/node_e
 `paretrain submit ... --preflight only`.
 """
 
-import platform
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 
@@ -19,10 +16,12 @@ import torch
 import torch.distributed as dist
 
 from trainer.config_file import load_config
+from trainer.data.format.manifest import MANIFEST_NAME
 from trainer.errors import UserError, run_command
+from trainer.runtime.agreement import facts_of, facts_of_data
+from trainer.runtime.launcher import end_with_launcher
 from trainer.runtime.setup import Runtime, joined
 
-PACKAGES = ("torch", "accelerate", "numpy", "paretrain")
 SLOW = 0.5
 """A host below this part of the median is taken for broken; healthy ones of one kind differ by a tenth."""
 MAX_CLOCK_SECONDS = 5.0
@@ -38,7 +37,6 @@ class Facts:
 
     Attributes:
         host: its machine.
-        versions: of Python and of the packages that have to be the same everywhere.
         clock: seconds since the epoch, read by all processes at the same moment.
         gigaflops: 10^9 floating point operations a second in a float32 matrix product.
         receives: GB/s from the process before this one, all of them at once; None with one process.
@@ -46,7 +44,6 @@ class Facts:
     """
 
     host: str
-    versions: Mapping[str, str]
     clock: float
     gigaflops: float
     receives: float | None
@@ -59,15 +56,17 @@ def preflight(config: Path, overrides: Sequence[str]) -> None:
     Raises:
         UserError: a host is not like the others; on every rank.
     """
+    end_with_launcher()
     experiment = load_config(config, overrides)
-    with joined(experiment.parallel) as runtime:
+    manifest = Path(experiment.data.path) / MANIFEST_NAME
+    mine = facts_of(experiment) | (facts_of_data(manifest) if manifest.is_file() else {})
+    with joined(experiment.parallel, facts=mine) as runtime:
         runtime.gather(None)
         clock = time.time()
         host = socket.gethostname()
         hosts = runtime.gather(host)
         facts = Facts(
             host=host,
-            versions={"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
             clock=clock,
             gigaflops=_gigaflops(runtime.device),
             receives=_receives(runtime) if runtime.world_size > 1 else None,
@@ -85,16 +84,8 @@ def preflight(config: Path, overrides: Sequence[str]) -> None:
 def faults(found: Sequence[Facts]) -> list[str]:
     """What is wrong, a line each that begins with the host's name; `found` has the processes in the order of ranks."""
     hosts = list(dict.fromkeys(facts.host for facts in found))
-    problems = []
-    for name in found[0].versions:
-        usual = Counter(facts.versions[name] for facts in found).most_common(1)[0][0]
-        problems += [
-            f"{facts.host} has {name} {facts.versions[name]}, others {usual}: install the same environment"
-            for facts in found
-            if facts.versions[name] != usual
-        ]
     noon = median(facts.clock for facts in found)
-    problems += [
+    problems = [
         f"{facts.host}: its clock is {facts.clock - noon:+.0f} s off: set up NTP there"
         for facts in found
         if abs(facts.clock - noon) > MAX_CLOCK_SECONDS

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.accelerated import accelerate_launch
-from trainer.errors import UserError, run_command
+from trainer.errors import EXIT_UNFINISHED, UserError, run_command
 from trainer.run_dir import CHECKPOINTS
 from trainer.runtime.checkpoints.folder import latest
 
 HANDS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
-STAYS_ENDED = {0, UserError.exit_code, *(128 + number for number in HANDS)}
-"""Exit codes of what is no fault: a run that is done or was stopped, a mistake for the user to mend, a signal to the
-launcher by which somebody ends it."""
+STAYS_ENDED = {0, EXIT_UNFINISHED, UserError.exit_code, *(128 + number for number in HANDS)}
+"""Exit codes of what is no fault: a run that is complete or was asked to end, a mistake for the user to mend, a signal
+to the launcher before the first step."""
 
 
 def kept_running(start: Callable[[int], int], run_dir: Path, max_restarts: int) -> int:
@@ -53,13 +53,13 @@ def _say(line: str) -> None:
     print(f"paretrain: {line}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def main() -> int:
     """Read the command line."""
 
     def start(restart: int) -> int:
         return accelerate_launch(sys.argv[1:], restart)
 
-    sys.exit(kept_running(start, Path(os.environ["RUN_DIR"]), int(os.environ["MAX_RESTARTS"])))
+    return kept_running(start, Path(os.environ["RUN_DIR"]), int(os.environ["MAX_RESTARTS"]))
 
 
 if __name__ == "__main__":

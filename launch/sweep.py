@@ -1,5 +1,6 @@
 """`paretrain sweep`: the runs of a grid on this machine, one after another or some at a time; done ones stay as are."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,24 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.grid import Point
-from trainer.errors import UserError
+from trainer.errors import EXIT_UNFINISHED, UserError
 from trainer.machine import refuse_flood
 from trainer.observe.compare import print_comparison
 from trainer.observe.report_tables import duration
 from trainer.observe.run_folder import read_run
 from trainer.resumable import differences
 from trainer.run_dir import CONFIG, read_config
+from trainer.runtime.launcher import LAUNCHER
 
 LOOK_EVERY_SECONDS = 0.2
 
 
-def sweep(config: Path, points: Sequence[Point], parallel: int) -> None:
+def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
     """Train every point that is not complete, go on with those that were begun, and print a table of all.
 
     Args:
         config: the YAML file.
         points: see `launch.grid.points`.
         parallel: runs at a time. With more than one, what RUN says goes to `RUN.txt`, beside its folder.
+
+    Returns:
+        The exit code: 0 if all are complete, EXIT_UNFINISHED if some were asked to end and saved.
 
     Raises:
         UserError: a run failed; the others were trained nevertheless.
@@ -35,16 +40,18 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> None:
         refuse_flood(point.experiment, min(parallel, len(points)))
     missing = [point for point in points if not _is_complete(point)]
     print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
-    failed = _train(config, missing, parallel)
-    done = [point.experiment.run_dir for point in points if point not in failed]
+    ended = _train(config, missing, parallel)
+    done = [point.experiment.run_dir for point in points if point not in [point for point, _ in ended]]
     if done:
         print_comparison([read_run(run_dir) for run_dir in done])
+    failed = [point for point, exit_code in ended if exit_code != EXIT_UNFINISHED]
     if failed:
         names = ", ".join(point.experiment.name for point in failed)
         raise UserError(
             f"{len(failed)} of {len(points)} runs failed: {names}. Mend what they say, and type the same command "
             "again: it trains what is missing"
         )
+    return EXIT_UNFINISHED if ended else 0
 
 
 def _is_complete(point: Point) -> bool:
@@ -56,9 +63,13 @@ def _is_complete(point: Point) -> bool:
     return summary is not None and summary["steps"] >= experiment.train.steps
 
 
-def _train(config: Path, points: Sequence[Point], parallel: int) -> list[Point]:
-    """Train the points, each in processes of its own, none of which outlives the sweep. Returns those that failed."""
-    failed: list[Point] = []
+def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[Point, int]]:
+    """Train the points, each in processes of its own, none of which outlives the sweep.
+
+    Returns:
+        Those that ended before their last step, and their exit codes.
+    """
+    failed: list[tuple[Point, int]] = []
     waiting = list(enumerate(points, start=1))
     running: dict[subprocess.Popen[bytes], tuple[int, Point, float]] = {}
 
@@ -82,7 +93,7 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[Point]:
                     say(
                         number, point, f"ended before its last step, with exit code {process.returncode}, after {taken}"
                     )
-                    failed.append(point)
+                    failed.append((point, process.returncode))
             if not ended:
                 time.sleep(LOOK_EVERY_SECONDS)
     finally:
@@ -95,11 +106,12 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[Point]:
 
 def _start(config: Path, point: Point, log: Path | None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "trainer", "train", str(config), *point.overrides]
+    environment = os.environ | {LAUNCHER: str(os.getpid())}  # It ends when the sweep does, however that ends.
     if log is None:
-        return subprocess.Popen(command)
+        return subprocess.Popen(command, env=environment)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=stream)
+        return subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
 
 
 def _log(point: Point) -> Path:

@@ -33,7 +33,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _train(options: argparse.Namespace) -> int:
     from trainer.config_file import load_config
     from trainer.machine import refuse_flood
+    from trainer.runtime.launcher import end_with_launcher
 
+    end_with_launcher()
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
     refuse_flood(experiment)
@@ -44,8 +46,7 @@ def _train(options: argparse.Namespace) -> int:
         return launch(experiment.parallel.processes, arguments, experiment.run_dir, options.max_restarts)
     from trainer.train import train
 
-    train(experiment)
-    return 0
+    return train(experiment)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -84,11 +85,11 @@ def _compare(options: argparse.Namespace) -> None:
     print_comparison([read_run(run_dir) for run_dir in options.run_dirs])
 
 
-def _sweep(options: argparse.Namespace) -> None:
+def _sweep(options: argparse.Namespace) -> int:
     from launch.grid import points
     from launch.sweep import sweep
 
-    sweep(options.config, points(options.config, _overrides(options), options.grid), options.parallel)
+    return sweep(options.config, points(options.config, _overrides(options), options.grid), options.parallel)
 
 
 def _submit(options: argparse.Namespace) -> None:

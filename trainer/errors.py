@@ -42,6 +42,12 @@ class FaultError(SharedError):
     exit_code = 3
 
 
+class UnfinishedError(SharedError):
+    """A run was asked to end while there was nothing to save yet."""
+
+    exit_code = EXIT_UNFINISHED
+
+
 class StoppedError(PublicError):
     """A signal has ended the start of a run."""
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from trainer.data.reading.bad_samples import check_rare, combined
-from trainer.errors import SharedError, UserError
+from trainer.errors import SharedError, UnfinishedError
 from trainer.evaluation import evaluate
 from trainer.gradients import warm_up
 from trainer.observe.observers import Observers
@@ -23,6 +23,7 @@ def fit(run: Run, observers: Observers, wishes: Wishes) -> None:
     """Train from `run.step` to the last step, or to the one after which `wishes` ask all ranks to end.
 
     Raises:
+        UnfinishedError: it was asked to end before the first step; the same on every rank.
         UserError: no α could be found in a step, or a checkpoint could not be written; the same on every rank. No
             parameter was changed by that step.
     """
@@ -43,7 +44,7 @@ def _fit(run: Run, observers: Observers, wishes: Wishes) -> None:
                 save_run(run)
             _grant(run, wishes, request, observers, started_at_step)
             if not run.step:
-                raise UserError("stopped while it waited for its first batch; there is nothing to save yet")
+                raise UnfinishedError("stopped while it waited for its first batch; there is nothing to save yet")
             break
         rate = learning_rate(run.step, total_steps, run.experiment.optimizer)
         step = train_step(run, batch, rate, observers)

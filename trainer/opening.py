@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from trainer.config import DataConfig, Experiment
 from trainer.data.format.coverage import check_trainable
-from trainer.data.format.manifest import Manifest, ShardSpec, read_manifest
+from trainer.data.format.manifest import MANIFEST_NAME, Manifest, ShardSpec, read_manifest
 from trainer.data.format.tables import Table
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
@@ -23,6 +23,7 @@ from trainer.data.reading.order import Cursor
 from trainer.data.remote.copies import Copy, copy_at
 from trainer.data.remote.folder import check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
+from trainer.runtime.agreement import facts_of_data, refuse_differences
 from trainer.runtime.setup import Runtime
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     Of remote data that the cache cannot hold, each shard is looked for on the server, and verified when it comes.
 
     Raises:
-        UserError: the folder, a shard or a task is not what it should be, a task has no label to learn from, or the
-            cache is too small.
+        UserError: the folder, a shard or a task is not what it should be or not the same on every rank, a task has no
+            label to learn from, or the cache is too small.
     """
     config = experiment.data
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
@@ -87,6 +88,7 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
         copy, whole = copy_at(folder, config.cache.dir, config.cache.max_bytes), fits(manifest, config.cache.max_bytes)
         if copy and not whole:
             check_room(manifest, config.shuffle_samples, config.cache.max_bytes)
+    refuse_differences(facts_of_data(folder / MANIFEST_NAME), runtime.world_size)
     data = Data(folder, manifest, copy)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     if whole:

@@ -207,6 +207,7 @@ def _open_data(
         augment=config.augment,
         pin_memory=runtime.device.type == "cuda",
         copy=data.copy,
+        stopped_seconds=experiment.parallel.step_timeout_seconds,
     )
     test_batches = EvalLoader(
         data.folder,
@@ -217,6 +218,7 @@ def _open_data(
         workers=config.workers,
         pin_memory=runtime.device.type == "cuda",
         copy=data.copy,
+        stopped_seconds=experiment.parallel.step_timeout_seconds,
     )
     return train_batches, test_batches
 

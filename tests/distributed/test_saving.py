@@ -19,7 +19,7 @@ from models import MultiTaskModel
 from models.task_heads import SeparateHeads
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_strategies import a_runtime, whole, write
-from trainer.errors import RankError, UserError
+from trainer.errors import PublicError, RankError, UserError
 from trainer.runtime.checkpoints import saving
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.folder import folder_of_step, latest
@@ -184,7 +184,7 @@ def under_way(rank: int, folder: Path) -> dict[str, Any]:
 def _said(work: Callable[[], None]) -> str:
     try:
         work()
-    except UserError as error:
+    except PublicError as error:
         return str(error)
     return "nothing"
 

@@ -18,6 +18,7 @@ from trainer.data.reading import workers
 from trainer.data.reading.ahead import groups_from
 from trainer.data.reading.loader import Batch
 from trainer.data.reading.order import Cursor
+from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
 from trainer.observe.observers import Observers
 from trainer.run import Run
@@ -76,12 +77,12 @@ def test_a_run_that_is_stopped_while_it_waits_is_saved_and_goes_on(
         return (None, Request.STOP) if is_late else waiting.next_batch(run, wishes, observers)
 
     monkeypatch.setattr(loop, "next_batch", next_batch)
-    assert main(command) == 2
+    assert main(command) == EXIT_UNFINISHED
     assert capsys.readouterr().err == (
         "paretrain: error: stopped while it waited for its first batch; there is nothing to save yet\n"
     )
     late_after[0] = 1
-    assert main(command) == 0
+    assert main(command) == EXIT_UNFINISHED
     assert (run_dir / "checkpoints" / "LATEST").read_text() == "step_00000001"
     assert "step 1: asked to stop: saved; the same command goes on\n" in capsys.readouterr().out
     late_after.clear()

@@ -11,6 +11,7 @@ import torch
 
 from tests.e2e.conftest import Command
 from tests.e2e.runs import checkpoint, numbers, started, wait_for_rank
+from trainer.errors import EXIT_UNFINISHED
 
 LENGTH = ["--processes", 2, "train.eval_every_steps=50", "checkpoint.every_steps=50"]
 
@@ -21,7 +22,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_that_was_not(config: Path, run_
     with started("train", config, *LENGTH, "train.steps=100000") as process:
         os.kill(wait_for_rank(process, rank=1, until=run_dir / "metrics.jsonl"), signal.SIGUSR1)
         said, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == EXIT_UNFINISHED, errors
     assert "asked to make room: saved; the same command goes on" in said
     marker = json.loads((run_dir / "requeue").read_text())
     assert marker["started_at_step"] == 0
@@ -36,7 +37,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_that_was_not(config: Path, run_
             pass
         (run_dir / "stop").touch()
         said, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == EXIT_UNFINISHED, errors
     assert "asked to stop: saved; the same command goes on" in said
     second = (run_dir / "checkpoints" / "LATEST").read_text()
     assert second > first
@@ -69,7 +70,7 @@ def test_when_time_is_up_a_run_saves_and_ends_and_save_saves_and_goes_on(
     config: Path, run_dir: Path, paretrain: Command
 ) -> None:
     done = paretrain("train", config, "train.max_hours=1e-9")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == EXIT_UNFINISHED, done.stderr
     assert "train.max_hours have passed: saved; the same command goes on" in done.stdout
     assert json.loads((run_dir / "requeue").read_text()) == {"step": 1, "started_at_step": 0}
     (run_dir / "save").touch()

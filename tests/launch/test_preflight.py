@@ -6,7 +6,6 @@ from launch.preflight import Facts, faults
 
 GOOD = Facts(
     host="a",
-    versions={"python": "3.11.7", "torch": "2.13.0"},
     clock=1000.0,
     gigaflops=100.0,
     receives=10.0,
@@ -27,8 +26,6 @@ def test_finds_nothing_wrong_with_hosts_that_are_alike() -> None:
 
 
 def test_names_the_host_that_is_not_like_the_others() -> None:
-    (found,) = faults(with_changed(2, versions={"python": "3.11.7", "torch": "2.12.0"}))
-    assert found == "b has torch 2.12.0, others 2.13.0: install the same environment"
     (found,) = faults(with_changed(4, clock=1090.0))
     assert found == "c: its clock is +90 s off: set up NTP there"
     (found,) = faults(with_changed(5, gigaflops=40.0))

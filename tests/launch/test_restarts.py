@@ -42,7 +42,7 @@ def test_starts_again_no_more_often_than_it_may(tmp_path: Path) -> None:
         kept_running(start, tmp_path, max_restarts=-1)
 
 
-@pytest.mark.parametrize("exit_code", [0, 2, 129, 130, 138, 143])
+@pytest.mark.parametrize("exit_code", [0, 2, 75, 129, 130, 138, 143])
 def test_what_is_no_fault_is_left_alone(tmp_path: Path, exit_code: int) -> None:
     start, seen = starts(tmp_path, (exit_code, 2), (0, 4))
     assert kept_running(start, tmp_path, max_restarts=1) == exit_code

@@ -11,6 +11,7 @@ import pytest
 from trainer import train
 from trainer.config_file import load_config
 from trainer.errors import StoppedError, UserError
+from trainer.runtime.launcher import LAUNCHER_DIED
 from trainer.runtime.stopping import Request, Wishes, refuse_stopped
 
 
@@ -24,8 +25,9 @@ from trainer.runtime.stopping import Request, Wishes, refuse_stopped
         (("stop",), (), Request.STOP),
         (("stop", "save", "stop.77"), (), Request.STOP),
         ((), (signal.SIGUSR1,), Request.YIELD),
-        ((), (signal.SIGTERM,), Request.STOP),
-        ((), (signal.SIGTERM, signal.SIGUSR1), Request.STOP),
+        ((), (signal.SIGTERM,), Request.YIELD),
+        ((), (signal.SIGTERM, LAUNCHER_DIED), Request.LEAVE),
+        (("stop",), (signal.SIGTERM, signal.SIGUSR1), Request.STOP),
         (("save",), (signal.SIGUSR1,), Request.YIELD),
     ],
 )
@@ -78,7 +80,7 @@ def test_before_the_first_step_a_signal_ends_the_run_at_once_and_later_it_is_not
             os.kill(os.getpid(), signal.SIGTERM)
         assert caught.value.exit_code == 128 + signal.SIGTERM
         os.kill(os.getpid(), signal.SIGUSR1)
-    assert wishes.read() is Request.STOP
+    assert wishes.read() is Request.YIELD
 
 
 def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +105,7 @@ def test_what_is_granted_is_forgotten_and_what_came_later_stands(tmp_path: Path)
     assert not (tmp_path / "save").exists()
 
 
-@pytest.mark.parametrize("request_", [Request.YIELD, Request.TIME_IS_UP])
+@pytest.mark.parametrize("request_", [Request.YIELD, Request.TIME_IS_UP, Request.LEAVE])
 def test_only_who_makes_room_comes_back(tmp_path: Path, request_: Request) -> None:
     wishes = Wishes(tmp_path, reads_files=True)
     wishes.granted(Request.STOP, step=5, started_at_step=2)

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from trainer.config import ParallelConfig
-from trainer.errors import LostPeerError, SharedError, UserError
+from trainer.errors import LostPeerError, SharedError, UserError, say_error
+from trainer.runtime.agreement import Facts, refuse_differences
 from trainer.runtime.faults.guard import FAULTS, guarded
 from trainer.runtime.faults.place import reason, tells_of_a_lost_peer
 from trainer.runtime.faults.watch import Watch
@@ -30,6 +32,8 @@ Value = TypeVar("Value")
 
 NCCL_GRACE_SECONDS = 30.0
 """How much later than the guard's alarm NCCL's watchdog ends a process whose collective hangs."""
+START_GRACE_SECONDS = 5.0
+"""How much later than torch, which says more, the start gives up."""
 
 
 @dataclass(frozen=True)
@@ -130,23 +134,25 @@ class Runtime:
 
 
 @contextmanager
-def joined(config: ParallelConfig, run_dir: Path | None = None) -> Iterator[Runtime]:
+def joined(config: ParallelConfig, run_dir: Path | None = None, facts: Facts | None = None) -> Iterator[Runtime]:
     """Join the other processes, make sure that they are the ones that `config` asks for, and leave them at the end.
 
     Args:
         config: says which processes.
         run_dir: where to leave, in a folder `faults`, what this process was doing when another one was lost; None:
             nowhere.
+        facts: what has to be the same in all processes, see `trainer.runtime.agreement`; None: not compared.
 
     Raises:
-        UserError: another number of processes runs than was asked for, or the device is not there.
+        UserError: another number of processes runs than was asked for, they differ, or the device is not there.
         LostPeerError: another process went away, has failed, or did not answer in time.
     """
     folder = run_dir / FAULTS if run_dir else None
     if folder:
         _make_room(folder)
     try:
-        runtime = _start(config)
+        with _time_limit(config.timeout_seconds + START_GRACE_SECONDS):
+            runtime = _start(config, facts)
         if runtime.watch is None:
             yield runtime
             return
@@ -166,7 +172,28 @@ def joined(config: ParallelConfig, run_dir: Path | None = None) -> Iterator[Runt
             dist.destroy_process_group()
 
 
-def _start(config: ParallelConfig) -> Runtime:
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer, which waits for others many times, each as long as torch allows."""
+
+    def give_up() -> None:
+        where = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        say_error(
+            f"{where} stopped: the processes of this run did not meet within {seconds:g} s. Look for one that hangs, "
+            "or raise parallel.timeout_seconds"
+        )
+        os._exit(LostPeerError.exit_code)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "parallel.device=cuda, but torch finds no GPU here. To run on the CPU, type parallel.device=cpu"
@@ -197,6 +224,8 @@ def _start(config: ParallelConfig) -> Runtime:
     check_world_size(config.processes, launched, joined=accelerator.num_processes)
     check_world_size(config.processes, launched, joined=int(counted))
     rank, world_size = accelerator.process_index, accelerator.num_processes
+    if facts is not None:  # Before the configuration decides which groups there are.
+        refuse_differences(facts, world_size)
     if world_size == 1:
         return Runtime(accelerator, rank, world_size, device, None)
     host_group = dist.new_group(group_desc="host", timeout=timeout, backend="gloo")

@@ -8,13 +8,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
 from trainer.errors import StoppedError, UserError
+from trainer.runtime.launcher import LAUNCHER_DIED
 
 SAVE = "save"
 STOP = "stop"
@@ -35,9 +36,11 @@ class Request(IntEnum):
     """Save, and end: train.max_hours have passed, and the run is to come back."""
     YIELD = 4
     """Save, and end: the machine is wanted, and the run is to come back."""
-    STOP = 5
-    """Save, and end: somebody wants it so."""
-    FAULT = 6
+    LEAVE = 5
+    """Save, and end: the launcher is gone, and the run is to come back."""
+    STOP = 6
+    """Save, and end: somebody wants it so, and the run is to stay away."""
+    FAULT = 7
     """A rank cannot make the step."""
 
     @property
@@ -53,6 +56,7 @@ class Request(IntEnum):
             Request.SAVE: "asked to save",
             Request.TIME_IS_UP: "train.max_hours have passed",
             Request.YIELD: "asked to make room",
+            Request.LEAVE: "the launcher is gone",
             Request.STOP: "asked to stop",
         }[self]
         return f"{reason}: saved{way_on}"
@@ -61,12 +65,13 @@ class Request(IntEnum):
 class Wishes:
     """What this process has been asked for, by files in the run's folder, by signals and by the clock.
 
-    | found                   | request    |
-    |-------------------------|------------|
-    | RUN/save                | SAVE       |
-    | `max_hours` have passed | TIME_IS_UP |
-    | RUN/stop.JOB, SIGUSR1   | YIELD      |
-    | RUN/stop, SIGTERM       | STOP       |
+    | found                          | request    |
+    |--------------------------------|------------|
+    | RUN/save                       | SAVE       |
+    | `max_hours` have passed        | TIME_IS_UP |
+    | RUN/stop.JOB, SIGUSR1, SIGTERM | YIELD      |
+    | LAUNCHER_DIED                  | LEAVE      |
+    | RUN/stop                       | STOP       |
 
     Args:
         run_dir: the run's folder.
@@ -87,18 +92,16 @@ class Wishes:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Note SIGUSR1 and SIGTERM inside the block, in place of dying of them."""
+        """Note the signals inside the block, in place of dying of them."""
 
-        def hear(request: Request) -> Callable[[int, FrameType | None], None]:
-            def note(number: int, _frame: FrameType | None) -> None:
-                self._signalled = max(self._signalled, request)
-                if self._at_once:
-                    raise StoppedError(number)
+        requests = {signal.SIGUSR1: Request.YIELD, signal.SIGTERM: Request.YIELD, LAUNCHER_DIED: Request.LEAVE}
 
-            return note
+        def note(number: int, _frame: FrameType | None) -> None:
+            self._signalled = max(self._signalled, requests[signal.Signals(number)])
+            if self._at_once:
+                raise StoppedError(number)
 
-        handlers = {signal.SIGUSR1: hear(Request.YIELD), signal.SIGTERM: hear(Request.STOP)}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        before = {number: signal.signal(number, note) for number in requests}
         try:
             yield
         finally:
@@ -121,7 +124,8 @@ class Wishes:
     def read(self) -> Request:
         """The greatest request that stands now."""
         on_time = Request.TIME_IS_UP if time.monotonic() >= self._ends_at else Request.GO_ON
-        return max([self._signalled, on_time, *(request for path, request in self._files.items() if path.exists())])
+        files = (request for path, request in self._files.items() if path.exists())
+        return max([self._signalled, on_time, *files])
 
     def granted(self, request: Request, step: int, started_at_step: int) -> None:
         """Forget what has been done; who reads files leaves RUN/requeue where a batch script is to bring the job back.
@@ -133,7 +137,7 @@ class Wishes:
             for path, asked in self._files.items():
                 if asked <= request:
                     path.unlink(missing_ok=True)
-            if request in (Request.TIME_IS_UP, Request.YIELD) and self._files:
+            if request in (Request.TIME_IS_UP, Request.YIELD, Request.LEAVE) and self._files:
                 progress = {"step": step, "started_at_step": started_at_step}
                 (self._run_dir / REQUEUE).write_text(json.dumps(progress) + "\n")
         except OSError as error:

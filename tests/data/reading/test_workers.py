@@ -132,6 +132,22 @@ def test_a_hung_worker_is_an_error_and_does_not_outlive_it(monkeypatch: pytest.M
         read([np.full(2, HUNG)], workers=1)
 
 
+def test_a_stopped_worker_is_an_error_and_one_that_goes_on_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.05)
+    endless = itertools.repeat(np.zeros(2, int))
+    with closing(read_ahead(Numbers(), endless, batch_size=2, workers=1, stopped_seconds=60)) as batches:
+        worker = following(batches)[2]
+        os.kill(worker, signal.SIGSTOP)
+        assert None in itertools.islice(batches, 9)
+        os.kill(worker, signal.SIGCONT)
+        assert following(batches)[2] == worker
+    with closing(read_ahead(Numbers(), endless, batch_size=2, workers=1, stopped_seconds=0.2)) as batches:
+        worker = following(batches)[2]
+        os.kill(worker, signal.SIGSTOP)
+        with pytest.raises(UserError, match=rf"\(process {worker}\) was stopped by a signal"):
+            list(batches)
+
+
 def test_data_that_keeps_coming_is_waited_for_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(module, "TURN_SECONDS", 0.05)

@@ -33,7 +33,7 @@ from trainer.data.reading.order import (
     train_batches,
 )
 from trainer.data.reading.reader import BadSample, Found, SplitReader
-from trainer.data.reading.workers import read_ahead
+from trainer.data.reading.workers import STOPPED_SECONDS, read_ahead
 from trainer.data.remote.copies import Copy
 from trainer.data.remote.folder import fits
 from trainer.errors import UserError
@@ -81,6 +81,7 @@ class TrainLoader:
         augment: what to draw for the samples.
         pin_memory: give tensors in page-locked memory, from which a GPU copies while the CPU goes on.
         copy: what the folder is, where it is a copy of remote data: shards that are not there are fetched.
+        stopped_seconds: for how long a worker may be stopped.
 
     Attributes:
         cursor: position after the batches handed out so far; batches decoded ahead do not count.
@@ -109,6 +110,7 @@ class TrainLoader:
         augment: AugmentConfig | None = None,
         pin_memory: bool = False,
         copy: Copy | None = None,
+        stopped_seconds: float = STOPPED_SECONDS,
     ) -> None:
         manifest = read_manifest(folder)
         self.num_samples = manifest.num_samples("train")
@@ -145,7 +147,13 @@ class TrainLoader:
             # Each evaluation reads the whole test split, between two groups.
             kept = manifest.splits["test"].shards if "test" in manifest.splits else ()
             self._ahead = ShardsAhead(copy, coming, kept)
-        self._batches = read_ahead(self._reader, sample_ids, batch_size=global_batch // world_size, workers=workers)
+        self._batches = read_ahead(
+            self._reader,
+            sample_ids,
+            batch_size=global_batch // world_size,
+            workers=workers,
+            stopped_seconds=stopped_seconds,
+        )
         self._following: tuple[np.ndarray, list[np.ndarray], Found] | None = None
 
     def __iter__(self) -> Self:
@@ -216,6 +224,7 @@ class EvalLoader:
         workers: processes that decode ahead; 0 decodes in this one.
         pin_memory: give tensors in page-locked memory, from which a GPU copies while the CPU goes on.
         copy: what the folder is, where it is a copy of remote data: shards that are not there are fetched.
+        stopped_seconds: for how long a worker may be stopped.
 
     Raises:
         UserError: faulty data or an unknown task; and, while iterating, a sample that cannot be used, since a metric
@@ -234,12 +243,13 @@ class EvalLoader:
         workers: int = 0,
         pin_memory: bool = False,
         copy: Copy | None = None,
+        stopped_seconds: float = STOPPED_SECONDS,
     ) -> None:
         manifest = read_manifest(folder)
         self._folder = folder
         self._reader = SplitReader(folder, manifest, split, tasks, copy)
         self._batch_size = batch_size
-        self._workers = workers
+        self._workers, self._stopped_seconds = workers, stopped_seconds
         self._pin_memory = pin_memory
         self._sample_ids = eval_batches(
             manifest.num_samples(split), batch_size=batch_size, rank=rank, world_size=world_size
@@ -249,7 +259,13 @@ class EvalLoader:
         return len(self._sample_ids)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = read_ahead(self._reader, self._sample_ids, batch_size=self._batch_size, workers=self._workers)
+        batches = read_ahead(
+            self._reader,
+            self._sample_ids,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            stopped_seconds=self._stopped_seconds,
+        )
         with closing(batches):
             for sample_ids_B, buffers, found in filter(None, batches):
                 if found.bad:

@@ -34,6 +34,9 @@ TIMEOUT_SECONDS = 450.0
 """A worker that takes longer than this, and brings nothing nearer, has a hung disk: an error. All else that waits gives
 up earlier."""
 
+STOPPED_SECONDS = 120.0
+"""For how long a worker may be stopped, by default: a job that is suspended as a whole goes on later."""
+
 TURN_SECONDS = 1.0
 """How long to wait for a batch at a time."""
 
@@ -73,7 +76,12 @@ class _Worker(Generic[Found_co]):
 
 
 def read_ahead(
-    reader: Reader[Found_co], sample_ids: Iterable[np.ndarray], *, batch_size: int, workers: int
+    reader: Reader[Found_co],
+    sample_ids: Iterable[np.ndarray],
+    *,
+    batch_size: int,
+    workers: int,
+    stopped_seconds: float = STOPPED_SECONDS,
 ) -> Generator[tuple[np.ndarray, list[np.ndarray], Found_co] | None, None, None]:
     """Reads batches in the order of `sample_ids`. Close it to end the workers.
 
@@ -82,13 +90,14 @@ def read_ahead(
         sample_ids: one array of shape (B,) a batch; asked for as far ahead as the workers are.
         batch_size: B.
         workers: processes; 0 reads in this one.
+        stopped_seconds: for how long a worker may be stopped, as by SIGSTOP.
 
     Yields:
         The batch's sample ids, its buffers, which are the caller's to keep, and what the reader said of it; None for
         every TURN_SECONDS in which it has not come. Without workers there is no None.
 
     Raises:
-        UserError: what the reader raised; or a worker died, or hung.
+        UserError: what the reader raised; or a worker died, hung, or was stopped.
     """
     if not workers:
         for sample_ids_B in sample_ids:
@@ -120,7 +129,7 @@ def read_ahead(
             if not asked:
                 return
             number, slot, sample_ids_B = asked.popleft()
-            yield from _until_answered(pool[number], reader)
+            yield from _until_answered(pool[number], reader, stopped_seconds)
             found = _receive(pool, number)
             buffers = [buffer.copy() for buffer in pool[number].slots[slot]]
             free.append((number, slot))
@@ -187,10 +196,19 @@ def _send(pool: Sequence[_Worker[Found_co]], number: int, task: tuple[int, np.nd
         raise _death(pool, number) from None
 
 
-def _until_answered(worker: _Worker[Found_co], reader: Reader[Found_co]) -> Iterator[None]:
+def _until_answered(worker: _Worker[Found_co], reader: Reader[Found_co], stopped_seconds: float) -> Iterator[None]:
     before: object
     before, since = None, time.monotonic()
+    ran_at = since
     while not worker.tasks.poll(TURN_SECONDS):
+        # Looked at, not waited for: None while it runs.
+        if os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
+            ran_at = time.monotonic()
+        elif time.monotonic() - ran_at > stopped_seconds:
+            raise UserError(
+                f"A data worker (process {worker.pid}) was stopped by a signal, for more than {stopped_seconds:g} "
+                f"seconds. To let it run, type kill -CONT {worker.pid} in time; now, type the same command again"
+            )
         if (now := reader.progress()) != before:
             before, since = now, time.monotonic()
         elif time.monotonic() - since > TIMEOUT_SECONDS:

@@ -54,7 +54,7 @@ class RollCall:
 
     def __init__(self, store: Store, rank: int, names: Sequence[str], answer: Callable[[], str]) -> None:
         self._store, self._rank, self._names, self._answer = store, rank, names, answer
-        self._answer_seconds = ANSWER_SECONDS + SECONDS_A_RANK * len(names)
+        self._answer_seconds = answer_seconds(len(names))
         self._ended = self._has_said_last = False
         self._speaking = threading.Lock()
         own: Store = store.clone()  # type: ignore[attr-defined]  # A wait keeps its connection to itself.
@@ -127,6 +127,11 @@ class RollCall:
         values = self._store.multi_get([_answer(rank) for rank in sorted(ranks)])
         answers = dict(zip(sorted(ranks), map(json.loads, values), strict=True))
         return {rank: answer for rank, answer in answers.items() if answer["is_last"] or answer["calls"] >= number}
+
+
+def answer_seconds(world_size: int) -> float:
+    """How long an answer may take among so many processes."""
+    return ANSWER_SECONDS + SECONDS_A_RANK * world_size
 
 
 def _called(rank: int) -> str:

@@ -1,0 +1,77 @@
+"""What a launcher returns, where a run listens, and what is left when the launcher is killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import ROOT, Command, environment
+from tests.e2e.runs import started, wait_for_rank
+from trainer.errors import EXIT_UNFINISHED
+from trainer.observe.metrics import read_metrics
+
+ENDLESS = ["--processes", 2, "train.steps=100000", "train.eval_every_steps=100000", "checkpoint.every_steps=100000"]
+TIME_IS_UP = "train.max_hours=1e-9"
+
+
+def notes(run_dir: Path) -> list[str]:
+    """What the run has remarked."""
+    return [record["text"] for record in read_metrics(run_dir / "metrics.jsonl") if record["kind"] == "note"]
+
+
+def test_ranks_listen_on_loopback_alone_and_save_and_end_when_their_launcher_is_killed(
+    config: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    with started("train", config, *ENDLESS) as launcher:
+        wait_for_rank(launcher, rank=1, until=run_dir / "metrics.jsonl")
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        listening = [
+            found.laddr.ip
+            for process in (psutil.Process(launcher.pid), *children)
+            for found in process.net_connections("inet")
+            if found.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {"127.0.0.1"}
+        assert len(listening) > 2, "the launcher and each rank"
+        launcher.kill()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert not alive
+    assert notes(run_dir)[-1] == "the launcher is gone: saved; the same command goes on"
+    assert (run_dir / "checkpoints" / "LATEST").exists()
+    assert json.loads((run_dir / "requeue").read_text())["step"] > 0
+    assert not list((tmp_path / "tmp").glob("torchelastic_*"))
+
+
+def test_a_launcher_that_is_terminated_says_that_the_run_was_saved(config: Path, run_dir: Path) -> None:
+    with started("train", config, *ENDLESS) as launcher:
+        wait_for_rank(launcher, rank=1, until=run_dir / "metrics.jsonl")
+        launcher.terminate()
+        _, errors = launcher.communicate(timeout=90)
+    assert launcher.returncode == EXIT_UNFINISHED, errors
+    assert "error" not in errors
+    assert notes(run_dir) == ["asked to make room: saved; the same command goes on"]
+
+
+def test_node_entry_returns_what_the_ranks_do_and_does_not_start_again(config: Path, run_dir: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "launch" / "node_entry.sh", config, TIME_IS_UP],
+        cwd=ROOT,
+        env=environment() | {"PYTHON": sys.executable, "PROCESSES_PER_NODE": "2", "MAX_RESTARTS": "3"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == EXIT_UNFINISHED, done.stderr
+    assert "error" not in done.stderr
+    assert notes(run_dir) == ["train.max_hours have passed: saved; the same command goes on"]
+
+
+def test_a_sweep_of_runs_that_were_saved_is_unfinished(config: Path, paretrain: Command) -> None:
+    done = paretrain("sweep", config, "--grid", "seed=1", TIME_IS_UP)
+    assert done.returncode == EXIT_UNFINISHED, done.stderr
+    assert f"run-seed-1 ended before its last step, with exit code {EXIT_UNFINISHED}" in done.stdout
