@@ -21,7 +21,7 @@ from trainer.config import Experiment
 from trainer.errors import UserError
 from trainer.files import sha256
 
-OURS = ("trainer", "models", "launch")
+OURS = ("paretrain", "trainer", "models", "launch")
 """Packages whose files are compared."""
 PACKAGES = ("torch", "accelerate", "deepspeed", "numpy", "scipy", "opencv-python-headless", "torchjd", "transformers")
 """Packages whose versions are compared."""

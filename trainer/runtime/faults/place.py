@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
-OURS = {"trainer", "models", "launch", "__main__"}
+OURS = {"paretrain", "trainer", "models", "launch", "__main__"}
 OF_TORCH = {"torch", "deepspeed", "accelerate"}
 COLLECTIVES = "torch.distributed.distributed_c10d"
 
