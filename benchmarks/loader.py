@@ -39,9 +39,9 @@ from trainer.data.format.specs import ImageSpec
 from trainer.data.format.tables import load_index
 from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.order import Cursor
-from trainer.data.sources.celeba import write_celeba
-from trainer.data.sources.celeba_format import ATTRIBUTES
-from trainer.data.sources.synth import write_synthetic_celeba
+from trainer.data.sources.celeba.convert import write_celeba
+from trainer.data.sources.celeba.format import ATTRIBUTES
+from trainer.data.sources.synthetic.write import write_synthetic_celeba
 
 BATCH = 256
 LONG_EPOCH = 200_000

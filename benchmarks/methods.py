@@ -21,9 +21,9 @@ from torchjd.aggregation import MGDA
 from torchjd.autojac import jac_to_grad, mtl_backward
 
 from models import Classification, MultiTaskModel, task_losses
-from models.heads import linear_head
-from models.resnet import resnet18
-from models.task_heads import SeparateHeads, StackedHeads
+from models.encoders.resnet import resnet18
+from models.heads.task_heads import SeparateHeads, StackedHeads
+from models.heads.vector import linear_head
 from paretrain import Balancer
 from paretrain.gram import gram
 from paretrain.minnorm import solve

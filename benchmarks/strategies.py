@@ -22,10 +22,10 @@ from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
 from paretrain import Balancer
-from trainer.config import ParallelConfig
+from trainer.config.schema import ParallelConfig
+from trainer.runtime.distributed import Runtime, joined
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
-from trainer.runtime.setup import Runtime, joined
 
 STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 NUM_TASKS = 40

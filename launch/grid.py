@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from trainer.config import Experiment
-from trainer.config_file import load_config
+from trainer.config.file import load_config
+from trainer.config.schema import Experiment
 from trainer.errors import UserError
 
 MAX_RUNS = 1000

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.accelerated import accelerate_launch
-from launch.restarts import kept_running
+from launch.node.accelerated import accelerate_launch
+from launch.node.restarts import kept_running
 
 ACCELERATE_CONFIG = Path(__file__).parent / "accelerate" / "processes.yaml"
 
@@ -16,7 +16,7 @@ def launch(processes: int, arguments: Sequence[str], run_dir: Path, max_restarts
         processes: how many.
         arguments: the configuration file and overrides.
         run_dir: the run's folder.
-        max_restarts: how often it is started again after a fault; see `launch.restarts`.
+        max_restarts: how often it is started again after a fault; see `launch.node.restarts`.
     """
     options = ["--config_file", str(ACCELERATE_CONFIG), "--num_processes", str(processes)]
     command = [*options, "-m", "trainer.train", *arguments]

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from trainer.config_file import load_config
+from trainer.config.file import load_config
 from trainer.errors import UserError, run_command
 from trainer.runtime.stopping import refuse_stopped
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.grid import Point
-from trainer.config_file import is_printable
+from trainer.config.file import is_printable
+from trainer.config.machine import try_to_write
 from trainer.errors import UserError
 from trainer.files import replace
-from trainer.machine import try_to_write
 from trainer.runtime.stopping import refuse_stopped
 
 LAUNCH = Path(__file__).parent

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.grid import Point
+from trainer.config.machine import refuse_flood
+from trainer.config.resume import differences
 from trainer.errors import EXIT_UNFINISHED, UserError
-from trainer.machine import refuse_flood
 from trainer.observe.compare import print_comparison
-from trainer.observe.report_tables import duration
-from trainer.observe.run_folder import read_run
-from trainer.resumable import differences
-from trainer.run_dir import CONFIG, read_config
+from trainer.observe.read_run import read_run
+from trainer.observe.report.tables import duration
+from trainer.run_folder import CONFIG, read_config
 from trainer.runtime.launcher import LAUNCHER
 
 LOOK_EVERY_SECONDS = 0.2

@@ -1,7 +1,8 @@
 """Encoders, heads and tasks. This package knows torch and einops only: nothing of processes, files or training."""
 
+from models.activation_checkpointing import checkpoint_activations
 from models.build import build_encoder, build_model
-from models.checkpointing import checkpoint_activations
+from models.heads.towers import Tower, training_losses
 from models.multitask import MultiTaskModel
 from models.tasks import (
     Classification,
@@ -13,7 +14,6 @@ from models.tasks import (
     task_losses,
     task_measures,
 )
-from models.towers import Tower, training_losses
 
 __all__ = [
     "Classification",

@@ -8,16 +8,16 @@ from typing import Any
 from torch import nn
 
 from models import dotted
-from models.backbone import TransformersEncoder
-from models.heads import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
-from models.lenet import LeNet
-from models.mlp import MLP
+from models.encoders.lenet import LeNet
+from models.encoders.mlp import MLP
+from models.encoders.resnet import resnet18, resnet34, resnet50
+from models.encoders.transformers import TransformersEncoder
+from models.encoders.vit import ViT
+from models.heads.task_heads import SeparateHeads, StackedHeads
+from models.heads.towers import HeadsWithTowers, Tower
+from models.heads.vector import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
 from models.multitask import MultiTaskModel
-from models.resnet import resnet18, resnet34, resnet50
-from models.task_heads import SeparateHeads, StackedHeads
 from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task
-from models.towers import HeadsWithTowers, Tower
-from models.vit import ViT
 
 ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,

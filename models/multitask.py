@@ -5,8 +5,8 @@ Shapes: B samples, T tasks, C outputs a task.
 
 from torch import Tensor, nn
 
-from models.task_heads import BalancerLike, SeparateHeads, StackedHeads
-from models.towers import HeadsWithTowers, TowerOutputs
+from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads
+from models.heads.towers import HeadsWithTowers, TowerOutputs
 
 
 class MultiTaskModel(nn.Module):

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.arguments import whole
-from trainer.data.commands import add_data_commands
+from trainer.commands.arguments import whole
+from trainer.commands.data import add_data_commands
 from trainer.errors import run_command
 
 MAX_GIB = 2**20
@@ -31,8 +31,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from trainer.config_file import load_config
-    from trainer.machine import refuse_flood
+    from trainer.config.file import load_config
+    from trainer.config.machine import refuse_flood
     from trainer.runtime.launcher import end_with_launcher
 
     end_with_launcher()
@@ -50,28 +50,28 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from trainer.check import check
-    from trainer.config_file import load_config
+    from trainer.commands.check import check
+    from trainer.config.file import load_config
 
     strategy = [] if options.strategy is None else [f"parallel.strategy={options.strategy}"]
     check(load_config(options.config, [*_overrides(options), *strategy]), options.gpu_memory)
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from trainer.eval import evaluate_run
+    from trainer.commands.eval import evaluate_run
 
     evaluate_run(options.run_dir, options.split, options.step)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from trainer.export import export_run
+    from trainer.commands.export import export_run
 
     export_run(options.run_dir, options.out, options.step)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from trainer.observe.report import write_report
-    from trainer.run_dir import REPORT
+    from trainer.observe.report.page import write_report
+    from trainer.run_folder import REPORT
 
     out = options.out or (options.run_dirs[0] if len(options.run_dirs) == 1 else Path()) / REPORT
     write_report(options.run_dirs, out)
@@ -80,7 +80,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from trainer.observe.compare import print_comparison
-    from trainer.observe.run_folder import read_run
+    from trainer.observe.read_run import read_run
 
     print_comparison([read_run(run_dir) for run_dir in options.run_dirs])
 

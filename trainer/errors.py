@@ -1,11 +1,12 @@
 """The errors that a user is meant to read, and the exit codes on which a command ends."""
 
+import difflib
 import faulthandler
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trainer.plain import printable
 
@@ -91,3 +92,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown name: `; did you mean 'left'?` or a full stop."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."

@@ -1,15 +1,11 @@
 """Show text that somebody else wrote: the names of tasks, classes, units, runs and files are no commands to a terminal.
 
 A name may hold escape sequences, line breaks, or characters that reverse the text around them. Each medium has one
-function: `one_line` and `printable` for terminals and logs, `Terminal` for tables, `text` in report_tables.py for HTML,
-`label` in report_figures.py for drawings, `markdown` in model_card.py for Markdown.
+function: `one_line` and `printable` for terminals and logs, terminal.py for tables, `text` in report/tables.py for
+HTML, `label` in report/figures.py for drawings, `markdown` in model_card.py for Markdown.
 """
 
 import re
-from typing import Any
-
-from rich.console import Console
-from rich.text import Text
 
 _LINE_BREAKS = "\n\t"
 _CONTROLS = re.compile(
@@ -30,6 +26,12 @@ def one_line(text: str) -> str:
     return _CONTROLS.sub(_escaped, text)
 
 
+def cut_line(text: str, most: int = 1000) -> str:
+    """Do as `one_line`, for a text of unknown origin and length; `...` replaces what is beyond `most` characters."""
+    shown = one_line(text[:most])
+    return shown if len(text) <= most else f"{shown}..."
+
+
 def shortened(text: str, length: int) -> str:
     """Cut a text that is longer than so many letters; three dots say so."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
@@ -37,14 +39,3 @@ def shortened(text: str, length: int) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
-
-
-class Terminal(Console):
-    """A console that shows every string, in tables too, as it is: no markup, no emoji codes, no escape sequences."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Turn a string, such as the cell of a table, into what is shown."""
-        return super().render_str(printable(text), **options)

@@ -4,19 +4,19 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from trainer.config import Experiment
-from trainer.config_file import load_config
+from trainer.config.file import load_config
+from trainer.config.schema import Experiment
 from trainer.errors import EXIT_UNFINISHED, UserError, run_command
-from trainer.loop import fit
-from trainer.opening import open_data
-from trainer.reporting import observed, say_complete
-from trainer.run import build_run
-from trainer.run_dir import claimed, find_start
+from trainer.run_folder import claimed, find_start
 from trainer.runtime.agreement import facts_of
+from trainer.runtime.distributed import joined
 from trainer.runtime.launcher import end_with_launcher, tell_launcher
-from trainer.runtime.setup import joined
 from trainer.runtime.shared_folder import check_shared
 from trainer.runtime.stopping import Wishes, refuse_stopped
+from trainer.training.loop import fit
+from trainer.training.prepare_data import open_data
+from trainer.training.run import build_run
+from trainer.training.summary import observed, say_complete
 
 
 def train(experiment: Experiment) -> int:

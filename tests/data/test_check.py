@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.data import tiny
-from tests.data.rich import write_rich, write_table
-from tests.data.tiny import picture, spec
+from tests.support import tiny_data as tiny
+from tests.support.rich_data import write_rich, write_table
+from tests.support.tiny_data import picture, spec
 from trainer.cli import main
 from trainer.data.format.decode import encode
 from trainer.data.format.shards import Sample, write_shards

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data import tiny
+from tests.support import tiny_data as tiny
 from trainer.data.format.decode import encode
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import MANIFEST_NAME, FileSpec, Manifest, ShardSpec, SplitSpec, read_manifest

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.tiny import picture, spec
+from tests.support.tiny_data import picture, spec
 from trainer.cli import main
-from trainer.data.foreign import index_folder
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import ForeignSpec, read_manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.format.tar import walk_tar
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.loader import MISSING, Batch, EvalLoader
+from trainer.data.sources.webdataset.index import index_folder
 from trainer.errors import UserError
 
 IMAGE = spec("png", height=6, width=8, channels=3)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data import tiny
+from tests.support import tiny_data as tiny
 from trainer.data.format.decode import BadImageError, decode_into, encode
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import read_manifest

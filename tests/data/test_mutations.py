@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.rich import write_rich, write_table
-from tests.data.tiny import sign, spec, write_tiny
+from tests.support.rich_data import write_rich, write_table
+from tests.support.tiny_data import sign, spec, write_tiny
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
 from trainer.data.format.specs import MOST_STDS

@@ -13,18 +13,19 @@ from accelerate import Accelerator
 
 from models.tasks import MISSING
 from paretrain import Balancer
-from tests.distributed.problem import Problem
-from tests.distributed.ranks import run_ranks
-from trainer import loop, reporting
-from trainer.config import Experiment, ParallelConfig
+from tests.support.problem import Problem
+from tests.support.ranks import run_ranks
+from trainer.config.schema import Experiment, ParallelConfig
 from trainer.data.reading.loader import Batch
 from trainer.data.sources.digits import write_digits
-from trainer.run import Run
+from trainer.runtime.distributed import Runtime, exchange_group
 from trainer.runtime.engines.strategies import build_engine
-from trainer.runtime.setup import Runtime, exchange_group
 from trainer.train import train
+from trainer.training import loop
+from trainer.training import summary as reporting
+from trainer.training.run import Run
 
-BREAKING_HEAD = {"name": "tests.e2e.faulty.NanOfEverySecondTask"}
+BREAKING_HEAD = {"name": "tests.support.faulty.NanOfEverySecondTask"}
 """In the second step."""
 CASES: dict[str, dict[str, Any]] = {
     "stop": {},

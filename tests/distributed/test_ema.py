@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from models import MultiTaskModel
-from tests.distributed.problem import two_pass_step
-from tests.distributed.ranks import run_ranks
 from tests.distributed.test_strategies import (
     CASES,
     CLIP_NORM,
@@ -26,13 +24,15 @@ from tests.distributed.test_strategies import (
     train,
     write,
 )
-from trainer.config import OptimizerConfig
+from tests.support.problem import two_pass_step
+from tests.support.ranks import run_ranks
+from trainer.config.schema import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
-from trainer.optimization import build_optimizer
 from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.distributed import Runtime
 from trainer.runtime.engines.averaging import averaged, averaged_weights, exchange, has_averages, keep_average
 from trainer.runtime.engines.engine import Engine
-from trainer.runtime.setup import Runtime
+from trainer.training.optimizer import build_optimizer
 
 DECAY = 0.8
 STEPS_EACH = 3

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from paretrain import Balancer
-from tests.distributed.problem import Problem, train_by_definition
-from tests.distributed.ranks import run_ranks
+from tests.support.problem import Problem, train_by_definition
+from tests.support.ranks import run_ranks
 
 CUTS = {
     "one": [24],

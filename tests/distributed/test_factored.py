@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from models import MultiTaskModel, task_losses
-from models.task_heads import StackedHeads
+from models.heads.task_heads import StackedHeads
 from paretrain import BalanceError, Balancer
-from tests.distributed.problem import Problem, two_pass_step
-from tests.distributed.ranks import run_ranks
+from tests.support.problem import Problem, two_pass_step
+from tests.support.ranks import run_ranks
 
 PROBLEM = Problem(num_tasks=5, missing=0.3, blind=(1,))
 CUT = [7, 17]

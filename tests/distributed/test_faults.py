@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretrain import Balance, BalanceError, Balancer, MinNormWeighting, Weights
-from tests.distributed.problem import MISSING, Problem, two_pass_step
-from tests.distributed.ranks import RankFailed, run_ranks
-from trainer.config import ParallelConfig
+from tests.support.problem import MISSING, Problem, two_pass_step
+from tests.support.ranks import RankFailed, run_ranks
+from trainer.config.schema import ParallelConfig
 from trainer.errors import LostPeerError
+from trainer.runtime.distributed import joined
 from trainer.runtime.faults import roll_call
-from trainer.runtime.setup import joined
 
 PROBLEM = Problem(num_tasks=3)
 NAMES = ["left", "middle", "right"]

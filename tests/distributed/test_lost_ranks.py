@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from launch.diagnose import diagnose
-from tests.distributed.ranks import RankFailed, run_ranks
-from trainer.config import Experiment
+from launch.diagnose.diagnosis import diagnose
+from tests.support.ranks import RankFailed, run_ranks
+from trainer.config.schema import Experiment
 from trainer.data.sources.digits import write_digits
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.faults import guard, roll_call
@@ -46,7 +46,7 @@ def an_experiment(digits: Path, output: Path, strategy: str, encoder: dict[str, 
         "output": output,
         "data": {"path": str(digits)},
         "model": {
-            "encoder": {"name": "tests.distributed.breaking.Breaking", "options": encoder},
+            "encoder": {"name": "tests.support.breaking.Breaking", "options": encoder},
             "head": {"name": "linear"},
         },
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
@@ -90,7 +90,7 @@ def check_failed(experiment: Experiment) -> None:
     (kind, said), its_own = ends(experiment)
     assert its_own == ("ValueError", "no luck")
     assert kind == LostPeerError.__name__
-    place = r"in (step \d|the checkpoint of step \d), at tests/distributed/breaking.py:\d+ in break_here"
+    place = r"in (step \d|the checkpoint of step \d), at tests/support/breaking.py:\d+ in break_here"
     expected = rf"{LOST} failed: rank 1 on {HOST} \(process \d+\) {place}: ValueError: no luck\. {FOUND}"
     assert re.match(expected, said), said
     answer = diagnose(experiment.run_dir).splitlines()[-1]
@@ -164,7 +164,7 @@ def test_a_disk_that_fails_one_rank_and_a_rule_that_fails_end_all_with_the_same_
         "the checkpoint of step 2 could not be written: [Errno 28] No space left on device. There is "
     )
     assert said.endswith("(on rank 1 only)")
-    rule = {"weighting": "tests.distributed.breaking.BreakingRule"}
+    rule = {"weighting": "tests.support.breaking.BreakingRule"}
     (kind, said), other = ends(an_experiment(digits, tmp_path, "ddp", {}, name="rule", balance=rule))
     assert (kind, said) == other
     words = "stopped at step 2: the weighting failed on rank 0: ValueError: no luck. The last checkpoint stands"

@@ -15,10 +15,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from models import MultiTaskModel, task_losses
-from models.task_heads import StackedHeads
+from models.heads.task_heads import StackedHeads
 from paretrain import Balancer, MinNormWeighting, NonFiniteError, Weights
-from tests.distributed.problem import MISSING, Problem, two_pass_step
-from tests.distributed.ranks import run_ranks
+from tests.support.problem import MISSING, Problem, two_pass_step
+from tests.support.ranks import run_ranks
 
 PROBLEM = Problem(num_tasks=3, missing=0.2)
 NAMES = ["left", "middle", "right"]

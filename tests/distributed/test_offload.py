@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.distributed.ranks import run_ranks
 from tests.distributed.test_ema import CASE, everything, overflow, predicted
 from tests.distributed.test_strategies import CLIP_NORM, SKIPPED, a_runtime, train, write
-from trainer.config import OffloadConfig
+from tests.support.ranks import run_ranks
+from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.distributed import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.offload import check_disk
 from trainer.runtime.engines.strategies import build_engine
 from trainer.runtime.engines.zero import settings
-from trainer.runtime.setup import Runtime
 
 OPTIMIZER, BOTH = OffloadConfig(optimizer="cpu"), OffloadConfig(optimizer="cpu", parameters="cpu")
 Offloaded = Sequence[tuple[str, OffloadConfig]]

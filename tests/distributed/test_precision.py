@@ -6,8 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from models import task_losses
 from paretrain import Balancer
-from tests.distributed.problem import Problem, two_pass_step
-from tests.distributed.ranks import run_ranks
+from tests.support.problem import Problem, two_pass_step
+from tests.support.ranks import run_ranks
 
 PROBLEM = Problem(num_tasks=4, missing=0.3)
 CUT = [7, 17]

@@ -26,8 +26,8 @@ from paretrain.exchange import exchange
 from paretrain.ranks import Ranks
 from paretrain.rules.rule import Stateless, Weights
 from paretrain.solve import solve_step
-from tests.distributed.ranks import run_ranks
-from trainer.rules import build_weighting
+from tests.support.ranks import run_ranks
+from trainer.training.rules import build_weighting
 
 NAMES = ["left", "middle", "right"]
 STEPS = 25

@@ -16,18 +16,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models import MultiTaskModel
-from models.task_heads import SeparateHeads
-from tests.distributed.ranks import run_ranks
+from models.heads.task_heads import SeparateHeads
 from tests.distributed.test_strategies import a_runtime, whole, write
+from tests.support.ranks import run_ranks
 from trainer.errors import PublicError, RankError, UserError
 from trainer.runtime.checkpoints import saving
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.folder import folder_of_step, latest
 from trainer.runtime.checkpoints.pieces import cut
 from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.distributed import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
-from trainer.runtime.setup import Runtime
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 

@@ -21,23 +21,23 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models import Classification, MultiTaskModel
-from models.heads import linear_head, mlp_head
-from models.lenet import LeNet
-from models.resnet import BasicBlock, ResNet
-from models.task_heads import SeparateHeads, StackedHeads
+from models.encoders.lenet import LeNet
+from models.encoders.resnet import BasicBlock, ResNet
+from models.heads.task_heads import SeparateHeads, StackedHeads
+from models.heads.vector import linear_head, mlp_head
 from paretrain import Balancer
-from tests.distributed.problem import Problem, two_pass_step
-from tests.distributed.ranks import run_ranks
-from trainer.config import AccumulationConfig, BalanceConfig
+from tests.support.problem import Problem, two_pass_step
+from tests.support.ranks import run_ranks
+from trainer.config.schema import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
-from trainer.gradients import forward_backward
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.pieces import Piece
 from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.distributed import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.precision import LossScale
 from trainer.runtime.engines.strategies import build_engine
-from trainer.runtime.setup import Runtime
+from trainer.training.gradients import forward_backward
 
 NUM_STEPS = 20
 CLIP_NORM = 1.0

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.ranks import run_ranks
-from trainer import opening, waiting
+from tests.support.ranks import run_ranks
 from trainer.errors import UserError
-from trainer.opening import in_turns
-from trainer.runtime.setup import Runtime
+from trainer.runtime.distributed import Runtime
 from trainer.runtime.stopping import Request
+from trainer.training import next_batch as waiting
+from trainer.training import prepare_data as opening
+from trainer.training.prepare_data import in_turns
 
 
 class Late:

@@ -49,14 +49,14 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Say:
         ("model.encoder.options={drop: 0.1}", "encoder 'lenet' has no option 'drop'. Did you mean 'dropout'?"),
         ("model.encoder.options={dropout: 7}", "encoder 'lenet' cannot be built with dropout=7"),
         (
-            "model.encoder={name: tests.e2e.faulty.Tied}",
+            "model.encoder={name: tests.support.faulty.Tied}",
             "encoder.features.0.weight and encoder.again.weight are one parameter under two names, which can be "
             "neither sharded nor saved as two. Leave one of the names out of the module, or give it a parameter of its "
             "own: torch.nn.Parameter(other.detach().clone())",
         ),
         (
-            "balance.weighting=tests.e2e.faulty.RemembersAnArray",
-            "balance.weighting=tests.e2e.faulty.RemembersAnArray: state_dict()['memory']['losses_T'] is a "
+            "balance.weighting=tests.support.faulty.RemembersAnArray",
+            "balance.weighting=tests.support.faulty.RemembersAnArray: state_dict()['memory']['losses_T'] is a "
             "numpy.ndarray, which no checkpoint can hold: it could not be read back safely. Expected tensors, numbers, "
             "strings, and lists and dictionaries of them; of a NumPy array, torch.from_numpy(array) makes a tensor",
         ),

@@ -25,7 +25,7 @@ def test_the_batch_is_told_as_its_factors(config: Path, capsys: pytest.CaptureFi
 def test_a_run_for_a_larger_machine_is_tried_within_this_one(
     config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.check.num_cores", lambda: 1)
+    monkeypatch.setattr("trainer.commands.check.num_cores", lambda: 1)
     options = ["--processes", "20", "data.workers=1024", "parallel.threads=1024"]
     assert main(["check", str(config), *options]) == 0
     assert "40 samples a step = 20 processes x 2 " in said(capsys.readouterr().out)

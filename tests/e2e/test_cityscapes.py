@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.sources.raw_cityscapes import write_raw
 from tests.e2e.conftest import ROOT, Command
+from tests.support.raw_cityscapes import write_raw
 from trainer.cli import main
-from trainer.eval import evaluate_run
+from trainer.commands.eval import evaluate_run
 from trainer.observe.metrics import read_metrics
 from trainer.observe.predictions import read_predictions
 

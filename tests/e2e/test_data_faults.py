@@ -31,7 +31,7 @@ def bad_data(digits: Path, tmp_path: Path) -> Path:
 def test_a_disk_that_goes_away_on_one_rank_ends_all_with_the_same_line(
     config: Path, run_dir: Path, paretrain: Command
 ) -> None:
-    encoder = "model.encoder={name: tests.e2e.faulty_disk.DiskGoneOnRank1}"
+    encoder = "model.encoder={name: tests.support.faulty_disk.DiskGoneOnRank1}"
     done = paretrain("train", config, "--processes", 2, encoder, "checkpoint.every_steps=1")
     assert done.returncode == 2
     said = re.sub(r"\s+", " ", done.stderr)

@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 
 from trainer.cli import main
-from trainer.config import ParallelConfig
-from trainer.eval import evaluate_run
-from trainer.run_dir import checkpoint_of
+from trainer.commands.eval import evaluate_run
+from trainer.config.schema import ParallelConfig
+from trainer.run_folder import checkpoint_of
 from trainer.runtime.checkpoints.checkpoint import load
-from trainer.runtime.setup import joined
+from trainer.runtime.distributed import joined
 
 
 def test_evaluations_and_exports_are_of_the_average(

@@ -13,16 +13,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.data.rich import write_rich
 from tests.e2e.conftest import ROOT, environment
-from tests.e2e.runs import saved
-from trainer.build import build_network, build_tasks
+from tests.support.rich_data import write_rich
+from tests.support.runs import saved
 from trainer.cli import main
-from trainer.config_file import load_config
+from trainer.config.file import load_config
 from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
 from trainer.data.sources.digits import write_digits
-from trainer.run_dir import read_config
+from trainer.run_folder import read_config
+from trainer.training.build import build_network, build_tasks
 
 SPATIAL = {"name": "resnet18", "options": {"stem": "cifar", "pool": None}}
 PREDICT = """

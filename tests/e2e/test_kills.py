@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import ROOT, Command, command_line, environment
-from tests.e2e.runs import checkpoint, numbers
+from tests.support.runs import checkpoint, numbers
 
 NUM_KILLS = 50
 SECONDS_TO_END = 15
@@ -81,7 +81,7 @@ def steps_saved(run_dir: Path) -> int:
 
 def test_a_killed_run_comes_back_by_itself(config: Path, run_dir: Path, tmp_path: Path) -> None:
     length = ("train.steps=20", "train.eval_every_steps=20", "checkpoint.every_steps=2")
-    slow = "model.encoder.name=tests.launch.cluster.slow.SlowLeNet"
+    slow = "model.encoder.name=tests.support.slow.SlowLeNet"
     with spoken_to(tmp_path / "log", "train", config, "--max-restarts", 1, *length, slow) as launcher:
         while not (run_dir / "checkpoints" / "LATEST").exists():
             assert launcher.poll() is None, (tmp_path / "log").read_text()

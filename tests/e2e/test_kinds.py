@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.data.rich import write_rich
+from tests.support.rich_data import write_rich
 from trainer.cli import main
 
 
@@ -47,7 +47,7 @@ def test_classes_numbers_and_maps_are_trained_together(tmp_path: Path, capsys: p
 
 
 def test_a_table_of_many_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.reporting.write_report", lambda run_dirs, out: None)  # the other test draws one
+    monkeypatch.setattr("trainer.training.summary.write_report", lambda run_dirs, out: None)  # the other test draws one
     rng = np.random.default_rng(0)
     features_BF = rng.normal(size=(60, 4))
     targets_BT = features_BF @ rng.normal(size=(4, 50))

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import ROOT, Command, environment
-from tests.e2e.runs import started, wait_for_rank
+from tests.support.runs import started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
 
@@ -59,7 +59,7 @@ def test_a_launcher_that_is_terminated_says_that_the_run_was_saved(config: Path,
 
 def test_node_entry_returns_what_the_ranks_do_and_does_not_start_again(config: Path, run_dir: Path) -> None:
     done = subprocess.run(
-        [ROOT / "launch" / "node_entry.sh", config, TIME_IS_UP],
+        [ROOT / "launch" / "node" / "entry.sh", config, TIME_IS_UP],
         cwd=ROOT,
         env=environment() | {"PYTHON": sys.executable, "PROCESSES_PER_NODE": "2", "MAX_RESTARTS": "3"},
         capture_output=True,

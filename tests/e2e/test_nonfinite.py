@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.e2e.runs import saved
+from tests.support.runs import saved
 from trainer.cli import main
 from trainer.observe.metrics import read_metrics
 
 FAULTY = [
-    "model.head={name: tests.e2e.faulty.NanOfEverySecondTask}",
-    "model.encoder={name: tests.e2e.faulty.Normalised}",
+    "model.head={name: tests.support.faulty.NanOfEverySecondTask}",
+    "model.encoder={name: tests.support.faulty.Normalised}",
     "checkpoint={every_steps: 1, keep: 9}",
 ]
 

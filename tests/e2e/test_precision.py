@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.e2e.runs import checkpoint, numbers
+from tests.support.runs import checkpoint, numbers
 from trainer.cli import main
-from trainer.config_file import load_config
+from trainer.config.file import load_config
 from trainer.observe.metrics import read_metrics
 from trainer.train import train
 
@@ -48,7 +48,7 @@ def test_an_overflow_is_skipped_and_told_and_the_scale_goes_on_after_a_resume(
     config: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def part(steps: int) -> None:
-        overrides = ["model.encoder={name: tests.e2e.faulty.Overflowing}", f"train.steps={steps}"]
+        overrides = ["model.encoder={name: tests.support.faulty.Overflowing}", f"train.steps={steps}"]
         experiment = load_config(config, overrides)
         # The configuration refuses fp16 on a CPU, which computes it right but slowly.
         parallel = experiment.parallel.model_copy(update={"precision": "fp16"})

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.data.server import serving
-from tests.data.tiny import spec, write_tiny
 from tests.e2e.conftest import Command
-from trainer import loop, waiting
+from tests.support.data_server import serving
+from tests.support.tiny_data import spec, write_tiny
 from trainer.cli import main
 from trainer.data.reading import workers
 from trainer.data.reading.ahead import groups_from
@@ -21,8 +20,10 @@ from trainer.data.reading.order import Cursor
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
 from trainer.observe.observers import Observers
-from trainer.run import Run
 from trainer.runtime.stopping import Request, Wishes
+from trainer.training import loop
+from trainer.training import next_batch as waiting
+from trainer.training.run import Run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Command
-from tests.e2e.runs import checkpoint, numbers, started, wait_for_rank
+from tests.support.runs import checkpoint, numbers, started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
 
 LENGTH = ["--processes", 2, "train.eval_every_steps=50", "checkpoint.every_steps=50"]

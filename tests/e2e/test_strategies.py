@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Command
-from tests.e2e.runs import checkpoint, numbers
+from tests.support.runs import checkpoint, numbers
 
 
 @pytest.mark.slow

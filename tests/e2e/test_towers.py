@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.runs import saved
-from trainer.build import build_network, build_tasks
+from tests.support.runs import saved
 from trainer.cli import main
-from trainer.config_file import load_config
+from trainer.commands.eval import evaluate_run
+from trainer.config.file import load_config
 from trainer.data.format.manifest import read_manifest
-from trainer.eval import evaluate_run
+from trainer.training.build import build_network, build_tasks
 
 
 @pytest.mark.parametrize("space", ["representation", "parameters"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import ROOT, Command, environment
-from tests.e2e.runs import checkpoint, numbers, started, wait_for_rank
+from tests.support.runs import checkpoint, numbers, started, wait_for_rank
 
 
 def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain: Command) -> None:
@@ -109,7 +109,7 @@ def test_ctrl_c_ends_every_process_with_one_line(config: Path, run_dir: Path) ->
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all_with_one_message(config: Path, paretrain: Command) -> None:
-    encoder = "model.encoder={name: tests.e2e.faulty.NanOnRank1}"
+    encoder = "model.encoder={name: tests.support.faulty.NanOnRank1}"
     done = paretrain("train", config, "--processes", 2, encoder, limit_seconds=60)
     assert done.returncode == 2
     message = "stopped at step 3: not finite: loss and gradient of tasks 'left', 'right' on rank 1"

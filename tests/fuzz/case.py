@@ -67,7 +67,7 @@ class Target:
         name: of the target.
         make: makes a sound folder, in the current one.
         change: changes it, in the current one; returns what it did.
-        commands: what may be run on it; arguments of `paretrain`, or of `launch.diagnose` after that word.
+        commands: what may be run on it; arguments of `paretrain`, or of `launch.diagnose.diagnosis` after that word.
         draws: how often each of them is drawn, in proportion; one that draws a picture costs ten times as much.
         writes: what the commands may write, as patterns of paths.
         result: asked after a success, in the changed folder, with the command and what it printed; returns what has to
@@ -235,7 +235,7 @@ def _child(
 
 def _run_main(command: Sequence[str]) -> int:
     if command[0] == "diagnose":
-        from launch.diagnose import main as diagnose
+        from launch.diagnose.diagnosis import main as diagnose
         from trainer.errors import run_command
 
         sys.argv = ["diagnose", *command[1:]]

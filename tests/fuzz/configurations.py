@@ -19,7 +19,7 @@ def make() -> None:
     folders.write_neighbour(Path("neighbour"))
     folders.write_config(CONFIG)
     # Every key, so that each is a place to change.
-    from trainer.config_file import load_config, to_yaml
+    from trainer.config.file import load_config, to_yaml
 
     CONFIG.write_text(to_yaml(load_config(CONFIG)))
 
@@ -63,7 +63,7 @@ def _at(value: Any, where: mutate.Path) -> Any:
 
 def result(command: Sequence[str], said: str) -> str:
     """Read what was accepted, write it and read it back: a value that changes on the way was not understood."""
-    from trainer.config_file import load_config, parse_config, to_yaml
+    from trainer.config.file import load_config, parse_config, to_yaml
 
     experiment = load_config(CONFIG, command[2:])
     again = parse_config(yaml.safe_load(to_yaml(experiment)), "what was written")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tests.data.tiny import picture, spec
+from tests.support.tiny_data import picture, spec
 from trainer.data.format.decode import encode
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec

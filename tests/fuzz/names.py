@@ -7,7 +7,7 @@ from random import Random
 
 from tests.fuzz import folders, mutate
 from tests.fuzz.case import Change, Target
-from tests.observe.run_folders import write_run
+from tests.support.run_folders import write_run
 
 MANIFEST = Path("data/manifest.json")
 HARMLESS = "parts"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.diagnose import diagnose
+from launch.diagnose.diagnosis import diagnose
 from tests.e2e.conftest import ROOT
 from trainer.errors import UserError
 

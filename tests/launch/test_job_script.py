@@ -49,7 +49,7 @@ def test_a_job_in_a_container_sees_what_it_needs(config: Path, run_dir: Path, tm
         f"--container-mounts={ROOT}:{ROOT},{run_dir}:{run_dir},{LAUNCH}:{LAUNCH},/shared/faces:/data:ro",
         f"--container-workdir={ROOT}",
         "--no-container-entrypoint",
-        str(LAUNCH / "node_entry.sh"),
+        str(LAUNCH / "node" / "entry.sh"),
         str(config),
         "parallel.processes=2",
     ]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from launch.preflight import Facts, faults
+from launch.node.preflight import Facts, faults
 
 GOOD = Facts(
     host="a",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.restarts import kept_running
+from launch.node.restarts import kept_running
 from trainer.errors import UserError
 
 KILLED, LOST_PEER, CRASHED = 137, 3, 1

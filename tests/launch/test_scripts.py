@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.interface import interface_to
+from launch.node.interface import interface_to
 from tests.e2e.conftest import ROOT, environment
 from trainer.errors import UserError
 
-ENTRY = ROOT / "launch" / "node_entry.sh"
+ENTRY = ROOT / "launch" / "node" / "entry.sh"
 
 
 def shellcheck(path: Path) -> str:
@@ -18,7 +18,7 @@ def shellcheck(path: Path) -> str:
     return subprocess.run([Path(sys.executable).parent / "shellcheck", path], capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("name", ["launch/node_entry.sh", "launch/slurm/train.sbatch", "tests/launch/cluster/box.sh"])
+@pytest.mark.parametrize("name", ["launch/node/entry.sh", "launch/slurm/train.sbatch", "tests/launch/cluster/box.sh"])
 def test_shellcheck_has_nothing_to_say(name: str) -> None:
     assert shellcheck(ROOT / name) == ""
 

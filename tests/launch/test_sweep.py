@@ -7,7 +7,7 @@ import pytest
 
 from launch.grid import points
 from tests.e2e.conftest import Command
-from trainer.config_file import load_config, to_yaml
+from trainer.config.file import load_config, to_yaml
 from trainer.errors import UserError
 
 

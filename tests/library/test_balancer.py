@@ -7,7 +7,7 @@ from torch import nn
 
 from paretrain import Balancer, Fixed, Uniform
 from paretrain.gram import gram
-from tests.distributed.problem import Problem, two_pass_step
+from tests.support.problem import Problem, two_pass_step
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 3, 5])

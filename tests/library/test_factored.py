@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import Classification, MultiTaskModel, task_losses
-from models.heads import linear_head, mlp_head
-from models.lenet import LeNet
-from models.task_heads import SeparateHeads, StackedHeads
+from models.encoders.lenet import LeNet
+from models.heads.task_heads import SeparateHeads, StackedHeads
+from models.heads.vector import linear_head, mlp_head
 from paretrain import Balancer
 from paretrain.gram import gram, stacked_gram
-from tests.distributed.problem import MISSING, two_pass_step
-from tests.library.oracle import min_norm_by_enumeration
+from tests.support.oracle import min_norm_by_enumeration
+from tests.support.problem import MISSING, two_pass_step
 
 B, D, T = 10, 12, 4
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from paretrain import Balancer, Broken, NonFiniteError
 from paretrain.nonfinite import zero_gradients
-from tests.distributed.problem import Problem, two_pass_step
+from tests.support.problem import Problem, two_pass_step
 
 PROBLEM = Problem(num_tasks=3)
 

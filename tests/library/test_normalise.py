@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from paretrain import Fixed, MinNormWeighting, Normalised, Uniform, Weights
 from paretrain.rules.normalise import SCALES, Scale
 from paretrain.rules.rule import Stateless
-from tests.library.oracle import min_norm_by_enumeration
-from tests.library.rules import Step, random_steps
+from tests.support.oracle import min_norm_by_enumeration
+from tests.support.random_steps import Step, random_steps
 
 T = 4
 

@@ -8,9 +8,9 @@ from torch import nn
 from models import task_losses
 from paretrain import Balancer
 from paretrain.parameters import slopes, task_gradients
-from tests.distributed.problem import Problem
-from tests.distributed.ranks import run_ranks
-from tests.library.oracle import min_norm_by_enumeration
+from tests.support.oracle import min_norm_by_enumeration
+from tests.support.problem import Problem
+from tests.support.ranks import run_ranks
 
 
 def test_the_counter_example_to_theorem_1b() -> None:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models import Classification, MultiTaskModel, task_losses
-from models.heads import mlp_head
-from models.lenet import LeNet
-from models.task_heads import SeparateHeads, StackedHeads
+from models.encoders.lenet import LeNet
+from models.heads.task_heads import SeparateHeads, StackedHeads
+from models.heads.vector import mlp_head
 from paretrain import Balancer
-from tests.library.oracle import min_norm_by_enumeration
+from tests.support.oracle import min_norm_by_enumeration
 
 B, D, T = 16, 12, 4
 TASKS = [Classification(f"t{task}", 3) for task in range(T)]

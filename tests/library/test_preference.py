@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretrain import Chebyshev, MinNormWeighting, Weighting
-from tests.library.rules import random_steps
+from tests.support.random_steps import random_steps
 
 Front = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -10,7 +10,7 @@ from torchjd import aggregation
 
 from paretrain import Balancer
 from paretrain.rules.from_torchjd import TorchJDWeighting
-from tests.library.rules import Step, alphas, random_steps, through_a_checkpoint
+from tests.support.random_steps import Step, alphas, random_steps, through_a_checkpoint
 
 T = 5
 """Krum scores a task by its T - 3 smallest distances. By one alone, two tasks nearest to each other would always tie,

@@ -22,8 +22,8 @@ from paretrain import (
     Uniform,
     Weighting,
 )
-from tests.library.oracle import min_norm_by_enumeration
-from tests.library.rules import Step, alphas, random_steps, through_a_checkpoint
+from tests.support.oracle import min_norm_by_enumeration
+from tests.support.random_steps import Step, alphas, random_steps, through_a_checkpoint
 
 T = 4
 

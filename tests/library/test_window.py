@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import MultiTaskModel, task_losses
-from models.task_heads import StackedHeads
+from models.heads.task_heads import StackedHeads
 from paretrain import Balancer, NonFiniteError
-from tests.distributed.problem import Problem, two_pass_step
+from tests.support.problem import Problem, two_pass_step
 
 PROBLEM = Problem(num_tasks=3, missing=0.3, blind=(1,))
 """Task 1 has no label in the first half of the batch: none in some micro-batches."""

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models import build_encoder
-from models.resnet import BasicBlock, Bottleneck, ResNet
+from models.encoders.resnet import BasicBlock, Bottleneck, ResNet
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from models import Classification, build_encoder, build_model, task_losses, task_measures
-from models.heads import linear_head, mlp_head
-from models.task_heads import SeparateHeads, StackedHeads
+from models.heads.task_heads import SeparateHeads, StackedHeads
+from models.heads.vector import linear_head, mlp_head
 from models.tasks import MISSING
 
 

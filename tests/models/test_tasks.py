@@ -19,7 +19,7 @@ from models import (
     task_losses,
     task_measures,
 )
-from models.task_heads import SeparateHeads, StackedHeads
+from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.tasks import SPREAD, UNLABELLED
 
 B, H, W, C = 5, 4, 3, 3

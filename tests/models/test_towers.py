@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import Classification, MultiTaskModel, Tower, build_encoder, build_model, task_losses, training_losses
+from models.heads.towers import TowerOutputs
 from models.tasks import MISSING
-from models.towers import TowerOutputs
 from paretrain import Balancer
-from tests.library.oracle import min_norm_by_enumeration
+from tests.support.oracle import min_norm_by_enumeration
 
 B, D = 10, 12
 ALIKE = [Classification(f"t{task}", 3) for task in range(3)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import build_encoder
-from models.vit import ViT
+from models.encoders.vit import ViT
 
 TINY = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 3.0}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.observe.run_folders import write_run
+from tests.support.run_folders import write_run
 from trainer.observe.compare import comparison
-from trainer.observe.run_folder import read_run
+from trainer.observe.read_run import read_run
 
 
 def printed(*folders: Path) -> list[list[str]]:

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from launch.diagnose import diagnose
-from tests.observe.run_folders import write_run
+from launch.diagnose.diagnosis import diagnose
 from tests.observe.test_predictions import seen
+from tests.support.run_folders import write_run
 from trainer.errors import UserError
 from trainer.observe.compare import comparison
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.predictions import keep_predictions
-from trainer.observe.report import write_report
-from trainer.observe.run_folder import read_run
+from trainer.observe.read_run import read_run
+from trainer.observe.report.page import write_report
 from trainer.observe.tracker import _saved_id
-from trainer.plain import Terminal
+from trainer.terminal import Terminal
 
 TASKS = ["parts", "even", "way", "near"]
 FILES = ("metrics.jsonl", "summary.json", "run.json", "config.yaml", "predictions.npz")

@@ -11,21 +11,22 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from tests.observe.run_folders import write_run
 from tests.observe.test_report import Page
+from tests.support.run_folders import write_run
+from trainer.commands.model_card import code, markdown
 from trainer.data.format.specs import ClassificationSpec
 from trainer.errors import say_error
-from trainer.model_card import code, markdown
-from trainer.observe import report_figures as figures
 from trainer.observe.compare import comparison
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.predictions import Maps, Predictions
 from trainer.observe.progress import Progress, eval_line
-from trainer.observe.report import write_report
-from trainer.observe.report_predictions import draw
-from trainer.observe.run_folder import read_run
+from trainer.observe.read_run import read_run
+from trainer.observe.report import figures
+from trainer.observe.report.page import write_report
+from trainer.observe.report.predictions import draw
 from trainer.observe.tracker import flatten
-from trainer.plain import Terminal, one_line, printable
+from trainer.plain import one_line, printable
+from trainer.terminal import Terminal
 
 NAMES = (
     *("[/x]", "[red]", "speed [m/s]", "[link=http://x]y[/link]", ":smile:", "\x1b[31mred\x1b[0m", "\x07bell\x9b2J"),

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from models import Classification, DenseRegression, Segmentation
-from tests.observe.run_folders import write_run
 from tests.observe.test_report import report
+from tests.support.run_folders import write_run
 from trainer.errors import UserError
 from trainer.observe.predictions import Maps, Predictions, Seen, keep_predictions, read_predictions
-from trainer.observe.report_predictions import coloured, draw, legend
+from trainer.observe.report.predictions import coloured, draw, legend
 
 B, H, W = 6, 8, 16
 CLASSES = ("road <&>", "car", "sky")

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.observe.run_folders import write_run
+from tests.support.run_folders import write_run
 from trainer.errors import UserError
-from trainer.observe import report_figures as figures
 from trainer.observe.metrics import MetricsLog
-from trainer.observe.report import write_report
-from trainer.observe.report_tables import duration
+from trainer.observe.report import figures
+from trainer.observe.report.page import write_report
+from trainer.observe.report.tables import duration
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> & \"quoted\" $x_1$ 'é'"

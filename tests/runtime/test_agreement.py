@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.distributed.ranks import run_ranks
 from tests.e2e.conftest import config, digits
-from trainer.config import Experiment
-from trainer.config_file import load_config
+from tests.support.ranks import run_ranks
+from trainer.config.file import load_config
+from trainer.config.schema import Experiment
 from trainer.data.sources.digits import write_digits
 from trainer.errors import UserError
 from trainer.runtime.agreement import difference, facts_of, facts_of_data

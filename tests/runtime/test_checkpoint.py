@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from models import Classification
 from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
-from trainer.evaluation import evaluate
 from trainer.files import sha256
 from trainer.runtime.checkpoints.checkpoint import load, publish, write_files
 from trainer.runtime.checkpoints.folder import folder_of_step
@@ -28,7 +27,8 @@ from trainer.runtime.checkpoints.manifest import (
 from trainer.runtime.checkpoints.pieces import Piece, cut, write_pieces
 from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.setup import Runtime
+from trainer.runtime.distributed import Runtime
+from trainer.training.evaluate import evaluate
 
 ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 

@@ -15,13 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.distributed.ranks import run_ranks
 from tests.distributed.test_strategies import a_runtime
 from tests.runtime.test_checkpoint import ALONE
-from trainer.config import OptimizerConfig
+from tests.support.ranks import run_ranks
+from trainer.config.schema import OptimizerConfig
 from trainer.errors import FaultError, UserError
 from trainer.files import sha256
-from trainer.restoring import check_optimizer, load_model, read_state
 from trainer.runtime import shared_folder
 from trainer.runtime.checkpoints import checkpoint, saving
 from trainer.runtime.checkpoints.checkpoint import load
@@ -30,6 +29,7 @@ from trainer.runtime.checkpoints.newest import Found, find_newest
 from trainer.runtime.checkpoints.pieces import cut
 from trainer.runtime.checkpoints.plain import read_plain, to_bytes
 from trainer.runtime.checkpoints.saving import Saver
+from trainer.training.restore import check_optimizer, load_model, read_state
 
 STATE = {
     "step": 1,

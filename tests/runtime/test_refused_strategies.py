@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config import ParallelConfig
-from trainer.config_file import parse_config
+from trainer.config.file import parse_config
+from trainer.config.schema import ParallelConfig
 from trainer.errors import UserError
+from trainer.runtime.distributed import joined
 from trainer.runtime.engines.precision import LossScale
 from trainer.runtime.engines.zero import ZeroEngine
-from trainer.runtime.setup import joined
 
 VALUES: dict[str, Any] = {
     "name": "run",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer import train
-from trainer.config_file import load_config
+from trainer.config.file import load_config
 from trainer.errors import StoppedError, UserError
 from trainer.runtime.launcher import LAUNCHER_DIED
 from trainer.runtime.stopping import Request, Wishes, refuse_stopped

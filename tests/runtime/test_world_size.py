@@ -5,10 +5,10 @@ import resource
 
 import pytest
 
-from tests.distributed.ranks import run_ranks
-from trainer.config import ParallelConfig
+from tests.support.ranks import run_ranks
+from trainer.config.schema import ParallelConfig
 from trainer.errors import UserError
-from trainer.runtime.setup import check_world_size, joined
+from trainer.runtime.distributed import check_world_size, joined
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])

@@ -8,10 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from trainer.observe.report_tables import NONE, duration
-from trainer.observe.run_folder import RunFolder
+from trainer.observe.read_run import RunFolder
+from trainer.observe.report.tables import NONE, duration
 from trainer.observe.units import MIOU, Choice, best_in, by_unit, number_in, worst_in
-from trainer.plain import Terminal, one_line, shortened
+from trainer.plain import one_line, shortened
+from trainer.terminal import Terminal
 
 MAX_TASK_COLUMNS = 6
 """With more tasks than this the worst one and the mean stand for them; `paretrain report` shows all."""

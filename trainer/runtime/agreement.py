@@ -17,7 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from trainer.config import Experiment
+from trainer.config.schema import Experiment
 from trainer.errors import UserError
 from trainer.files import sha256
 

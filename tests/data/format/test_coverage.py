@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.rich import write_rich
-from tests.data.tiny import picture, spec, write_tiny
+from tests.support.rich_data import write_rich
+from tests.support.tiny_data import picture, spec, write_tiny
 from trainer.cli import main
-from trainer.config import DataConfig, Experiment, ParallelConfig
-from trainer.config_file import load_config
+from trainer.config.file import load_config
+from trainer.config.schema import DataConfig, Experiment, ParallelConfig
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -17,8 +17,8 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.format.tables import load_index
 from trainer.errors import UserError
-from trainer.opening import open_data, open_split
-from trainer.runtime.setup import joined
+from trainer.runtime.distributed import joined
+from trainer.training.prepare_data import open_data, open_split
 
 TASKS = [ClassificationSpec(name=name, classes=("no", "yes")) for name in ("some", "none", "always")]
 

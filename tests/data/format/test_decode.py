@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.data.tiny import picture, spec
+from tests.support.tiny_data import picture, spec
 from trainer.data.format.decode import BadImageError, check_header, decode_into, encode
 from trainer.data.format.specs import ImageSpec
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.tiny import TASKS, sign, write_tiny
+from tests.support.tiny_data import TASKS, sign, write_tiny
 from trainer.data.format.index import MISSING, index_shard
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.tables import load_index

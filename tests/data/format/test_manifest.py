@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.tiny import write_tiny
+from tests.support.tiny_data import write_tiny
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trainer.errors import UserError
 

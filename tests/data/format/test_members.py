@@ -9,9 +9,9 @@ import pytest
 import torch
 import webdataset
 
-from tests.data import rich
-from tests.data.rich import FEATURES, IMAGE, SIDE, TASKS, write_rich, write_table
-from tests.data.tiny import picture
+from tests.support import rich_data as rich
+from tests.support.rich_data import FEATURES, IMAGE, SIDE, TASKS, write_rich, write_table
+from tests.support.tiny_data import picture
 from trainer.data.format.decode import encode
 from trainer.data.format.index import INDEX_DTYPE
 from trainer.data.format.manifest import Manifest, read_manifest

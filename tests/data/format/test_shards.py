@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from tests.data import rich
-from tests.data.rich import write_rich
-from tests.data.tiny import TASKS, labels, picture, spec, write_tiny
+from tests.support import rich_data as rich
+from tests.support.rich_data import write_rich
+from tests.support.tiny_data import TASKS, labels, picture, spec, write_tiny
 from trainer.data.format.decode import decode_into, encode
 from trainer.data.format.index import INDEX_DTYPE
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest

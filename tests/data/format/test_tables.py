@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.data.rich import write_rich
-from tests.data.tiny import expected_digits, sign, write_tiny
+from tests.support.rich_data import write_rich
+from tests.support.tiny_data import expected_digits, sign, write_tiny
 from trainer.data.format import faults, tables
 from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
 from trainer.data.format.tables import StoredTable, load_index

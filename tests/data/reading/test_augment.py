@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.tiny import spec
-from trainer.config import AugmentConfig
+from tests.support.tiny_data import spec
+from trainer.config.schema import AugmentConfig
 from trainer.data.format.specs import DenseRegressionSpec, FeaturesSpec, SegmentationSpec
 from trainer.data.reading.augment import Draws, check_augment, draw, move, recolour
 from trainer.errors import UserError

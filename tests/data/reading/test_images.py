@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from tests.data.tiny import picture, spec
+from tests.support.tiny_data import picture, spec
 from trainer.data.reading.augment import Draws
 from trainer.data.reading.images import to_input, to_targets
 

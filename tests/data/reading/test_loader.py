@@ -14,9 +14,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data import tiny
-from tests.data.tiny import expected_digits, picture, spec, write_tiny
-from trainer.config import AugmentConfig
+from tests.support import tiny_data as tiny
+from tests.support.tiny_data import expected_digits, picture, spec, write_tiny
+from trainer.config.schema import AugmentConfig
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.shards import Sample, write_shards

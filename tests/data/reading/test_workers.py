@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.patience import wait_until
+from tests.support.patience import wait_until
 from trainer.data.reading import workers as module
 from trainer.data.reading.workers import WorkerError, read_ahead
 from trainer.errors import UserError

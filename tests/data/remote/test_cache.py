@@ -20,8 +20,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.server import Server, serving
-from tests.data.tiny import write_tiny
+from tests.support.data_server import Server, serving
+from tests.support.tiny_data import write_tiny
 from trainer.data.format.manifest import MANIFEST_NAME, ShardSpec, read_manifest
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import ShardsAhead, groups_from

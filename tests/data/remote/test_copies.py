@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.remote.test_cache import PLENTY, copy_of, fetch_all, kept, shards
-from tests.data.server import Server, serving
-from tests.data.tiny import write_tiny
+from tests.support.data_server import Server, serving
+from tests.support.tiny_data import write_tiny
 from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
 from trainer.data.format.origin import ORIGIN_NAME, copy_name, mark_of, origin
 from trainer.data.format.verify import verify_shards

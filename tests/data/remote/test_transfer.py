@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.server import Server, serving
+from tests.support.data_server import Server, serving
 from trainer.data.format.address import is_url
 from trainer.data.format.manifest import FileSpec
 from trainer.data.remote import transfer

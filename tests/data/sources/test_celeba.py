@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.sources.raw_celeba import NAMES, SAMPLES, arrange, write_raw
+from tests.support.raw_celeba import NAMES, SAMPLES, arrange, write_raw
 from trainer.cli import main
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.loader import EvalLoader
-from trainer.data.sources import celeba
-from trainer.data.sources.celeba import write_celeba
-from trainer.data.sources.celeba_format import ATTRIBUTES
-from trainer.data.sources.synth import attributes, split_codes
+from trainer.data.sources.celeba import convert as celeba
+from trainer.data.sources.celeba.convert import write_celeba
+from trainer.data.sources.celeba.format import ATTRIBUTES
+from trainer.data.sources.synthetic.write import attributes, split_codes
 from trainer.errors import UserError
 
 LAYOUTS = (

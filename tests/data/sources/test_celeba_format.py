@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.sources.raw_celeba import NAMES, SAMPLES
-from trainer.data.sources.celeba_format import (
+from tests.support.raw_celeba import NAMES, SAMPLES
+from trainer.data.sources.celeba.format import (
     ATTRIBUTES,
     read_attributes,
     read_partition,
     write_attributes,
     write_partition,
 )
-from trainer.data.sources.synth import attributes
+from trainer.data.sources.synthetic.write import attributes
 from trainer.errors import UserError
 
 TXT, CSV = Path("list_attr_celeba.txt"), Path("list_attr_celeba.csv")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.data.sources.raw_cityscapes import H, W, scene, write_raw
+from tests.support.raw_cityscapes import H, W, scene, write_raw
 from trainer.data.format.members import UNLABELLED
 from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.data.format.verify import verify_shards

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data import rich
+from tests.support import rich_data as rich
 from trainer.cli import main
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.shards import Sample, Source

@@ -7,12 +7,12 @@ import pytest
 import simplejpeg
 
 from trainer.cli import main
-from trainer.data.sources import synth
-from trainer.data.sources.celeba_format import ATTRIBUTES, OFFICIAL_SIZES, read_attributes, read_partition
-from trainer.data.sources.synth import attributes, draw_jpegs, split_codes, write_synthetic_celeba
-from trainer.data.sources.synth_attributes import draw_attributes
-from trainer.data.sources.synth_canvas import Dice
-from trainer.data.sources.synth_faces import NUM_ROLLS, draw_face
+from trainer.data.sources.celeba.format import ATTRIBUTES, OFFICIAL_SIZES, read_attributes, read_partition
+from trainer.data.sources.synthetic import write as synth
+from trainer.data.sources.synthetic.attributes import draw_attributes
+from trainer.data.sources.synthetic.canvas import Dice
+from trainer.data.sources.synthetic.faces import NUM_ROLLS, draw_face
+from trainer.data.sources.synthetic.write import attributes, draw_jpegs, split_codes, write_synthetic_celeba
 from trainer.errors import UserError
 
 PERCENT = """

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save
 
 from tests.e2e.conftest import ROOT, command_line, environment, paretrain
-from tests.e2e.runs import saved
+from tests.support.runs import saved
 from trainer.data.sources.digits import write_digits
 from trainer.observe.metrics import read_metrics
 
@@ -33,7 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "output": str(folder / "runs"),
         "data": {"path": str(folder / "digits")},
         "model": {
-            "encoder": {"name": "tests.launch.cluster.slow.SlowLeNet", "options": {"dropout": 0.25}},
+            "encoder": {"name": "tests.support.slow.SlowLeNet", "options": {"dropout": 0.25}},
             "head": {"name": "mlp", "options": {"dropout": 0.25}},
         },
         "optimizer": {"name": "adamw", "learning_rate": 0.003},

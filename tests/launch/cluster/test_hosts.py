@@ -1,4 +1,4 @@
-"""Runs on two hosts without Slurm: launch/node_entry.sh, typed on each of them."""
+"""Runs on two hosts without Slurm: launch/node/entry.sh, typed on each of them."""
 
 import re
 import subprocess
@@ -11,17 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launch.diagnose import diagnose
+from launch.diagnose.diagnosis import diagnose
 from tests.e2e.conftest import ROOT, environment
 from tests.launch.cluster.conftest import STEPS, TIMEOUT_SECONDS, parameters, steps, wait_until
-from tests.launch.cluster.slurm import NODES, on_host
+from tests.support.slurm import NODES, on_host
 
 Start = Callable[..., list["subprocess.Popen[str]"]]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start node_entry.sh on both hosts, or on some of them. Nothing of it outlives the test."""
+    """Start entry.sh on both hosts, or on some of them. Nothing of it outlives the test."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: object, nodes: Sequence[str] = NODES, **variables: str) -> list["subprocess.Popen[str]"]:
@@ -32,7 +32,7 @@ def start() -> Iterator[Start]:
         node: str, rank: str, variables: dict[str, str], arguments: tuple[object, ...]
     ) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [*on_host(node), "launch/node_entry.sh", *map(str, arguments)],
+            [*on_host(node), "launch/node/entry.sh", *map(str, arguments)],
             cwd=ROOT,
             env=environment() | variables | {"NODE_RANK": rank},
             stdout=subprocess.PIPE,
@@ -123,7 +123,7 @@ def test_a_folder_that_is_not_shared_is_found_before_training(start: Start, conf
     apart = config.parent / "apart"
     apart.mkdir()
     subprocess.run([*on_host("node2"), "mount", "-t", "tmpfs", "apart", str(apart)], check=True)
-    first, second = start(config, "name=x", f"output={apart}", MODULE="launch.preflight")
+    first, second = start(config, "name=x", f"output={apart}", MODULE="launch.node.preflight")
     output, _ = first.communicate(timeout=120)
     second.communicate(timeout=120)
     assert (first.returncode, second.returncode) == (2, 2), output

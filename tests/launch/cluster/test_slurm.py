@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Command
 from tests.launch.cluster.conftest import BOX, STEPS, parameters, steps, wait_until
-from tests.launch.cluster.slurm import Slurm, slurm
+from tests.support.slurm import Slurm, slurm
 
 UNDER = {"pgid": ("pgid",), "linuxproc": ("linuxproc",), "linuxproc-term": ("linuxproc", False)}
 """Arguments of `slurm`: how nodes track processes; in the last, a preempted job hears TERM, not USR1 as it asked."""

@@ -4,7 +4,7 @@ import re
 from urllib.parse import urlsplit
 
 from trainer.errors import UserError
-from trainer.naming import printable
+from trainer.plain import cut_line
 
 SCHEMES = ("http", "https", "s3")
 
@@ -20,14 +20,14 @@ def is_url(path: str) -> bool:
         return False
     if scheme[1] not in SCHEMES or not path.startswith(f"{scheme[1]}://"):
         raise UserError(
-            f"data.path={printable(path)}: expected a folder, or an address that starts with http://, https:// or "
+            f"data.path={cut_line(path)}: expected a folder, or an address that starts with http://, https:// or "
             f"s3://; found '{scheme[1]}:'.\n"
             "Nothing else is opened, commands least of all. A folder with a colon in its name is typed as ./NAME."
         )
     fault = address_fault(path) or ("it has '?' or '#'" if "?" in path or "#" in path else None)
     if fault:
         raise UserError(
-            f"data.path={printable(path)}: expected the address of a data folder, such as https://HOST/FOLDER; {fault}."
+            f"data.path={cut_line(path)}: expected the address of a data folder, such as https://HOST/FOLDER; {fault}."
         )
     return True
 

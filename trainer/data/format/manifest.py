@@ -15,9 +15,8 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from trainer.data.format.publish import PARTIAL_NAME
 from trainer.data.format.specs import DataSpec, Name, Part, TaskSpec, doubled, explain
 from trainer.data.format.tar import BLOCK
-from trainer.errors import UserError
+from trainer.errors import UserError, did_you_mean
 from trainer.files import read_bytes, write_durably
-from trainer.naming import did_you_mean
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Literal[2] = 2

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainer.errors import UserError
+from trainer.plain import one_line
 
 MAX_SIDE = 8192
 """Pixels a side of the largest image that is trained on."""
@@ -281,16 +282,12 @@ def explain(error: ValidationError) -> str:
     faults = error.errors()
     # Of a list with one wrong item pydantic also says that it is too short.
     causes = [one for one in faults if not any(_inside(other["loc"], one["loc"]) for other in faults)]
-    lines = [f"  {_place(fault['loc'])}: {_printable(fault['msg'])}" for fault in causes]
+    lines = [f"  {_place(fault['loc'])}: {one_line(fault['msg'])}" for fault in causes]
     return "\n".join(lines[:5]) + (f"\n  ... and {len(lines) - 5} more" if len(lines) > 5 else "")
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
-    return ".".join(_printable(str(part))[:MAX_NAME] for part in loc) or "the whole"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return ".".join(one_line(str(part))[:MAX_NAME] for part in loc) or "the whole"
 
 
 def _inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:

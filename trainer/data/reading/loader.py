@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from trainer.config import AugmentConfig
+from trainer.config.schema import AugmentConfig
 from trainer.data.format.index import MISSING
 from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.ahead import ShardsAhead, groups_from

@@ -22,7 +22,7 @@ from trainer.data.remote.room import make_room
 from trainer.data.remote.transfer import fetch_file
 from trainer.errors import UserError
 from trainer.files import read_text, write_durably
-from trainer.naming import printable
+from trainer.plain import one_line
 
 MAX_FAILURE_BYTES = 1 << 16
 LOCK_SECONDS = 250.0
@@ -64,7 +64,7 @@ def fetch(copy: Copy, file: FileSpec) -> int:
                     break
                 # Else dozens of processes would each, one after the other, try for half a minute.
                 if failure.exists() and failure.stat().st_mtime > asked:
-                    raise UserError("\n".join(map(printable, read_text(failure, MAX_FAILURE_BYTES).splitlines())))
+                    raise UserError("\n".join(map(one_line, read_text(failure, MAX_FAILURE_BYTES).splitlines())))
                 missing = file.bytes - part.seek(0, 2)
                 make_room(copy.folder.parent, missing, copy.max_bytes)
                 try:

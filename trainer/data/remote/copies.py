@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest
 from trainer.data.format.origin import ORIGIN_NAME, origin
 from trainer.errors import UserError
-from trainer.naming import printable
+from trainer.plain import cut_line
 
 PART_SUFFIX = ".part"
 """Ends the name of a file on its way. It outlives its process, and the next one goes on from it."""
@@ -51,7 +51,7 @@ def cache_folder(cache_dir: Path) -> Path:
             raise RuntimeError("it has a null character")
         return cache_dir.expanduser()
     except RuntimeError as error:
-        raise UserError(f"data.cache.dir={printable(str(cache_dir))}: expected a folder; {error}.") from None
+        raise UserError(f"data.cache.dir={cut_line(str(cache_dir))}: expected a folder; {error}.") from None
 
 
 def copy_at(folder: Path, cache_dir: Path, max_bytes: int) -> Copy | None:

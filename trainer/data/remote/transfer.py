@@ -19,7 +19,7 @@ from typing import IO, NamedTuple, TypeVar
 from trainer.data.format.address import address_fault
 from trainer.data.format.manifest import FileSpec
 from trainer.errors import UserError
-from trainer.naming import printable
+from trainer.plain import cut_line
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0
@@ -149,13 +149,13 @@ def _patiently(url: str, attempt: Callable[[], Value]) -> Value:
             return attempt()
         except _RefusedError as error:
             raise UserError(
-                f"{url} cannot be used: {printable(str(error))}.\n"
+                f"{url} cannot be used: {cut_line(str(error))}.\n"
                 "Mend data.path, the address of a data folder as `paretrain data ...` writes it, or mend that folder."
             ) from None
         except TimeoutError:
             fault = f"no byte for {STALL_SECONDS:g} s"
         except (OSError, http.client.HTTPException) as error:
-            fault = printable(str(error)) or type(error).__name__
+            fault = cut_line(str(error)) or type(error).__name__
         if left:
             time.sleep(wait)
             wait *= 2

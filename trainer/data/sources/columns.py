@@ -11,8 +11,7 @@ import numpy as np
 
 from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, refusing
 from trainer.data.sources.csv_file import CsvFile, Row
-from trainer.errors import UserError
-from trainer.naming import did_you_mean
+from trainer.errors import UserError, did_you_mean
 
 EMPTY = frozenset({"", "NA", "NaN", "nan", "null"})
 """Cells without a value."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.format.specs import check_name
-from trainer.errors import UserError
+from trainer.errors import UserError, did_you_mean
 from trainer.files import open_regular
-from trainer.naming import did_you_mean
 
 TEST_SHARE = 0.2
 """Of the rows, for the test split, where no column says which split a row is in."""

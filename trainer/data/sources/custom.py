@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from models import dotted
+from trainer.config.yaml_file import parse_yaml
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.shards import Source, write_shards
 from trainer.errors import UserError
-from trainer.yaml_file import parse_yaml
 
 EXPECTED = "expected a function that returns a trainer.data.format.shards.Source"
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainer.config import OffloadConfig
+from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
 
 NO_OFFLOAD = OffloadConfig()

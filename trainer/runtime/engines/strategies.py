@@ -7,12 +7,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models import MultiTaskModel
-from trainer.config import OffloadConfig
+from trainer.config.schema import OffloadConfig
+from trainer.runtime.distributed import Runtime
 from trainer.runtime.engines.engine import Engine, TorchEngine
 from trainer.runtime.engines.offload import NO_OFFLOAD, check_disk
 from trainer.runtime.engines.precision import LossScale, Precision, lower_precision
 from trainer.runtime.engines.zero import ZeroEngine, import_deepspeed
-from trainer.runtime.setup import Runtime
 
 ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 

@@ -19,7 +19,7 @@ _LOST_PEER = re.compile(
 
 
 def raised_at(error: BaseException) -> str:
-    """Where an error came from, such as "all_reduce at trainer/runtime/setup.py:76 in agree"."""
+    """Where an error came from, such as "all_reduce at trainer/runtime/distributed.py:76 in agree"."""
     return _place(traceback.walk_tb(error.__traceback__))
 
 

@@ -1,0 +1,106 @@
+"""Small Towers: a second, smaller head a task while training (Wang et al. 2020, arXiv 2008.05808).
+
+A tower reads the same z and learns the same labels as its task's head, and its loss is a part of the task's own:
+L_t + γ L_t^tower. So the gradients to balance stay T, not 2T. A tower too small for its task makes the encoder hold
+what the task needs within easy reach. Evaluation asks the heads alone.
+
+Shapes: T tasks, B samples, C outputs a task, D representation width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, shared_linear
+from models.tasks import Task, task_losses
+
+Heads = TypeVar("Heads", SeparateHeads, StackedHeads)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What to build for each task, beside its head.
+
+    Attributes:
+        name: as a head's: a name that is known, or a dotted path. The authors' towers are linear.
+        options: its keyword arguments.
+        weight: γ, what a tower's loss counts for in its task's loss.
+    """
+
+    name: str = "linear"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+class TowerOutputs(NamedTuple):
+    """What a model with towers gives while training.
+
+    Attributes:
+        heads: (B, T, C) where the heads are stacked, else a list of one output a task.
+        towers: the same of the towers.
+        weight: γ.
+    """
+
+    heads: Tensor | list[Tensor]
+    towers: Tensor | list[Tensor]
+    weight: float
+
+
+class HeadsWithTowers(nn.Module):
+    """The heads of all tasks, and a tower for each.
+
+    Args:
+        heads: of all tasks, in task order.
+        towers: of all tasks, in task order; stacked if the heads are.
+        weight: γ.
+    """
+
+    def __init__(self, heads: Heads, towers: Heads, weight: float) -> None:
+        super().__init__()
+        self.main: SeparateHeads | StackedHeads = heads
+        self.towers: SeparateHeads | StackedHeads = towers
+        self.weight = weight
+
+    def forward(self, z: Tensor, balancer: BalancerLike | None) -> TowerOutputs | Tensor | list[Tensor]:
+        """Outputs of heads and towers while training, at evaluation those of the heads alone."""
+        if not self.training:
+            heads_alone: Tensor | list[Tensor] = self.main(z, balancer)
+            return heads_alone
+        both: Callable[..., tuple[Any, Any]] = _stacked if isinstance(self.main, StackedHeads) else _separate
+        main, towers = both(self.main, self.towers, z, balancer)
+        return TowerOutputs(main, towers, self.weight)
+
+
+def training_losses(
+    tasks: Sequence[Task], outputs: TowerOutputs | Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Every task's loss as it is trained: `task_losses`, and where there are towers, plus γ times their own."""
+    if not isinstance(outputs, TowerOutputs):
+        return task_losses(tasks, outputs, targets)
+    sums_T, counts_T = task_losses(tasks, outputs.heads, targets)
+    tower_sums_T, _ = task_losses(tasks, outputs.towers, targets)
+    return sums_T + outputs.weight * tower_sums_T, counts_T
+
+
+def _separate(
+    heads: SeparateHeads, towers: SeparateHeads, z: Tensor, balancer: BalancerLike | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Give a task's head and tower the same view, whose gradient is then the sum of both."""
+    views = balancer.split(z) if balancer else [z] * len(heads)
+    main = [head(view) for head, view in zip(heads, views, strict=True)]
+    return main, [tower(view) for tower, view in zip(towers, views, strict=True)]
+
+
+def _stacked(
+    heads: StackedHeads, towers: StackedHeads, z_BD: Tensor, balancer: BalancerLike | None
+) -> tuple[Tensor, Tensor]:
+    """Make one product of both first layers, with the head's and the tower's outputs side by side along C."""
+    first = heads.first, towers.first
+    weight_TCD = torch.cat([layer.weight_TCD for layer in first], dim=1)
+    bias_TC = torch.cat([layer.bias_TC for layer in first], dim=1)
+    both_BTC = shared_linear(z_BD, weight_TCD, bias_TC, balancer)
+    head_BTC, tower_BTC = both_BTC.split([layer.bias_TC.shape[1] for layer in first], dim=2)
+    return heads.rest(head_BTC), towers.rest(tower_BTC)

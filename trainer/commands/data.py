@@ -1,0 +1,261 @@
+"""`paretrain data ...`: one function a subcommand. Each imports what it needs when it runs, so that --help is quick."""
+
+import argparse
+from pathlib import Path
+
+from trainer.commands.arguments import whole
+
+
+def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `data` and its subcommands to the `paretrain` command."""
+    data = commands.add_parser("data", help="make a data folder of WebDataset shards")
+    sources = data.add_subparsers(title="sources", required=True, metavar="SOURCE")
+    for add in (
+        _add_digits,
+        _add_multimnist,
+        _add_celeba,
+        _add_synth,
+        _add_cityscapes,
+        _add_folder,
+        _add_table,
+        _add_from,
+        _add_index,
+        _add_check,
+    ):
+        add(sources)
+
+
+def _add_digits(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.digits import write_digits
+
+        write_digits(options.out, seed=options.seed)
+
+    parser = sources.add_parser(
+        "digits", help="pairs of scikit-learn's bundled handwritten digits, nothing to download"
+    )
+    _add_out(parser)
+    _add_seed(parser, "the pairs")
+    parser.set_defaults(run=run)
+
+
+def _add_multimnist(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.multimnist import write_multimnist
+
+        write_multimnist(options.mnist, options.out, seed=options.seed)
+
+    parser = sources.add_parser("multimnist", help="pairs of MNIST digits, as in Sener & Koltun 2018")
+    parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder of the four IDX files")
+    _add_out(parser)
+    _add_seed(parser, "the pairs")
+    parser.set_defaults(run=run)
+
+
+def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.celeba.convert import write_celeba
+
+        write_celeba(
+            options.root, options.out, size=options.size, store=options.store, skip_missing=options.skip_missing
+        )
+
+    parser = sources.add_parser("celeba", help="CelebA: 40 attributes of 202,599 faces, each a task")
+    parser.add_argument(
+        "--root", type=Path, required=True, metavar="DIR", help="CelebA as it was downloaded: a folder, or a zip of all"
+    )
+    _add_out(parser)
+    parser.add_argument(
+        "--size", type=_side, default=64, metavar="N", help="pixels a side that a trainer gets (default: 64)"
+    )
+    store = parser.add_mutually_exclusive_group()
+    store.add_argument(
+        "--resized",
+        dest="store",
+        action="store_const",
+        const="resized",
+        default="resized",
+        help="store pixels of that size: the fastest to train on (default)",
+    )
+    store.add_argument(
+        "--jpeg",
+        dest="store",
+        action="store_const",
+        const="jpeg",
+        default="resized",
+        help="store the files as they are and resize them while training: less disk",
+    )
+    parser.add_argument(
+        "--skip-missing",
+        action="store_true",
+        help="leave out images that are missing, damaged or without labels, and say how many",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.synthetic.write import write_synthetic_celeba
+
+        write_synthetic_celeba(options.out, samples=options.samples, seed=options.seed)
+
+    parser = sources.add_parser("synth", help="drawn stand-ins for data that needs a licence, in its raw format")
+    parser.add_argument("--kind", choices=["celeba"], required=True, help="what to stand in for")
+    parser.add_argument(
+        "--samples", type=whole(1, 10_000_000), required=True, metavar="N", help="how many; CelebA has 202599"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to make, for `paretrain data celeba --root`"
+    )
+    _add_seed(parser, "every picture")
+    parser.set_defaults(run=run)
+
+
+def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.table import write_table
+
+        write_table(
+            options.csv,
+            options.out,
+            targets=options.targets,
+            kinds=options.kinds,
+            units=options.units,
+            ignore=options.ignore,
+            split_column=options.split,
+        )
+
+    parser = sources.add_parser("table", help="rows of a CSV file: some columns to predict from the others")
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="with a header, commas, UTF-8")
+    _add_columns(parser, targets="columns to predict", required=True)
+    parser.add_argument("--ignore", type=_names, default=[], metavar="A,B*", help="columns to leave out")
+    _add_out(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.image_folder import write_image_folder
+
+        write_image_folder(
+            options.images,
+            options.csv,
+            options.out,
+            targets=options.targets,
+            kinds=options.kinds,
+            units=options.units,
+            split_column=options.split,
+            size=options.size,
+        )
+
+    parser = sources.add_parser("folder", help="images in a folder, with a CSV file of their labels")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of JPEG or PNG files")
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="its first column names the files")
+    _add_columns(parser, targets="columns to predict (default: all others)", required=False)
+    parser.add_argument("--size", type=_size, metavar="HxW", help="resize images to this while they are decoded")
+    _add_out(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.cityscapes import write_cityscapes
+
+        write_cityscapes(options.root, options.out, size=options.size)
+
+    parser = sources.add_parser("cityscapes", help="Cityscapes: 19 classes, instances and disparity for every pixel")
+    parser.add_argument(
+        "--root", type=Path, required=True, metavar="DIR", help="folder with leftImg8bit, gtFine and disparity"
+    )
+    parser.add_argument(
+        "--size", type=_size, default=(256, 512), metavar="HxW", help="of images and targets (default: 256x512)"
+    )
+    _add_out(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.custom import write_custom
+
+        write_custom(options.function, options.overrides, options.out)
+
+    parser = sources.add_parser("from", help="samples that a function of your own gives")
+    parser.add_argument("function", metavar="MODULE.FUNCTION", help="returns a trainer.data.format.shards.Source")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keyword arguments")
+    _add_out(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_index(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.sources.webdataset.index import index_folder
+
+        index_folder(options.folder, options.tasks, options.out)
+
+    parser = sources.add_parser("index", help="use WebDataset shards that another program wrote, where they are")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the shards")
+    parser.add_argument("--tasks", type=Path, metavar="FILE", help="YAML: what the members mean (default: ask)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write here, with links to the shards (default: DIR)")
+    parser.set_defaults(run=run)
+
+
+def _add_check(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def run(options: argparse.Namespace) -> None:
+        from trainer.data.inspect.check import check_folder
+
+        check_folder(options.folder)
+
+    parser = sources.add_parser("check", help="verify every byte of a data folder; count labels; draw some samples")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a data folder")
+    parser.set_defaults(run=run)
+
+
+def _add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool) -> None:
+    parser.add_argument("--targets", type=_names, required=required, metavar="A,B*", help=targets)
+    parser.add_argument(
+        "--kinds",
+        type=_pairs,
+        default={},
+        metavar="A=KIND",
+        help="classification or regression",
+    )
+    parser.add_argument("--units", type=_pairs, default={}, metavar="A=UNIT", help="what regressions are measured in")
+    parser.add_argument(
+        "--split", metavar="COLUMN", help="names the split of each row (default: a fifth is test, by a hash of the row)"
+    )
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected NAME,NAME, found {text!r}")
+    return names
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, found, width = text.partition("x")
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, such as 224x224, found {text[:40]!r}")
+    return _side(height), _side(width)
+
+
+def _side(text: str) -> int:
+    from trainer.data.format.specs import MAX_SIDE
+
+    return whole(1, MAX_SIDE)(text)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in _names(text)]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, found {text!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to make")
+
+
+def _add_seed(parser: argparse.ArgumentParser, decides: str) -> None:
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help=f"decides {decides} (default: 0)")

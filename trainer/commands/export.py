@@ -1,0 +1,152 @@
+"""`paretrain export`: a checkpoint's model as one plain file, with all that it takes to use it, and a model card."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from models import MultiTaskModel, Task
+from models.encoders.transformers import TransformersEncoder
+from trainer.commands.model_card import model_card
+from trainer.config.schema import Experiment, ParallelConfig
+from trainer.data.format.manifest import Manifest
+from trainer.errors import UserError
+from trainer.files import make_folder, replace
+from trainer.observe.read_run import read_run
+from trainer.run_folder import RUN, checkpoint_of, read_config
+from trainer.runtime.checkpoints.checkpoint import Snapshot, load
+from trainer.runtime.distributed import joined
+from trainer.runtime.engines.averaging import averaged_weights, has_averages
+from trainer.terminal import Terminal
+from trainer.training.build import build_network, build_tasks, fill
+from trainer.training.prepare_data import open_split
+
+SUFFIX = ".safetensors"
+
+
+def export_run(run_dir: Path, out: Path, step: int | None) -> None:
+    """Write the model of `step` (None: of the last checkpoint) to `out`, and a model card beside it.
+
+    The file holds the encoder and the heads, without towers, which no evaluation asks. Its metadata are JSON under
+    `encoder`, `head`, `input`, `tasks`, `run` and `config`. It needs safetensors and this project's `models` alone.
+
+    Args:
+        run_dir: a run's folder.
+        out: NAME.safetensors, which must not exist; the card becomes NAME.md.
+        step: of one of the run's checkpoints.
+
+    Raises:
+        UserError: no such run or checkpoint, a damaged one, or a file that is there already or cannot be written.
+    """
+    card = _card_beside(out)
+    experiment = read_config(run_dir)
+    path = checkpoint_of(run_dir, step)
+    data = experiment.data
+    with joined(ParallelConfig()) as runtime:
+        manifest = open_split(data, None, runtime).manifest
+        tasks = build_tasks(manifest, data.tasks)
+        snapshot = load(path, runtime)
+    weights = averaged_weights(snapshot.model, snapshot.optimizer)
+    if experiment.model.tower:
+        weights = _without_towers(weights)
+    network = _evaluated(experiment, manifest, tasks, weights, path)
+    about = _describe(run_dir, experiment, manifest, tasks, network, snapshot)
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
+    text = model_card(about, {name: tuple(tensor.shape) for name, tensor in weights.items()}, out.name)
+    content = safetensors.torch.save(weights, metadata)
+    make_folder(out.parent)
+    replace(card, text.encode())
+    try:
+        replace(out, content)
+    except UserError:
+        card.unlink()
+        raise
+    Terminal(soft_wrap=True).print(
+        f"{out}: {path.name} of {run_dir}, {len(content):,} bytes\n{card}: what it is, and how to load it"
+    )
+
+
+def _card_beside(out: Path) -> Path:
+    """Where the card goes; refuses a name that is taken or does not end in SUFFIX."""
+    if out.suffix != SUFFIX:
+        raise UserError(f"--out {out}: expected a file name that ends in {SUFFIX}, such as --out {out}{SUFFIX}")
+    card = out.with_suffix(".md")
+    for path in (out, card):
+        if os.path.lexists(path):
+            raise UserError(f"{path} is there already. Type another --out, or remove it first: rm {path}")
+    return card
+
+
+def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of a model that never had towers."""
+    kept = {name: tensor for name, tensor in model.items() if not name.startswith("heads.towers.")}
+    return {name.replace("heads.main.", "heads.", 1): tensor for name, tensor in kept.items()}
+
+
+def _evaluated(
+    experiment: Experiment, manifest: Manifest, tasks: list[Task], weights: Mapping[str, Tensor], path: Path
+) -> MultiTaskModel:
+    """Build the model that evaluations ask, and put the weights in: what is written can be loaded."""
+    model = experiment.model.model_copy(update={"tower": None})
+    network = build_network(experiment.model_copy(update={"model": model}), manifest, tasks)
+    fill(network, weights, path, experiment.data.path)
+    return network
+
+
+def _describe(
+    run_dir: Path,
+    experiment: Experiment,
+    manifest: Manifest,
+    tasks: list[Task],
+    network: MultiTaskModel,
+    snapshot: Snapshot,
+) -> dict[str, Any]:
+    specs = {spec.name: spec.model_dump(mode="json") for spec in manifest.tasks}
+    step, encoder, head = snapshot.state["step"], experiment.model.encoder, experiment.model.head
+    folder = read_run(run_dir)
+    if folder.info is None:
+        raise UserError(
+            f"{run_dir / RUN} is missing: it says what trained this model. Put it back from a copy of the run"
+        )
+    evaluated = [record for record in folder.of_kind("eval") if record["step"] == step]
+    told = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
+    return {
+        "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
+        "head": {"name": head.name, "options": head.options},
+        "input": manifest.input.model_dump(mode="json") | {"shape": manifest.input.encoder_shape},
+        "tasks": [
+            {"type": type(task).__name__, "arguments": asdict(task), "data": specs[task.name]}  # type: ignore[call-overload]
+            for task in tasks
+        ],
+        "run": {
+            "name": experiment.name,
+            "step": step,
+            "samples": snapshot.state["samples"],
+            "averaged": has_averages(snapshot.optimizer),
+            "errors": evaluated[-1]["errors"] if evaluated else None,
+            "test_samples": evaluated[-1].get("samples") if evaluated else None,
+            "data": {
+                "name": manifest.name,
+                "made_by": manifest.made_by,
+                "samples": {split: manifest.num_samples(split) for split in manifest.splits},
+                "fingerprint": manifest.fingerprint("train"),
+            },
+            **told,
+        },
+        "config": experiment.model_dump(mode="json"),
+    }
+
+
+def _portable(network: MultiTaskModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder's options without a folder that only this machine has."""
+    encoder = network.encoder
+    if not isinstance(encoder, TransformersEncoder) or "folder" not in options:
+        return dict(options)
+    config: Any = encoder.backbone.config
+    others = {key: value for key, value in options.items() if key != "folder"}
+    return others | {"config": json.loads(config.to_json_string(use_diff=False))}

@@ -1,0 +1,104 @@
+"""The sizes of a run, measured on one micro-batch: what `trainer.commands.memory` starts from.
+
+Shapes: T tasks, B samples.
+"""
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from models import training_losses
+from models.heads.task_heads import SharedLinear
+from paretrain import Balancer
+from trainer.commands.memory import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
+from trainer.data.format.manifest import Manifest
+from trainer.data.reading.loader import Batch
+from trainer.runtime.engines.precision import lower_precision
+from trainer.training.build import build_network
+from trainer.training.run import Run
+
+
+def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
+    """Run one more forward, of the bare network, so that no strategy's copies are taken for activations.
+
+    Args:
+        run: what tries the configuration.
+        manifest: of its data.
+        batch: what one process has in a step, of which one micro-batch at a time goes through the network.
+    """
+    experiment = run.experiment
+    network = build_network(experiment, manifest, run.tasks).to(run.runtime.device)
+    lower_precision(network, experiment.parallel.precision, run.runtime.device)
+    balancer = Balancer(run.task_names)
+    num_samples = len(batch.inputs) // experiment.train.accumulation.steps
+    inputs = batch.inputs[:num_samples]
+    targets = {name: target[:num_samples] for name, target in batch.targets.items()}
+    representations: list[Tensor] = []
+    network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z.detach()))
+
+    def forward() -> Tensor:
+        return balancer.total(*training_losses(run.tasks, network(inputs, balancer), targets))
+
+    activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), inputs, *targets.values()])
+    parameters = _bytes(network.parameters())
+    return Sizes(
+        parameters=parameters,
+        largest=max(_bytes([parameter]) for parameter in network.parameters()),
+        buffers=_bytes(network.buffers()),
+        optimizer=optimizer_bytes(parameters, experiment.optimizer),
+        parts=parts_of_fsdp2(run.network) if experiment.parallel.strategy == "fsdp2" else (),
+        batch=_bytes([batch.inputs, *batch.targets.values()]),
+        activations=activations,
+        balancer=_balancer_bytes(run, network.heads, representations[-1], _bytes(network.encoder.parameters())),
+    )
+
+
+def saved_bytes(forward: Callable[[], Tensor], not_counted: Iterable[Tensor]) -> int:
+    """Bytes of the memory that autograd keeps between `forward` and the backward, whose blocks count once each.
+
+    Args:
+        forward: what it returns holds the graph.
+        not_counted: tensors that are there anyway, such as parameters.
+    """
+    blocks: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        blocks[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        total = forward()  # While it lives no block is freed, so no address stands for two of them.
+    for tensor in not_counted:
+        blocks.pop(tensor.untyped_storage().data_ptr(), None)
+    del total
+    return sum(blocks.values())
+
+
+def _balancer_bytes(run: Run, heads: nn.Module, z: Tensor, encoder_bytes: int) -> int:
+    num_tasks, balance = len(run.tasks), run.experiment.balance
+    firsts = [module for module in heads.modules() if isinstance(module, SharedLinear)]
+    if firsts:
+        errors = sum(len(z) * _bytes([first.bias_TC]) for first in firsts)
+        found = stacked_bytes(num_tasks, _bytes([z]), errors, sum(_bytes([first.weight_TCD]) for first in firsts))
+    else:
+        found = split_bytes(num_tasks, _bytes([z]))
+    whole_gradients = parameter_gradients_bytes(num_tasks, encoder_bytes)
+    if balance.space == "parameters":
+        return whole_gradients
+    return found + (whole_gradients if balance.monitor_every_steps else 0)
+
+
+def parts_of_fsdp2(network: nn.Module) -> tuple[int, ...]:
+    """Bytes of the parameters of each part that FSDP2 gathers by itself; first those that it left to the root."""
+    from torch.distributed.fsdp import FSDPModule  # torch takes more than a second to load it.
+
+    parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
+    assert parts[0] is network, "the root comes first, and is sharded"
+    nested = [_bytes(part.parameters()) for part in parts[1:]]
+    return _bytes(network.parameters()) - sum(nested), *nested
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

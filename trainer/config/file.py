@@ -1,0 +1,140 @@
+"""A configuration's file: YAML and overrides to an `Experiment`, and back.
+
+Unknown keys and wrong types are errors that say what to type.
+"""
+
+import json
+import math
+import reprlib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from trainer.config.schema import Experiment
+from trainer.config.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
+from trainer.errors import UserError, did_you_mean
+
+MAX_TEXT = 4096
+"""As long as a path may be."""
+MAX_FAULTS = 10
+"""Faults that one error names."""
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read a YAML file and apply `a.b=value` overrides, whose values are YAML too.
+
+    Of several overrides of one key the last counts.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key or value is wrong; names the key and a likely correction.
+    """
+    try:
+        values = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"no configuration file {path}. Configurations of this project: ls configs/") from None
+    if values is None:
+        raise UserError(f"{path} is empty. Configurations of this project: ls configs/")
+    return parse_config(_apply(values, overrides), str(path))
+
+
+def parse_config(values: Any, source: str) -> Experiment:
+    """Validate plain values, as YAML gives them.
+
+    Raises:
+        UserError: a key or value is wrong; all faults are named at once.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source} must hold keys and values, found {type(values).__name__}")
+    faults = list(_unusable(values))
+    if faults:
+        raise _invalid(source, faults)
+    try:
+        # As JSON: there a list may become a tuple and a string a Path, but "5" is no number.
+        return Experiment.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise _invalid(source, [_explain(fault) for fault in error.errors()]) from None
+
+
+def to_yaml(experiment: Experiment) -> str:
+    """Write every value, defaults included; `parse_config` reads it back unchanged."""
+    return dump_yaml(experiment.model_dump(mode="json"))
+
+
+def _apply(values: Any, overrides: Sequence[str]) -> Any:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        *parents, last = key.split(".")
+        if not equals or not all([*parents, last]):
+            raise UserError(f"found {_short.repr(override)}, expected key=value, such as train.steps=100")
+        if len(parents) >= MAX_DEPTH:
+            raise UserError(f"override {_short.repr(override)}: its key has {len(parents) + 1} parts")
+        target = values
+        for depth, parent in enumerate([*parents, last]):
+            if not isinstance(target, dict):
+                found = "the configuration" if depth == 0 else f"'{'.'.join(parents[:depth])}'"
+                raise UserError(
+                    f"override {_short.repr(override)}: {found} is {_short.repr(target)}, not a section with keys"
+                )
+            if depth < len(parents):
+                target = target.setdefault(parent, {})
+        target[last] = parse_yaml(text, f"override {_short.repr(override)}")
+    return values
+
+
+def _unusable(values: Any, key: str = "") -> Iterator[str]:
+    """Name what no field can hold, free `options` included: infinite numbers, and texts that no line can show."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if not is_printable(name):
+                yield f"a key with control characters, found {_short.repr(name)}"
+            else:
+                yield from _unusable(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            yield from _unusable(value, f"{key}.{index}")
+    elif isinstance(values, float) and not math.isfinite(values):
+        yield f"{key}: expected a finite number, found {values}"
+    elif isinstance(values, str) and not (is_printable(values) and len(values) <= MAX_TEXT):
+        yield (
+            f"{key}: expected a text of at most {MAX_TEXT} characters, without line breaks and control characters, "
+            f"found {_short.repr(values)}"
+        )
+
+
+def is_printable(text: str) -> bool:
+    """Return whether a text has no line breaks and no control characters."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def _invalid(source: str, faults: Sequence[str]) -> UserError:
+    lines = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS])
+    more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    return UserError(f"{source} is not a valid configuration:\n{lines}{more}")
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    location, kind = fault["loc"], fault["type"]
+    key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        return f"unknown key {_short.repr(key)}{did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}"
+    if kind == "missing":
+        return f"missing key '{key}'"
+    if kind == "value_error":
+        return f"{key + ': ' if key else ''}{fault['ctx']['error']}"
+    found = fault["input"] if not isinstance(fault["input"], dict) else "a section with keys"
+    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {_short.repr(found)}"
+
+
+def _fields_at(location: Sequence[str | int]) -> list[str]:
+    section: Any = Experiment
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        section = next(iter(get_args(annotation)), annotation)  # X of `X | None`
+    return list(section.model_fields)

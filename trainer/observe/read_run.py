@@ -1,0 +1,162 @@
+"""What a run has left in its folder, read back for the report."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from trainer.config.yaml_file import MAX_BYTES, parse_yaml
+from trainer.errors import UserError
+from trainer.files import read_json, read_text
+from trainer.observe.metrics import Metrics, errors_so_far, parse_metrics
+from trainer.observe.predictions import Predictions, read_predictions
+from trainer.observe.records import (
+    INFO,
+    MAX_NUMBER,
+    SUMMARY,
+    TOLD,
+    Info,
+    Record,
+    Summary,
+    Told,
+    validated,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run, finished or not."""
+
+    path: Path
+    config_text: str
+    """config.yaml as it stands."""
+    told: Told
+    """What config.yaml says of the length of the run and the weights."""
+    info: Info | None
+    """run.json: versions, git state, command, world size; None when the run has not written it."""
+    summary: Summary | None
+    """summary.json; None while the run has not finished, or trains on after it had."""
+    metrics: Metrics
+    """metrics.jsonl."""
+    predictions: Predictions | None = None
+    """predictions.npz; None where no task has a target a pixel, or before the first evaluation."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def records(self) -> list[Record]:
+        """Those of metrics.jsonl, in order."""
+        return self.metrics.records
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names in the order of the Gram matrix; empty before the first record."""
+        if self.summary is not None:
+            return tuple(self.summary["tasks"])
+        firsts = (*self.of_kind("train")[:1], *self.of_kind("eval")[:1])
+        return next((tuple(first["losses" if first["kind"] == "train" else "errors"]) for first in firsts), ())
+
+    @cached_property
+    def errors(self) -> Mapping[str, Any]:
+        """`final_errors` and `best_errors` by task, and `best_step`."""
+        return self.summary if self.summary is not None else errors_so_far(self.records)
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """What each task's error is counted in; a task that is not here has percent."""
+        return self.errors.get("units", {})
+
+    def of_kind(self, kind: str) -> list[Any]:
+        """The records of one kind, in order; see records.py for their fields."""
+        return [record for record in self.records if record["kind"] == kind]
+
+    def latest(self, key: str) -> Any:
+        """The value of `key` in the summary, else in the last "train" record; None if neither has it."""
+        sources = (self.summary, *self.of_kind("train")[-1:])
+        return next((source[key] for source in sources if source and source.get(key) is not None), None)
+
+    @property
+    def world_size(self) -> int | None:
+        """The number of processes."""
+        return self.latest("world_size") or (self.info.world_size if self.info else None)
+
+    def steps(self, kind: str) -> np.ndarray:
+        """The S steps at which records of a kind were written."""
+        return np.array([record["step"] for record in self.of_kind(kind)], dtype=float)
+
+    def series(self, kind: str, key: str) -> np.ndarray:
+        """One number of each of the S records of a kind; NaN where it was null or absent."""
+        values_S = np.array([record.get(key) for record in self.of_kind(kind)], dtype=float)
+        return np.clip(values_S, -MAX_NUMBER, MAX_NUMBER)
+
+    def by_task(self, kind: str, key: str, tasks: Sequence[str]) -> np.ndarray:
+        """The S x T numbers by task of the records of a kind; NaN where one was null or absent."""
+        rows = [[record[key].get(task) for task in tasks] for record in self.of_kind(kind)]
+        return np.array(rows, dtype=float).reshape(len(rows), len(tasks))
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a run folder; everything but config.yaml may still be missing.
+
+    Raises:
+        UserError: the folder is not a run, or a file of it is damaged.
+    """
+    config = path / "config.yaml"
+    try:
+        config_text = read_text(config, MAX_BYTES)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not a run: {_found(path)}.\n"
+            "Expected a folder that `paretrain train` has written, with config.yaml and metrics.jsonl in it.\n"
+            "Type: paretrain report runs/NAME"
+        ) from None
+    metrics = path / "metrics.jsonl"
+    found = parse_metrics(metrics) if os.path.lexists(metrics) else Metrics([], [], is_torn=False)
+    summary = _read(path / "summary.json", SUMMARY)
+    outdated = summary is not None and any(record["step"] > summary["steps"] for record in found.records)
+    run = RunFolder(
+        path=path,
+        config_text=config_text,
+        told=validated(TOLD, parse_yaml(config_text, str(config)), str(config)),
+        info=_read(path / "run.json", INFO),
+        summary=None if outdated else summary,
+        metrics=found,
+        predictions=read_predictions(path / "predictions.npz"),
+    )
+    for record in run.of_kind("gram"):
+        if {len(run.tasks)} != {len(record["gram"]), *map(len, record["gram"])}:
+            raise UserError(
+                f"{metrics}: the Gram matrix of step {record['step']} is not of the run's {len(run.tasks)} tasks."
+            )
+    return run
+
+
+def _read(path: Path, schema: TypeAdapter[T]) -> T | None:
+    try:
+        return validated(schema, read_json(path), str(path))
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        raise UserError(f"{error}\nRemove it to leave it out of the report: rm {path}") from None
+
+
+def _found(path: Path) -> str:
+    if not path.is_dir():
+        return "it is a file" if path.exists() else "no such folder"
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    if not names:
+        return "it is empty"
+    return f"it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

@@ -1,0 +1,93 @@
+"""Evaluation: every sample of a split exactly once, whatever the number of ranks.
+
+Shapes: T tasks, N ratios of all tasks (`models.ratios`).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from models import Task, ratios, task_losses, task_measures
+from trainer.data.reading.loader import Batch
+from trainer.data.reading.order import PADDING
+from trainer.observe.predictions import Seen
+from trainer.runtime.distributed import Runtime
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all labelled samples of all ranks; None for a task without any.
+
+    Attributes:
+        errors: task name -> error in the task's unit; a score, where its unit is one (models.tasks.MIOU).
+        units: task name -> what its error is counted in, such as "%".
+        by_class: segmentation's name -> class -> intersection over union in percent, of which the mean is its score;
+            None for a class that is in no label and no answer.
+        losses: task name -> loss.
+        samples: how many there were, labelled or not.
+    """
+
+    errors: dict[str, float | None]
+    units: dict[str, str]
+    by_class: dict[str, dict[str, float | None]]
+    losses: dict[str, float | None]
+    samples: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    tasks: Sequence[Task],
+    to_input: Callable[[Tensor], Tensor],
+    runtime: Runtime,
+    look: Callable[[Seen], None] | None = None,
+) -> Evaluation:
+    """Run a model over `batches`. Collective.
+
+    Args:
+        model: an engine's predictor, or a bare model; the training mode of each of its modules is restored.
+        batches: this rank's share; padding and unlabelled slots have missing targets and count for nothing.
+        tasks: what to measure.
+        to_input: what the loader gives -> the model's input on its device.
+        runtime: the processes.
+        look: is shown this rank's first batch.
+
+    Raises:
+        UserError: a sample cannot be used, on any rank.
+    """
+    num_ratios = sum(len(task.parts) or 1 for task in tasks)
+    sizes = [num_ratios, num_ratios, len(tasks), len(tasks), 1]
+    totals = torch.zeros(sum(sizes), dtype=torch.float64, device=runtime.device)
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    remaining = iter(batches)
+    while True:
+        # Batch by batch: a model in shards communicates, and would wait for a rank that has stopped over its data.
+        with runtime.together():
+            batch = next(remaining, None)
+        if batch is None:
+            break
+        outputs = model(to_input(batch.inputs))
+        if look is not None:
+            look(Seen(tasks, batch.inputs, batch.targets, outputs))
+            look = None
+        measured = *task_measures(tasks, outputs, batch.targets), *task_losses(tasks, outputs, batch.targets)
+        totals[:-1] += torch.cat([each.double() for each in measured])
+        totals[-1] += (batch.sample_ids_B != PADDING).sum()
+    for module, training in was_training:
+        module.training = training
+    sums_N, counts_N, losses_T, labelled_T, samples = runtime.sum(totals).cpu().split(sizes)
+    found = dict(zip([task.name for task in tasks], ratios(tasks, sums_N, counts_N), strict=True))
+    known = {name: [ratio for ratio in parts if ratio is not None] for name, parts in found.items()}
+    losses = zip(tasks, losses_T.tolist(), labelled_T.tolist(), strict=True)
+    return Evaluation(
+        errors={name: fmean(parts) if parts else None for name, parts in known.items()},
+        units={task.name: task.unit for task in tasks},
+        by_class={task.name: dict(zip(task.parts, found[task.name], strict=True)) for task in tasks if task.parts},
+        losses={task.name: loss / count if count else None for task, loss, count in losses},
+        samples=int(samples),
+    )
