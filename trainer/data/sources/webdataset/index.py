@@ -47,7 +47,8 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
 
     Args:
         folder: with the shards.
-        description: a YAML file, as `description.TEMPLATE`. Means and standard deviations that it leaves out are measured.
+        description: a YAML file, as `description.TEMPLATE`. Means and standard deviations that it leaves out are
+            measured.
         out: an empty folder, which gets links to the shards; None: write beside the shards.
 
     Raises:
