@@ -12,7 +12,7 @@ from trainer.runtime.agreement import facts_of
 from trainer.runtime.distributed import joined
 from trainer.runtime.launcher import end_with_launcher, tell_launcher
 from trainer.runtime.shared_folder import check_shared
-from trainer.runtime.stopping import Wishes, refuse_stopped
+from trainer.runtime.stopping import StopRequests, refuse_stopped
 from trainer.training.loop import fit
 from trainer.training.prepare_data import open_data
 from trainer.training.run import build_run
@@ -35,10 +35,12 @@ def train(experiment: Experiment) -> int:
     # are to say which.
     facts = facts_of(experiment)
     with ExitStack() as last, joined(experiment.parallel, experiment.run_dir, facts) as runtime:
-        wishes = Wishes(experiment.run_dir, reads_files=runtime.is_main, max_hours=experiment.train.max_hours)
-        last.enter_context(wishes.heard())
+        stop_requests = StopRequests(
+            experiment.run_dir, reads_files=runtime.is_main, max_hours=experiment.train.max_hours
+        )
+        last.enter_context(stop_requests.handling_signals())
         with ExitStack() as stack:
-            with wishes.at_once():
+            with stop_requests.at_once():
                 runtime.on_main(lambda: refuse_stopped(experiment.run_dir))
                 data = open_data(experiment, runtime)
                 check_shared(experiment.run_dir, runtime)
@@ -47,13 +49,13 @@ def train(experiment: Experiment) -> int:
                 if run.step >= experiment.train.steps:
                     say_complete(run)
                     return 0
-                runtime.agree(0)  # All have come so far: from here on, a signal to one of them is for all.
+                runtime.barrier()  # All have come so far: from here on, a signal to one of them is for all.
             stack.enter_context(closing(run))
             notes = runtime.on_main(lambda: stack.enter_context(claimed(experiment, found)))
-            fit(run, stack.enter_context(observed(run, resumed=found is not None, notes=notes)), wishes)
+            fit(run, stack.enter_context(observed(run, resumed=found is not None, notes=notes)), stop_requests)
         # A launcher ends all processes as soon as one ends with another code than 0: none does before all are done.
-        runtime.at("the end", patient=True)
-        runtime.agree(0)
+        runtime.set_phase("the end", patient=True)
+        runtime.barrier()
     return 0 if run.step >= experiment.train.steps else EXIT_UNFINISHED
 
 

@@ -181,7 +181,7 @@ def _misses(run_dir: Path, runtime: Runtime, hosts: Sequence[str]) -> frozenset[
     def path(rank: int) -> Path:
         return run_dir / f".preflight-{mark}-{rank}"
 
-    with runtime.together():
+    with runtime.raise_together():
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             path(runtime.rank).touch()

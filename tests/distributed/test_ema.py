@@ -30,7 +30,7 @@ from trainer.config.schema import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.distributed import Runtime
-from trainer.runtime.engines.averaging import averaged, averaged_weights, exchange, has_averages, keep_average
+from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, keep_average
 from trainer.runtime.engines.engine import Engine
 from trainer.training.optimizer import build_optimizer
 
@@ -197,7 +197,7 @@ def test_an_error_of_all_ranks_brings_the_parameters_back_and_one_of_this_rank_w
     seen: list[float] = []
 
     def swap() -> None:
-        exchange(parameter, optimizer.state[parameter])
+        swap(parameter, optimizer.state[parameter])
         seen.append(parameter.item())
 
     for error in (UserError("a sample that cannot be decoded"), LostPeerError("a process is gone")):

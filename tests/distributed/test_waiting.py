@@ -53,9 +53,9 @@ def waited(runtime: Runtime, batches: Late, request: Request = Request.GO_ON) ->
         saver=SimpleNamespace(advance=lambda: None),
     )
     observers: Any = SimpleNamespace(note=lambda step, text: notes.append(f"{step}: {text}"))
-    wishes: Any = SimpleNamespace(read=lambda: request)
+    stop_requests: Any = SimpleNamespace(read=lambda: request)
     try:
-        came: Any = waiting.next_batch(run, wishes, observers)
+        came: Any = waiting.next_batch(run, stop_requests, observers)
     except UserError as error:
         came = str(error)
     return came, notes, len(entered), batches.handed_out

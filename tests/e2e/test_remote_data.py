@@ -20,7 +20,7 @@ from trainer.data.reading.order import Cursor
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
 from trainer.observe.observers import Observers
-from trainer.runtime.stopping import Request, Wishes
+from trainer.runtime.stopping import Request, StopRequests
 from trainer.training import loop
 from trainer.training import next_batch as waiting
 from trainer.training.run import Run
@@ -73,9 +73,9 @@ def test_a_run_that_is_stopped_while_it_waits_is_saved_and_goes_on(
     late_after = [0]
     command = ["train", str(short), "train.log_every_steps=9"]  # Step 1 is not told of.
 
-    def next_batch(run: Run, wishes: Wishes, observers: Observers) -> tuple[Batch | None, Request]:
+    def next_batch(run: Run, stop_requests: StopRequests, observers: Observers) -> tuple[Batch | None, Request]:
         is_late = run.step in late_after
-        return (None, Request.STOP) if is_late else waiting.next_batch(run, wishes, observers)
+        return (None, Request.STOP) if is_late else waiting.next_batch(run, stop_requests, observers)
 
     monkeypatch.setattr(loop, "next_batch", next_batch)
     assert main(command) == EXIT_UNFINISHED

@@ -12,7 +12,7 @@ from trainer import train
 from trainer.config.file import load_config
 from trainer.errors import StoppedError, UserError
 from trainer.runtime.launcher import LAUNCHER_DIED
-from trainer.runtime.stopping import Request, Wishes, refuse_stopped
+from trainer.runtime.stopping import Request, StopRequests, refuse_stopped
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_the_greatest_request_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], signals: list[int], expected: Request
 ) -> None:
     monkeypatch.setenv("PARETRAIN_JOB_ID", "77")
-    wishes = Wishes(tmp_path, reads_files=True)
+    stop_requests = StopRequests(tmp_path, reads_files=True)
     for name in files:
         (tmp_path / name).touch()
-    with wishes.heard():
+    with stop_requests.handling_signals():
         for number in signals:
             os.kill(os.getpid(), number)
-    assert wishes.read() == expected
+    assert stop_requests.read() == expected
 
 
 @pytest.mark.parametrize(
@@ -54,33 +54,33 @@ def test_the_greatest_request_stands(
     ],
 )
 def test_time_is_up_after_max_hours(tmp_path: Path, files: list[str], max_hours: float, expected: Request) -> None:
-    wishes = Wishes(tmp_path, reads_files=True, max_hours=max_hours)
+    stop_requests = StopRequests(tmp_path, reads_files=True, max_hours=max_hours)
     for name in files:
         (tmp_path / name).touch()
-    assert wishes.read() is expected
+    assert stop_requests.read() is expected
 
 
 def test_only_one_process_reads_files(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    assert Wishes(tmp_path, reads_files=False).read() is Request.GO_ON
+    assert StopRequests(tmp_path, reads_files=False).read() is Request.GO_ON
 
 
 def test_signals_are_the_process_s_own_again_afterwards(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with Wishes(tmp_path, reads_files=True).heard():
+    with StopRequests(tmp_path, reads_files=True).handling_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_before_the_first_step_a_signal_ends_the_run_at_once_and_later_it_is_noted(tmp_path: Path) -> None:
-    wishes = Wishes(tmp_path, reads_files=True)
-    with wishes.heard():
+    stop_requests = StopRequests(tmp_path, reads_files=True)
+    with stop_requests.handling_signals():
         words = "stopped by SIGTERM before the first step. The same command starts the run again, or goes on"
-        with pytest.raises(StoppedError, match=words) as caught, wishes.at_once():
+        with pytest.raises(StoppedError, match=words) as caught, stop_requests.at_once():
             os.kill(os.getpid(), signal.SIGTERM)
         assert caught.value.exit_code == 128 + signal.SIGTERM
         os.kill(os.getpid(), signal.SIGUSR1)
-    assert wishes.read() is Request.YIELD
+    assert stop_requests.read() is Request.YIELD
 
 
 def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,20 +97,20 @@ def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_is_granted_is_forgotten_and_what_came_later_stands(tmp_path: Path) -> None:
-    wishes = Wishes(tmp_path, reads_files=True)
+    stop_requests = StopRequests(tmp_path, reads_files=True)
     (tmp_path / "save").touch()
     (tmp_path / "stop").touch()  # after the ranks agreed on saving
-    wishes.granted(Request.SAVE, step=5, started_at_step=0)
-    assert wishes.read() is Request.STOP
+    stop_requests.fulfilled(Request.SAVE, step=5, started_at_step=0)
+    assert stop_requests.read() is Request.STOP
     assert not (tmp_path / "save").exists()
 
 
 @pytest.mark.parametrize("request_", [Request.YIELD, Request.TIME_IS_UP, Request.LEAVE])
 def test_only_who_makes_room_comes_back(tmp_path: Path, request_: Request) -> None:
-    wishes = Wishes(tmp_path, reads_files=True)
-    wishes.granted(Request.STOP, step=5, started_at_step=2)
+    stop_requests = StopRequests(tmp_path, reads_files=True)
+    stop_requests.fulfilled(Request.STOP, step=5, started_at_step=2)
     assert not (tmp_path / "requeue").exists()
-    wishes.granted(request_, step=5, started_at_step=2)
+    stop_requests.fulfilled(request_, step=5, started_at_step=2)
     assert json.loads((tmp_path / "requeue").read_text()) == {"step": 5, "started_at_step": 2}
 
 

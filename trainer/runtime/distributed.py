@@ -63,7 +63,7 @@ class Runtime:
         """Whether this is rank 0, the one that speaks and writes."""
         return self.rank == 0
 
-    def at(self, what: str, *, patient: bool = False) -> None:
+    def set_phase(self, what: str, *, patient: bool = False) -> None:
         """Say what begins here, for errors to name; `patient`: processes wait long for one another there."""
         if self.watch:
             self.watch.at(what, patient=patient)
@@ -75,21 +75,25 @@ class Runtime:
             dist.all_reduce(total)
         return total.to(values.device)
 
-    def from_main(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def agree(self, wish: int) -> int:
-        """The greatest of all ranks' wishes, on every rank."""
+    def all_reduce_max(self, value: int) -> int:
+        """Return the maximum over ranks on every rank."""
         if self.world_size == 1:
-            return wish
-        greatest = torch.tensor(wish)
-        dist.all_reduce(greatest, op=dist.ReduceOp.MAX, group=self.host_group)
+            return value
+        maximum = torch.tensor(value)
+        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=self.host_group)
         if self.watch:
             self.watch.met()
-        return int(greatest)
+        return int(maximum)
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self.all_reduce_max(0)
 
     def on_main(self, work: Callable[[], Value]) -> Value:
         """Do `work`, which must not communicate, on rank 0; what it returns, or its SharedError, is every rank's."""
@@ -114,7 +118,7 @@ class Runtime:
         return values
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """Fail together: a SharedError of any rank inside the block is raised on every rank when all have left it.
 
         The block itself must not communicate, or a rank that failed would leave the others waiting.

@@ -1,7 +1,7 @@
 """When to save and when to end: files and signals, on any rank, become one request that all ranks agree on.
 
 Who hears a signal differs from cluster to cluster (often the launcher alone), so the scripts in launch/slurm touch
-files; a handler only notes what came. `Runtime.agree` makes it everybody's request, at the same step.
+files; a handler only notes what came. `Runtime.all_reduce_max` makes it everybody's request, at the same step.
 """
 
 import json
@@ -62,7 +62,7 @@ class Request(IntEnum):
         return f"{reason}: saved{way_on}"
 
 
-class Wishes:
+class StopRequests:
     """What this process has been asked for, by files in the run's folder, by signals and by the clock.
 
     | found                          | request    |
@@ -91,7 +91,7 @@ class Wishes:
         self._at_once = False
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def handling_signals(self) -> Iterator[None]:
         """Note the signals inside the block, in place of dying of them."""
 
         requests = {signal.SIGUSR1: Request.YIELD, signal.SIGTERM: Request.YIELD, LAUNCHER_DIED: Request.LEAVE}
@@ -127,7 +127,7 @@ class Wishes:
         files = (request for path, request in self._files.items() if path.exists())
         return max([self._signalled, on_time, *files])
 
-    def granted(self, request: Request, step: int, started_at_step: int) -> None:
+    def fulfilled(self, request: Request, step: int, started_at_step: int) -> None:
         """Forget what has been done; who reads files leaves RUN/requeue where a batch script is to bring the job back.
 
         Raises:

@@ -67,7 +67,7 @@ def evaluate(
     remaining = iter(batches)
     while True:
         # Batch by batch: a model in shards communicates, and would wait for a rank that has stopped over its data.
-        with runtime.together():
+        with runtime.raise_together():
             batch = next(remaining, None)
         if batch is None:
             break

@@ -7,7 +7,7 @@ from typing import Any
 from trainer.data.reading.bad_samples import check_rare, combined
 from trainer.errors import SharedError, UnfinishedError
 from trainer.observe.observers import Observers
-from trainer.runtime.stopping import Request, Wishes
+from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.evaluate import evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
@@ -19,8 +19,8 @@ GRAM_TASKS = 256
 """The Gram matrix is logged up to this number of tasks; beyond, T x T numbers a line are too many."""
 
 
-def fit(run: Run, observers: Observers, wishes: Wishes) -> None:
-    """Train from `run.step` to the last step, or to the one after which `wishes` ask all ranks to end.
+def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> None:
+    """Train from `run.step` to the last step, or to the one after which `stop_requests` ask all ranks to end.
 
     Raises:
         UnfinishedError: it was asked to end before the first step; the same on every rank.
@@ -28,21 +28,21 @@ def fit(run: Run, observers: Observers, wishes: Wishes) -> None:
             parameter was changed by that step.
     """
     with run.saver.finished():
-        _fit(run, observers, wishes)
+        _fit(run, observers, stop_requests)
 
 
-def _fit(run: Run, observers: Observers, wishes: Wishes) -> None:
+def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> None:
     config, total_steps = run.experiment.train, run.experiment.train.steps
     started_at_step = saved_at_step = run.step
     ends = False
     warm_up(run)
     while not ends:
-        run.runtime.at(f"step {run.step + 1}", patient=run.step == started_at_step)
-        batch, request = next_batch(run, wishes, observers)
+        run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step)
+        batch, request = next_batch(run, stop_requests, observers)
         if batch is None:  # The data is late, and all are to end.
             if run.step > saved_at_step:
                 save_run(run)
-            _grant(run, wishes, request, observers, started_at_step)
+            _grant(run, stop_requests, request, observers, started_at_step)
             if not run.step:
                 raise UnfinishedError("stopped while it waited for its first batch; there is nothing to save yet")
             break
@@ -69,13 +69,13 @@ def _fit(run: Run, observers: Observers, wishes: Wishes) -> None:
                 save_run(run)
                 saved_at_step = run.step
         if request is not Request.GO_ON:
-            _grant(run, wishes, request, observers, started_at_step)
+            _grant(run, stop_requests, request, observers, started_at_step)
 
 
-def _grant(run: Run, wishes: Wishes, request: Request, observers: Observers, started_at_step: int) -> None:
+def _grant(run: Run, stop_requests: StopRequests, request: Request, observers: Observers, started_at_step: int) -> None:
     run.saver.finish()
-    with run.runtime.together():
-        wishes.granted(request, run.step, started_at_step)
+    with run.runtime.raise_together():
+        stop_requests.fulfilled(request, run.step, started_at_step)
     observers.note(run.step, request.words)
 
 
@@ -101,11 +101,11 @@ def _cache_use(run: Run) -> dict[str, dict[str, int]]:
 
 
 def _evaluate(run: Run, observers: Observers) -> None:
-    run.runtime.at(f"the evaluation after step {run.step}", patient=True)
+    run.runtime.set_phase(f"the evaluation after step {run.step}", patient=True)
     started = run.throughput.elapsed_seconds
     run.data.fetch(run.data.manifest.split("test").shards, run.runtime)
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.
-    run.runtime.from_main(run.network.buffers())
+    run.runtime.broadcast_(run.network.buffers())
     with run.engine.averaged():
         look = partial(observers.look, run.step)
         found = evaluate(run.engine.predictor, run.test_batches, run.tasks, run.to_input, run.runtime, look)

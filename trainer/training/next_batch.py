@@ -4,14 +4,14 @@ from trainer.data.reading.loader import Batch, TrainLoader
 from trainer.errors import UserError
 from trainer.observe.observers import Observers
 from trainer.runtime.distributed import Runtime
-from trainer.runtime.stopping import Request, Wishes
+from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.run import Run
 
 TELL_EVERY_TURNS = 30
 """A turn is a second."""
 
 
-def next_batch(run: Run, wishes: Wishes, observers: Observers) -> tuple[Batch | None, Request]:
+def next_batch(run: Run, stop_requests: StopRequests, observers: Observers) -> tuple[Batch | None, Request]:
     """The next batch, and what is to be done after its step, the same on every rank. Collective.
 
     A rank whose data is late says so every second: the others wait for it, however long its data keeps coming.
@@ -25,17 +25,17 @@ def next_batch(run: Run, wishes: Wishes, observers: Observers) -> tuple[Batch | 
     mine = _Mine(run.train_batches)
     with run.throughput.data_wait():
         mine.look()
-    request = mine.agree(run.runtime, wishes)
+    request = mine.agree(run.runtime, stop_requests)
     if request is Request.WAIT:
         with run.throughput.data_wait():
-            request = _wait(mine, run, wishes, observers)
+            request = _wait(mine, run, stop_requests, observers)
     if request is Request.FAULT:
-        with run.runtime.together():
+        with run.runtime.raise_together():
             if mine.fault:
                 raise UserError(
                     f"stopped at step {run.step + 1}: {mine.fault}\nThe last checkpoint stands"
                 ) from mine.fault
-    if request.ends and run.runtime.agree(not mine.ready):
+    if request.ends and run.runtime.all_reduce_max(not mine.ready):
         return None, request
     return run.augmented(next(run.train_batches)), request
 
@@ -55,13 +55,13 @@ class _Mine:
         except UserError as error:
             self.fault = error
 
-    def agree(self, runtime: Runtime, wishes: Wishes) -> Request:
+    def agree(self, runtime: Runtime, stop_requests: StopRequests) -> Request:
         """What all ranks together can do."""
-        wish = Request.FAULT if self.fault else wishes.read()
-        return Request(runtime.agree(wish if self.ready else max(wish, Request.WAIT)))
+        wish = Request.FAULT if self.fault else stop_requests.read()
+        return Request(runtime.all_reduce_max(wish if self.ready else max(wish, Request.WAIT)))
 
 
-def _wait(mine: _Mine, run: Run, wishes: Wishes, observers: Observers) -> Request:
+def _wait(mine: _Mine, run: Run, stop_requests: StopRequests, observers: Observers) -> Request:
     request, turn, before = Request.WAIT, 0, run.train_batches.arriving()
     while request is Request.WAIT:
         mine.look()
@@ -73,7 +73,7 @@ def _wait(mine: _Mine, run: Run, wishes: Wishes, observers: Observers) -> Reques
             if late:
                 observers.note(run.step, f"waiting for data for {turn} s: {late[0]}")
             before = now
-        request = mine.agree(run.runtime, wishes)
+        request = mine.agree(run.runtime, stop_requests)
     return request
 
 

@@ -80,7 +80,7 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
     """
     config = experiment.data
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
-    with runtime.together():
+    with runtime.raise_together():
         manifest = read_manifest(folder)
         manifest.split("train")
         if config.tasks is not None:
@@ -118,7 +118,7 @@ def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
         UserError: the folder, a shard or a task is not what it should be, or there is no such split.
     """
     folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
-    with runtime.together():
+    with runtime.raise_together():
         copy = copy_at(folder, config.cache.dir, config.cache.max_bytes)
         data = Data(folder, read_manifest(folder), copy)
     in_turns(runtime, lambda: _verify(config, data, split, runtime))
@@ -172,8 +172,8 @@ def in_turns(runtime: Runtime, work: Callable[[], Value]) -> Value:
     while state is _State.BUSY:
         wait([result], TURN_SECONDS)
         mine = _State.BUSY if not result.done() else _State.FAILED if result.exception() else _State.DONE
-        state = _State(runtime.agree(mine))
-    with runtime.together():
+        state = _State(runtime.all_reduce_max(mine))
+    with runtime.raise_together():
         if result.done():
             return result.result()
     raise AssertionError("a rank that failed raises on every rank")

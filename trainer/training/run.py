@@ -103,7 +103,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, found: Found
     state = read_state(snapshot) if snapshot else None
     cursor = Cursor(**state.cursor.model_dump()) if state else START
     fetch_first(experiment, data, cursor, runtime)
-    with runtime.together():
+    with runtime.raise_together():
         train_batches, test_batches = _open_data(experiment, data, tasks, runtime, cursor)
     if snapshot and state:
         refuse_other_data(snapshot, state, train_batches.fingerprint, experiment)
@@ -158,7 +158,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, found: Found
     # From here on each rank draws numbers of its own (dropout).
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)
     if snapshot and state:
-        with runtime.together():
+        with runtime.raise_together():
             load_weighting(run.balancer.weighting, state.weighting, snapshot)
             snapshot.restore_generators()
         if runtime.is_main:
@@ -172,7 +172,7 @@ def save_run(run: Run) -> None:
     Raises:
         FaultError: what was being saved before could not be written; the last published checkpoint stands.
     """
-    run.runtime.at(f"the checkpoint of step {run.step}", patient=True)
+    run.runtime.set_phase(f"the checkpoint of step {run.step}", patient=True)
     state = {
         "step": run.step,
         "samples": run.samples,

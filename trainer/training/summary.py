@@ -40,7 +40,7 @@ def observed(run: Run, resumed: bool, notes: Sequence[str] = ()) -> Iterator[Obs
     run_dir = run.experiment.run_dir
     with ExitStack() as stack:
         observers: Observers = Nobody()
-        with run.runtime.together():
+        with run.runtime.raise_together():
             if run.runtime.is_main:
                 metrics = MetricsLog(run_dir / METRICS, resume_step=run.step if resumed else None)
                 stack.callback(metrics.close)

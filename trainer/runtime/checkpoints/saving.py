@@ -140,10 +140,10 @@ class Saver:
             FaultError: a rank could not write; the last published checkpoint stands, and nothing is under way any more.
         """
         save = self._save
-        if save is None or self._runtime.agree(int(not save.is_over())):
+        if save is None or self._runtime.all_reduce_max(int(not save.is_over())):
             return
         try:
-            with self._runtime.together(), self._disk_errors(save.step):
+            with self._runtime.raise_together(), self._disk_errors(save.step):
                 sums = save.result()
         except SharedError:
             self._save = None

@@ -42,31 +42,31 @@ def keep_average(optimizer: Optimizer, decay: float) -> None:
 
 
 @contextmanager
-def averaged(state: State, exchange_all: Callable[[], None]) -> Iterator[None]:
+def averaged(state: State, swap_all: Callable[[], None]) -> Iterator[None]:
     """Put the averages in the parameters' place; afterwards all is as before, bit for bit.
 
     Nothing happens where there are no averages: none are kept, or no step was made yet.
 
     Args:
         state: an optimizer's.
-        exchange_all: lets all parameters and their averages change places, also in the copies that a forward uses. It
+        swap_all: lets all parameters and their averages change places, also in the copies that a forward uses. It
             may be collective: every rank comes by it, or ends.
     """
     if not has_averages(state):
         yield
         return
-    exchange_all()
+    swap_all()
     try:
         yield
     except SharedError:
         # Every rank got this one, so all come by here. After any other a rank must end, and not wait for the others.
-        exchange_all()
+        swap_all()
         raise
-    exchange_all()
+    swap_all()
 
 
 @torch.no_grad()
-def exchange(parameter: Tensor, slots: dict[str, Tensor]) -> None:
+def swap(parameter: Tensor, slots: dict[str, Tensor]) -> None:
     """Let a parameter and its average, where it has one, change places, bit for bit."""
     if AVERAGE in slots:
         before = parameter.clone()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
-from trainer.runtime.engines.averaging import averaged, exchange
+from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.precision import LossScale
 
 
@@ -135,7 +135,7 @@ class TorchEngine:
 
     def averaged(self) -> AbstractContextManager[None]:
         """See `Engine`."""
-        return averaged(self.optimizer.state, self._exchange_averages)
+        return averaged(self.optimizer.state, self._swap_averages)
 
     def model_pieces(self) -> Iterator[Piece]:
         """See `Engine`."""
@@ -169,9 +169,9 @@ class TorchEngine:
         """Scale the gradients down to a norm of at most `clip_norm`. Returns their norm before. Collective."""
         return nn.utils.clip_grad_norm_(self.predictor.parameters(), self._clip_norm)
 
-    def _exchange_averages(self) -> None:
+    def _swap_averages(self) -> None:
         for parameter, slots in self.optimizer.state.items():
-            exchange(parameter, slots)
+            swap(parameter, slots)
 
     def _piece(self, name: str, value: Tensor) -> Piece:
         """What this rank is to save of a parameter, or of what the optimizer remembers of each of its entries."""

@@ -47,8 +47,8 @@ class Fsdp2Engine(TorchEngine):
         assert isinstance(norm, DTensor), "the norm of shards"
         return norm.full_tensor()
 
-    def _exchange_averages(self) -> None:
-        super()._exchange_averages()
+    def _swap_averages(self) -> None:
+        super()._swap_averages()
         # The root stays whole after a forward without a backward.
         for module in self.predictor.modules():
             if isinstance(module, FSDPModule):

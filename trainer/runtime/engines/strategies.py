@@ -53,7 +53,7 @@ def build_engine(
         from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
 
         return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
-    with runtime.together():
+    with runtime.raise_together():
         import_deepspeed(runtime.device)
         check_disk(offload)
     return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, runtime.device, loss_scale, offload)

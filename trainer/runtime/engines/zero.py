@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
-from trainer.runtime.engines.averaging import averaged, exchange
+from trainer.runtime.engines.averaging import averaged
 from trainer.runtime.engines.engine import place
 from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
 from trainer.runtime.engines.precision import LossScale
@@ -133,7 +133,7 @@ class ZeroEngine:
 
     def averaged(self) -> AbstractContextManager[None]:
         """See `Engine`."""
-        return averaged(self.optimizer.optimizer.state, self._exchange_averages)
+        return averaged(self.optimizer.optimizer.state, self._swap_averages)
 
     def model_pieces(self) -> Iterator[Piece]:
         """See `Engine`."""
@@ -219,13 +219,13 @@ class ZeroEngine:
             return list(self.optimizer.fp32_partitioned_groups_flat)
         return list(self.optimizer.single_partition_of_fp32_groups)
 
-    def _exchange_averages(self) -> None:
+    def _swap_averages(self) -> None:
         """And bring what stands in the shards then to the parameters that a forward uses, as DeepSpeed's step does."""
         if self._stage == 3:
             self.optimizer._partition_all_parameters()
         for group, flat in enumerate(self._flat_parameters()):
             with self._in_memory(group):
-                exchange(flat, self.optimizer.optimizer.state[flat])
+                swap(flat, self.optimizer.optimizer.state[flat])
                 if self._stage == 3:
                     self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
         if self._stage < 3:
