@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
-from trainer.runtime.engines.averaging import averaged
+from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.engine import place
 from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
 from trainer.runtime.engines.precision import LossScale
