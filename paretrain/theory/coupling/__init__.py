@@ -1,0 +1,24 @@
+"""From tables to a coupling: how alike the tasks are, how strongly to couple them, and what it should win."""
+
+from paretrain.theory.coupling.couple import Advice, Estimate, couple
+from paretrain.theory.coupling.fit import CoupledRidge, fit_coupled
+from paretrain.theory.coupling.moments import Moments, estimate_moments
+from paretrain.theory.coupling.optimum import optimal_common_and_own, optimal_penalty, optimal_weights
+from paretrain.theory.coupling.prediction import RiskGrid, risk_grid
+from paretrain.theory.coupling.sentence import advice_sentence
+
+__all__ = [
+    "Advice",
+    "CoupledRidge",
+    "Estimate",
+    "Moments",
+    "RiskGrid",
+    "advice_sentence",
+    "couple",
+    "estimate_moments",
+    "fit_coupled",
+    "optimal_common_and_own",
+    "optimal_penalty",
+    "optimal_weights",
+    "risk_grid",
+]

@@ -1,0 +1,156 @@
+"""Advise whether to combine tasks, and how strongly, before any model is trained.
+
+Shapes: N rows, P features, T tasks, L penalties.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from paretrain.theory.arrays import Array
+from paretrain.theory.asymptotics import coupling
+from paretrain.theory.coupling.moments import Moments, estimate_moments
+from paretrain.theory.coupling.prediction import RiskGrid, risk_grid
+
+NUM_GROUPS = 12
+"""Groups of rows that the jackknife leaves out in turn."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hold a number and its standard error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Hold what `couple` found. Errors are relative to each task's variance: 1 is what predicting the mean gives.
+
+    `similarity_TT` are the correlations between the tasks' effects, `similarity_error_TT` their standard errors; NaN
+    where a task's own signal is not above zero. `ratio_T` is p/n, `noise_T` the noise's share. `common` (λ) and `own` (μ) are
+    the best of a grid for features and labels with unit variance; `own_alone` is the best without coupling.
+    `gain` is the predicted decrease of the mean error. `curve_sizes` and `curve_errors` predict the mean errors (alone,
+    combined) with so many times the labels, each with its best penalty.
+    """
+
+    similarity_TT: Array
+    similarity_error_TT: Array
+    noise_T: Array
+    ratio_T: Array
+    alone_T: Array
+    combined_T: Array
+    common: float
+    own: float
+    own_alone: float
+    gain: Estimate
+    curve_sizes: tuple[float, ...]
+    curve_errors: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class PenaltyGrid:
+    """Hold L pairs of a common and an own penalty; a pair with common = inf keeps the tasks apart."""
+
+    common_L: Array
+    own_L: Array
+
+    def matrices(self, num_tasks: int) -> list[Array]:
+        """Return Q of each pair."""
+        pairs = zip(self.common_L, self.own_L, strict=True)
+        return [
+            own * np.eye(num_tasks) if np.isinf(common) else coupling(num_tasks, common, own) for common, own in pairs
+        ]
+
+
+def penalty_grid(smallest: float = 1e-2, largest: float = 1e3, per_decade: int = 2) -> PenaltyGrid:
+    """Return all pairs of a logarithmic grid, and the same own penalties without coupling."""
+    count = round(per_decade * np.log10(largest / smallest)) + 1
+    steps = np.geomspace(smallest, largest, count)
+    common, own = np.meshgrid(np.append(steps, np.inf), steps)
+    return PenaltyGrid(common.ravel(), own.ravel())
+
+
+def couple(features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = None, seed: int = 0) -> Advice:
+    """Estimate similarity and noise of the tasks and predict what coupling wins (equations 4, 5, 15).
+
+    Labels may be missing (NaN). Rows without any label serve the features' covariance. The prediction holds for tasks
+    with (mostly) their own rows; where tasks share their rows use `shared_error_covariance` with the same estimates.
+    Standard errors come from a jackknife over groups of rows.
+    """
+    grid = penalty_grid() if grid is None else grid
+    features_NP, labels_NT = standardised(features_NP), standardised(labels_NT)
+    spectrum_P = np.linalg.svd(features_NP, compute_uv=False) ** 2 / len(features_NP)
+    spectrum_P = np.pad(spectrum_P, (0, features_NP.shape[1] - len(spectrum_P)))
+    sizes_T = (~np.isnan(labels_NT)).sum(axis=0).astype(float)
+    risks = risk_grid(grid.matrices(labels_NT.shape[1]), spectrum_P, sizes_T)
+    moments = estimate_moments(features_NP, labels_NT)
+    errors_LT, alone, combined = _best(risks, grid, moments)
+    gains, similarities = [], []
+    for kept_N in _leave_groups_out(labels_NT, seed):
+        without = estimate_moments(features_NP, np.where(kept_N[:, None], labels_NT, np.nan))
+        gains.append(_gain(*_best(risks, grid, without)))
+        similarities.append(_correlations(without.effects_TT))
+    curve_sizes = (1.0, 2.0, 4.0)
+    curve = []
+    for factor in curve_sizes:
+        at_LT, *best = _best(risk_grid(grid.matrices(len(sizes_T)), spectrum_P, factor * sizes_T), grid, moments)
+        curve.append((float(at_LT[best[0]].mean()), float(at_LT[best[1]].mean())))
+    return Advice(
+        similarity_TT=_correlations(moments.effects_TT),
+        similarity_error_TT=_jackknife_error(np.array(similarities)),
+        noise_T=np.diag(moments.noise_TT),
+        ratio_T=len(spectrum_P) / sizes_T,
+        alone_T=errors_LT[alone],
+        combined_T=errors_LT[combined],
+        common=float(grid.common_L[combined]),
+        own=float(grid.own_L[combined]),
+        own_alone=float(grid.own_L[alone]),
+        gain=Estimate(_gain(errors_LT, alone, combined), float(_jackknife_error(np.array(gains)))),
+        curve_sizes=curve_sizes,
+        curve_errors=tuple(curve),
+    )
+
+
+def standardised(table_NC: Array) -> Array:
+    """Return the columns with mean 0 and variance 1 over what is not missing; constant columns become 0."""
+    centred_NC = table_NC - np.nanmean(table_NC, axis=0)
+    deviation_C = np.nanstd(table_NC, axis=0)
+    standardised_NC: Array = centred_NC / np.where(deviation_C > 0, deviation_C, 1)
+    return standardised_NC
+
+
+def _best(risks: RiskGrid, grid: PenaltyGrid, moments: Moments) -> tuple[Array, int, int]:
+    """Return the predicted errors and the positions of the best penalty without and with coupling."""
+    errors_LT = risks.errors(moments.effects_TT, np.diag(moments.noise_TT))
+    mean_L = errors_LT.mean(axis=1)
+    alone = int(np.argmin(np.where(np.isinf(grid.common_L), mean_L, np.inf)))
+    return errors_LT, alone, int(np.argmin(mean_L))
+
+
+def _gain(errors_LT: Array, alone: int, combined: int) -> float:
+    return float(1 - errors_LT[combined].mean() / errors_LT[alone].mean())
+
+
+def _correlations(effects_TT: Array) -> Array:
+    own_T = np.diag(effects_TT)
+    deviation_T = np.sqrt(np.where(own_T > 0, own_T, np.nan))
+    correlation_TT: Array = np.clip(effects_TT / np.outer(deviation_T, deviation_T), -1, 1)
+    return correlation_TT
+
+
+def _leave_groups_out(labels_NT: Array, seed: int) -> list[Array]:
+    """Return masks of rows, each without one of NUM_GROUPS random groups with an equal part of each task's rows."""
+    generator = np.random.default_rng(seed)
+    group_N = np.full(len(labels_NT), -1)
+    for labels_N in labels_NT.T:
+        fresh = generator.permutation(np.flatnonzero(~np.isnan(labels_N) & (group_N < 0)))
+        group_N[fresh] = (np.arange(len(fresh)) + generator.integers(NUM_GROUPS)) % NUM_GROUPS
+    return [group_N != group for group in range(NUM_GROUPS)]
+
+
+def _jackknife_error(values_G: Array) -> Array:
+    spread = values_G - values_G.mean(axis=0)
+    error: Array = np.sqrt((len(values_G) - 1) / len(values_G) * (spread**2).sum(axis=0))
+    return error

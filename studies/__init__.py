@@ -1,0 +1,1 @@
+"""Studies: simulations and experiments that a reader can run anew, each with a page of figures."""

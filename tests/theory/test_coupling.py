@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from paretrain.theory.asymptotics import Population, coupling, ridge_limit
+from paretrain.theory.coupling import advice_sentence, couple, estimate_moments, fit_coupled, risk_grid
+from paretrain.theory.coupling.couple import penalty_grid
+from paretrain.theory.coupling.prediction import binned_spectrum
+
+EFFECTS_TT = np.array([[1.0, 0.8, -0.2], [0.8, 1.5, 0.3], [-0.2, 0.3, 0.7]]) / 40
+COARSE = penalty_grid(0.03, 30, per_decade=1)
+NOISE_TT = np.array([[0.5, 0.3, 0.0], [0.3, 0.6, -0.2], [0.0, -0.2, 0.4]])
+
+
+def tasks_with(generator, features_NP, present_NT, effects_TT=EFFECTS_TT, noise_TT=NOISE_TT):
+    """Labels by random effects with known covariances, with a large mean; NaN where a task has none."""
+    num_rows, num_features = features_NP.shape
+    effects_PT = generator.standard_normal((num_features, 3)) @ np.linalg.cholesky(effects_TT).T
+    noise_NT = generator.standard_normal((num_rows, 3)) @ np.linalg.cholesky(noise_TT).T
+    return np.where(present_NT, 7 + features_NP @ effects_PT + noise_NT, np.nan)
+
+
+@pytest.mark.parametrize("layout", ["own rows", "shared rows", "some of each"])
+def test_the_estimates_have_no_bias(layout):
+    """Rows are few and features correlated, so that a forgotten mean or a forgotten common row would show."""
+    generator = np.random.default_rng(0)
+    features_NP = generator.standard_normal((45, 40)) * np.geomspace(3, 0.3, 40)
+    features_NP += generator.standard_normal((45, 1))  # columns correlate
+    task_N = np.arange(45) % 3
+    present_NT = {
+        "own rows": task_N[:, None] == np.arange(3),
+        "shared rows": np.ones((45, 3), dtype=bool),
+        "some of each": (task_N[:, None] == np.arange(3)) | (np.arange(45) < 12)[:, None],
+    }[layout]
+    draws = [estimate_moments(features_NP, tasks_with(generator, features_NP, present_NT)) for _ in range(400)]
+
+    for name, expected in (("effects_TT", EFFECTS_TT), ("noise_TT", NOISE_TT)):
+        found = np.array([getattr(draw, name) for draw in draws])
+        error = found.std(axis=0) / np.sqrt(len(draws))
+        known = ~np.isnan(found[0])
+        assert known.sum() == (3 if layout == "own rows" and name == "noise_TT" else 9)
+        assert np.all(np.abs(found.mean(axis=0) - expected)[known] < 4 * error[known])
+
+
+def test_predictions_of_the_grid_are_those_of_the_limit():
+    generator = np.random.default_rng(1)
+    spectrum_P = np.repeat([0.5, 2.0], 50)
+    sizes_T = np.array([30.0, 60.0, 90.0])
+    penalties = [coupling(3, 0.3, 2), np.eye(3)]
+    noise_T = generator.uniform(0.2, 1, 3)
+
+    found_LT = risk_grid(penalties, spectrum_P, sizes_T).errors(EFFECTS_TT, noise_T)
+
+    values_J, shares_J = binned_spectrum(spectrum_P)
+    population = Population(50 * np.stack([EFFECTS_TT] * 2), noise_T, values_J, shares_J)
+    for found_T, penalty_TT in zip(found_LT, penalties, strict=True):
+        np.testing.assert_allclose(found_T, ridge_limit(penalty_TT, population, 100 / sizes_T).test_T, rtol=1e-9)
+
+
+def test_the_dual_fit_is_the_minimum_of_the_objective():
+    generator = np.random.default_rng(2)
+    features_NP = generator.standard_normal((12, 5))
+    labels_NT = np.where(generator.random((12, 3)) < 0.6, generator.standard_normal((12, 3)) + 4, np.nan)
+    penalty_TT = coupling(3, 0.2, 0.7)
+
+    fitted = fit_coupled(features_NP, labels_NT, np.linalg.inv(penalty_TT))
+
+    residual_NT = np.nan_to_num(labels_NT - fitted.predict(features_NP))
+    count_T = (~np.isnan(labels_NT)).sum(axis=0)
+    np.testing.assert_allclose(residual_NT.sum(axis=0), 0, atol=1e-9)
+    slope_PT = -features_NP.T @ residual_NT / count_T + fitted.weights_PT @ penalty_TT
+    np.testing.assert_allclose(slope_PT, 0, atol=1e-9)
+
+
+def own_rows(correlation, seed, rows=80, num_features=60):
+    generator = np.random.default_rng(seed)
+    features_NP = generator.standard_normal((3 * rows, num_features))
+    effects_TT = (correlation + (1 - correlation) * np.eye(3)) / num_features
+    present_NT = np.arange(3 * rows)[:, None] % 3 == np.arange(3)
+    return features_NP, tasks_with(generator, features_NP, present_NT, effects_TT, 0.5 * np.eye(3))
+
+
+def test_alike_tasks_are_advised_to_combine():
+    advice = couple(*own_rows(0.95, seed=3, rows=160))
+
+    assert advice.gain.value > 2 * advice.gain.error > 0
+    assert np.all(advice.similarity_TT > 0.5)
+    assert "should cut the error by" in advice_sentence(advice)
+    alone, combined = np.array(advice.curve_errors).T
+    assert np.all(np.diff(alone) < 0)
+    assert np.all(combined < alone)
+
+
+def test_unlike_tasks_win_nothing():
+    gains = [couple(*own_rows(0.0, seed), grid=COARSE).gain for seed in range(6)]
+
+    assert np.mean([gain.value for gain in gains]) < 0.04
+
+
+def test_the_predicted_gain_is_the_measured_one():
+    """Fit as advised and measure on many new rows, over several draws."""
+    predicted, measured = [], []
+    for seed in range(8):
+        features_NP, labels_NT = own_rows(0.9, seed, rows=100)
+        effects = np.random.default_rng(seed)
+        effects.standard_normal(features_NP.shape)
+        effects_PT = effects.standard_normal((60, 3)) @ np.linalg.cholesky((0.9 + 0.1 * np.eye(3)) / 60).T
+        advice = couple(features_NP, labels_NT, grid=COARSE)
+        deviation_T = np.nanstd(labels_NT, axis=0)
+        errors = []
+        for inverse_TT in (np.eye(3) / advice.own_alone, 1 / advice.common + np.eye(3) / advice.own):
+            weights_PT = fit_coupled(features_NP, labels_NT / deviation_T, inverse_TT).weights_PT
+            errors.append(np.mean((((weights_PT - effects_PT / deviation_T) ** 2).sum(0)) + 0.5 / deviation_T**2))
+        predicted.append(advice.gain.value)
+        measured.append(1 - errors[1] / errors[0])
+
+    assert np.mean(measured) == pytest.approx(np.mean(predicted), abs=0.05)
+    assert np.mean(measured) > 0.1
