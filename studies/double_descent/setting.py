@@ -25,7 +25,8 @@ class Setting:
     """Hold T tasks with `rows` samples each; `features` are seen by the learner.
 
     |ξ_t| = 1, of which the learner sees the share `seen`; the ξ_t have the common cosine `cosine`. `common` and `own`
-    are λ and μ. `loss` is "squared" or "logistic" (labels "sign" only); `measure` is "mse" or "sign", the share of wrong signs.
+    are λ and μ. `loss` is "squared" or, for labels "sign", "logistic"; `measure` is "mse" or "sign", the share of wrong
+    signs.
     """
 
     num_tasks: float

@@ -26,21 +26,24 @@ def _squared_proximal(u: Array, y: Array, delta: float) -> Array:
 def logistic_proximal(u: Array, y: Array, delta: float) -> Array:
     """Return argmin_v δ log(1 + exp(-y v)) + (v - u)²/2 for labels y = ±1, by Newton's method within a bracket.
 
-    The solution lies between u and u + δ y, where the objective's slope changes its sign. Plain Newton steps overshoot
-    for large δ without a warning; a step that would leave the bracket is replaced by bisection.
+    The solution lies between u and u + δ y, where the objective's slope changes its sign. For large δ plain Newton steps
+    overshoot, or jump to and fro, without a warning: bisection replaces a step that leaves the bracket or is not at most
+    half as long as the step before.
     """
     margin = u * y  # with v = y t, the problem is argmin_t δ log(1 + exp(-t)) + (t - margin)²/2
     low, high = margin, margin + delta
     t = np.minimum(margin + delta * expit(-margin), high)
     rounding = 8 * np.finfo(float).eps
+    move = np.full_like(t, delta)
     for _ in range(_MAX_ITERATIONS):
         probability = expit(-t)
         slope = t - margin - delta * probability
         low, high = np.where(slope < 0, t, low), np.where(slope >= 0, t, high)
         step = t - slope / (1 + delta * probability * (1 - probability))
-        inside = (step == t) | ((step > low) & (step < high))
-        nearer = np.where(inside, step, (low + high) / 2)
-        if np.all(np.abs(nearer - t) <= rounding * (1 + np.abs(t) + np.abs(margin))):
+        trusted = (step == t) | ((step > low) & (step < high) & (np.abs(step - t) <= move / 2))
+        nearer = np.where(trusted, step, (low + high) / 2)
+        move = np.abs(nearer - t)
+        if np.all(move <= rounding * (1 + np.abs(t) + np.abs(margin))):
             return y * nearer
         t = nearer
     raise ArithmeticError(f"the proximal operator of the logistic loss did not settle for δ = {delta:g}")

@@ -28,11 +28,11 @@ class Estimate:
 class Advice:
     """Hold what `couple` found. Errors are relative to each task's variance: 1 is what predicting the mean gives.
 
-    `similarity_TT` are the correlations between the tasks' effects, `similarity_error_TT` their standard errors; NaN
-    where a task's own signal is not above zero. `ratio_T` is p/n, `noise_T` the noise's share. `common` (λ) and `own` (μ) are
-    the best of a grid for features and labels with unit variance; `own_alone` is the best without coupling.
-    `gain` is the predicted decrease of the mean error. `curve_sizes` and `curve_errors` predict the mean errors (alone,
-    combined) with so many times the labels, each with its best penalty.
+    `similarity_TT` holds the correlations between the tasks' effects and `similarity_error_TT` their standard errors; NaN
+    where a task's own signal is not above zero. `ratio_T` is p/n, `noise_T` the noise's share of the variance. `common`
+    (λ) and `own` (μ) are the best of a grid for features and labels with unit variance, `own_alone` the best without
+    coupling. `gain` is the predicted decrease of the mean error. `curve_errors` predicts the mean errors alone and
+    combined with `curve_sizes` times the labels, each with its best penalty.
     """
 
     similarity_TT: Array

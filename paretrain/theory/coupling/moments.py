@@ -51,4 +51,5 @@ def estimate_moments(features_NP: Array, labels_NT: Array) -> Moments:
 
 def _centre(matrix: Array) -> Array:
     """Remove the means of rows and columns: what removing each task's mean does to the covariance of its labels."""
-    return matrix - matrix.mean(axis=0) - matrix.mean(axis=1, keepdims=True) + matrix.mean()
+    centred: Array = matrix - matrix.mean(axis=0) - matrix.mean(axis=1, keepdims=True) + matrix.mean()
+    return centred

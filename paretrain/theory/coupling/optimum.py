@@ -10,8 +10,7 @@ from paretrain.theory.arrays import Array
 
 def optimal_penalty(signal_TT: Array) -> Array:
     """Return Q* = Γ⁻¹; with `optimal_weights` it is the best, and so is any common multiple of both."""
-    penalty_TT: Array = np.linalg.inv(signal_TT)
-    return penalty_TT
+    return np.linalg.inv(signal_TT).astype(float)
 
 
 def optimal_weights(ratio_T: Array, noise_T: Array) -> Array:

@@ -30,7 +30,8 @@ class RiskGrid:
 def risk_grid(penalties: Sequence[Array], spectrum_P: Array, sizes_T: Array) -> RiskGrid:
     """Solve equation 4 for each penalty Q.
 
-    The features' covariance has the eigenvalues `spectrum_P`; task t has `sizes_T[t]` rows of its own. The effects are alike in all p directions: Γ_j = (Γ/p) x the number of directions with eigenvalue s_j.
+    The features' covariance has the eigenvalues `spectrum_P`; task t has `sizes_T[t]` rows of its own. The effects are
+    alike in all p directions: Γ_j = (Γ/p) x the number of directions with the eigenvalue s_j.
     """
     values_J, shares_J = binned_spectrum(spectrum_P)
     ratio_T, ones_T = len(spectrum_P) / sizes_T, np.ones(len(sizes_T))
