@@ -1,6 +1,7 @@
 """Figures for a page: matplotlib drawings that take the page's own colour and font, and PNG files of the same."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -63,6 +64,14 @@ def draw(panels: list[list[Panel]], png: Path, *, panel_width: float = 4.7, pane
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         figure.savefig(png, dpi=130, facecolor="white")
     return _inline(svg.getvalue())
+
+
+def short(value: float) -> str:
+    """Return a number for a label: 0.01, 5, 10⁻⁵."""
+    exponent = round(math.log10(value)) if value > 0 else 0
+    if exponent < -3 and math.isclose(value, 10.0**exponent):
+        return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{value:g}"
 
 
 def _inline(document: str) -> str:

@@ -16,14 +16,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def replicate(
-    function: Callable[[Job, np.random.Generator], float],
+    function: Callable[[Job, np.random.Generator], float | np.ndarray],
     jobs: Sequence[tuple[Job, int]],
     *,
     seed: int,
     processes: int,
     label: str,
 ) -> list[np.ndarray]:
-    """Call `function` so many times for each job; return the results of each job in the jobs' order.
+    """Call `function` so many times for each job; return each job's results, one a row, in the jobs' order.
 
     Replicate k of job j draws from the seed (seed, j, k), whatever the number of processes.
     """
@@ -39,7 +39,7 @@ def replicate(
 
 
 def _several(
-    function: Callable[[Job, np.random.Generator], float], job: Job, count: int, seed: int, number: int
+    function: Callable[[Job, np.random.Generator], float | np.ndarray], job: Job, count: int, seed: int, number: int
 ) -> np.ndarray:
     return np.array([function(job, np.random.default_rng((seed, number, k))) for k in range(count)])
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from paretrain.theory.asymptotics import coupling, equivalent_single_tasks, ridge_limit
 from studies.double_descent.setting import Setting
+from studies.figure_style import short
 
 NUMBERS_OF_TASKS = (1, 2, 4, 8, math.inf)
 OWN_PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-5)
@@ -133,7 +134,7 @@ def _by_own_penalty(scale: Scale) -> Iterator[Series]:
     for own in OWN_PENALTIES:
         base = replace(BASE, num_tasks=4, own=own, common=1e-4)
         fine, coarse = _grid(0.2, 12, 200, [1, 4]), _grid(0.2, 12, scale.points, [1, 4])
-        yield _series(f"μ = {own:g}", base, _features, fine, coarse, scale.rows)
+        yield _series(f"μ = {short(own)}", base, _features, fine, coarse, scale.rows)
 
 
 def _heights(scale: Scale) -> Iterator[Series]:

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from studies.double_descent.experiments import MOST_FEATURES, Series, strengths
 from studies.double_descent.measured import Measured, Results
-from studies.figure_style import PALETTE, draw
+from studies.figure_style import PALETTE, draw, short
 
 Corner = Literal["best", "upper left", "lower right"]
 PanelsOfSeries = Mapping[str, Sequence[Series]]
@@ -41,8 +41,8 @@ LOOKS = {
         "B. In samples it moves to n = p / T", "samples of one task per feature, n / p", marks=(1, 0.5, 0.25, 0.125)
     ),
     "own": Look("C. Without coupling (μ → 0) it returns to p = n", "p / n  (T = 4)", marks=(1, 4), legend="upper left"),
-    "tuned": Look("D. With the best λ and μ there is none", "p / n", log_y=False, legend="lower right"),
-    "height": Look("The height of the peak grows as λ^(-1/2)", "λ, at p = T n", "test error at p = T n"),
+    "tuned": Look("D. With the best λ and μ there is no peak", "p / n", log_y=False, legend="lower right"),
+    "height": Look("The height of the peak grows as 1 / √λ", "λ, at p = T n", "test error at p = T n"),
     "labels": Look("Squared error for three kinds of labels", "p / n", paired=True, legend="upper left"),
     "classification": Look(
         "Wrong signs, fitted by two losses",
@@ -98,6 +98,8 @@ def _panel(axes: Axes, look: Look, series: Sequence[Series], points: Sequence[Se
     axes.set_ylabel(look.y_label)
     _plain_logarithm(axes, "x")
     if look.log_y:
+        if look.paired:  # room for the legend
+            axes.set_ylim(top=4 * axes.get_ylim()[1])
         _plain_logarithm(axes, "y")
     axes.legend(loc=look.legend, ncols=2 if look.paired else 1)
 
@@ -136,7 +138,7 @@ def _strengths(axes: Axes) -> None:
     for colour, ratio in zip(PALETTE, (0.5, 1, 2, 4), strict=False):
         axes.plot(numbers, strengths(ratio, numbers), ".-", color=colour, label=f"p / n = {ratio:g}")
     axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.annotate("μ", (1, 0.5), xytext=(2, 3), textcoords="offset points")
+    axes.annotate("μ", (1, 0.5), xytext=(2, -11), textcoords="offset points")
     axes.set_title("Its ridge penalty α grows from λμ/(λ+μ) to μ")
     axes.set_xlabel("number of tasks T")
     axes.set_ylabel("penalty α of the equivalent task")
@@ -170,5 +172,5 @@ def _plain_logarithm(axes: Axes, which: str) -> None:
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_locator(NullLocator())

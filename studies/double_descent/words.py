@@ -78,7 +78,7 @@ def build_page(figures: Mapping[str, str], results: Results, scale: Scale, secon
                 "Claim (ii): the peak at p = T n",
                 [
                     "For λ → 0 at fixed μ the fixed point has a solution with κ > 0 only where p &lt; T n: all the "
-                    "rows together can just be fitted at p = T n. The height there grows as λ^(-1/2). Near the peak "
+                    "rows together can just be fitted at p = T n. The height there grows as 1/√λ. Near the peak "
                     "a simulation of finite size is noisy, and biased by a few per cent."
                 ],
                 [(figures["claim_2"], "")],
@@ -130,9 +130,9 @@ def numbers(panels: Mapping[str, Sequence[Series]], results: Results) -> str:
                 write([panel, one.name, f"{x:.6g}", f"{value:.6g}", "", "", ""])
             for p in points:
                 write([panel, one.name, *(f"{number:.6g}" for number in (p.x, p.theory, p.mean, p.error)), p.n])
-    for one in results.equivalences:
-        for name, p in (("coupled", one.coupled), ("equivalent single task", one.equivalent)):
-            write(["claim_1", f"{one.name}: {name}", "", *(f"{v:.6g}" for v in (p.theory, p.mean, p.error)), p.n])
+    for pair in results.equivalences:
+        for name, p in (("coupled", pair.coupled), ("equivalent single task", pair.equivalent)):
+            write(["claim_1", f"{pair.name}: {name}", "", *(f"{v:.6g}" for v in (p.theory, p.mean, p.error)), p.n])
     return text.getvalue()
 
 

@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 
 from paretrain.theory.asymptotics import Population, coupling, ridge_limit
-from paretrain.theory.coupling import advice_sentence, couple, estimate_moments, fit_coupled, risk_grid
-from paretrain.theory.coupling.couple import penalty_grid
+from paretrain.theory.coupling import (
+    advice_sentence,
+    couple,
+    cross_validated_errors,
+    estimate_moments,
+    fit_coupled,
+    learning_curve,
+    penalty_grid,
+    risk_grid,
+)
 from paretrain.theory.coupling.prediction import binned_spectrum
 
 EFFECTS_TT = np.array([[1.0, 0.8, -0.2], [0.8, 1.5, 0.3], [-0.2, 0.3, 0.7]]) / 40
@@ -31,7 +39,10 @@ def test_the_estimates_have_no_bias(layout):
         "shared rows": np.ones((45, 3), dtype=bool),
         "some of each": (task_N[:, None] == np.arange(3)) | (np.arange(45) < 12)[:, None],
     }[layout]
-    draws = [estimate_moments(features_NP, tasks_with(generator, features_NP, present_NT)) for _ in range(400)]
+    ratios_T = np.array([5, 20, 60])
+    draws = [
+        estimate_moments(features_NP, tasks_with(generator, features_NP, present_NT), ratios_T) for _ in range(400)
+    ]
 
     for name, expected in (("effects_TT", EFFECTS_TT), ("noise_TT", NOISE_TT)):
         found = np.array([getattr(draw, name) for draw in draws])
@@ -80,14 +91,16 @@ def own_rows(correlation, seed, rows=80, num_features=60):
 
 
 def test_alike_tasks_are_advised_to_combine():
-    advice = couple(*own_rows(0.95, seed=3, rows=160))
+    tables = own_rows(0.95, seed=3, rows=160)
+    advice = couple(*tables)
 
     assert advice.gain.value > 2 * advice.gain.error > 0
     assert np.all(advice.similarity_TT > 0.5)
     assert "should cut the error by" in advice_sentence(advice)
-    alone, combined = np.array(advice.curve_errors).T
-    assert np.all(np.diff(alone) < 0)
-    assert np.all(combined < alone)
+    now, more, most = learning_curve(*tables, [1, 2, 8], grid=COARSE)
+    assert now.alone > more.alone > most.alone
+    assert now.combined > more.combined > most.combined
+    assert now.alone - now.combined > most.alone - most.combined > 0
 
 
 def test_unlike_tasks_win_nothing():
@@ -115,3 +128,40 @@ def test_the_predicted_gain_is_the_measured_one():
 
     assert np.mean(measured) == pytest.approx(np.mean(predicted), abs=0.05)
     assert np.mean(measured) > 0.1
+
+
+def test_weights_make_the_estimates_precise():
+    """Features of very different sizes, where plain products see the largest alone."""
+    generator = np.random.default_rng(4)
+    features_NP = generator.standard_normal((90, 60)) * np.geomspace(10, 0.1, 60)
+    present_NT = np.arange(90)[:, None] % 3 == np.arange(3)
+    weighted, plain = [], []
+    for _ in range(40):
+        labels_NT = tasks_with(generator, features_NP, present_NT)
+        weighted.append(estimate_moments(features_NP, labels_NT).effects_TT)
+        plain.append(estimate_moments(features_NP, labels_NT, np.full(3, 1e9)).effects_TT)
+
+    def distance(found):
+        return np.mean((np.array(found) - EFFECTS_TT) ** 2)
+
+    assert distance(weighted) < 0.5 * distance(plain)
+
+
+def test_cross_validation_predicts_the_error():
+    """Effects in the weakest directions only, which no random-effects model expects."""
+    generator = np.random.default_rng(5)
+    scale_P = np.geomspace(3, 0.3, 80)
+    effects_PT = np.where(np.arange(80)[:, None] < 40, 0, generator.standard_normal((80, 1))) * 0.4 + np.zeros((80, 3))
+    inverse_TT = np.linalg.inv(coupling(3, 0.05, 0.3))
+    predicted, measured = [], []
+    for _ in range(40):
+        features_NP = generator.standard_normal((180, 80)) * scale_P
+        labels_NT = 5 + features_NP @ effects_PT + generator.standard_normal((180, 3))
+        labels_NT[np.arange(180)[:, None] % 3 != np.arange(3)] = np.nan
+        fitted = fit_coupled(features_NP, labels_NT, inverse_TT)
+        predicted.append(cross_validated_errors(features_NP, labels_NT, inverse_TT).mean())
+        offset_T = fitted.intercepts_T - 5
+        off_PT = (fitted.weights_PT - effects_PT) * scale_P[:, None]
+        measured.append(np.mean((off_PT**2).sum(axis=0) + offset_T**2 + 1))
+
+    assert np.mean(predicted) == pytest.approx(np.mean(measured), rel=0.05)

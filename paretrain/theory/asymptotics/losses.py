@@ -26,9 +26,9 @@ def _squared_proximal(u: Array, y: Array, delta: float) -> Array:
 def logistic_proximal(u: Array, y: Array, delta: float) -> Array:
     """Return argmin_v δ log(1 + exp(-y v)) + (v - u)²/2 for labels y = ±1, by Newton's method within a bracket.
 
-    The solution lies between u and u + δ y, where the objective's slope changes its sign. For large δ plain Newton steps
-    overshoot, or jump to and fro, without a warning: bisection replaces a step that leaves the bracket or is not at most
-    half as long as the step before.
+    The solution lies between u and u + δ y, where the objective's slope changes its sign. For large δ plain Newton
+    steps overshoot, or jump to and fro, without a warning: bisection replaces a step that leaves the bracket or is
+    longer than half the step before.
     """
     margin = u * y  # with v = y t, the problem is argmin_t δ log(1 + exp(-t)) + (t - margin)²/2
     low, high = margin, margin + delta

@@ -3,6 +3,7 @@
 Shapes: N rows, P features, T tasks, L penalties.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +29,10 @@ class Estimate:
 class Advice:
     """Hold what `couple` found. Errors are relative to each task's variance: 1 is what predicting the mean gives.
 
-    `similarity_TT` holds the correlations between the tasks' effects and `similarity_error_TT` their standard errors; NaN
+    `similarity_TT` holds the correlations between the tasks' effects, `similarity_error_TT` their standard errors; NaN
     where a task's own signal is not above zero. `ratio_T` is p/n, `noise_T` the noise's share of the variance. `common`
     (λ) and `own` (μ) are the best of a grid for features and labels with unit variance, `own_alone` the best without
-    coupling. `gain` is the predicted decrease of the mean error. `curve_errors` predicts the mean errors alone and
-    combined with `curve_sizes` times the labels, each with its best penalty.
+    coupling. `gain` is the predicted decrease of the mean error.
     """
 
     similarity_TT: Array
@@ -45,8 +45,14 @@ class Advice:
     own: float
     own_alone: float
     gain: Estimate
-    curve_sizes: tuple[float, ...]
-    curve_errors: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class MeanErrors:
+    """Hold the predicted mean test errors, each with its best penalty."""
+
+    alone: float
+    combined: float
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,7 @@ def couple(features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = N
     """
     grid = penalty_grid() if grid is None else grid
     features_NP, labels_NT = standardised(features_NP), standardised(labels_NT)
-    spectrum_P = np.linalg.svd(features_NP, compute_uv=False) ** 2 / len(features_NP)
-    spectrum_P = np.pad(spectrum_P, (0, features_NP.shape[1] - len(spectrum_P)))
-    sizes_T = (~np.isnan(labels_NT)).sum(axis=0).astype(float)
-    risks = risk_grid(grid.matrices(labels_NT.shape[1]), spectrum_P, sizes_T)
+    risks = _risks(features_NP, labels_NT, grid)
     moments = estimate_moments(features_NP, labels_NT)
     errors_LT, alone, combined = _best(risks, grid, moments)
     gains, similarities = [], []
@@ -92,25 +95,32 @@ def couple(features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = N
         without = estimate_moments(features_NP, np.where(kept_N[:, None], labels_NT, np.nan))
         gains.append(_gain(*_best(risks, grid, without)))
         similarities.append(_correlations(without.effects_TT))
-    curve_sizes = (1.0, 2.0, 4.0)
-    curve = []
-    for factor in curve_sizes:
-        at_LT, *best = _best(risk_grid(grid.matrices(len(sizes_T)), spectrum_P, factor * sizes_T), grid, moments)
-        curve.append((float(at_LT[best[0]].mean()), float(at_LT[best[1]].mean())))
     return Advice(
         similarity_TT=_correlations(moments.effects_TT),
         similarity_error_TT=_jackknife_error(np.array(similarities)),
         noise_T=np.diag(moments.noise_TT),
-        ratio_T=len(spectrum_P) / sizes_T,
+        ratio_T=features_NP.shape[1] / _sizes(labels_NT),
         alone_T=errors_LT[alone],
         combined_T=errors_LT[combined],
         common=float(grid.common_L[combined]),
         own=float(grid.own_L[combined]),
         own_alone=float(grid.own_L[alone]),
         gain=Estimate(_gain(errors_LT, alone, combined), float(_jackknife_error(np.array(gains)))),
-        curve_sizes=curve_sizes,
-        curve_errors=tuple(curve),
     )
+
+
+def learning_curve(
+    features_NP: Array, labels_NT: Array, factors: Sequence[float], *, grid: PenaltyGrid | None = None
+) -> list[MeanErrors]:
+    """Predict the mean errors if every task had so many times its labels: what more labels would win."""
+    grid = penalty_grid() if grid is None else grid
+    features_NP, labels_NT = standardised(features_NP), standardised(labels_NT)
+    moments = estimate_moments(features_NP, labels_NT)
+    curve = []
+    for factor in factors:
+        errors_LT, alone, combined = _best(_risks(features_NP, labels_NT, grid, factor), grid, moments)
+        curve.append(MeanErrors(float(errors_LT[alone].mean()), float(errors_LT[combined].mean())))
+    return curve
 
 
 def standardised(table_NC: Array) -> Array:
@@ -119,6 +129,18 @@ def standardised(table_NC: Array) -> Array:
     deviation_C = np.nanstd(table_NC, axis=0)
     standardised_NC: Array = centred_NC / np.where(deviation_C > 0, deviation_C, 1)
     return standardised_NC
+
+
+def _risks(features_NP: Array, labels_NT: Array, grid: PenaltyGrid, factor: float = 1.0) -> RiskGrid:
+    spectrum_P = np.zeros(features_NP.shape[1])
+    values = np.linalg.svd(features_NP, compute_uv=False) ** 2 / len(features_NP)
+    spectrum_P[: len(values)] = values
+    return risk_grid(grid.matrices(labels_NT.shape[1]), spectrum_P, factor * _sizes(labels_NT))
+
+
+def _sizes(labels_NT: Array) -> Array:
+    sizes_T: Array = (~np.isnan(labels_NT)).sum(axis=0).astype(float)
+    return sizes_T
 
 
 def _best(risks: RiskGrid, grid: PenaltyGrid, moments: Moments) -> tuple[Array, int, int]:
