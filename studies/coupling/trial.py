@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paretrain.theory.coupling import couple, cross_validated_errors, fit_coupled, penalty_grid
+from paretrain.theory.coupling import estimate_moments, fit_coupled, learning_curve, penalty_grid
 from studies.coupling.tables import Table
 
 GRID = penalty_grid(0.1, 1e4, per_decade=1)
-MAX_LABELS = 600
+MAX_LABELS = 400
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Outcome:
     combined: float
     predicted_alone: float
     predicted_gain: float
-    predicted_error: float
     validated_alone: float
     validated_gain: float
     similarity: float
@@ -43,9 +42,9 @@ def trial(table: Table, generator: np.random.Generator) -> np.ndarray:
     """Return an Outcome as an array.
 
     40 % of the rows are for testing. Of the others each task draws its own for training and as many for choosing the
-    penalties; two tasks may draw the same row. Theory sees the features
-    of all these rows and the labels for training. Penalties are chosen on the validation rows from one grid: both λ and μ
-    (combined), μ (alone), or one μ for each task (alone_each).
+    penalties; two tasks may draw the same row. Theory sees the features of all these
+    rows and the labels for training. Penalties are chosen on the validation rows from one grid: λ
+    and μ (combined), μ (alone), or one μ for each task (alone_each).
     """
     size, num_rows, num_tasks = rows_of_a_task(table), *table.labels_NT.shape
     order_N = generator.permutation(num_rows)
@@ -56,15 +55,15 @@ def trial(table: Table, generator: np.random.Generator) -> np.ndarray:
         train_NT[drawn[:size], task] = table.labels_NT[drawn[:size], task]
         validation_NT[drawn[size:], task] = table.labels_NT[drawn[size:], task]
     features_NP = _scaled_by(table.features_NP, pool)
-    advice = couple(features_NP[pool], train_NT[pool], grid=GRID)
+    expected = learning_curve(features_NP[pool], train_NT[pool], [1], grid=GRID)[0]
 
     used_N = ~np.isnan(train_NT).all(axis=1)
     used_NP, used_NT = features_NP[used_N], train_NT[used_N]
     validation_LT, test_LT, generalised_LT = [], [], []
     for common, own in zip(GRID.common_L, GRID.own_L, strict=True):
         inverse_TT = 1 / common + np.eye(num_tasks) / own
-        generalised_LT.append(cross_validated_errors(used_NP, used_NT, inverse_TT))
         fitted = fit_coupled(used_NP, used_NT, inverse_TT)
+        generalised_LT.append(fitted.validated_T)
         predicted_NT = fitted.predict(features_NP)
         validation_LT.append(np.nanmean((predicted_NT - validation_NT) ** 2, axis=0))
         test_LT.append(((predicted_NT - table.labels_NT)[test] ** 2).mean(axis=0))
@@ -77,12 +76,11 @@ def trial(table: Table, generator: np.random.Generator) -> np.ndarray:
         alone=tested[np.argmin(np.where(without, validation.mean(axis=1), np.inf))].mean(),
         alone_each=tested[each_T, np.arange(num_tasks)].mean(),
         combined=tested[np.argmin(validation.mean(axis=1))].mean(),
-        predicted_alone=advice.alone_T.mean(),
-        predicted_gain=advice.gain.value,
-        predicted_error=advice.gain.error,
+        predicted_alone=expected.alone,
+        predicted_gain=1 - expected.combined / expected.alone,
         validated_alone=validated_alone,
         validated_gain=1 - generalised_L.min() / validated_alone,
-        similarity=_mean_off_diagonal(advice.similarity_TT),
+        similarity=_mean_similarity(estimate_moments(used_NP, used_NT).effects_TT),
     )
     return np.array(list(vars(outcome).values()), dtype=float)
 
@@ -94,6 +92,10 @@ def _scaled_by(features_NP: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
     return (features_NP - mean_P)[:, varies_P] / deviation_P[varies_P]
 
 
-def _mean_off_diagonal(matrix_TT: np.ndarray) -> float:
-    off = matrix_TT[~np.eye(len(matrix_TT), dtype=bool)]
-    return float(np.nanmean(off)) if np.isfinite(off).any() else float("nan")
+def _mean_similarity(effects_TT: np.ndarray) -> float:
+    """Return the mean correlation between the tasks' effects; NaN if a task seems to have none."""
+    own_T = np.diag(effects_TT)
+    if (own_T <= 0).any():
+        return float("nan")
+    correlations_TT = effects_TT / np.sqrt(np.outer(own_T, own_T))
+    return float(np.clip(correlations_TT, -1, 1)[~np.eye(len(own_T), dtype=bool)].mean())

@@ -1,16 +1,17 @@
 import numpy as np
 import pytest
 
-from paretrain.theory.asymptotics import Population, coupling, ridge_limit
+from paretrain.theory.asymptotics import Population, coupling, ridge_limit, shared_error_covariance
 from paretrain.theory.coupling import (
+    Moments,
     advice_sentence,
     couple,
-    cross_validated_errors,
     estimate_moments,
     fit_coupled,
     learning_curve,
     penalty_grid,
-    risk_grid,
+    predict_own_rows,
+    predict_shared_rows,
 )
 from paretrain.theory.coupling.prediction import binned_spectrum
 
@@ -53,18 +54,20 @@ def test_the_estimates_have_no_bias(layout):
 
 
 def test_predictions_of_the_grid_are_those_of_the_limit():
-    generator = np.random.default_rng(1)
     spectrum_P = np.repeat([0.5, 2.0], 50)
     sizes_T = np.array([30.0, 60.0, 90.0])
     penalties = [coupling(3, 0.3, 2), np.eye(3)]
-    noise_T = generator.uniform(0.2, 1, 3)
+    moments = Moments(EFFECTS_TT, NOISE_TT)
 
-    found_LT = risk_grid(penalties, spectrum_P, sizes_T).errors(EFFECTS_TT, noise_T)
+    own_LT = predict_own_rows(penalties, spectrum_P, sizes_T).errors(moments)
+    shared_LT = predict_shared_rows(penalties, spectrum_P, 60).errors(moments)
 
     values_J, shares_J = binned_spectrum(spectrum_P)
-    population = Population(50 * np.stack([EFFECTS_TT] * 2), noise_T, values_J, shares_J)
-    for found_T, penalty_TT in zip(found_LT, penalties, strict=True):
-        np.testing.assert_allclose(found_T, ridge_limit(penalty_TT, population, 100 / sizes_T).test_T, rtol=1e-9)
+    population = Population(50 * np.stack([EFFECTS_TT] * 2), np.diag(NOISE_TT), values_J, shares_J)
+    for number, penalty_TT in enumerate(penalties):
+        np.testing.assert_allclose(own_LT[number], ridge_limit(penalty_TT, population, 100 / sizes_T).test_T, rtol=1e-9)
+        shared_TT = shared_error_covariance(penalty_TT, population, NOISE_TT, 100 / 60)
+        np.testing.assert_allclose(shared_LT[number], np.diag(shared_TT), rtol=1e-9)
 
 
 def test_the_dual_fit_is_the_minimum_of_the_objective():
@@ -159,9 +162,44 @@ def test_cross_validation_predicts_the_error():
         labels_NT = 5 + features_NP @ effects_PT + generator.standard_normal((180, 3))
         labels_NT[np.arange(180)[:, None] % 3 != np.arange(3)] = np.nan
         fitted = fit_coupled(features_NP, labels_NT, inverse_TT)
-        predicted.append(cross_validated_errors(features_NP, labels_NT, inverse_TT).mean())
+        predicted.append(fitted.validated_T.mean())
         offset_T = fitted.intercepts_T - 5
         off_PT = (fitted.weights_PT - effects_PT) * scale_P[:, None]
         measured.append(np.mean((off_PT**2).sum(axis=0) + offset_T**2 + 1))
 
     assert np.mean(predicted) == pytest.approx(np.mean(measured), rel=0.05)
+
+
+def test_shared_rows_have_their_own_theory():
+    """Tasks with Γ ∝ Ω win by combining if they have their own rows, and nothing if they share them."""
+    generator = np.random.default_rng(6)
+    features_NP = generator.standard_normal((120, 60))
+    effects_TT = (0.9 + 0.1 * np.eye(3)) / 60
+    labels_NT = tasks_with(generator, features_NP, np.ones((120, 3), dtype=bool), effects_TT, 60 * effects_TT / 2)
+    own_NT = np.where(np.arange(120)[:, None] % 3 == np.arange(3), labels_NT, np.nan)
+    some_NT = np.where(np.arange(120)[:, None] < 12, labels_NT, own_NT)
+
+    shared, own, some = (couple(features_NP, labels, grid=COARSE) for labels in (labels_NT, own_NT, some_NT))
+
+    assert [shared.design, own.design, some.design] == ["shared rows", "own rows", "some rows shared"]
+    assert shared.gain.value < 0.03
+    assert own.gain.value > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x, y[:, :1]), "two tasks or more"),
+        (lambda x, y: (x[:-1], y), "rows of features"),
+        (lambda x, y: (np.where(x > 2, np.nan, x), y), "features are NaN"),
+        (lambda x, y: (x, np.where(np.arange(30)[:, None] < 26, np.nan, y)), "has 4 labels"),
+        (lambda x, y: (x, np.ones_like(y)), "are the same"),
+        (lambda x, y: (x, np.where(y > 1, np.inf, y)), "labels are infinite"),
+    ],
+)
+def test_what_cannot_be_advised_on_is_refused(change, message):
+    generator = np.random.default_rng(7)
+    features_NP, labels_NT = change(generator.standard_normal((30, 5)), generator.standard_normal((30, 3)))
+
+    with pytest.raises(ValueError, match=message):
+        couple(features_NP, labels_NT)

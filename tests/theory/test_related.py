@@ -11,7 +11,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "related.md"
 @pytest.fixture(scope="module")
 def program():
     names = {"__name__": "related"}
-    exec(compile(re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1], PAGE, "exec"), names)
+    exec(
+        compile(re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1], PAGE, "exec"), names
+    )
     return names
 
 

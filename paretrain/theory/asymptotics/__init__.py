@@ -10,10 +10,11 @@ from paretrain.theory.asymptotics.resolvent import NotConvergedError, Resolvent,
 from paretrain.theory.asymptotics.ridge import RidgeLimit, classification_errors, ridge_limit
 from paretrain.theory.asymptotics.shared_design import (
     CanonicalDirections,
+    SharedFactors,
     canonical_directions,
     canonical_error_covariance,
     shared_error_covariance,
-    shared_kappa,
+    shared_factors,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Population",
     "Resolvent",
     "RidgeLimit",
+    "SharedFactors",
     "SingleTask",
     "canonical_directions",
     "canonical_error_covariance",
@@ -43,6 +45,6 @@ __all__ = [
     "resolvent",
     "ridge_limit",
     "shared_error_covariance",
-    "shared_kappa",
+    "shared_factors",
     "single_task_errors",
 ]

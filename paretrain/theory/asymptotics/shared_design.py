@@ -13,11 +13,12 @@ from paretrain.theory.asymptotics.population import Population
 from paretrain.theory.asymptotics.resolvent import resolvent
 
 
-def shared_kappa(penalties_K: Array, ratio: float, population: Population) -> Array:
-    """Solve equation 12 for κ of each direction; they do not interact."""
+def shared_kappa(penalties_K: Array, ratio: float, values_J: Array, shares_J: Array) -> Array:
+    """Solve equation 12 for κ of each direction; they do not interact, and equal penalties have equal κ."""
     one = np.ones(1)
-    spectrum = population.values_J, population.shares_J
-    return np.array([resolvent(np.array([[q]]), ratio * one, one, *spectrum).kappa_T[0] for q in penalties_K])
+    distinct, places_K = np.unique(penalties_K, return_inverse=True)
+    solved = [resolvent(np.array([[q]]), ratio * one, one, values_J, shares_J).kappa_T[0] for q in distinct]
+    return np.array(solved)[places_K]
 
 
 def shared_error_covariance(
@@ -67,16 +68,30 @@ def canonical_error_covariance(
     return errors_TT
 
 
+@dataclass(frozen=True)
+class SharedFactors:
+    """Hold equation 13 as a linear map: E[e eᵀ] = Σ_j bias_j ∘ Γ~_j + noise ∘ Ω~, and κ of each direction."""
+
+    bias_JKK: Array
+    noise_KK: Array
+    kappa_K: Array
+
+
+def shared_factors(penalties_K: Array, ratio: float, values_J: Array, shares_J: Array) -> SharedFactors:
+    """Solve equations 12 and 13 for ridge with the penalties q_k on the same rows."""
+    kappa_K = shared_kappa(penalties_K, ratio, values_J, shares_J)
+    green_JK = 1 / (values_J[:, None] * kappa_K + penalties_K)
+    bias_JK = penalties_K * green_JK
+    echo_KK = ratio * np.outer(kappa_K, kappa_K) * np.einsum("j,jk,jl->kl", shares_J * values_J**2, green_JK, green_JK)
+    bias_JKK = values_J[:, None, None] * bias_JK[:, :, None] * bias_JK[:, None, :]
+    return SharedFactors(bias_JKK / (1 - echo_KK), 1 / (1 - echo_KK), kappa_K)
+
+
 def _error_covariance(
     penalties_K: Array, basis_TK: Array, population: Population, noise_TT: Array, ratio: float, train: bool
 ) -> Array:
     """Return E[e_k e_l] of ridge with penalty q_k on the label Y b_k, for the columns b_k of any basis."""
-    values_J, shares_J = population.values_J, population.shares_J
-    kappa_K = shared_kappa(penalties_K, ratio, population)
-    green_JK = 1 / (values_J[:, None] * kappa_K + penalties_K)
-    bias_JK = penalties_K * green_JK
+    factors = shared_factors(penalties_K, ratio, population.values_J, population.shares_J)
     gram_JKK = basis_TK.T @ population.gram_JTT @ basis_TK
-    bias_KK = np.einsum("j,jk,jl,jkl->kl", values_J, bias_JK, bias_JK, gram_JKK)
-    echo_KK = ratio * np.outer(kappa_K, kappa_K) * np.einsum("j,jk,jl->kl", shares_J * values_J**2, green_JK, green_JK)
-    errors_KK: Array = (bias_KK + basis_TK.T @ noise_TT @ basis_TK) / (1 - echo_KK)
-    return errors_KK * np.outer(kappa_K, kappa_K) if train else errors_KK
+    errors_KK: Array = (factors.bias_JKK * gram_JKK).sum(axis=0) + factors.noise_KK * (basis_TK.T @ noise_TT @ basis_TK)
+    return errors_KK * np.outer(factors.kappa_K, factors.kappa_K) if train else errors_KK

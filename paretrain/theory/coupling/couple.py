@@ -1,20 +1,26 @@
 """Advise whether to combine tasks, and how strongly, before any model is trained.
 
-Shapes: N rows, P features, T tasks, L penalties.
+Shapes: N rows, P features, T tasks, L penalties, G groups of rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from paretrain.theory.arrays import Array
-from paretrain.theory.asymptotics import coupling
+from paretrain.theory.coupling.grid import PenaltyGrid, penalty_grid
 from paretrain.theory.coupling.moments import Moments, estimate_moments
-from paretrain.theory.coupling.prediction import RiskGrid, risk_grid
+from paretrain.theory.coupling.prediction import OwnRows, SharedRows, predict_own_rows, predict_shared_rows
 
 NUM_GROUPS = 12
 """Groups of rows that the jackknife leaves out in turn."""
+
+MIN_LABELS = 6
+"""Labels that a task needs at least."""
+
+Design = Literal["own rows", "shared rows", "some rows shared"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,14 @@ class Estimate:
 class Advice:
     """Hold what `couple` found. Errors are relative to each task's variance: 1 is what predicting the mean gives.
 
-    `similarity_TT` holds the correlations between the tasks' effects, `similarity_error_TT` their standard errors; NaN
-    where a task's own signal is not above zero. `ratio_T` is p/n, `noise_T` the noise's share of the variance. `common`
-    (λ) and `own` (μ) are the best of a grid for features and labels with unit variance, `own_alone` the best without
-    coupling. `gain` is the predicted decrease of the mean error.
+    `design` says which theory was used: equation 13 for "shared rows", equation 5 otherwise, as an approximation where
+    some rows are shared. `similarity_TT` holds the correlations between the tasks' effects, `similarity_error_TT` their
+    standard errors; NaN where a task's own signal is not above zero. `ratio_T` is p/n, `noise_T` the noise's share of
+    the variance. `common` (λ; inf: keep apart) and `own` (μ) are the best of a grid for features and labels with unit
+    variance, `own_alone` is the best without coupling. `gain` is the predicted decrease of the mean error.
     """
 
+    design: Design
     similarity_TT: Array
     similarity_error_TT: Array
     noise_T: Array
@@ -55,47 +63,27 @@ class MeanErrors:
     combined: float
 
 
-@dataclass(frozen=True)
-class PenaltyGrid:
-    """Hold L pairs of a common and an own penalty; a pair with common = inf keeps the tasks apart."""
-
-    common_L: Array
-    own_L: Array
-
-    def matrices(self, num_tasks: int) -> list[Array]:
-        """Return Q of each pair."""
-        pairs = zip(self.common_L, self.own_L, strict=True)
-        return [
-            own * np.eye(num_tasks) if np.isinf(common) else coupling(num_tasks, common, own) for common, own in pairs
-        ]
-
-
-def penalty_grid(smallest: float = 1e-2, largest: float = 1e3, per_decade: int = 2) -> PenaltyGrid:
-    """Return all pairs of a logarithmic grid, and the same own penalties without coupling."""
-    count = round(per_decade * np.log10(largest / smallest)) + 1
-    steps = np.geomspace(smallest, largest, count)
-    common, own = np.meshgrid(np.append(steps, np.inf), steps)
-    return PenaltyGrid(common.ravel(), own.ravel())
-
-
 def couple(features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = None, seed: int = 0) -> Advice:
-    """Estimate similarity and noise of the tasks and predict what coupling wins (equations 4, 5, 15).
+    """Estimate similarity and noise of the tasks and predict what coupling wins.
 
-    Labels may be missing (NaN). Rows without any label serve the features' covariance. The prediction holds for tasks
-    with (mostly) their own rows; where tasks share their rows use `shared_error_covariance` with the same estimates.
-    Standard errors come from a jackknife over groups of rows.
+    Labels may be missing (NaN); rows without any label serve the features' covariance. Standard errors come from a
+    jackknife over groups of rows.
+
+    Raises:
+        ValueError: fewer than two tasks, features that are not finite, or a task with too few labels or only one value.
     """
     grid = penalty_grid() if grid is None else grid
-    features_NP, labels_NT = standardised(features_NP), standardised(labels_NT)
-    risks = _risks(features_NP, labels_NT, grid)
+    features_NP, labels_NT = _prepared(features_NP, labels_NT)
+    predict = _predictor(features_NP, labels_NT, grid)
     moments = estimate_moments(features_NP, labels_NT)
-    errors_LT, alone, combined = _best(risks, grid, moments)
+    errors_LT, alone, combined = _best(predict, grid, moments)
     gains, similarities = [], []
     for kept_N in _leave_groups_out(labels_NT, seed):
         without = estimate_moments(features_NP, np.where(kept_N[:, None], labels_NT, np.nan))
-        gains.append(_gain(*_best(risks, grid, without)))
+        gains.append(_gain(*_best(predict, grid, without)))
         similarities.append(_correlations(without.effects_TT))
     return Advice(
+        design=design_of(labels_NT),
         similarity_TT=_correlations(moments.effects_TT),
         similarity_error_TT=_jackknife_error(np.array(similarities)),
         noise_T=np.diag(moments.noise_TT),
@@ -114,13 +102,21 @@ def learning_curve(
 ) -> list[MeanErrors]:
     """Predict the mean errors if every task had so many times its labels: what more labels would win."""
     grid = penalty_grid() if grid is None else grid
-    features_NP, labels_NT = standardised(features_NP), standardised(labels_NT)
+    features_NP, labels_NT = _prepared(features_NP, labels_NT)
     moments = estimate_moments(features_NP, labels_NT)
     curve = []
     for factor in factors:
-        errors_LT, alone, combined = _best(_risks(features_NP, labels_NT, grid, factor), grid, moments)
+        errors_LT, alone, combined = _best(_predictor(features_NP, labels_NT, grid, factor), grid, moments)
         curve.append(MeanErrors(float(errors_LT[alone].mean()), float(errors_LT[combined].mean())))
     return curve
+
+
+def design_of(labels_NT: Array) -> Design:
+    """Return whether the tasks have labels on their own rows, on the same, or on some of the same."""
+    count_N = (~np.isnan(labels_NT)).sum(axis=1)
+    if count_N.max() <= 1:
+        return "own rows"
+    return "shared rows" if set(count_N) <= {0, labels_NT.shape[1]} else "some rows shared"
 
 
 def standardised(table_NC: Array) -> Array:
@@ -131,11 +127,32 @@ def standardised(table_NC: Array) -> Array:
     return standardised_NC
 
 
-def _risks(features_NP: Array, labels_NT: Array, grid: PenaltyGrid, factor: float = 1.0) -> RiskGrid:
+def _prepared(features_NP: Array, labels_NT: Array) -> tuple[Array, Array]:
+    if labels_NT.ndim != 2 or labels_NT.shape[1] < 2:
+        raise ValueError(f"labels have the shape {labels_NT.shape}; expected (rows, tasks) with two tasks or more")
+    if len(features_NP) != len(labels_NT):
+        raise ValueError(f"{len(features_NP)} rows of features, {len(labels_NT)} of labels; expected as many")
+    if not np.isfinite(features_NP).all():
+        raise ValueError("some features are NaN or infinite; expected numbers: fill them or leave them out")
+    if np.isinf(labels_NT).any():
+        raise ValueError("some labels are infinite; expected numbers, or NaN where a label is missing")
+    sizes_T = _sizes(labels_NT)
+    if sizes_T.min() < MIN_LABELS:
+        task = int(sizes_T.argmin())
+        raise ValueError(f"task {task} has {sizes_T[task]:.0f} labels; expected at least {MIN_LABELS} for each task")
+    if (constant_T := np.nanmin(labels_NT, axis=0) == np.nanmax(labels_NT, axis=0)).any():
+        raise ValueError(f"all labels of task {int(constant_T.argmax())} are the same; leave it out")
+    return standardised(features_NP), standardised(labels_NT)
+
+
+def _predictor(features_NP: Array, labels_NT: Array, grid: PenaltyGrid, factor: float = 1.0) -> OwnRows | SharedRows:
     spectrum_P = np.zeros(features_NP.shape[1])
     values = np.linalg.svd(features_NP, compute_uv=False) ** 2 / len(features_NP)
     spectrum_P[: len(values)] = values
-    return risk_grid(grid.matrices(labels_NT.shape[1]), spectrum_P, factor * _sizes(labels_NT))
+    penalties, sizes_T = grid.matrices(labels_NT.shape[1]), factor * _sizes(labels_NT)
+    if design_of(labels_NT) == "shared rows":
+        return predict_shared_rows(penalties, spectrum_P, float(sizes_T[0]))
+    return predict_own_rows(penalties, spectrum_P, sizes_T)
 
 
 def _sizes(labels_NT: Array) -> Array:
@@ -143,9 +160,9 @@ def _sizes(labels_NT: Array) -> Array:
     return sizes_T
 
 
-def _best(risks: RiskGrid, grid: PenaltyGrid, moments: Moments) -> tuple[Array, int, int]:
+def _best(predict: OwnRows | SharedRows, grid: PenaltyGrid, moments: Moments) -> tuple[Array, int, int]:
     """Return the predicted errors and the positions of the best penalty without and with coupling."""
-    errors_LT = risks.errors(moments.effects_TT, np.diag(moments.noise_TT))
+    errors_LT = predict.errors(moments)
     mean_L = errors_LT.mean(axis=1)
     alone = int(np.argmin(np.where(np.isinf(grid.common_L), mean_L, np.inf)))
     return errors_LT, alone, int(np.argmin(mean_L))

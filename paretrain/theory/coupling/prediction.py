@@ -1,6 +1,9 @@
-"""Predict test errors of many penalties from one estimate of the tasks (equation 5, linear in Γ and σ²).
+"""Predict the test errors of many penalties from estimates of the tasks: equation 5, or 13 where tasks share rows.
 
-Shapes: T tasks, J distinct eigenvalues of the features' covariance, L penalties.
+Both are linear in Γ and the noise, so that one solution of the fixed points serves all estimates. The effects are taken
+to be alike in all p directions: Γ_j = (Γ/p) x the number of directions with the eigenvalue s_j.
+
+Shapes: T tasks, J distinct eigenvalues of the features' covariance, L penalties, P features.
 """
 
 from collections.abc import Sequence
@@ -9,30 +12,43 @@ from dataclasses import dataclass
 import numpy as np
 
 from paretrain.theory.arrays import Array
-from paretrain.theory.asymptotics import resolvent
+from paretrain.theory.asymptotics import resolvent, shared_factors
+from paretrain.theory.coupling.moments import Moments
 
 
 @dataclass(frozen=True)
-class RiskGrid:
-    """Hold the linear map from (Γ/p, σ²) to the test errors, for each of L penalties."""
+class OwnRows:
+    """Hold the linear map from (Γ/p, σ²) to the test errors, for tasks with their own rows."""
 
-    penalties_LTT: Array
     effects_LTTT: Array
     noise_LTT: Array
 
-    def errors(self, effects_TT: Array, noise_T: Array) -> Array:
+    def errors(self, moments: Moments) -> Array:
         """Return the predicted test errors (L x T)."""
-        of_effects_LT = np.einsum("ltsr,sr->lt", self.effects_LTTT, effects_TT)
-        errors_LT: Array = of_effects_LT + self.noise_LTT @ noise_T
+        of_effects_LT = np.einsum("ltsr,sr->lt", self.effects_LTTT, moments.effects_TT)
+        errors_LT: Array = of_effects_LT + self.noise_LTT @ np.diag(moments.noise_TT)
         return errors_LT
 
 
-def risk_grid(penalties: Sequence[Array], spectrum_P: Array, sizes_T: Array) -> RiskGrid:
-    """Solve equation 4 for each penalty Q.
+@dataclass(frozen=True)
+class SharedRows:
+    """Hold the linear map from (Γ/p, Ω) to the test errors, for tasks with the same rows."""
 
-    The features' covariance has the eigenvalues `spectrum_P`; task t has `sizes_T[t]` rows of its own. The effects are
-    alike in all p directions: Γ_j = (Γ/p) x the number of directions with the eigenvalue s_j.
-    """
+    basis_LTK: Array
+    effects_LKK: Array
+    noise_LKK: Array
+
+    def errors(self, moments: Moments) -> Array:
+        """Return the predicted test errors (L x T)."""
+        turned_LKT = self.basis_LTK.transpose(0, 2, 1)
+        errors_LKK = self.effects_LKK * (turned_LKT @ moments.effects_TT @ self.basis_LTK)
+        errors_LKK = errors_LKK + self.noise_LKK * (turned_LKT @ moments.noise_TT @ self.basis_LTK)
+        errors_LT: Array = np.einsum("ltk,lkm,ltm->lt", self.basis_LTK, errors_LKK, self.basis_LTK, optimize=True)
+        return errors_LT
+
+
+def predict_own_rows(penalties: Sequence[Array], spectrum_P: Array, sizes_T: Array) -> OwnRows:
+    """Solve equations 4 and 5 for each Q; task t has `sizes_T[t]` rows of its own."""
     values_J, shares_J = binned_spectrum(spectrum_P)
     ratio_T, ones_T = len(spectrum_P) / sizes_T, np.ones(len(sizes_T))
     effects, noise = [], []
@@ -44,7 +60,21 @@ def risk_grid(penalties: Sequence[Array], spectrum_P: Array, sizes_T: Array) -> 
         bias_TTT = np.einsum("j,jts,jtr->tsr", values_J * counts_J, bias_JTT, bias_JTT, optimize=True)
         effects.append(np.einsum("tu,usr->tsr", from_bias_TT, bias_TTT))
         noise.append(from_bias_TT)
-    return RiskGrid(np.array(penalties), np.array(effects), np.array(noise))
+    return OwnRows(np.array(effects), np.array(noise))
+
+
+def predict_shared_rows(penalties: Sequence[Array], spectrum_P: Array, num_rows: float) -> SharedRows:
+    """Solve equations 12 and 13 for each Q; all tasks have the same `num_rows` rows."""
+    values_J, shares_J = binned_spectrum(spectrum_P)
+    counts_J = shares_J * len(spectrum_P)
+    bases, effects, noise = [], [], []
+    for penalty_TT in penalties:
+        penalties_K, basis_TK = np.linalg.eigh(penalty_TT)
+        factors = shared_factors(penalties_K, len(spectrum_P) / num_rows, values_J, shares_J)
+        bases.append(basis_TK)
+        effects.append(np.einsum("j,jkl->kl", counts_J, factors.bias_JKK))
+        noise.append(factors.noise_KK)
+    return SharedRows(np.array(bases), np.array(effects), np.array(noise))
 
 
 def binned_spectrum(spectrum_P: Array, num_bins: int = 24) -> tuple[Array, Array]:
