@@ -93,9 +93,11 @@ def _scaled_by(features_NP: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
 
 
 def _mean_similarity(effects_TT: np.ndarray) -> float:
-    """Return the mean correlation between the tasks' effects; NaN if a task seems to have none."""
-    own_T = np.diag(effects_TT)
-    if (own_T <= 0).any():
+    """Return the mean correlation between the effects of the tasks that seem to have some; NaN for less than two."""
+    some_T = np.diag(effects_TT) > 0
+    if some_T.sum() < 2:
         return float("nan")
-    correlations_TT = effects_TT / np.sqrt(np.outer(own_T, own_T))
-    return float(np.clip(correlations_TT, -1, 1)[~np.eye(len(own_T), dtype=bool)].mean())
+    effects_TT = effects_TT[np.ix_(some_T, some_T)]
+    deviation_T = np.sqrt(np.diag(effects_TT))
+    correlations_TT = np.clip(effects_TT / np.outer(deviation_T, deviation_T), -1, 1)
+    return float(correlations_TT[~np.eye(len(deviation_T), dtype=bool)].mean())

@@ -34,7 +34,7 @@ class Scale:
     points: int
 
 
-QUICK = Scale(rows=40, features=80, replicates=12, points=9)
+QUICK = Scale(rows=50, features=100, replicates=20, points=9)
 FULL = Scale(rows=100, features=200, replicates=60, points=15)
 
 
@@ -157,7 +157,7 @@ def _classification(scale: Scale) -> Iterator[Series]:
             base = replace(
                 BASE, num_tasks=num_tasks, labels="sign", noise=0, loss=loss, measure="sign", common=1e-2, own=0.2
             )
-            fine, coarse = _grid(0.25, 8, 40), _grid(0.25, 8, scale.points - 3)
+            fine, coarse = _grid(0.25, 8, 24), _grid(0.25, 8, scale.points - 3)
             yield _series(f"{loss}, T = {num_tasks}", base, _features, fine, coarse, scale.rows)
 
 

@@ -19,7 +19,7 @@ from paretrain.theory.asymptotics import (
 def test_the_proximal_operator_is_what_brentq_finds(delta):
     u = np.concatenate([np.linspace(-30, 30, 41), [-1e3, 1e3, -1e6]])
     for y in (-1.0, 1.0):
-        found = LOGISTIC.proximal(u, np.full_like(u, y), delta)
+        found = LOGISTIC.proximal(u, np.full_like(u, y), np.array(delta))
         for point, nearest in zip(u, found, strict=True):
 
             def slope(v, point=point, y=y):

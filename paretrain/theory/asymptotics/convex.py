@@ -1,6 +1,6 @@
 """Classification by any convex loss: the limit for labels sign(aᵀξ_t) (equation 11).
 
-Shapes: T tasks.
+Shapes: T tasks, M nodes of Gauss-Hermite quadrature.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from paretrain.theory.arrays import Array
 from paretrain.theory.asymptotics.losses import Loss
 from paretrain.theory.asymptotics.resolvent import NotConvergedError
 
-_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(101)
-_NODE_WEIGHTS = _NODE_WEIGHTS / _NODE_WEIGHTS.sum()
+_NODES_M, _NODE_WEIGHTS_M = np.polynomial.hermite_e.hermegauss(101)
+_NODE_WEIGHTS_M = _NODE_WEIGHTS_M / _NODE_WEIGHTS_M.sum()
 _MAX_ITERATIONS = 2000
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,7 @@ def convex_limit(penalty_TT: Array, seen_TT: Array, total_T: Array, ratio_T: Arr
         fit_TT = green_TT * pull_T
         overlap_T = np.einsum("ts,st->t", fit_TT, seen_TT)
         squared_norm_T = np.einsum("ts,sr,tr->t", fit_TT, seen_TT, fit_TT) + green_TT**2 @ (ratio_T * force_T)
-        updated = [
-            _moments(total_T[t], overlap_T[t], squared_norm_T[t], ratio_T[t] * green_TT[t, t], loss)
-            for t in range(num_tasks)
-        ]
-        new_3T = np.array(updated).T
+        new_3T = _moments(total_T, overlap_T, squared_norm_T, ratio_T * np.diag(green_TT), loss)
         change = float(np.abs(new_3T - np.array([kappa_T, pull_T, force_T])).max() / np.abs(new_3T).max())
         if change < _TOLERANCE:
             cosine_T = overlap_T / np.sqrt(total_T * squared_norm_T)
@@ -52,25 +48,22 @@ def convex_limit(penalty_TT: Array, seen_TT: Array, total_T: Array, ratio_T: Arr
     raise NotConvergedError(f"the order parameters still move by {change:.1e} after {_MAX_ITERATIONS} iterations")
 
 
-def _moments(total: float, overlap: float, squared_norm: float, delta: float, loss: Loss) -> tuple[float, float, float]:
-    """Return κ, h and F of equation 11 for one task.
+def _moments(total_T: Array, overlap_T: Array, squared_norm_T: Array, delta_T: Array, loss: Loss) -> Array:
+    """Return κ, h and F of equation 11 (3 x T).
 
-    Given u, the label is 1 with probability Φ(E[z|u]/sd), and E[z; y = ±1 | u] is known: one smooth integral over u.
+    Given u, the label is 1 with probability Φ(E[z|u]/sd), and E[z; y = 1 | u] is known: one smooth integral over u. The
+    label -1 contributes as much as the label 1, as (z, u) has the law of (-z, -u).
     """
-    deviation = np.sqrt(squared_norm)
-    u = deviation * _NODES
-    mean = overlap / squared_norm * u
-    spread = np.sqrt(max(total - overlap**2 / squared_norm, 1e-12 * total))
-    density = np.exp(-((mean / spread) ** 2) / 2) / np.sqrt(2 * np.pi)
-    kappa = pull = force = 0.0
-    for y in (-1.0, 1.0):
-        probability = ndtr(y * mean / spread)
-        z_part = mean * probability + y * spread * density
-        label = np.full_like(u, y)
-        nearest = loss.proximal(u, label, delta)
-        f = (nearest - u) / delta
-        curvature = loss.curvature(nearest, label)
-        kappa += float(_NODE_WEIGHTS @ (probability * curvature / (1 + delta * curvature)))
-        pull += float(_NODE_WEIGHTS @ (z_part * f))
-        force += float(_NODE_WEIGHTS @ (probability * f**2))
-    return kappa, (pull + kappa * overlap) / total, force
+    u_TM = np.sqrt(squared_norm_T)[:, None] * _NODES_M
+    mean_TM = (overlap_T / squared_norm_T)[:, None] * u_TM
+    spread_T1 = np.sqrt(np.maximum(total_T - overlap_T**2 / squared_norm_T, 1e-12 * total_T))[:, None]
+    probability_TM = ndtr(mean_TM / spread_T1)
+    density_TM = np.exp(-((mean_TM / spread_T1) ** 2) / 2) / np.sqrt(2 * np.pi)
+    label_TM = np.ones_like(u_TM)
+    nearest_TM = loss.proximal(u_TM, label_TM, delta_T[:, None])
+    f_TM = (nearest_TM - u_TM) / delta_T[:, None]
+    curvature_TM = loss.curvature(nearest_TM, label_TM)
+    kappa_T = 2 * (probability_TM * curvature_TM / (1 + delta_T[:, None] * curvature_TM)) @ _NODE_WEIGHTS_M
+    pull_T = 2 * ((mean_TM * probability_TM + spread_T1 * density_TM) * f_TM) @ _NODE_WEIGHTS_M
+    force_T = 2 * (probability_TM * f_TM**2) @ _NODE_WEIGHTS_M
+    return np.array([kappa_T, (pull_T + kappa_T * overlap_T) / total_T, force_T])

@@ -15,15 +15,15 @@ _MAX_ITERATIONS = 200
 class Loss:
     """Describe ℓ(y, v) by its proximal operator, argmin_v δ ℓ(y, v) + (v - u)²/2, and its second derivative in v."""
 
-    proximal: Callable[[Array, Array, float], Array]
+    proximal: Callable[[Array, Array, Array], Array]
     curvature: Callable[[Array, Array], Array]
 
 
-def _squared_proximal(u: Array, y: Array, delta: float) -> Array:
+def _squared_proximal(u: Array, y: Array, delta: Array) -> Array:
     return (u + delta * y) / (1 + delta)
 
 
-def logistic_proximal(u: Array, y: Array, delta: float) -> Array:
+def logistic_proximal(u: Array, y: Array, delta: Array) -> Array:
     """Return argmin_v δ log(1 + exp(-y v)) + (v - u)²/2 for labels y = ±1, by Newton's method within a bracket.
 
     The solution lies between u and u + δ y, where the objective's slope changes its sign. For large δ plain Newton
@@ -34,7 +34,7 @@ def logistic_proximal(u: Array, y: Array, delta: float) -> Array:
     low, high = margin, margin + delta
     t = np.minimum(margin + delta * expit(-margin), high)
     rounding = 8 * np.finfo(float).eps
-    move = np.full_like(t, delta)
+    move = high - low
     for _ in range(_MAX_ITERATIONS):
         probability = expit(-t)
         slope = t - margin - delta * probability
@@ -46,7 +46,7 @@ def logistic_proximal(u: Array, y: Array, delta: float) -> Array:
         if np.all(move <= rounding * (1 + np.abs(t) + np.abs(margin))):
             return y * nearer
         t = nearer
-    raise ArithmeticError(f"the proximal operator of the logistic loss did not settle for δ = {delta:g}")
+    raise ArithmeticError(f"the proximal operator of the logistic loss did not settle for δ up to {np.max(delta):g}")
 
 
 def _logistic_curvature(v: Array, y: Array) -> Array:
