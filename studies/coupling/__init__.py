@@ -1,8 +1,8 @@
 """Real tables: what coupling the tasks wins, and what theory predicted, `python -m studies.coupling DATA --out DIR`.
 
-Fifteen tables of mulan's multi-target collection, 20 draws, each task with its own 12 to 120 rows (400 labels in all at
-most). Errors are relative to the labels' variance; the gain is 1 - combined/alone in %, with standard errors over draws;
-`each` is the gain over one penalty for each task. `theory` and `GCV` predict it from the training rows.
+Fifteen tables of mulan's multi-target collection, 20 draws, each task with its own 12 to 120 rows (at most 400 labels
+in all). Errors are relative to the labels' variance; the gain is 1 - combined/alone in %, with standard errors over
+draws; `each` is the gain over one penalty for each task. `theory` and `GCV` predict it from the training rows.
 
     table    T    n   p/n   alone  combined     measured   each       theory          GCV
     andro    6   12   2.5   0.935     0.887   5.1 ± 2.2    4.5    0.5 ± 0.2   10.1 ± 2.4
@@ -22,11 +22,11 @@ most). Errors are relative to the labels' variance; the gain is 1 - combined/alo
     wq      14   28   0.6   1.024     1.023   0.1 ± 0.1    3.4    0.1 ± 0.1    0.4 ± 0.2
 
 Rank correlation with the measured gains: theory .36, GCV -.06; linear .78 and .44. We had hoped for .7 of ranks. Theory
-picks out the tables that gain: four of its largest predictions are four of the five gains that differ from zero by two
-standard errors. It misses the fifth (andro), and it promises too much, up to four times. Why: ten measured gains are zero
-within two standard errors, so their ranks are noise; a predicted best penalty cannot lose, one chosen on few validation
-rows can (rf1, scpf); the labels are heavy-tailed and the effects lie along the features' largest directions, where theory
-takes them to be alike in all; and tasks draw some of the same rows. GCV suffers most where p is far above n.
+picks out the tables that gain: its four largest predictions are four of the five gains that differ from zero by two
+standard errors. It misses the fifth (andro), and it promises too much, up to four times. Likely reasons: ten measured
+gains are zero within two standard errors, so that their ranks are noise; a predicted best penalty cannot lose, one
+chosen on few validation rows can (rf1, scpf); theory takes the effects to be alike in all directions of the features
+and the labels to be Gaussian; tasks draw some of the same rows. GCV fares worst where p is far above n.
 """
 
 from studies.coupling.run import run

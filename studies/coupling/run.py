@@ -158,7 +158,9 @@ def _page(rows: Sequence[Row], figure: str, draws: int) -> str:
                 [
                     (
                         figure,
-                        "One point a table, named where a gain exceeds 3 %; both agree on the dashed line. Predictions are for the best penalty of the grid and cannot be negative; penalties chosen on few validation rows can lose.",
+                        "One point a table, named where a gain exceeds 3 %; both agree on the dashed line. Predictions "
+                        "are for the best penalty of the grid and cannot be negative; penalties chosen on few "
+                        "validation rows can lose.",
                     )
                 ],
             )

@@ -98,9 +98,9 @@ def _panel(axes: Axes, look: Look, series: Sequence[Series], points: Sequence[Se
     axes.set_ylabel(look.y_label)
     _plain_logarithm(axes, "x")
     if look.log_y:
+        _plain_logarithm(axes, "y")
         if look.paired:  # room for the legend
             axes.set_ylim(top=4 * axes.get_ylim()[1])
-        _plain_logarithm(axes, "y")
     axes.legend(loc=look.legend, ncols=2 if look.paired else 1)
 
 
@@ -163,6 +163,8 @@ def _peaks(axes: Axes, series: Sequence[Series], points: Sequence[Sequence[Measu
     axes.set_ylabel("p / n at the peak")
     _plain_logarithm(axes, "x")
     _plain_logarithm(axes, "y")
+    axes.set_xticks(numbers)
+    axes.set_yticks(numbers)
     axes.legend(loc="upper left")
 
 
