@@ -30,10 +30,10 @@ quick: lint
 QUICK := $(BIN)/python -m pytest -m 'not slow and not processes' -p no:cacheprovider
 
 quick-1: $(READY)
-	$(QUICK) tests/balance tests/models tests/runtime tests/data
+	$(QUICK) tests/library tests/models tests/runtime tests/data
 
 quick-2: $(READY)
-	$(QUICK) --ignore tests/balance --ignore tests/models --ignore tests/runtime --ignore tests/data
+	$(QUICK) --ignore tests/library --ignore tests/models --ignore tests/runtime --ignore tests/data
 
 test-fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --cases 5000 --seconds 600 --seed $(SEED)
