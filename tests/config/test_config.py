@@ -15,7 +15,7 @@ from trainer.config.resume import differences
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
 
-CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
 
 def test_what_is_written_is_read_back() -> None:

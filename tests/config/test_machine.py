@@ -10,7 +10,7 @@ from trainer.config.file import load_config
 from trainer.config.machine import MAX_BUSY_PER_CORE, num_cores, refuse_flood, try_to_write
 from trainer.errors import UserError
 
-CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 
 
 @pytest.mark.parametrize("override", ["data.workers", "parallel.threads", "parallel.processes"])

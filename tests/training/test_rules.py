@@ -17,7 +17,7 @@ from trainer.config.schema import BalanceConfig
 from trainer.errors import UserError
 from trainer.training.rules import RULES, build_weighting
 
-CONFIG = Path(__file__).parents[1] / "configs" / "digits.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 TASKS = ["left", "right", "top"]
 GRAM = np.array([[2.0, -1, 0], [-1, 1, 0], [0, 0, 3]])
 LOSSES = np.array([1.0, 2, 4])
