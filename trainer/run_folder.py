@@ -33,7 +33,7 @@ from trainer.runtime.checkpoints.folder import (
 )
 from trainer.runtime.checkpoints.manifest import MANIFEST, run_of
 from trainer.runtime.checkpoints.newest import Found, find_newest
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 CONFIG = "config.yaml"
 RUN = "run.json"

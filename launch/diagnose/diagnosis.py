@@ -1,27 +1,30 @@
-"""What did a dead or hung run leave? python -m launch.diagnose RUN
+"""Say what a dead or hung run left, and which process was the first cause: python -m launch.diagnose RUN
 
-Reads what the processes left in RUN/faults (their stacks, and torch's flight records of their last collectives), and
-what entry.sh keeps in RUN/logs of the last start: each rank's output, and the launchers' word on how ranks ended.
-Nothing is guessed: what left no trace is said to have left none.
+What a process itself could say is in its fault record in RUN/faults, beside its stacks and torch's flight record of its
+last collectives. What it could not say is in RUN/logs, where entry.sh keeps each process's output and the launcher's
+line on how it ended: crashes, kills, and errors before the processes had met. Nothing is guessed: a process without a
+trace is reported as such.
 """
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from launch.diagnose.faults import Left, left_in, named_in, texts_in
 from launch.diagnose.flight import last_collective
+from launch.diagnose.records import failures_told, processes_named, read_records, record_on_stderr
 from launch.node.accelerated import HOST, LOG
 from trainer.errors import UserError
 from trainer.files import open_regular
-from trainer.plain import one_line, printable
-from trainer.runtime.faults.guard import FAULTS
+from trainer.plain import cut_line, one_line, printable
+from trainer.runtime.faults.records import FAULTS, FaultRecord, LostPeer
 
 TAIL_BYTES = 64 * 1024
+"""How much of the end of a process's output is read."""
 
+# What Python, torch and our launcher print.
 _KILLED = re.compile(r"rank (\d+) \(process \d+\) was ended by (\w+)")
 _CRASH = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _PLACE = re.compile(r'^ +File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
@@ -29,13 +32,12 @@ _RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)|Assertio
 _LINE = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 _ERROR = re.compile(r"^paretrain: error: (.+)$", re.MULTILINE)
 _WATCHDOG = re.compile(r"Watchdog caught collective operation timeout: WorkNCCL\((.+?)\) ran for")
-_LOST_PEER = "stopped: another process of this run"
 _NODE = re.compile(r"node(\d{1,9})")
 _LOCAL_RANK = re.compile(r"\d{1,9}")
 
 
 class Blame(IntEnum):
-    """How much a rank looks like the cause."""
+    """How much a rank looks like the first cause."""
 
     VICTIM = 0
     """It lost another one."""
@@ -54,10 +56,10 @@ class Rank:
     Attributes:
         number: the rank.
         host: its machine.
-        blame: see there.
+        blame: how much it looks like the first cause.
         story: what happened, in words.
-        collective: the last one that its flight record knows, with its number and state.
-        sequence: that number.
+        collective: the last collective that its flight record knows, with its number and state.
+        sequence: the number of that collective.
     """
 
     number: int
@@ -68,17 +70,34 @@ class Rank:
     sequence: int | None = None
 
 
+@dataclass(frozen=True)
+class _Output:
+    """What one process printed.
+
+    Attributes:
+        rank: its rank.
+        node: the folder of its node's last start.
+        path: its stderr.
+        text: the end of its stderr.
+    """
+
+    rank: int
+    node: Path
+    path: Path
+    text: str
+
+
 def diagnose(run_dir: Path) -> str:
-    """One page: a line a rank, and which of them came first.
+    """Return one page: a line for each rank, and which of them was the first cause.
 
     Raises:
-        UserError: the run has left nothing.
+        UserError: the run left nothing.
     """
     unread: list[str] = []
-    texts = texts_in(run_dir, unread)
-    left = left_in(texts)
+    records = read_records(run_dir, unread)
+    has_stacks = bool(records)
     start = _last_start(run_dir)
-    if start is None and not left and not unread:
+    if start is None and not records and not unread:
         raise UserError(
             f"nothing in {run_dir} tells of a fault: no process has lost another one since the last start ({FAULTS}/), "
             "and only runs that launch/node/entry.sh or `paretrain submit` started keep their output (logs/)"
@@ -86,26 +105,31 @@ def diagnose(run_dir: Path) -> str:
     if start is None:
         lines = [f"{run_dir}: what its processes left in {FAULTS}"]
         ranks = [
-            Rank(rank, host, Blame.SILENT, f"left no word of an error (process {process})")
-            for rank, (host, process) in sorted(named_in(texts).items())
+            Rank(rank, one_line(process.host), Blame.SILENT, f"left no word of an error (process {process.pid})")
+            for rank, process in sorted(processes_named(records.values()).items())
         ]
     else:
         nodes = _nodes(start)
         lines = [f"{run_dir}: the start in {start.relative_to(run_dir)}, {len(nodes)} nodes"]
-        lines += [f"  {_host(folder, unread)} started no process" for folder in nodes if not _outputs(folder)]
-        ranks = _ranks(nodes, unread)
-    ranks = [_with_faults(rank, left.get(rank.number), run_dir, unread) for rank in ranks]
+        lines += [f"  {_host(folder, unread)} started no process" for folder in nodes if not _folders(folder)]
+        outputs = _outputs(nodes, unread)
+        for output in outputs:
+            if record := record_on_stderr(output.text, str(output.path), unread):
+                records.setdefault(output.rank, record)
+        ranks = _ranks(nodes, outputs, unread)
+    told = failures_told(records.values())
+    ranks = [_with_record(rank, records.get(rank.number), told, run_dir, unread) for rank in ranks]
     for rank in ranks:
         collective = f"; its last collective: {rank.collective}" if rank.collective else ""
         lines.append(f"  {_name(rank)}: {rank.story}{collective}")
-    if left:
+    if has_stacks:
         lines.append(f"  their stacks: {run_dir / FAULTS}")
     lines += [f"  not read: {one_line(reason)}" for reason in dict.fromkeys(unread)]
     return "\n".join([*lines, "", answer(ranks)])
 
 
 def answer(ranks: Sequence[Rank]) -> str:
-    """Which rank, which host, which place."""
+    """Return the first cause in a sentence: which rank, which host, which place."""
     worst = max((rank.blame for rank in ranks), default=Blame.VICTIM)
     first = [rank for rank in ranks if rank.blame == worst]
     names = ", ".join(_name(rank) for rank in first)
@@ -135,28 +159,38 @@ def _name(rank: Rank) -> str:
 
 
 def _behind(ranks: Sequence[Rank]) -> list[Rank]:
-    """The ranks whose flight record ends before that of others."""
+    """Return the ranks whose flight record ends before that of others."""
     known = [rank.sequence for rank in ranks if rank.sequence is not None]
     if not known or min(known) == max(known):
         return []
     return [rank for rank in ranks if rank.sequence == min(known)]
 
 
-def _with_faults(rank: Rank, left: Left | None, run_dir: Path, unread: list[str]) -> Rank:
-    """Add what the rank itself has left to what its output tells."""
-    if left is None:
+def _with_record(
+    rank: Rank, record: FaultRecord | None, told: Mapping[int, LostPeer], run_dir: Path, unread: list[str]
+) -> Rank:
+    """Add what the rank's own record says to what its output says.
+
+    A rank that recorded a lost peer is a victim, however it ended. Its record of an error of its own counts for more
+    than its output, except for a crash or a kill. Without a record, what it told the others counts.
+    """
+    if record is None:
+        if rank.number in told and rank.blame == Blame.SILENT:
+            peer = told[rank.number]
+            story = f"failed {cut_line(peer.failure or '')} (process {peer.pid})"
+            return replace(rank, blame=Blame.FAILED, story=story)
         return rank
     if rank.collective is None:
         collective, sequence = _flight(run_dir / FAULTS / f"flight_{rank.number}", unread)
         rank = replace(rank, collective=collective, sequence=sequence)
-    if rank.blame != Blame.SILENT:
-        return rank
-    blame, story = Blame.THERE, f"was {left.words}"
-    if left.has_failed:
-        blame, story = Blame.FAILED, f"failed {left.words}"
-    elif left.has_lost:
-        blame, story = Blame.VICTIM, f"lost another one {left.words}"
-    return replace(rank, blame=blame, story=f"{story} (process {left.process})")
+    words = f"{cut_line(record.words)} (process {record.pid})"
+    if record.kind == "lost_peer":
+        return replace(rank, blame=Blame.VICTIM, story=f"lost another one {words}")
+    if record.kind == "failed" and rank.blame < Blame.CRASHED:
+        return replace(rank, blame=Blame.FAILED, story=f"failed {words}")
+    if record.kind == "asked" and rank.blame == Blame.SILENT:
+        return replace(rank, blame=Blame.THERE, story=f"was {words}")
+    return rank
 
 
 def _last_start(run_dir: Path) -> Path | None:
@@ -165,7 +199,7 @@ def _last_start(run_dir: Path) -> Path | None:
 
 
 def _nodes(start: Path) -> list[Path]:
-    """The folder of each node's last start, in the order of the nodes."""
+    """Return the folder of each node's last start, in the order of the nodes."""
     folders = [folder for folder in start.iterdir() if folder.is_dir()]
     numbered = {number: folder for folder in folders if (number := _number(folder.name)) is not None}
     starts = [[path for path in numbered[number].iterdir() if path.is_dir()] for number in sorted(numbered)]
@@ -177,28 +211,39 @@ def _number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _outputs(node: Path) -> list[Path]:
-    """The folders of this node's processes, in the order of local ranks."""
+def _folders(node: Path) -> list[Path]:
+    """Return the folders of this node's processes, in the order of local ranks."""
     found = [path for path in node.glob("*/attempt_0/*") if _LOCAL_RANK.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name))
 
 
-def _ranks(nodes: Sequence[Path], unread: list[str]) -> list[Rank]:
-    outputs = [(node, folder) for node in nodes for folder in _outputs(node)]
+def _outputs(nodes: Sequence[Path], unread: list[str]) -> list[_Output]:
+    folders = [(node, folder) for node in nodes for folder in _folders(node)]
+    # All nodes have the same number of processes, and static rendezvous ranks them in the order of the nodes.
+    per_node = max((int(folder.name) for _, folder in folders), default=0) + 1
+    return [
+        _Output(
+            rank=int(node.parent.name[4:]) * per_node + int(folder.name),
+            node=node,
+            path=folder / "stderr.log",
+            text=_tail(folder / "stderr.log", unread),
+        )
+        for node, folder in folders
+    ]
+
+
+def _ranks(nodes: Sequence[Path], outputs: Sequence[_Output], unread: list[str]) -> list[Rank]:
     killed = dict(match for node in nodes for match in _KILLED.findall(_tail(node / LOG, unread)))
     ranks = []
-    # Nodes have as many processes each, and static rendezvous ranks them in the order of the nodes.
-    per_node = max((int(folder.name) for _, folder in outputs), default=0) + 1
-    for node, folder in outputs:
-        number = int(node.parent.name[4:]) * per_node + int(folder.name)
-        blame, story = _story(_tail(folder / "stderr.log", unread), killed.get(str(number)))
-        collective, sequence = _flight(node / f"flight_{number}", unread)
-        ranks.append(Rank(number, _host(node, unread), blame, story, collective, sequence))
+    for output in outputs:
+        blame, story = _story(output.text, killed.get(str(output.rank)))
+        collective, sequence = _flight(output.node / f"flight_{output.rank}", unread)
+        ranks.append(Rank(output.rank, _host(output.node, unread), blame, story, collective, sequence))
     return ranks
 
 
 def _story(text: str, signal: str | None) -> tuple[Blame, str]:
-    """How a rank ended, by its own output and its launcher's word."""
+    """Return how a rank ended, by its own output and its launcher's line."""
     if late := _WATCHDOG.search(text):
         return Blame.VICTIM, f"waited in vain for others in NCCL: {late[1]}"
     if crash := _CRASH.search(text):
@@ -206,7 +251,7 @@ def _story(text: str, signal: str | None) -> tuple[Blame, str]:
         where = f" at {place[1]}:{place[2]} in {place[3]}" if place else ""
         return Blame.CRASHED, f"crashed: {crash[1]}{where}"
     if error := _ERROR.search(text):
-        return (Blame.VICTIM if _LOST_PEER in error[1] else Blame.FAILED), error[1]
+        return Blame.FAILED, error[1]
     if raised := list(_RAISED.finditer(text)):
         places = list(_LINE.finditer(text, 0, raised[-1].start()))
         where = f" at {places[-1][1]}:{places[-1][2]} in {places[-1][3]}" if places else ""
@@ -220,7 +265,7 @@ def _story(text: str, signal: str | None) -> tuple[Blame, str]:
 
 
 def _flight(path: Path, unread: list[str]) -> tuple[str | None, int | None]:
-    """The last collective that a flight record knows, in words, and its number among all of this rank."""
+    """Return the last collective that a flight record knows, in words, and its number."""
     try:
         last = last_collective(path)
     except UserError as error:
@@ -230,7 +275,7 @@ def _flight(path: Path, unread: list[str]) -> tuple[str | None, int | None]:
 
 
 def _tail(path: Path, unread: list[str]) -> str:
-    """The end of a text; empty where there is none."""
+    """Return the end of a text file; an empty text if there is none."""
     try:
         with open_regular(path) as stream:
             stream.seek(0, 2)
@@ -251,7 +296,7 @@ def _host(node: Path, unread: list[str]) -> str:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Read the command line and print the diagnosis."""
     if len(sys.argv) != 2:
         raise UserError("expected a run's folder: python -m launch.diagnose runs/NAME")
     print(printable(diagnose(Path(sys.argv[1]))))

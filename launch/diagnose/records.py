@@ -1,64 +1,53 @@
-"""What the processes of a run left in RUN/faults when one of them was lost, as trainer/runtime/faults wrote it."""
+"""Read the fault records that the processes of a run left; see trainer/runtime/faults/records.py."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.files import read_bytes
-from trainer.runtime.faults.guard import FAULTS
+from trainer.files import parse_json, read_json
+from trainer.observe.records import validated
+from trainer.runtime.faults.records import FAULTS, ON_STDERR, RECORD, FaultRecord, LostPeer, Process
 
 MAX_BYTES = 16 << 20
-"""Of what one process left: its stacks have some kilobytes."""
-
-_NAME = re.compile(r"rank (\d{1,9}) on (\S+) \(process (\d{1,9})\)")
-_HEADER = re.compile(r"rank (\d{1,9}) on (\S+) \(process (\d{1,9})\) of (\d{1,9}) (failed )?(.+)")
+"""Upper bound of a record, which has some kilobytes, and more where a run of thousands of ranks lost many at once."""
 
 
-@dataclass(frozen=True)
-class Left:
-    """The word of one process.
-
-    Attributes:
-        host: its machine.
-        process: its number there.
-        world_size: how many processes there were.
-        has_failed: it ended by an error of its own.
-        has_lost: it lost another one; if neither, it was asked where it is, and answered.
-        words: where it was.
-    """
-
-    host: str
-    process: int
-    world_size: int
-    has_failed: bool
-    has_lost: bool
-    words: str
-
-
-def texts_in(run_dir: Path, unread: list[str]) -> list[str]:
-    """What processes left, a text each; says in `unread` which could not be read, and why."""
-    texts = []
-    for path in sorted(run_dir.glob(f"{FAULTS}/rank_*.txt")):
+def read_records(run_dir: Path, unread: list[str]) -> dict[int, FaultRecord]:
+    """Return the records in a run's folder, by rank; add to `unread` which of them cannot be read, and why."""
+    found = {}
+    for path in sorted(run_dir.glob(f"{FAULTS}/rank_*.json")):
         try:
-            texts.append(read_bytes(path, MAX_BYTES).decode(errors="replace"))
+            record = validated(RECORD, read_json(path, MAX_BYTES), str(path))
         except (UserError, FileNotFoundError) as error:
             unread.append(str(error))
-    return texts
-
-
-def left_in(texts: Sequence[str]) -> dict[int, Left]:
-    """The words of those that left one, by rank."""
-    found = {}
-    for text in texts:
-        if header := _HEADER.match(text):
-            rank, host, process, world_size, failed, words = header.groups()
-            has_lost = f"rank {rank} on {host} stopped: " in text
-            found[int(rank)] = Left(host, int(process), int(world_size), bool(failed), has_lost, words)
+        else:
+            found[record.rank] = record
     return found
 
 
-def named_in(texts: Sequence[str]) -> dict[int, tuple[str, int]]:
-    """Host and process of every rank that such a word names, its own included."""
-    return {int(rank): (host, int(process)) for text in texts for rank, host, process in _NAME.findall(text)}
+def record_on_stderr(output: str, where: str, unread: list[str]) -> FaultRecord | None:
+    """Return the record that a process printed since it could not write it to the run's folder; None if there is none.
+
+    Args:
+        output: what the process printed on stderr.
+        where: begins the sentence of an error, such as the path of the output.
+        unread: gets why the record cannot be read.
+    """
+    lines = [line for line in output.splitlines() if line.startswith(ON_STDERR)]
+    if not lines:
+        return None
+    try:
+        return validated(RECORD, parse_json(lines[-1].removeprefix(ON_STDERR), where), where)
+    except UserError as error:
+        unread.append(str(error))
+        return None
+
+
+def processes_named(records: Iterable[FaultRecord]) -> dict[int, Process]:
+    """Return every process that left a record or is named in one, by rank."""
+    return {process.rank: process for record in records for process in (*record.lost, record)}
+
+
+def failures_told(records: Iterable[FaultRecord]) -> dict[int, LostPeer]:
+    """Return the processes that have told others that they failed, by rank."""
+    return {peer.rank: peer for record in records for peer in record.lost if peer.failure is not None}

@@ -22,6 +22,7 @@ from trainer.config.schema import Experiment
 from trainer.data.sources.digits import write_digits
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.faults import guard, roll_call
+from trainer.runtime.faults.records import RECORD
 from trainer.runtime.faults.watch import Watch
 from trainer.train import train
 
@@ -178,12 +179,12 @@ def wait_where_no_exception_comes(rank: int, folder: Path, is_stopped: bool) -> 
         roll_call.ANSWER_SECONDS = 2.0
     watch = Watch(patient_seconds=60, step_seconds=1)
     with guard.guarded(rank, 2, watch, folder, waits_on_gpu=True):
-        watch.at("step 7", patient=False)
+        watch.set_phase("step 7", patient=False, step=7)
         if is_stopped and rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         while is_stopped or not all((folder / f"rank_{rank:05d}.txt").exists() for rank in range(2)):
             time.sleep(0.1)
-        watch.at("the evaluation after step 7", patient=True)
+        watch.set_phase("the evaluation after step 7", patient=True)
         ones = torch.ones(1)
         dist.all_reduce(ones)
     return int(ones)
@@ -202,3 +203,6 @@ def test_a_step_that_is_late_on_all_ranks_goes_on(tmp_path: Path) -> None:
     assert run_ranks(2, wait_where_no_exception_comes, tmp_path, False) == [2, 2]
     for rank in range(2):
         assert "in wait_where_no_exception_comes" in (tmp_path / f"rank_{rank:05d}.txt").read_text()
+        record = RECORD.validate_json((tmp_path / f"rank_{rank:05d}.json").read_text())
+        assert (record.kind, record.rank, record.world_size) == ("asked", rank, 2)
+        assert (record.phase, record.step) == ("step 7", 7)

@@ -25,7 +25,7 @@ from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.folder import folder_of_step, latest
 from trainer.runtime.checkpoints.pieces import cut
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 

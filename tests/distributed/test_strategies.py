@@ -33,7 +33,7 @@ from trainer.data.reading.loader import Batch
 from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.pieces import Piece
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.precision import LossScale
 from trainer.runtime.engines.strategies import build_engine

@@ -27,7 +27,7 @@ from trainer.runtime.checkpoints.manifest import (
 from trainer.runtime.checkpoints.pieces import Piece, cut, write_pieces
 from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.training.evaluate import evaluate
 
 ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.errors import UserError
 from trainer.files import read_bytes, write_durably
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 SEEN_WITHIN_SECONDS = 60.0
 """How long a network file system may go on showing a host that a file does not exist."""

@@ -24,7 +24,7 @@ from trainer.run_folder import CHECKPOINTS
 from trainer.runtime.checkpoints.newest import Found
 from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.build import build_balancer, build_network, build_tasks

@@ -45,7 +45,7 @@ from trainer.runtime.checkpoints.manifest import (
 )
 from trainer.runtime.checkpoints.pieces import Piece, Tensors, read_pieces, write_pieces
 from trainer.runtime.checkpoints.plain import read_plain
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 SEEN_WITHIN_SECONDS = 60.0
 """How long a network file system may take to show one host what another one wrote."""

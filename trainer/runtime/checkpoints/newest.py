@@ -7,7 +7,7 @@ from pathlib import Path
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.checkpoint import Snapshot, examine
 from trainer.runtime.checkpoints.folder import LATEST, how_to_go_on, published, read_pointer, step_of
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from trainer.runtime.checkpoints.manifest import (
 )
 from trainer.runtime.checkpoints.pieces import Piece, copied
 from trainer.runtime.checkpoints.plain import to_bytes
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 Value = TypeVar("Value")
 

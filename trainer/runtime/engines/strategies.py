@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.config.schema import OffloadConfig
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine, TorchEngine
 from trainer.runtime.engines.offload import NO_OFFLOAD, check_disk
 from trainer.runtime.engines.precision import LossScale, Precision, lower_precision
