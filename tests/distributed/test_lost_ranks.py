@@ -20,7 +20,7 @@ from launch.diagnose.diagnosis import diagnose
 from tests.support.ranks import RankFailed, run_ranks
 from trainer.config.schema import Experiment
 from trainer.data.sources.digits import write_digits
-from trainer.errors import LostPeerError, UserError
+from trainer.errors import FaultError, LostPeerError, UserError
 from trainer.runtime.faults import guard, roll_call
 from trainer.runtime.faults.records import RECORD
 from trainer.runtime.faults.watch import Watch
@@ -31,7 +31,7 @@ STRATEGIES = ("fsdp2", "zero1", "zero2", "zero3")
 STEP_TIMEOUT_SECONDS = 10.0
 HOST = os.uname().nodename
 LOST = f"rank 0 on {HOST} stopped: another process of this run"
-FOUND = r"Found in (step \d|the checkpoint of step \d), .*at (trainer|models)/\S+:\d+ in \w+: "
+FOUND = r"Found in (step \d|the checkpoint of step \d), .*at (trainer|models|paretrain)/\S+:\d+ in \w+: "
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_disk_that_fails_one_rank_and_a_rule_that_fails_end_all_with_the_same_
     full = an_experiment(digits, tmp_path, "ddp", {"where": "checkpoint", "how": "disk"})
     (kind, said), other = ends(full)
     assert (kind, said) == other
-    assert kind == UserError.__name__
+    assert kind == FaultError.__name__
     assert said.startswith(
         "the checkpoint of step 2 could not be written: [Errno 28] No space left on device. There is "
     )

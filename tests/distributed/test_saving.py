@@ -21,9 +21,9 @@ from tests.distributed.test_strategies import a_runtime, whole, write
 from tests.support.ranks import run_ranks
 from trainer.errors import PublicError, RankError, UserError
 from trainer.runtime.checkpoints import saving
-from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.folder import folder_of_step, latest
-from trainer.runtime.checkpoints.pieces import cut
+from trainer.runtime.checkpoints.pieces import piece_of
+from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
@@ -122,7 +122,7 @@ def under_way(rank: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def begin(step: int) -> None:
-        saver.begin(step, [cut("w", weights, rank, 2)], [], {"step": step})
+        saver.begin(step, [piece_of("w", weights, rank, 2)], [], {"step": step})
 
     def slow(*arguments: Any) -> Any:
         gates[0].wait(60)
@@ -219,7 +219,7 @@ def killed(rank: int, folder: Path) -> list[int]:
             saver = Saver(folder, 2, runtime, "a run", {})
             for step in itertools.count(first):
                 values = torch.full((100_000,), float(step))
-                saver.begin(step, [cut("w", values, 0, 1)], [cut("w/exp_avg", values, 0, 1)], {"step": step})
+                saver.begin(step, [piece_of("w", values, 0, 1)], [piece_of("w/exp_avg", values, 0, 1)], {"step": step})
                 saver.advance()
         while latest(folder) is None or (turn and latest(folder) == folder_of_step(folder, steps[-1])):
             time.sleep(0.001)

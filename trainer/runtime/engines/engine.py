@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.precision import LossScale
 
@@ -143,7 +143,7 @@ class TorchEngine:
             if name in self._parameters:
                 yield self._piece(name, tensor)
             elif place()[0] == 0:  # Running statistics are each rank's own.
-                yield cut(name, tensor, rank=0, world_size=1)
+                yield piece_of(name, tensor, rank=0, world_size=1)
 
     def optimizer_pieces(self) -> Iterator[Piece]:
         """See `Engine`."""
@@ -154,7 +154,7 @@ class TorchEngine:
                 if value.shape == parameter.shape:
                     yield self._piece(f"{name}/{slot}", value)
                 elif place()[0] == 0:  # Adam's count of steps
-                    yield cut(f"{name}/{slot}", value, rank=0, world_size=1)
+                    yield piece_of(f"{name}/{slot}", value, rank=0, world_size=1)
 
     def load_optimizer(self, state: OptimizerState) -> None:
         """See `Engine`."""
@@ -175,7 +175,7 @@ class TorchEngine:
 
     def _piece(self, name: str, value: Tensor) -> Piece:
         """What this rank is to save of a parameter, or of what the optimizer remembers of each of its entries."""
-        return cut(name, value, *place())
+        return piece_of(name, value, *place())
 
     def _share(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         """What this rank holds of a whole tensor that belongs to `parameter`."""

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
-from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.engine import place
 from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
@@ -141,14 +141,14 @@ class ZeroEngine:
         saved = self._network.state_dict().keys()  # Without the buffers that a module rebuilds.
         for name, buffer in self._network.named_buffers():
             if rank == 0 and name in saved:
-                yield cut(name, buffer, rank=0, world_size=1)
+                yield piece_of(name, buffer, rank=0, world_size=1)
         for fragment in self._fragments():
             yield fragment.piece(fragment.name, fragment.flat)
         for name, parameter in self._network.named_parameters():
             if parameter.requires_grad:
                 continue
             if self._stage < 3:  # It is in no shard.
-                yield cut(name, parameter, rank, world_size)
+                yield piece_of(name, parameter, rank, world_size)
             else:
                 start, length = _share(parameter)
                 yield Piece(name, parameter.ds_shape, start, parameter.ds_tensor[:length])  # type: ignore[attr-defined]
@@ -163,7 +163,7 @@ class ZeroEngine:
                 if slot != STEP:
                     yield fragment.piece(name, value)
                 elif fragment.start == 0:  # On one rank alone.
-                    yield cut(name, value, rank=0, world_size=1)
+                    yield piece_of(name, value, rank=0, world_size=1)
 
     def load_optimizer(self, state: OptimizerState) -> None:
         """See `Engine`."""
