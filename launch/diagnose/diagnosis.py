@@ -51,7 +51,7 @@ class Blame(IntEnum):
 
 @dataclass(frozen=True)
 class Rank:
-    """What is known of one rank.
+    """One rank, as far as its traces tell.
 
     Attributes:
         number: the rank.
@@ -72,7 +72,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class _Output:
-    """What one process printed.
+    """The output of one process.
 
     Attributes:
         rank: its rank.

@@ -1,4 +1,4 @@
-"""What the processes of a run do together: `Runtime`, this process among its peers, and its collectives.
+"""Collectives: `Runtime` is this process among its peers, and what they do together.
 
 Every method that is marked collective must be called by all ranks, in the same order.
 """

@@ -114,7 +114,7 @@ def set_aside(path: Path) -> Path:
 
 
 def is_own_folder(path: Path) -> bool:
-    """Whether `path` is a folder itself, and no link to one."""
+    """Return whether `path` is a folder, and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 

@@ -50,7 +50,7 @@ class LostPeer(Process):
 
 
 class FaultRecord(Process):
-    """What one process knows of a fault.
+    """A fault as one process knows it.
 
     Attributes:
         format: the version of this schema.

@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 ANSWER_SECONDS = 5.0
 """How long an answer may take."""
 SECONDS_A_RANK = 0.01
-"""What each rank adds to that: when a step is late, all ranks call all others at once."""
+"""Added for each rank: when a step is late, all ranks call all others at once."""
 NAMED = 8
 """Processes named in a message at most."""
 LONGEST_WAIT = timedelta(days=20)
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """What a process says when it is called.
+    """The answer of a process that is called.
 
     Attributes:
         words: where it is.

@@ -1,4 +1,4 @@
-"""What this process is doing, and how long it may wait for other processes there."""
+"""The current phase of this process, and how long it may wait for other processes there."""
 
 import time
 from datetime import timedelta
