@@ -54,7 +54,7 @@ class StoppedError(PublicError):
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} before the first step. The same command starts the run again, or goes on")
+        super().__init__(f"stopped by {name} before the first step. The same command starts or resumes the run")
         self.exit_code = 128 + number
 
 

@@ -56,7 +56,7 @@ class Request(IntEnum):
     @property
     def words(self) -> str:
         """The message once the request is fulfilled."""
-        way_on = "; the same command goes on" if self.ends else ""
+        way_on = "; type the same command to resume" if self.ends else ""
         reason = {
             Request.SAVE: "asked to save",
             Request.TIME_IS_UP: "train.max_hours have passed",
@@ -135,8 +135,8 @@ class StopRequests:
     def fulfilled(self, request: Request, step: int, started_at_step: int) -> None:
         """Remove the files of a request that was fulfilled, and of lesser ones; ask batch scripts to requeue the job.
 
-        The process that reads files leaves RUN/requeue if the request asks to be resumed. It holds the current step and
-        the one that this start began with, so that the script can tell whether there was progress.
+        The process that reads files leaves RUN/requeue if the run is to be resumed. Batch scripts look for that file;
+        it holds the current step and the one that this start began with.
 
         Raises:
             UserError: the run's folder cannot be written.

@@ -203,9 +203,9 @@ class Saver:
         try:
             yield
         except OSError as error:
-            stands, _ = read_pointer(self._folder)
+            last, _ = read_pointer(self._folder)
             raise FaultError(
                 f"the checkpoint of step {step} could not be written: {error}. "
-                f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
-                "Make room or repair the disk, then type the same command again to go on"
+                f"{f'The last checkpoint is {last}' if last else 'There is no earlier checkpoint'}. "
+                "Make room or repair the disk, then type the same command again to resume"
             ) from error
