@@ -73,6 +73,21 @@ def last_collective(path: Path) -> Collective | None:
     return max(entries, key=lambda entry: entry.record_id, default=None)
 
 
+def last_words(path: Path, unread: list[str]) -> tuple[str | None, int | None]:
+    """Return the last collective of a flight record, in words, and its number; two Nones if there is none.
+
+    Args:
+        path: the record.
+        unread: gets why the record cannot be read.
+    """
+    try:
+        last = last_collective(path)
+    except UserError as error:
+        unread.append(str(error))
+        return None, None
+    return (None, None) if last is None else (last.words, last.record_id)
+
+
 def _unpickled(content: bytes, path: Path) -> object:
     try:
         for operation, argument, position in pickletools.genops(content):

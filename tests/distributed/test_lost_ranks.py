@@ -109,8 +109,10 @@ def check_lost(experiment: Experiment, how: str) -> None:
     is_late = "Timed out waiting" in said
     assert is_late == (how == "stop"), said
     answer = diagnose(experiment.run_dir).splitlines()[-1]
-    assert answer.startswith(f"first cause: probably rank 1 on {HOST}: others lost it, and it left no word"), answer
-    assert f"left no word of an error (process {found[1]})" in diagnose(experiment.run_dir)
+    assert answer.startswith(f"first cause: probably rank 1 on {HOST}: others lost it, and it left no error message"), (
+        answer
+    )
+    assert f"left no error message (process {found[1]})" in diagnose(experiment.run_dir)
 
 
 CHECKS = {"raise": check_failed, "kill": partial(check_lost, how="kill"), "stop": partial(check_lost, how="stop")}

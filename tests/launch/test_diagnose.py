@@ -37,7 +37,7 @@ def test_a_killed_rank_is_the_cause_and_those_that_lost_it_are_not(tmp_path: Pat
     line = "error: rank 3 (process 77) was ended by SIGKILL on beta; the other processes were stopped\n"
     (folder / "node1" / STARTS[0] / "launcher.log").write_text(line)
     *_, answer = diagnose(tmp_path).splitlines()
-    assert answer == "first cause: rank 3 on beta: was ended by SIGKILL (out of memory, or somebody's hand)"
+    assert answer.startswith("first cause: rank 3 on beta: was ended by SIGKILL (")
 
 
 def test_a_crash_and_an_exception_come_with_their_place(tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
     )
     assert diagnose(tmp_path).splitlines() == [
         f"{tmp_path}: what its processes left in faults",
-        "  rank 0 on alpha: lost another one in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
+        "  rank 0 on alpha: lost another rank in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
         "  rank 1 on alpha: was in step 4, at trainer/runtime/engines/engine.py:146 in backward (process 8)",
-        "  rank 2 on beta: left no word of an error (process 9)",
+        "  rank 2 on beta: left no error message (process 9)",
         f"  their stacks: {tmp_path / 'faults'}",
         "",
-        "first cause: probably rank 2 on beta: others lost it, and it left no word. It was killed, it is stopped, or "
-        "its host or network went away. If it still runs, it prints its stacks upon: kill -USR2 PID",
+        "first cause: probably rank 2 on beta: others lost it, and it left no error message. It was killed or stopped, "
+        "or its host or network failed. If it still runs, print its stacks with: kill -USR2 PID",
     ]
 
 
@@ -176,7 +176,7 @@ def test_a_watchdog_of_nccl_ends_a_victim(tmp_path: Path) -> None:
     )
     start(tmp_path, {"alpha": [watchdog], "beta": [""]})
     *_, victim, _, _, answer = diagnose(tmp_path).splitlines()
-    assert victim.endswith("waited in vain for others in NCCL: SeqNum=4, OpType=ALLREDUCE, NumelIn=1")
+    assert victim.endswith("NCCL gave up waiting for other ranks: SeqNum=4, OpType=ALLREDUCE, NumelIn=1")
     assert answer.startswith("first cause: probably rank 1 on beta")
 
 
