@@ -33,7 +33,7 @@ def diagnose(run_dir: Path) -> str:
     if start is None and not records and not unread:
         raise UserError(
             f"nothing in {run_dir} tells of a fault: no process has failed or lost another one since the last start "
-            f"({FAULTS}/), and only runs that launch/node/entry.sh or `paretrain submit` started keep their output (logs/)"
+            f"({FAULTS}/), and only runs that launch/node/entry.sh or `paretrain submit` started keep output (logs/)"
         )
     if start is None:
         lines = [f"{run_dir}: what its processes left in {FAULTS}"]
