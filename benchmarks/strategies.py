@@ -23,7 +23,8 @@ from benchmarks.ranks import on_every_rank
 from models import task_losses
 from paretrain import Balancer
 from trainer.config.schema import ParallelConfig
-from trainer.runtime.distributed import Runtime, joined
+from trainer.runtime.collectives import Runtime
+from trainer.runtime.distributed import joined
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 

@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read, and the exit codes on which a command ends."""
+"""The errors whose messages users read, and the exit codes of commands."""
 
 import difflib
 import faulthandler
@@ -12,76 +12,77 @@ from trainer.plain import printable
 
 EXIT_INTERRUPTED = 130
 EXIT_UNFINISHED = 75
-"""A run was saved before its last step, and the same command goes on: EX_TEMPFAIL of sysexits.h."""
+"""The run was saved before its last step, and the same command continues it. EX_TEMPFAIL of sysexits.h."""
 STDERR = 2
-"""The file descriptor: sys.stderr may be something without one."""
+"""The file descriptor; sys.stderr may be an object without one."""
 
 
 class PublicError(Exception):
-    """An error whose message is all that a user needs: it says what was found, what was expected and what to type.
+    """An error whose message is all that a user needs: what was found, what was expected and what to type.
 
-    The command line prints the message alone, without a traceback. Its subclasses are siblings: to catch one is never
-    to catch another.
+    The command line prints the message without a traceback. The concrete errors are siblings: catching one never
+    catches another.
     """
 
     exit_code: int
 
 
 class SharedError(PublicError):
-    """One that every rank of a run raises at the same place; rank 0 prints it. They may still communicate."""
+    """An error that every rank of a run raises at the same place. Rank 0 prints it; ranks may still communicate."""
 
 
 class UserError(SharedError):
-    """A mistake in what the user gave us."""
+    """A mistake in the user's configuration, data, code or folders."""
 
     exit_code = 2
 
 
 class FaultError(SharedError):
-    """A fault of the machine, such as a full disk, which another start may not meet."""
+    """A fault of the machine, such as a full disk, that the next start may not meet."""
 
     exit_code = 3
 
 
 class UnfinishedError(SharedError):
-    """A run was asked to end while there was nothing to save yet."""
+    """A run was asked to stop when there was nothing to save yet."""
 
     exit_code = EXIT_UNFINISHED
 
 
 class StoppedError(PublicError):
-    """A signal has ended the start of a run."""
+    """A signal ended the start of a run."""
 
     def __init__(self, number: int) -> None:
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} before the first step. The same command starts the run again, or goes on")
+        super().__init__(f"stopped by {name} before the first step. The same command starts or resumes the run")
         self.exit_code = 128 + number
 
 
 class RankError(PublicError):
-    """A fault of the machine that this rank alone may know of: the rank that has it prints it."""
+    """A fault of the machine that perhaps only this rank knows of. The rank that raises it prints it."""
 
     exit_code = 3
 
 
 class LostPeerError(PublicError):
-    """Another process of this run is gone or stuck. Each rank that finds it so prints what it has found."""
+    """Another process of this run is gone or stuck. Every rank that notices prints what it found."""
 
     exit_code = 3
 
 
 def say_error(message: str) -> None:
-    """Print what a user is meant to read."""
+    """Print an error message for the user."""
     print(f"paretrain: error: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command. Returns its exit code, with one message in place of a traceback for a `PublicError`.
+    """Run a command and return its exit code. Print a `PublicError` as one message, without a traceback.
 
-    A crash shows its stacks; those of a process that runs are asked for by `kill -USR2 PID`.
+    A crash prints the stacks of all threads; `kill -USR2 PID` prints those of a running process.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name that the terminal cannot show is no fault
+        # As stderr does: a name that the terminal cannot show must not fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     faulthandler.enable(STDERR)
     faulthandler.register(signal.SIGUSR2, STDERR)
     try:
@@ -95,6 +96,6 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown name: `; did you mean 'left'?` or a full stop."""
+    """Return the end of an error about an unknown name: `; did you mean 'left'?`, or a full stop."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "."

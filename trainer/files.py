@@ -1,7 +1,8 @@
-"""The one careful reader and the one careful writer of files on disk.
+"""Read and write files safely: every small file that this project reads or replaces goes through here.
 
-Whatever is read back may be missing, torn, replaced or made by somebody else. `read_bytes` and `read_json` accept a
-regular file of a bounded size and turn anything else into one sentence. `replace` writes a file whole or not at all.
+A file that is read back may be missing, torn, replaced or written by somebody else. `read_bytes` and `read_json` accept
+a regular file of bounded size and raise a one-sentence error for anything else. `replace` writes a file whole or not at
+all.
 """
 
 import hashlib
@@ -16,14 +17,14 @@ from typing import Any
 from trainer.errors import UserError
 
 MAX_TEXT_BYTES = 64 << 20
-"""Bound of what is read as text: manifests, metrics, summaries. None that we write comes near it."""
+"""Upper bound of text files (manifests, metrics, summaries), far above any that this project writes."""
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """Read a whole file that somebody else may have touched.
+    """Read a whole file that somebody else may have changed.
 
     Raises:
-        FileNotFoundError: there is no such file: whether that is a fault is the caller's to say.
+        FileNotFoundError: there is no such file; the caller decides whether that is an error.
         UserError: it is not a regular file, is larger than `max_bytes`, or cannot be read.
     """
     with open_regular(path) as file:
@@ -40,7 +41,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading. A FIFO, a device or a folder in its place is refused, and waited for never.
+    """Open a regular file for reading. Refuse a FIFO, a device or a folder in its place, without waiting for it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -59,7 +60,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Read a whole UTF-8 file; raises as `read_bytes` does, and a UserError where it is not UTF-8."""
+    """Read a whole UTF-8 file. Raises what `read_bytes` raises, and a UserError if it is not UTF-8."""
     try:
         return read_bytes(path, max_bytes).decode()
     except UnicodeDecodeError as error:
@@ -67,7 +68,7 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def read_json(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> Any:
-    """Read a whole JSON file; raises as `read_bytes` does, and a UserError where it is not JSON."""
+    """Read a whole JSON file. Raises what `read_bytes` raises, and a UserError if it is not JSON."""
     return parse_json(read_bytes(path, max_bytes), str(path))
 
 
@@ -76,10 +77,10 @@ def parse_json(content: bytes | str, where: str) -> Any:
 
     Args:
         content: the text.
-        where: begins the sentence of an error, such as the file's path.
+        where: the first words of an error message, such as the file's path.
 
     Raises:
-        UserError: it is not JSON, nested too deeply, or has a number of thousands of digits.
+        UserError: it is not JSON, is nested too deeply, or has a number of thousands of digits.
     """
     try:
         return json.loads(content)
@@ -89,8 +90,13 @@ def parse_json(content: bytes | str, where: str) -> Any:
         raise UserError(f"{where} is not JSON: {error}.") from None
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, durably: under another name first, which is then renamed.
+def replace(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all: under another name first, which is then renamed.
+
+    Args:
+        path: the file.
+        content: all that it holds from now on.
+        durable: wait until the disk has it, so that it outlives a crash of the machine.
 
     Raises:
         UserError: `path` is a folder or a device, its folder is missing or read-only, or the disk is full.
@@ -99,9 +105,10 @@ def replace(path: Path, content: bytes) -> None:
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path} cannot be written: it exists and is not a regular file.")
-        write_durably(aside, content)
+        _write_new(aside, content, durable)
         aside.replace(path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
             aside.unlink()
@@ -109,7 +116,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are missing.
+    """Make a folder, and its parents, where they are missing.
 
     Raises:
         UserError: it cannot be made.
@@ -121,26 +128,20 @@ def make_folder(path: Path) -> None:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it. A link in its place is not followed, but replaced.
+    """Write a file and wait until the disk has it. Replace a link in its place rather than follow it.
 
     Raises:
-        OSError: as the disk says.
+        OSError: the file cannot be written.
     """
-    with suppress(FileNotFoundError):
-        path.unlink()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    _write_new(path, content, durable=True)
 
 
 class Appender:
-    """Appends text to a regular file, past Python's buffers: a full disk raises in `append`, and not again in `close`.
+    """Append text to a regular file, unbuffered: a full disk raises in `append`, not once more in `close`.
 
     Args:
-        path: the file; made where it is missing.
-        anew: leave nothing of an earlier file.
+        path: the file; made if it is missing.
+        anew: empty an earlier file first.
 
     Raises:
         UserError: something else is in its place, or it cannot be opened.
@@ -148,7 +149,7 @@ class Appender:
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:
         try:
-            # Without O_NONBLOCK a FIFO would be waited for.
+            # Without O_NONBLOCK, opening a FIFO would block.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be written: {_reason(error)}.") from None
@@ -163,7 +164,7 @@ class Appender:
         """Write all of a text.
 
         Raises:
-            OSError: as the disk says.
+            OSError: the file cannot be written.
         """
         rest = memoryview(text.encode())
         while rest:
@@ -175,7 +176,7 @@ class Appender:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's names: a rename in it is not durable before."""
+    """Wait until the disk has a file, or a folder's entries: a rename inside the folder is not durable before."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -184,9 +185,20 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256, in hexadecimal."""
+    """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_new(path: Path, content: bytes, durable: bool) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _reason(error: OSError | ValueError) -> str:

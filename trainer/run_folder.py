@@ -21,7 +21,6 @@ from trainer.config.yaml_file import read_yaml
 from trainer.errors import UserError
 from trainer.files import replace
 from trainer.observe.metrics import read_metrics
-from trainer.runtime.checkpoints.checkpoint import Snapshot
 from trainer.runtime.checkpoints.folder import (
     LATEST,
     folder_of_step,
@@ -32,8 +31,8 @@ from trainer.runtime.checkpoints.folder import (
     step_of,
 )
 from trainer.runtime.checkpoints.manifest import MANIFEST, run_of
-from trainer.runtime.checkpoints.newest import Found, find_newest
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.checkpoints.reading import Found, Snapshot, find_newest
+from trainer.runtime.collectives import Runtime
 
 CONFIG = "config.yaml"
 RUN = "run.json"

@@ -1,4 +1,4 @@
-"""A console that takes no name for markup."""
+"""A rich console that prints names literally."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from trainer.plain import printable
 
 
 class Terminal(Console):
-    """A console that shows every string, in tables too, as it is: no markup, no emoji codes, no escape sequences."""
+    """A console that prints every string literally, in tables too: no markup, emoji codes or escape sequences."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Turn a string, such as the cell of a table, into what is shown."""
+        """Return a string, such as the cell of a table, as printable text."""
         return super().render_str(printable(text), **options)

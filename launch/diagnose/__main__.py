@@ -1,4 +1,4 @@
-"""python -m launch.diagnose RUN."""
+"""Run the command line: python -m launch.diagnose RUN."""
 
 import sys
 

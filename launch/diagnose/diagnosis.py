@@ -1,123 +1,76 @@
-"""What did a dead or hung run leave? python -m launch.diagnose RUN
+"""Say what a dead or hung run left, and which process was the first cause: python -m launch.diagnose RUN
 
-Reads what the processes left in RUN/faults (their stacks, and torch's flight records of their last collectives), and
-what entry.sh keeps in RUN/logs of the last start: each rank's output, and the launchers' word on how ranks ended.
-Nothing is guessed: what left no trace is said to have left none.
+What a process itself could say is in its fault record in RUN/faults, beside its stacks and torch's flight record of its
+last collectives. What it could not say is in RUN/logs, where entry.sh keeps each process's output and the launcher's
+line on how it ended: crashes, kills, and errors before the processes had met. Nothing is guessed: a process without a
+trace is reported as such.
 """
 
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from launch.diagnose.faults import Left, left_in, named_in, texts_in
-from launch.diagnose.flight import last_collective
-from launch.node.accelerated import HOST, LOG
+from launch.diagnose.flight import last_words
+from launch.diagnose.logs import last_start, read_logs
+from launch.diagnose.rank import Blame, Rank
+from launch.diagnose.records import failures_told, processes_named, read_records
 from trainer.errors import UserError
-from trainer.files import open_regular
-from trainer.plain import one_line, printable
-from trainer.runtime.faults.guard import FAULTS
-
-TAIL_BYTES = 64 * 1024
-
-_KILLED = re.compile(r"rank (\d+) \(process \d+\) was ended by (\w+)")
-_CRASH = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
-_PLACE = re.compile(r'^ +File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
-_RAISED = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)|AssertionError)(?::.*)?$", re.MULTILINE)
-_LINE = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
-_ERROR = re.compile(r"^paretrain: error: (.+)$", re.MULTILINE)
-_WATCHDOG = re.compile(r"Watchdog caught collective operation timeout: WorkNCCL\((.+?)\) ran for")
-_LOST_PEER = "stopped: another process of this run"
-_NODE = re.compile(r"node(\d{1,9})")
-_LOCAL_RANK = re.compile(r"\d{1,9}")
-
-
-class Blame(IntEnum):
-    """How much a rank looks like the cause."""
-
-    VICTIM = 0
-    """It lost another one."""
-    THERE = 1
-    """It was asked where it is, and answered."""
-    SILENT = 2
-    FAILED = 3
-    CRASHED = 4
-    KILLED = 5
-
-
-@dataclass(frozen=True)
-class Rank:
-    """What is known of one rank.
-
-    Attributes:
-        number: the rank.
-        host: its machine.
-        blame: see there.
-        story: what happened, in words.
-        collective: the last one that its flight record knows, with its number and state.
-        sequence: that number.
-    """
-
-    number: int
-    host: str
-    blame: Blame
-    story: str
-    collective: str | None = None
-    sequence: int | None = None
+from trainer.plain import cut_line, one_line, printable
+from trainer.runtime.faults.records import FAULTS, FaultRecord, LostPeer
 
 
 def diagnose(run_dir: Path) -> str:
-    """One page: a line a rank, and which of them came first.
+    """Return one page: a line for each rank, and which of them was the first cause.
 
     Raises:
-        UserError: the run has left nothing.
+        UserError: the run left nothing.
     """
     unread: list[str] = []
-    texts = texts_in(run_dir, unread)
-    left = left_in(texts)
-    start = _last_start(run_dir)
-    if start is None and not left and not unread:
+    records = read_records(run_dir, unread)
+    has_stacks = bool(records)
+    start = last_start(run_dir)
+    if start is None and not records and not unread:
         raise UserError(
-            f"nothing in {run_dir} tells of a fault: no process has lost another one since the last start ({FAULTS}/), "
-            "and only runs that launch/node/entry.sh or `paretrain submit` started keep their output (logs/)"
+            f"nothing in {run_dir} tells of a fault: no process has failed or lost another one since the last start "
+            f"({FAULTS}/), and only runs that launch/node/entry.sh or `paretrain submit` started keep output (logs/)"
         )
     if start is None:
         lines = [f"{run_dir}: what its processes left in {FAULTS}"]
         ranks = [
-            Rank(rank, host, Blame.SILENT, f"left no word of an error (process {process})")
-            for rank, (host, process) in sorted(named_in(texts).items())
+            Rank(rank, one_line(process.host), Blame.SILENT, f"left no error message (process {process.pid})")
+            for rank, process in sorted(processes_named(records.values()).items())
         ]
     else:
-        nodes = _nodes(start)
-        lines = [f"{run_dir}: the start in {start.relative_to(run_dir)}, {len(nodes)} nodes"]
-        lines += [f"  {_host(folder, unread)} started no process" for folder in nodes if not _outputs(folder)]
-        ranks = _ranks(nodes, unread)
-    ranks = [_with_faults(rank, left.get(rank.number), run_dir, unread) for rank in ranks]
+        logs = read_logs(start, unread)
+        lines = [f"{run_dir}: the start in {start.relative_to(run_dir)}, {logs.num_nodes} nodes"]
+        lines += [f"  {host} started no process" for host in logs.idle_hosts]
+        ranks, records = list(logs.ranks), {**logs.records, **records}
+    told = failures_told(records.values())
+    ranks = [_with_record(rank, records.get(rank.number), told, run_dir, unread) for rank in ranks]
     for rank in ranks:
         collective = f"; its last collective: {rank.collective}" if rank.collective else ""
         lines.append(f"  {_name(rank)}: {rank.story}{collective}")
-    if left:
+    if has_stacks:
         lines.append(f"  their stacks: {run_dir / FAULTS}")
     lines += [f"  not read: {one_line(reason)}" for reason in dict.fromkeys(unread)]
     return "\n".join([*lines, "", answer(ranks)])
 
 
 def answer(ranks: Sequence[Rank]) -> str:
-    """Which rank, which host, which place."""
+    """Return the first cause in a sentence: which rank, which host, which place."""
     worst = max((rank.blame for rank in ranks), default=Blame.VICTIM)
     first = [rank for rank in ranks if rank.blame == worst]
     names = ", ".join(_name(rank) for rank in first)
     if worst >= Blame.FAILED:
         return "first cause: " + "; ".join(f"{_name(rank)}: {rank.story}" for rank in first)
     if worst == Blame.SILENT and len(first) == len(ranks):
-        return "no rank has left a word of an error: they ended well, still run, or hang all together"
+        return "no rank left an error message: they ended without a fault, still run, or all hang"
     behind = _behind(ranks)
     if worst == Blame.SILENT and not (behind and all(rank.sequence is not None for rank in first)):
         return (
-            f"first cause: probably {names}: others lost it, and it left no word. It was killed, it is stopped, or its "
-            "host or network went away. If it still runs, it prints its stacks upon: kill -USR2 PID"
+            f"first cause: probably {names}: others lost it, and it left no error message. It was killed or stopped, "
+            "or its host or network failed. If it still runs, print its stacks with: kill -USR2 PID"
         )
     if behind:
         return "first cause: others waited for " + "; ".join(
@@ -127,7 +80,7 @@ def answer(ranks: Sequence[Rank]) -> str:
         )
     if worst == Blame.THERE:
         return "first cause: probably " + "; ".join(f"{_name(rank)}: {rank.story}" for rank in first)
-    return "every rank lost another one, and none says why: the network between the hosts stopped"
+    return "every rank lost another one, and none failed by itself: the network between the hosts failed"
 
 
 def _name(rank: Rank) -> str:
@@ -135,123 +88,42 @@ def _name(rank: Rank) -> str:
 
 
 def _behind(ranks: Sequence[Rank]) -> list[Rank]:
-    """The ranks whose flight record ends before that of others."""
+    """Return the ranks whose flight record ends before that of others."""
     known = [rank.sequence for rank in ranks if rank.sequence is not None]
     if not known or min(known) == max(known):
         return []
     return [rank for rank in ranks if rank.sequence == min(known)]
 
 
-def _with_faults(rank: Rank, left: Left | None, run_dir: Path, unread: list[str]) -> Rank:
-    """Add what the rank itself has left to what its output tells."""
-    if left is None:
+def _with_record(
+    rank: Rank, record: FaultRecord | None, told: Mapping[int, LostPeer], run_dir: Path, unread: list[str]
+) -> Rank:
+    """Add what the rank's own record says to what its output says.
+
+    A rank that recorded a lost peer is a victim, however it ended. Its record of an error of its own counts for more
+    than its output, except for a crash or a kill. Without a record, what it told the others counts.
+    """
+    if record is None:
+        if rank.number in told and rank.blame == Blame.SILENT:
+            peer = told[rank.number]
+            story = f"failed {cut_line(peer.failure or '')} (process {peer.pid})"
+            return replace(rank, blame=Blame.FAILED, story=story)
         return rank
     if rank.collective is None:
-        collective, sequence = _flight(run_dir / FAULTS / f"flight_{rank.number}", unread)
+        collective, sequence = last_words(run_dir / FAULTS / f"flight_{rank.number}", unread)
         rank = replace(rank, collective=collective, sequence=sequence)
-    if rank.blame != Blame.SILENT:
-        return rank
-    blame, story = Blame.THERE, f"was {left.words}"
-    if left.has_failed:
-        blame, story = Blame.FAILED, f"failed {left.words}"
-    elif left.has_lost:
-        blame, story = Blame.VICTIM, f"lost another one {left.words}"
-    return replace(rank, blame=blame, story=f"{story} (process {left.process})")
-
-
-def _last_start(run_dir: Path) -> Path | None:
-    hosts = [path for path in run_dir.glob(f"logs/*/*/node*/*/{HOST}") if _number(path.parents[1].name) is not None]
-    return max(hosts, key=lambda path: path.parent.name).parents[2] if hosts else None
-
-
-def _nodes(start: Path) -> list[Path]:
-    """The folder of each node's last start, in the order of the nodes."""
-    folders = [folder for folder in start.iterdir() if folder.is_dir()]
-    numbered = {number: folder for folder in folders if (number := _number(folder.name)) is not None}
-    starts = [[path for path in numbered[number].iterdir() if path.is_dir()] for number in sorted(numbered)]
-    return [max(paths) for paths in starts if paths]
-
-
-def _number(name: str) -> int | None:
-    found = _NODE.fullmatch(name)
-    return int(found[1]) if found else None
-
-
-def _outputs(node: Path) -> list[Path]:
-    """The folders of this node's processes, in the order of local ranks."""
-    found = [path for path in node.glob("*/attempt_0/*") if _LOCAL_RANK.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name))
-
-
-def _ranks(nodes: Sequence[Path], unread: list[str]) -> list[Rank]:
-    outputs = [(node, folder) for node in nodes for folder in _outputs(node)]
-    killed = dict(match for node in nodes for match in _KILLED.findall(_tail(node / LOG, unread)))
-    ranks = []
-    # Nodes have as many processes each, and static rendezvous ranks them in the order of the nodes.
-    per_node = max((int(folder.name) for _, folder in outputs), default=0) + 1
-    for node, folder in outputs:
-        number = int(node.parent.name[4:]) * per_node + int(folder.name)
-        blame, story = _story(_tail(folder / "stderr.log", unread), killed.get(str(number)))
-        collective, sequence = _flight(node / f"flight_{number}", unread)
-        ranks.append(Rank(number, _host(node, unread), blame, story, collective, sequence))
-    return ranks
-
-
-def _story(text: str, signal: str | None) -> tuple[Blame, str]:
-    """How a rank ended, by its own output and its launcher's word."""
-    if late := _WATCHDOG.search(text):
-        return Blame.VICTIM, f"waited in vain for others in NCCL: {late[1]}"
-    if crash := _CRASH.search(text):
-        place = _PLACE.search(text, crash.end())
-        where = f" at {place[1]}:{place[2]} in {place[3]}" if place else ""
-        return Blame.CRASHED, f"crashed: {crash[1]}{where}"
-    if error := _ERROR.search(text):
-        return (Blame.VICTIM if _LOST_PEER in error[1] else Blame.FAILED), error[1]
-    if raised := list(_RAISED.finditer(text)):
-        places = list(_LINE.finditer(text, 0, raised[-1].start()))
-        where = f" at {places[-1][1]}:{places[-1][2]} in {places[-1][3]}" if places else ""
-        return Blame.FAILED, f"raised {raised[-1][0]}{where}"
-    if signal == "SIGTERM":
-        return Blame.VICTIM, "was ended by SIGTERM, as launchers do when another rank has ended"
-    if signal:
-        somebody = " (out of memory, or somebody's hand)" if signal == "SIGKILL" else ""
-        return Blame.KILLED, f"was ended by {signal}{somebody}"
-    return Blame.SILENT, "left no word of an error"
-
-
-def _flight(path: Path, unread: list[str]) -> tuple[str | None, int | None]:
-    """The last collective that a flight record knows, in words, and its number among all of this rank."""
-    try:
-        last = last_collective(path)
-    except UserError as error:
-        unread.append(str(error))
-        return None, None
-    return (None, None) if last is None else (last.words, last.record_id)
-
-
-def _tail(path: Path, unread: list[str]) -> str:
-    """The end of a text; empty where there is none."""
-    try:
-        with open_regular(path) as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - TAIL_BYTES))
-            return stream.read(TAIL_BYTES).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    except UserError as error:
-        unread.append(str(error))
-        return ""
-    except OSError as error:
-        unread.append(f"{path} cannot be read: {error.strerror}.")
-        return ""
-
-
-def _host(node: Path, unread: list[str]) -> str:
-    return _tail(node / HOST, unread).strip() or f"the host of {node.parent.name}"
+    words = f"{cut_line(record.words)} (process {record.pid})"
+    if record.kind == "lost_peer":
+        return replace(rank, blame=Blame.VICTIM, story=f"lost another rank {words}")
+    if record.kind == "failed" and rank.blame < Blame.CRASHED:
+        return replace(rank, blame=Blame.FAILED, story=f"failed {words}")
+    if record.kind == "asked" and rank.blame == Blame.SILENT:
+        return replace(rank, blame=Blame.THERE, story=f"was {words}")
+    return rank
 
 
 def main() -> None:
-    """Read the command line."""
+    """Read the command line and print the diagnosis."""
     if len(sys.argv) != 2:
         raise UserError("expected a run's folder: python -m launch.diagnose runs/NAME")
     print(printable(diagnose(Path(sys.argv[1]))))

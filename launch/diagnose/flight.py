@@ -1,7 +1,7 @@
-"""The last collectives of a process, as torch's flight recorder wrote them: a pickle, of which nothing is run.
+"""Read the last collectives of a process as torch's flight recorder wrote them: a pickle, none of which is executed.
 
-Only instructions that make dictionaries, lists, texts and numbers are let through to pickle, so a record can neither
-call anything nor ask for more memory than its own size explains.
+Only opcodes that make dictionaries, lists, strings and numbers are accepted, so a record can neither call anything nor
+allocate more memory than its own size explains.
 """
 
 import pickle
@@ -16,7 +16,7 @@ from trainer.files import read_bytes
 from trainer.observe.records import validated
 
 MAX_BYTES = 64 << 20
-"""Of a record: torch keeps some thousand collectives."""
+"""Upper bound of a record, which has some thousand collectives."""
 
 _PLAIN = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE"),
@@ -39,14 +39,14 @@ class Collective(BaseModel):
     model_config = ConfigDict(strict=True)
 
     record_id: int
-    """Its number among all of this process."""
+    """Its number among all collectives of this process."""
     profiling_name: str
     state: str
     frames: list[_Frame] | None = None
 
     @property
     def words(self) -> str:
-        """Its name, number, state, and the line of ours that called it."""
+        """Name, number, state, and the line of our code that called it."""
         ours = [frame for frame in self.frames or [] if not _OF_TORCH.search(frame.filename)]
         where = f" at {ours[0].filename}:{ours[0].line} in {ours[0].name}" if ours else ""
         return f"{self.profiling_name} number {self.record_id}, {self.state}{where}"
@@ -60,7 +60,7 @@ _RECORD: TypeAdapter[_Record] = TypeAdapter(_Record)
 
 
 def last_collective(path: Path) -> Collective | None:
-    """The last collective that a flight record knows; None where there is no record, or an empty one.
+    """Return the last collective of a flight record; None if there is no record or it is empty.
 
     Raises:
         UserError: the record is torn, or is not what torch writes.
@@ -73,15 +73,30 @@ def last_collective(path: Path) -> Collective | None:
     return max(entries, key=lambda entry: entry.record_id, default=None)
 
 
+def last_words(path: Path, unread: list[str]) -> tuple[str | None, int | None]:
+    """Return the last collective of a flight record, in words, and its number; two Nones if there is none.
+
+    Args:
+        path: the record.
+        unread: gets why the record cannot be read.
+    """
+    try:
+        last = last_collective(path)
+    except UserError as error:
+        unread.append(str(error))
+        return None, None
+    return (None, None) if last is None else (last.words, last.record_id)
+
+
 def _unpickled(content: bytes, path: Path) -> object:
     try:
         for operation, argument, position in pickletools.genops(content):
-            # A memo as long as an index says would be allocated.
+            # pickle would allocate a memo as long as this index.
             is_long = operation.name == "LONG_BINPUT" and (argument or 0) > len(content)
             if is_long or operation.name not in _PLAIN:
                 raise UserError(f"{path}, byte {position}: {operation.name} is not what torch writes.")
         return pickle.loads(content)
     except UserError:
         raise
-    except Exception as error:  # what pickle raises on torn content is not documented in full
+    except Exception as error:  # pickle does not document all that torn content can raise
         raise UserError(f"{path} is no flight record of torch: {error}.") from None

@@ -19,7 +19,8 @@ from trainer.config.file import load_config
 from trainer.data.format.manifest import MANIFEST_NAME
 from trainer.errors import UserError, run_command
 from trainer.runtime.agreement import facts_of, facts_of_data
-from trainer.runtime.distributed import Runtime, joined
+from trainer.runtime.collectives import Runtime
+from trainer.runtime.distributed import joined
 from trainer.runtime.launcher import end_with_launcher
 
 SLOW = 0.5

@@ -17,7 +17,7 @@ from tests.support.ranks import run_ranks
 from trainer.commands.memory import ZERO_BUCKET_BYTES, Estimate, Sizes, estimate, optimizer_bytes
 from trainer.commands.sizes import parts_of_fsdp2, saved_bytes
 from trainer.config.schema import OffloadConfig, OptimizerConfig
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.optimizer import build_optimizer

@@ -18,7 +18,8 @@ from tests.support.ranks import run_ranks
 from trainer.config.schema import Experiment, ParallelConfig
 from trainer.data.reading.loader import Batch
 from trainer.data.sources.digits import write_digits
-from trainer.runtime.distributed import Runtime, exchange_group
+from trainer.runtime.collectives import Runtime
+from trainer.runtime.distributed import exchange_group
 from trainer.runtime.engines.strategies import build_engine
 from trainer.train import train
 from trainer.training import loop

@@ -28,8 +28,8 @@ from tests.support.problem import two_pass_step
 from tests.support.ranks import run_ranks
 from trainer.config.schema import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
-from trainer.runtime.checkpoints.checkpoint import load
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.checkpoints.reading import load
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, keep_average
 from trainer.runtime.engines.engine import Engine
 from trainer.training.optimizer import build_optimizer

@@ -20,8 +20,9 @@ from launch.diagnose.diagnosis import diagnose
 from tests.support.ranks import RankFailed, run_ranks
 from trainer.config.schema import Experiment
 from trainer.data.sources.digits import write_digits
-from trainer.errors import LostPeerError, UserError
+from trainer.errors import FaultError, LostPeerError, UserError
 from trainer.runtime.faults import guard, roll_call
+from trainer.runtime.faults.records import RECORD
 from trainer.runtime.faults.watch import Watch
 from trainer.train import train
 
@@ -30,7 +31,7 @@ STRATEGIES = ("fsdp2", "zero1", "zero2", "zero3")
 STEP_TIMEOUT_SECONDS = 10.0
 HOST = os.uname().nodename
 LOST = f"rank 0 on {HOST} stopped: another process of this run"
-FOUND = r"Found in (step \d|the checkpoint of step \d), .*at (trainer|models)/\S+:\d+ in \w+: "
+FOUND = r"Found in (step \d|the checkpoint of step \d), .*at (trainer|models|paretrain)/\S+:\d+ in \w+: "
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,10 @@ def check_lost(experiment: Experiment, how: str) -> None:
     is_late = "Timed out waiting" in said
     assert is_late == (how == "stop"), said
     answer = diagnose(experiment.run_dir).splitlines()[-1]
-    assert answer.startswith(f"first cause: probably rank 1 on {HOST}: others lost it, and it left no word"), answer
-    assert f"left no word of an error (process {found[1]})" in diagnose(experiment.run_dir)
+    assert answer.startswith(f"first cause: probably rank 1 on {HOST}: others lost it, and it left no error message"), (
+        answer
+    )
+    assert f"left no error message (process {found[1]})" in diagnose(experiment.run_dir)
 
 
 CHECKS = {"raise": check_failed, "kill": partial(check_lost, how="kill"), "stop": partial(check_lost, how="stop")}
@@ -159,7 +162,7 @@ def test_a_disk_that_fails_one_rank_and_a_rule_that_fails_end_all_with_the_same_
     full = an_experiment(digits, tmp_path, "ddp", {"where": "checkpoint", "how": "disk"})
     (kind, said), other = ends(full)
     assert (kind, said) == other
-    assert kind == UserError.__name__
+    assert kind == FaultError.__name__
     assert said.startswith(
         "the checkpoint of step 2 could not be written: [Errno 28] No space left on device. There is "
     )
@@ -178,12 +181,12 @@ def wait_where_no_exception_comes(rank: int, folder: Path, is_stopped: bool) -> 
         roll_call.ANSWER_SECONDS = 2.0
     watch = Watch(patient_seconds=60, step_seconds=1)
     with guard.guarded(rank, 2, watch, folder, waits_on_gpu=True):
-        watch.at("step 7", patient=False)
+        watch.set_phase("step 7", patient=False, step=7)
         if is_stopped and rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         while is_stopped or not all((folder / f"rank_{rank:05d}.txt").exists() for rank in range(2)):
             time.sleep(0.1)
-        watch.at("the evaluation after step 7", patient=True)
+        watch.set_phase("the evaluation after step 7", patient=True)
         ones = torch.ones(1)
         dist.all_reduce(ones)
     return int(ones)
@@ -202,3 +205,6 @@ def test_a_step_that_is_late_on_all_ranks_goes_on(tmp_path: Path) -> None:
     assert run_ranks(2, wait_where_no_exception_comes, tmp_path, False) == [2, 2]
     for rank in range(2):
         assert "in wait_where_no_exception_comes" in (tmp_path / f"rank_{rank:05d}.txt").read_text()
+        record = RECORD.validate_json((tmp_path / f"rank_{rank:05d}.json").read_text())
+        assert (record.kind, record.rank, record.world_size) == ("asked", rank, 2)
+        assert (record.phase, record.step) == ("step 7", 7)

@@ -13,8 +13,8 @@ from tests.distributed.test_strategies import CLIP_NORM, SKIPPED, a_runtime, tra
 from tests.support.ranks import run_ranks
 from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
-from trainer.runtime.checkpoints.checkpoint import load
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.checkpoints.reading import load
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.offload import check_disk
 from trainer.runtime.engines.strategies import build_engine

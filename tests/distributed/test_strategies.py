@@ -30,10 +30,10 @@ from tests.support.problem import Problem, two_pass_step
 from tests.support.ranks import run_ranks
 from trainer.config.schema import AccumulationConfig, BalanceConfig
 from trainer.data.reading.loader import Batch
-from trainer.runtime.checkpoints.checkpoint import load
 from trainer.runtime.checkpoints.pieces import Piece
+from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.precision import LossScale
 from trainer.runtime.engines.strategies import build_engine

@@ -11,7 +11,7 @@ import torch
 
 from tests.support.ranks import run_ranks
 from trainer.errors import UserError
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.stopping import Request
 from trainer.training import next_batch as waiting
 from trainer.training import prepare_data as opening

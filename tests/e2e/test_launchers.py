@@ -41,7 +41,7 @@ def test_ranks_listen_on_loopback_alone_and_save_and_end_when_their_launcher_is_
         launcher.kill()
         _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
-    assert notes(run_dir)[-1] == "the launcher is gone: saved; the same command goes on"
+    assert notes(run_dir)[-1] == "the launcher is gone: saved; type the same command to resume"
     assert (run_dir / "checkpoints" / "LATEST").exists()
     assert json.loads((run_dir / "requeue").read_text())["step"] > 0
     assert not list((tmp_path / "tmp").glob("torchelastic_*"))
@@ -54,7 +54,7 @@ def test_a_launcher_that_is_terminated_says_that_the_run_was_saved(config: Path,
         _, errors = launcher.communicate(timeout=90)
     assert launcher.returncode == EXIT_UNFINISHED, errors
     assert "error" not in errors
-    assert notes(run_dir) == ["asked to make room: saved; the same command goes on"]
+    assert notes(run_dir) == ["asked to make room: saved; type the same command to resume"]
 
 
 def test_node_entry_returns_what_the_ranks_do_and_does_not_start_again(config: Path, run_dir: Path) -> None:
@@ -68,7 +68,7 @@ def test_node_entry_returns_what_the_ranks_do_and_does_not_start_again(config: P
     )
     assert done.returncode == EXIT_UNFINISHED, done.stderr
     assert "error" not in done.stderr
-    assert notes(run_dir) == ["train.max_hours have passed: saved; the same command goes on"]
+    assert notes(run_dir) == ["train.max_hours have passed: saved; type the same command to resume"]
 
 
 def test_a_sweep_of_runs_that_were_saved_is_unfinished(config: Path, paretrain: Command) -> None:

@@ -85,7 +85,7 @@ def test_a_run_that_is_stopped_while_it_waits_is_saved_and_goes_on(
     late_after[0] = 1
     assert main(command) == EXIT_UNFINISHED
     assert (run_dir / "checkpoints" / "LATEST").read_text() == "step_00000001"
-    assert "step 1: asked to stop: saved; the same command goes on\n" in capsys.readouterr().out
+    assert "step 1: asked to stop: saved; type the same command to resume\n" in capsys.readouterr().out
     late_after.clear()
     assert main(command) == 0
     assert "goes on after step 1\n" in capsys.readouterr().out

@@ -23,7 +23,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_that_was_not(config: Path, run_
         os.kill(wait_for_rank(process, rank=1, until=run_dir / "metrics.jsonl"), signal.SIGUSR1)
         said, errors = process.communicate(timeout=60)
     assert process.returncode == EXIT_UNFINISHED, errors
-    assert "asked to make room: saved; the same command goes on" in said
+    assert "asked to make room: saved; type the same command to resume" in said
     marker = json.loads((run_dir / "requeue").read_text())
     assert marker["started_at_step"] == 0
     first = f"step_{marker['step']:08d}"
@@ -38,7 +38,7 @@ def test_a_run_that_is_stopped_twice_ends_as_one_that_was_not(config: Path, run_
         (run_dir / "stop").touch()
         said, errors = process.communicate(timeout=60)
     assert process.returncode == EXIT_UNFINISHED, errors
-    assert "asked to stop: saved; the same command goes on" in said
+    assert "asked to stop: saved; type the same command to resume" in said
     second = (run_dir / "checkpoints" / "LATEST").read_text()
     assert second > first
     assert not (run_dir / "stop").exists()
@@ -71,7 +71,7 @@ def test_when_time_is_up_a_run_saves_and_ends_and_save_saves_and_goes_on(
 ) -> None:
     done = paretrain("train", config, "train.max_hours=1e-9")
     assert done.returncode == EXIT_UNFINISHED, done.stderr
-    assert "train.max_hours have passed: saved; the same command goes on" in done.stdout
+    assert "train.max_hours have passed: saved; type the same command to resume" in done.stdout
     assert json.loads((run_dir / "requeue").read_text()) == {"step": 1, "started_at_step": 0}
     (run_dir / "save").touch()
     done = paretrain("train", config, "train.steps=3", "checkpoint.keep=9")

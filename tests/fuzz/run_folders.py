@@ -8,8 +8,10 @@ from random import Random
 from tests.fuzz import files, folders, mutate
 from tests.fuzz.case import Change, Target
 from tests.observe.test_predictions import seen
+from tests.support.fault_records import fault_record
 from tests.support.run_folders import write_run
 from trainer.observe.predictions import keep_predictions
+from trainer.runtime.faults.records import LostPeer, write_record
 
 RUN = Path("runs/run")
 FLIGHT = {
@@ -18,7 +20,7 @@ FLIGHT = {
         {"record_id": 8, "profiling_name": "nccl:broadcast", "state": "scheduled", "frames": []},
     ]
 }
-WORD = "rank {0} on alpha (process 7{0}) of 2 in step 8, exchange.py:1 in send\n"
+LOST = LostPeer(rank=0, host="alpha", pid=7, failure="in step 8, exchange.py:1 in send: no luck")
 
 
 def _anything(*_: object) -> bool:
@@ -33,7 +35,7 @@ def make() -> None:
         keep_predictions(run / "predictions.npz", 20, seen())
         (run / "faults").mkdir()
         for rank in (0, 1):
-            (run / f"faults/rank_0000{rank}.txt").write_text(WORD.format(rank))
+            write_record(run / "faults", fault_record("lost_peer", rank=rank, lost=[LOST] * rank))
             (run / f"faults/flight_{rank}").write_bytes(pickle.dumps(FLIGHT))
     folders.write_neighbour(Path("neighbour"))
 

@@ -9,7 +9,9 @@ import pytest
 
 from launch.diagnose.diagnosis import diagnose
 from tests.e2e.conftest import ROOT
+from tests.support.fault_records import fault_record
 from trainer.errors import UserError
+from trainer.runtime.faults.records import ON_STDERR, FaultRecord, LostPeer, write_record
 
 STARTS = ("2026-01-01T00:59:59.999999", "2026-01-01T01:00:00.000001")
 LOST = "paretrain: error: rank {} on {} stopped: another process of this run is gone or stuck (Connection closed)\n"
@@ -31,10 +33,11 @@ def start(run_dir: Path, stderr: dict[str, list[str]], restart: int = 0) -> Path
 
 def test_a_killed_rank_is_the_cause_and_those_that_lost_it_are_not(tmp_path: Path) -> None:
     folder = start(tmp_path, {"alpha": [LOST.format(0, "alpha"), ""], "beta": [LOST.format(2, "beta"), ""]})
+    left(tmp_path, fault_record("lost_peer"), fault_record("lost_peer", rank=2, host="beta"))
     line = "error: rank 3 (process 77) was ended by SIGKILL on beta; the other processes were stopped\n"
     (folder / "node1" / STARTS[0] / "launcher.log").write_text(line)
     *_, answer = diagnose(tmp_path).splitlines()
-    assert answer == "first cause: rank 3 on beta: was ended by SIGKILL (out of memory, or somebody's hand)"
+    assert answer.startswith("first cause: rank 3 on beta: was ended by SIGKILL (")
 
 
 def test_a_crash_and_an_exception_come_with_their_place(tmp_path: Path) -> None:
@@ -47,6 +50,7 @@ def test_a_crash_and_an_exception_come_with_their_place(tmp_path: Path) -> None:
         for code in (crash, raised)
     ]
     start(tmp_path, {"alpha": [LOST.format(0, "alpha")], "beta": [said[0]], "gamma": [said[1]]})
+    left(tmp_path, fault_record("lost_peer"))
     found = diagnose(tmp_path)
     assert "rank 2 on gamma: raised KeyError: 'left' at <string>:2 in reach" in found
     assert "first cause: rank 1 on beta: crashed: Segmentation fault at " in found
@@ -55,6 +59,7 @@ def test_a_crash_and_an_exception_come_with_their_place(tmp_path: Path) -> None:
 
 def test_a_rank_without_a_word_is_suspected_where_others_lost_it(tmp_path: Path) -> None:
     start(tmp_path, {"alpha": [LOST.format(0, "alpha")], "beta": [""]})
+    left(tmp_path, fault_record("lost_peer"))
     assert diagnose(tmp_path).splitlines()[-1].startswith("first cause: probably rank 1 on beta: others lost it")
 
 
@@ -69,6 +74,7 @@ def test_the_last_start_counts_and_a_host_that_started_nothing_is_named(tmp_path
 
 def test_flight_records_tell_who_came_no_further(tmp_path: Path) -> None:
     folder = start(tmp_path, {"alpha": [LOST.format(0, "alpha")], "beta": [LOST.format(1, "beta")]})
+    left(tmp_path, fault_record("lost_peer"), fault_record("lost_peer", rank=1, host="beta"))
     for rank, last in enumerate((12, 11)):
         entries = [
             {
@@ -95,31 +101,51 @@ def test_a_flight_record_that_would_run_code_is_not_read(tmp_path: Path) -> None
     assert "GLOBAL is not what torch writes" in diagnose(tmp_path).replace("STACK_GLOBAL", "GLOBAL")
 
 
-def left(run_dir: Path, *texts: str) -> None:
+def left(run_dir: Path, *records: FaultRecord) -> None:
     """What ranks themselves have left."""
     (run_dir / "faults").mkdir()
-    for number, text in enumerate(texts):
-        (run_dir / "faults" / f"rank_{number:05d}.txt").write_text(text)
+    for record in records:
+        write_record(run_dir / "faults", record)
+
+
+SILENT = LostPeer(rank=2, host="beta", pid=9)
+BACKWARD = "at trainer/runtime/engines/engine.py:146 in backward"
 
 
 def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
     """Rank 0 lost rank 2, and rank 1 was asked where it is."""
-    lost = "rank 0 on alpha stopped: another process of this run is gone or stuck: rank 2 on beta (process 9). Found in"
     left(
         tmp_path,
-        f"rank 0 on alpha (process 7) of 3 in step 4, all_reduce at ranks.py:30 in sum: late\n{lost}\n",
-        "rank 1 on alpha (process 8) of 3 in step 4, at trainer/runtime/engines/engine.py:146 in backward\nThread\n",
+        fault_record("lost_peer", message="late", lost=[SILENT], world_size=3),
+        fault_record("asked", rank=1, pid=8, place=BACKWARD, world_size=3),
     )
     assert diagnose(tmp_path).splitlines() == [
         f"{tmp_path}: what its processes left in faults",
-        "  rank 0 on alpha: lost another one in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
+        "  rank 0 on alpha: lost another rank in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
         "  rank 1 on alpha: was in step 4, at trainer/runtime/engines/engine.py:146 in backward (process 8)",
-        "  rank 2 on beta: left no word of an error (process 9)",
+        "  rank 2 on beta: left no error message (process 9)",
         f"  their stacks: {tmp_path / 'faults'}",
         "",
-        "first cause: probably rank 2 on beta: others lost it, and it left no word. It was killed, it is stopped, or "
-        "its host or network went away. If it still runs, it prints its stacks upon: kill -USR2 PID",
+        "first cause: probably rank 2 on beta: others lost it, and it left no error message. It was killed or stopped, "
+        "or its host or network failed. If it still runs, print its stacks with: kill -USR2 PID",
     ]
+
+
+def test_a_rank_that_could_tell_only_the_others_is_the_cause(tmp_path: Path) -> None:
+    failed = LostPeer(rank=1, host="beta", pid=9, failure="in step 4, at users.py:12 in forward: ValueError: no luck")
+    left(tmp_path, fault_record("lost_peer", message="late", lost=[failed]))
+    assert diagnose(tmp_path).splitlines()[-1] == (
+        "first cause: rank 1 on beta: failed in step 4, at users.py:12 in forward: ValueError: no luck (process 9)"
+    )
+
+
+def test_a_record_that_found_no_place_in_the_run_folder_is_read_from_the_output(tmp_path: Path) -> None:
+    record = fault_record("failed", rank=1, host="beta", pid=9, message="OSError: no space left")
+    printed = f"{ON_STDERR}{record.model_dump_json()}\nTraceback\n"
+    start(tmp_path, {"alpha": [""], "beta": [printed]})
+    assert diagnose(tmp_path).splitlines()[-1] == (
+        f"first cause: rank 1 on beta: failed in step 4, {record.place}: OSError: no space left (process 9)"
+    )
 
 
 def test_where_all_answer_the_one_that_others_waited_for_is_named_with_its_place(tmp_path: Path) -> None:
@@ -127,9 +153,8 @@ def test_where_all_answer_the_one_that_others_waited_for_is_named_with_its_place
     folder = start(tmp_path, {"alpha": [LOST.format(0, "alpha")], "beta": [""]})
     left(
         tmp_path,
-        "rank 0 on alpha (process 7) of 2 in step 4, reduce at paretrain/ranks.py:37 in sum_to_first: late\n"
-        "rank 0 on alpha stopped: another process of this run is gone or stuck\n",
-        "rank 1 on beta (process 8) of 2 in step 4, at users.py:12 in forward\nThread 0x1 (most recent call first):\n",
+        fault_record("lost_peer", message="late"),
+        fault_record("asked", rank=1, host="beta", pid=8, place="at users.py:12 in forward"),
     )
     for rank, last in enumerate((12, 11)):
         entries = [
@@ -151,7 +176,7 @@ def test_a_watchdog_of_nccl_ends_a_victim(tmp_path: Path) -> None:
     )
     start(tmp_path, {"alpha": [watchdog], "beta": [""]})
     *_, victim, _, _, answer = diagnose(tmp_path).splitlines()
-    assert victim.endswith("waited in vain for others in NCCL: SeqNum=4, OpType=ALLREDUCE, NumelIn=1")
+    assert victim.endswith("NCCL gave up waiting for other ranks: SeqNum=4, OpType=ALLREDUCE, NumelIn=1")
     assert answer.startswith("first cause: probably rank 1 on beta")
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from launch.diagnose.diagnosis import diagnose
 from tests.observe.test_predictions import seen
+from tests.support.fault_records import fault_record
 from tests.support.run_folders import write_run
 from trainer.errors import UserError
 from trainer.observe.compare import comparison
@@ -25,6 +26,7 @@ from trainer.observe.predictions import keep_predictions
 from trainer.observe.read_run import read_run
 from trainer.observe.report.page import write_report
 from trainer.observe.tracker import _saved_id
+from trainer.runtime.faults.records import write_record
 from trainer.terminal import Terminal
 
 TASKS = ["parts", "even", "way", "near"]
@@ -284,12 +286,11 @@ def test_a_damaged_id_of_wandb_is_refused(tmp_path: Path, content: bytes) -> Non
 
 
 def left(tmp_path: Path) -> Path:
-    """A run of which two ranks have left their word, and one its flight record."""
+    """A run of which two ranks have left their record, and one its flight record."""
     run = tmp_path / "run"
     (run / "faults").mkdir(parents=True)
     for rank in range(2):
-        text = f"rank {rank} on alpha (process {7 + rank}) of 2 failed in step 4: x\n"
-        (run / "faults" / f"rank_0000{rank}.txt").write_text(text)
+        write_record(run / "faults", fault_record("failed", rank=rank, pid=7 + rank))
     entries = [{"record_id": 3, "profiling_name": "gloo:all_reduce", "state": "scheduled", "frames": None}]
     (run / "faults" / "flight_0").write_bytes(pickle.dumps({"version": "2", "entries": entries}))
     return run
@@ -315,7 +316,7 @@ def test_diagnose_reads_what_can_be_read_and_says_what_cannot(tmp_path: Path) ->
 @pytest.mark.parametrize("put", PUT)
 def test_diagnose_survives_what_is_no_file(tmp_path: Path, put: Callable[[Path], Any]) -> None:
     run = left(tmp_path)
-    for name in ("rank_00001.txt", "flight_0"):
+    for name in ("rank_00001.json", "flight_0"):
         (run / "faults" / name).unlink()
         put(run / "faults" / name)
     logs = run / "logs" / "1.0" / "trainer.train"

@@ -14,7 +14,6 @@ from models import Classification
 from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.files import sha256
-from trainer.runtime.checkpoints.checkpoint import load, publish, write_files
 from trainer.runtime.checkpoints.folder import folder_of_step
 from trainer.runtime.checkpoints.manifest import (
     FORMAT,
@@ -24,10 +23,12 @@ from trainer.runtime.checkpoints.manifest import (
     model_file,
     optimizer_file,
 )
-from trainer.runtime.checkpoints.pieces import Piece, cut, write_pieces
-from trainer.runtime.checkpoints.plain import to_bytes
+from trainer.runtime.checkpoints.pieces import Piece, piece_of, write_pieces
+from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.checkpoints.values import to_bytes
+from trainer.runtime.checkpoints.writing import publish, write_files
+from trainer.runtime.collectives import Runtime
 from trainer.training.evaluate import evaluate
 
 ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
@@ -36,7 +37,7 @@ ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 def save_at(folder: Path, step: int) -> list[str]:
     """The checkpoints that stand after one more."""
     saver = Saver(folder, 2, ALONE, "a run", {})
-    saver.begin(step, [cut("w", torch.zeros(2), 0, 1)], [], {"step": step})
+    saver.begin(step, [piece_of("w", torch.zeros(2), 0, 1)], [], {"step": step})
     saver.finish()
     return sorted(path.name for path in folder.glob("step_*"))
 
@@ -73,8 +74,8 @@ def of_two(tmp_path: Path) -> Path:
     aside, sums = tmp_path / "step_00000007.tmp", dict[str, Any]()
     for rank in range(2):
         contents: dict[str, bytes | list[Piece]] = {
-            model_file(rank): [cut("w", WEIGHTS, rank, 2)],
-            optimizer_file(rank): [cut("w/momentum_buffer", -WEIGHTS, rank, 2)],
+            model_file(rank): [piece_of("w", WEIGHTS, rank, 2)],
+            optimizer_file(rank): [piece_of("w/momentum_buffer", -WEIGHTS, rank, 2)],
             generators_file(rank): to_bytes({"torch": torch.get_rng_state()}),
         }
         sums |= write_files(aside, contents | ({STATE: to_bytes({"step": 7})} if rank == 0 else {}))

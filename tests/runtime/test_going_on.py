@@ -22,13 +22,12 @@ from trainer.config.schema import OptimizerConfig
 from trainer.errors import FaultError, UserError
 from trainer.files import sha256
 from trainer.runtime import shared_folder
-from trainer.runtime.checkpoints import checkpoint, saving
-from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.checkpoints import saving, writing
 from trainer.runtime.checkpoints.folder import latest, published, set_aside
-from trainer.runtime.checkpoints.newest import Found, find_newest
-from trainer.runtime.checkpoints.pieces import cut
-from trainer.runtime.checkpoints.plain import read_plain, to_bytes
+from trainer.runtime.checkpoints.pieces import piece_of
+from trainer.runtime.checkpoints.reading import Found, find_newest, load
 from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.checkpoints.values import read_values, to_bytes
 from trainer.training.restore import check_optimizer, load_model, read_state
 
 STATE = {
@@ -49,8 +48,8 @@ SGD = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9)
 def save(folder: Path, step: int, run: str = "a run", keep: int = 2) -> None:
     network = nn.Linear(3, 2)
     saver = Saver(folder, keep, ALONE, run, {"name": "run"})
-    model = [cut(name, tensor, 0, 1) for name, tensor in network.state_dict().items()]
-    optimizer = [cut(f"{name}/momentum_buffer", tensor, 0, 1) for name, tensor in network.state_dict().items()]
+    model = [piece_of(name, tensor, 0, 1) for name, tensor in network.state_dict().items()]
+    optimizer = [piece_of(f"{name}/momentum_buffer", tensor, 0, 1) for name, tensor in network.state_dict().items()]
     saver.begin(step, model, optimizer, STATE | {"step": step})
     saver.finish()
 
@@ -162,7 +161,7 @@ def test_links_in_the_place_of_files_are_not_followed(two: Path, theirs: Path) -
 
 def test_nothing_is_published_that_is_not_there(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a run's folder is not shared: what another host wrote is missing here."""
-    monkeypatch.setattr(checkpoint, "SEEN_WITHIN_SECONDS", 0.0)
+    monkeypatch.setattr(writing, "SEEN_WITHIN_SECONDS", 0.0)
     write_files = saving.write_files
 
     def elsewhere(folder: Path, contents: Any) -> Any:
@@ -222,7 +221,7 @@ PLAIN = {"a": [1, 2.5, float("inf"), None, True, "x"], 3: (torch.arange(3), {"b"
 
 def test_plain_values_come_back_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(to_bytes(PLAIN))
-    found = read_plain(tmp_path / "a")
+    found = read_values(tmp_path / "a")
     assert torch.equal(found[3][0], torch.arange(3))
     assert found["a"] == PLAIN["a"]
     assert (list(found), found[3][1]) == (["a", 3, "empty"], {"b": ()})

@@ -115,5 +115,5 @@ def test_without_deepspeed_the_error_names_the_command(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
 def test_accelerate_may_not_spread_the_model_as_well(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match="strategy=ddp is what counts"), joined(ParallelConfig()):
+    with pytest.raises(UserError, match="strategy=ddp decides"), joined(ParallelConfig()):
         pass

@@ -13,7 +13,7 @@ import torch
 from tests.e2e.conftest import ROOT, command_line, environment
 from trainer.observe.metrics import read_metrics
 from trainer.runtime.checkpoints.pieces import Tensors, read_pieces
-from trainer.runtime.checkpoints.plain import read_plain
+from trainer.runtime.checkpoints.values import read_values
 
 CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
 """What two equal runs may differ in."""
@@ -30,10 +30,10 @@ def numbers(run_dir: Path) -> list[dict[str, Any]]:
 def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[torch.Tensor]]:
     """The last checkpoint: parameters; step, cursor, optimizer and weighting; each rank's random generator."""
     folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "LATEST").read_text()
-    state = read_plain(folder / "state.safetensors")
+    state = read_values(folder / "state.safetensors")
     del state["seconds"], state["fingerprint"], state["bad_samples"]
     state["optimizer"] = saved(folder, "optimizer")
-    generators = [read_plain(path)["torch"] for path in sorted(folder.glob("generators_*.safetensors"))]
+    generators = [read_values(path)["torch"] for path in sorted(folder.glob("generators_*.safetensors"))]
     return saved(folder, "model"), state, generators
 
 

@@ -9,7 +9,7 @@ from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader
 from trainer.observe.units import PERCENT, with_unit
 from trainer.run_folder import checkpoint_of, read_config
-from trainer.runtime.checkpoints.checkpoint import load
+from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal

@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.files import make_folder, replace
 from trainer.observe.read_run import read_run
 from trainer.run_folder import RUN, checkpoint_of, read_config
-from trainer.runtime.checkpoints.checkpoint import Snapshot, load
+from trainer.runtime.checkpoints.reading import Snapshot, load
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal

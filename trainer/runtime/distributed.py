@@ -1,4 +1,4 @@
-"""Processes: start them, check that they are the ones that were asked for, let them agree.
+"""Start: join the other processes, check that they are those that were asked for, and leave them at the end.
 
 The only file that builds an Accelerator.
 """
@@ -8,152 +8,48 @@ import resource
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor
 
 from trainer.config.schema import ParallelConfig
-from trainer.errors import LostPeerError, SharedError, UserError, say_error
+from trainer.errors import LostPeerError, UserError, say_error
 from trainer.runtime.agreement import Facts, refuse_differences
-from trainer.runtime.faults.guard import FAULTS, guarded
+from trainer.runtime.collectives import Runtime
+from trainer.runtime.faults.guard import guarded, leave_start
 from trainer.runtime.faults.place import reason, tells_of_a_lost_peer
+from trainer.runtime.faults.records import FAULTS
 from trainer.runtime.faults.watch import Watch
 
-Value = TypeVar("Value")
-
 NCCL_GRACE_SECONDS = 30.0
-"""How much later than the guard's alarm NCCL's watchdog ends a process whose collective hangs."""
+"""How much later than our own alarm NCCL's watchdog ends a process whose collective hangs."""
 START_GRACE_SECONDS = 5.0
-"""How much later than torch, which says more, the start gives up."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """This process among its peers.
-
-    Attributes:
-        rank: this process, 0 to world_size - 1.
-        world_size: number of processes that share each global batch.
-        device: where the model lives.
-        balance_group: the process group of the exchange of the Gram matrix, see parallel.exchange_group; None: the
-            default group, or one process.
-        host_group: the same processes over gloo, for words that never wait for a GPU; None with one process.
-        watch: how long this process waits for others; None with one process.
-    """
-
-    accelerator: Accelerator
-    rank: int
-    world_size: int
-    device: torch.device
-    balance_group: dist.ProcessGroup | None
-    host_group: dist.ProcessGroup | None = None
-    watch: Watch | None = None
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is rank 0, the one that speaks and writes."""
-        return self.rank == 0
-
-    def set_phase(self, what: str, *, patient: bool = False) -> None:
-        """Say what begins here, for errors to name; `patient`: processes wait long for one another there."""
-        if self.watch:
-            self.watch.at(what, patient=patient)
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum over the ranks, on every rank."""
-        total = values.to(self.device, copy=True)
-        if self.world_size > 1:
-            dist.all_reduce(total)
-        return total.to(values.device)
-
-    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with those of rank 0."""
-        if self.world_size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
-
-    def all_reduce_max(self, value: int) -> int:
-        """Return the maximum over ranks on every rank."""
-        if self.world_size == 1:
-            return value
-        maximum = torch.tensor(value)
-        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=self.host_group)
-        if self.watch:
-            self.watch.met()
-        return int(maximum)
-
-    def barrier(self) -> None:
-        """Wait until every rank has come here."""
-        self.all_reduce_max(0)
-
-    def on_main(self, work: Callable[[], Value]) -> Value:
-        """Do `work`, which must not communicate, on rank 0; what it returns, or its SharedError, is every rank's."""
-        box: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                box[0] = work()
-            except SharedError as error:
-                box[1] = type(error), str(error)
-        if self.world_size > 1:
-            dist.broadcast_object_list(box, src=0)
-        if box[1] is not None:
-            kind, message = box[1]
-            raise kind(message)
-        return box[0]
-
-    def gather(self, value: Value) -> list[Value]:
-        """The values of all ranks, in rank order, on every rank."""
-        values = [value] * self.world_size
-        if self.world_size > 1:
-            dist.all_gather_object(values, value)
-        return values
-
-    @contextmanager
-    def raise_together(self) -> Iterator[None]:
-        """Fail together: a SharedError of any rank inside the block is raised on every rank when all have left it.
-
-        The block itself must not communicate, or a rank that failed would leave the others waiting.
-        """
-        error: SharedError | None = None
-        try:
-            yield
-        except SharedError as caught:
-            error = caught
-        faults = self.gather((type(error), str(error)) if error else None)
-        broken = [(rank, *fault) for rank, fault in enumerate(faults) if fault is not None]
-        if broken:
-            ranks = ", ".join(str(rank) for rank, _, _ in broken)
-            where = "" if len(broken) == self.world_size else f" (on rank {ranks} only)"
-            _, kind, message = broken[0]
-            raise kind(f"{message}{where}") from error
+"""How much later than torch, whose message says more, we give up the start."""
 
 
 @contextmanager
 def joined(config: ParallelConfig, run_dir: Path | None = None, facts: Facts | None = None) -> Iterator[Runtime]:
-    """Join the other processes, make sure that they are the ones that `config` asks for, and leave them at the end.
+    """Join the other processes, check that they are those that `config` asks for, and leave them at the end.
 
     Args:
-        config: says which processes.
-        run_dir: where to leave, in a folder `faults`, what this process was doing when another one was lost; None:
-            nowhere.
-        facts: what has to be the same in all processes, see `trainer.runtime.agreement`; None: not compared.
+        config: the number of processes, their device and their time limits.
+        run_dir: where to leave, in a folder `faults`, a record of what this process was doing when another one was
+            lost; None: nowhere.
+        facts: what must be equal in all processes, see `trainer.runtime.agreement`; None: not compared.
 
     Raises:
-        UserError: another number of processes runs than was asked for, they differ, or the device is not there.
+        UserError: another number of processes runs than was asked for, they differ, or the device is missing.
         LostPeerError: another process went away, has failed, or did not answer in time.
     """
     folder = run_dir / FAULTS if run_dir else None
     if folder:
-        _make_room(folder)
+        _clear_records(folder)
     try:
         with _time_limit(config.timeout_seconds + START_GRACE_SECONDS):
             runtime = _start(config, facts)
@@ -164,12 +60,14 @@ def joined(config: ParallelConfig, run_dir: Path | None = None, facts: Facts | N
         with guarded(runtime.rank, runtime.world_size, runtime.watch, folder, waits_on_gpu=on_gpu):
             yield runtime
     except RuntimeError as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not tells_of_a_lost_peer(error):
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if world_size == 1 or not tells_of_a_lost_peer(error):
             raise
-        rank, host = os.environ.get("RANK", "0"), socket.gethostname()
+        rank = int(os.environ.get("RANK", "0"))
+        leave_start(folder, rank, world_size, error)
         raise LostPeerError(
-            f"rank {rank} on {host} stopped: another process of this run is gone or stuck. Found in the start: "
-            f"{reason(error)}"
+            f"rank {rank} on {socket.gethostname()} stopped: another process of this run is gone or stuck. Found in "
+            f"the start: {reason(error)}"
         ) from error
     finally:
         if dist.is_initialized():
@@ -178,7 +76,10 @@ def joined(config: ParallelConfig, run_dir: Path | None = None, facts: Facts | N
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """End this process if the block takes longer, which waits for others many times, each as long as torch allows."""
+    """End this process if the block takes longer.
+
+    The start waits for other processes several times, and torch's limit counts for each wait alone.
+    """
 
     def give_up() -> None:
         where = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
@@ -202,25 +103,25 @@ def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
         raise UserError(
             "parallel.device=cuda, but torch finds no GPU here. To run on the CPU, type parallel.device=cpu"
         )
-    _refuse_a_second_plan(config)
+    _refuse_accelerate_plugins(config)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    # Before anybody connects: a rank that waits for one that was never started would wait for the whole time-out.
+    # Before anybody connects: waiting for a rank that was never started would take the whole time limit.
     check_world_size(asked=config.processes, launched=launched, joined=launched)
     _allow_many_connections()
     timeout = timedelta(seconds=config.timeout_seconds)
     if launched == 1 and config.strategy not in ("single", "ddp"):
-        # FSDP2 and DeepSpeed want a process group even of one.
+        # FSDP2 and DeepSpeed need a process group even for a single process.
         store = dist.HashStore()  # type: ignore[attr-defined]
         backend = "gloo" if config.device == "cpu" else "nccl"
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     accelerator = Accelerator(
         cpu=config.device == "cpu",
-        # What a launcher's environment says of these would be done behind the configuration's back.
+        # Given, so that a launcher's environment cannot override the configuration.
         mixed_precision="no",
         dynamo_backend="no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
-    torch.set_num_threads(config.threads)  # Accelerate has its own idea where OMP_NUM_THREADS is not set.
+    torch.set_num_threads(config.threads)  # Accelerate sets another number where OMP_NUM_THREADS is not set.
     device = accelerator.device
     counted = torch.ones(1, device=device)
     if dist.is_initialized():
@@ -228,7 +129,7 @@ def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
     check_world_size(config.processes, launched, joined=accelerator.num_processes)
     check_world_size(config.processes, launched, joined=int(counted))
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    if facts is not None:  # Before the configuration decides which groups there are.
+    if facts is not None:  # Before the configuration decides which process groups to make.
         refuse_differences(facts, world_size)
     if world_size == 1:
         return Runtime(accelerator, rank, world_size, device, None)
@@ -241,48 +142,49 @@ def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
 
 
 def exchange_group(config: ParallelConfig, host_group: dist.ProcessGroup) -> dist.ProcessGroup | None:
-    """The group that parallel.exchange_group asks for, connected; None: the default group. Collective."""
+    """Return the group that parallel.exchange_group asks for, connected; None: the default group. Collective."""
     if config.exchange_group == "default":
         return None
     if config.exchange_group == "gloo":
         return host_group
     group = dist.new_group(group_desc="balance", timeout=timedelta(seconds=config.timeout_seconds))
-    # NCCL connects at the first message, which would else be one inside a backward.
+    # NCCL connects at the first message, which would otherwise be one inside a backward.
     dist.all_reduce(torch.zeros(1, device=config.device), group=group)
     return group
 
 
-def _make_room(folder: Path) -> None:
+def _clear_records(folder: Path) -> None:
+    """Remove the records of an earlier start, and let NCCL's watchdog leave its flight records there."""
     if os.environ.get("RANK", "0") == "0":
-        shutil.rmtree(folder, ignore_errors=True)  # What an earlier start has left.
-    # NCCL's watchdog writes the last collectives there when it gives up; a launcher may know a better place.
+        shutil.rmtree(folder, ignore_errors=True)
+    # Defaults: a launcher may have set a better place.
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(folder / "flight_"))
 
 
 def _allow_many_connections() -> None:
-    # Gloo connects every two processes, in each group anew: the usual soft limit, of 1,024 files, ends near 1,000 of
-    # them, or near 500 on CPUs.
+    # Gloo connects every two processes, once for each group. The usual soft limit, 1,024 open files, is reached near
+    # 1,000 processes, or near 500 on CPUs.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _refuse_a_second_plan(config: ParallelConfig) -> None:
+def _refuse_accelerate_plugins(config: ParallelConfig) -> None:
     for variable in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
         if os.environ.get(variable, "false").lower() == "true":
             raise UserError(
-                f"accelerate was launched with a plan of its own to spread the model ({variable}=true), but "
-                f"parallel.strategy={config.strategy} is what counts. Use launch/accelerate/processes.yaml, or your "
+                f"accelerate was launched with its own way to shard the model ({variable}=true), but "
+                f"parallel.strategy={config.strategy} decides that here. Use launch/accelerate/processes.yaml, or your "
                 "own file with distributed_type: MULTI_GPU"
             )
 
 
 def check_world_size(asked: int, launched: int, joined: int) -> None:
-    """Compare the three numbers of processes that must be one.
+    """Compare the three numbers of processes, which must be equal.
 
-    A launcher that starts N processes which never meet trains N models that all believe to be the only one
-    (`accelerate launch --cpu`, or `--multi_gpu` on a machine without a GPU, do so without a word).
+    A launcher that starts N processes which never meet trains N models, each of which takes itself for the only one.
+    `accelerate launch --cpu`, or `--multi_gpu` on a machine without a GPU, do so silently.
 
     Args:
         asked: parallel.processes of the configuration.

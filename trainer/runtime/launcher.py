@@ -1,6 +1,6 @@
-"""The process that has started this one: to end with it, and to tell it how the run has ended.
+"""The launcher that started this process: end when it dies, and report the run's exit code to it.
 
-A process that a user's shell has started outlives the shell, as `nohup` wants it. Only those of a launcher end with it.
+Only processes of a launcher end with it. A process that a user's shell started outlives the shell, as with `nohup`.
 """
 
 import ctypes
@@ -12,22 +12,22 @@ from pathlib import Path
 from trainer.errors import RankError
 
 LAUNCHER = "PARETRAIN_LAUNCHER"
-"""Environment variable: the process id of the launcher, where it is one of ours."""
+"""Environment variable: the process id of the launcher, if it is ours."""
 OUTCOME = "PARETRAIN_OUTCOME"
-"""Environment variable: the file in which our launcher looks for the exit code of a run that has ended well."""
+"""Environment variable: the file where our launcher expects the exit code of a run that ended without a fault."""
 OF_TORCH = "TORCHELASTIC_RUN_ID"
-"""Environment variable: torchrun and `accelerate launch` set it for each process that they start."""
+"""Environment variable that torchrun and `accelerate launch` set for each process that they start."""
 LAUNCHER_DIED = signal.SIGRTMIN
-"""What a process gets when its launcher dies; by default it ends it. Nothing else sends it."""
+"""The signal that a process gets when its launcher dies; nothing else sends it. By default it ends the process."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl."""
+"""The option of Linux's prctl."""
 
 
 def end_with_launcher() -> None:
-    """Let the kernel send `LAUNCHER_DIED` to this process when its launcher dies, however it dies.
+    """Make the kernel send `LAUNCHER_DIED` to this process when its launcher dies, in whatever way.
 
     Raises:
-        RankError: it has died already.
+        RankError: the launcher has died already.
     """
     launcher = os.environ.get(LAUNCHER)
     if launcher is None and OF_TORCH not in os.environ:
@@ -38,7 +38,7 @@ def end_with_launcher() -> None:
 
 
 def tell_launcher(exit_code: int) -> None:
-    """Leave the exit code of a run that has ended well for our launcher, which torch does not tell after a signal."""
+    """Report the exit code of a run that ended without a fault; after a signal, torch does not tell it our launcher."""
     path = os.environ.get(OUTCOME)
     if path is not None and os.environ.get("LOCAL_RANK") == "0":
         with suppress(FileNotFoundError):  # The launcher is gone.

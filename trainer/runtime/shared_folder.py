@@ -1,4 +1,4 @@
-"""Whether all hosts of a run see the same run folder."""
+"""Check that all hosts of a run see the same run folder."""
 
 import os
 import secrets
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from trainer.errors import UserError
 from trainer.files import read_bytes, write_durably
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 SEEN_WITHIN_SECONDS = 60.0
-"""How long a network file system may go on showing a host that a file does not exist."""
+"""How long a network file system may take to show one host what another one wrote."""
 
 
 def check_shared(folder: Path, runtime: Runtime) -> None:
     """Make sure that every rank sees what rank 0 writes into `folder`, and leave nothing behind. Collective.
 
     Raises:
-        UserError: rank 0 cannot write there, or another host has a folder of its own under the same name.
+        UserError: rank 0 cannot write there, or another host sees another folder under the same path.
     """
     if runtime.world_size == 1:
         return
@@ -40,7 +40,7 @@ def check_shared(folder: Path, runtime: Runtime) -> None:
 
 
 def _write_token(folder: Path) -> tuple[Path, list[Path]]:
-    """Return the file, whose name nobody else has, and the folders that had to be made for it."""
+    """Write a file with a unique name. Return its path, and the folders that were made for it."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     token = folder / f".shared-{secrets.token_hex(8)}"
     try:
@@ -55,7 +55,7 @@ def _sees(token: Path, folder: Path) -> bool:
     deadline = time.monotonic() + SEEN_WITHIN_SECONDS
     while True:
         with suppress(OSError, UserError):
-            os.listdir(folder)  # Lets a network file system look anew.
+            os.listdir(folder)  # Makes a network file system refresh its cache.
             if read_bytes(token) == token.name.encode():
                 return True
         if time.monotonic() > deadline:

@@ -1,7 +1,8 @@
-"""When to save and when to end: files and signals, on any rank, become one request that all ranks agree on.
+"""Requests to save or stop: files, signals and the clock, on any rank, become one request that all ranks agree on.
 
-Who hears a signal differs from cluster to cluster (often the launcher alone), so the scripts in launch/slurm touch
-files; a handler only notes what came. `Runtime.all_reduce_max` makes it everybody's request, at the same step.
+Which process gets a signal differs from cluster to cluster (often only the launcher does), so the scripts in
+launch/slurm touch files. A signal handler only notes the signal; `Runtime.all_reduce_max` makes it the request of all
+ranks at the same step.
 """
 
 import json
@@ -21,37 +22,41 @@ SAVE = "save"
 STOP = "stop"
 REQUEUE = "requeue"
 JOB_ID = "PARETRAIN_JOB_ID"
-"""Environment variable: the batch job that this process belongs to."""
+"""Environment variable: the batch job of this process."""
 
 
 class Request(IntEnum):
-    """What to do after a step. Of two, the greater wins."""
+    """The next action of all ranks; the greatest value of any rank wins.
+
+    It combines what users ask for (SAVE, and TIME_IS_UP to STOP) with what the data of a rank allows (WAIT and FAULT),
+    so that one reduction a step decides both.
+    """
 
     GO_ON = 0
     SAVE = 1
-    """Save, and go on."""
+    """Save after this step, and go on."""
     WAIT = 2
-    """A rank lacks its batch still: ask again. No step."""
+    """A rank has no batch yet: no step now, agree again."""
     TIME_IS_UP = 3
-    """Save, and end: train.max_hours have passed, and the run is to come back."""
+    """Save and end, to be resumed: train.max_hours have passed."""
     YIELD = 4
-    """Save, and end: the machine is wanted, and the run is to come back."""
+    """Save and end, to be resumed: the machine is needed."""
     LEAVE = 5
-    """Save, and end: the launcher is gone, and the run is to come back."""
+    """Save and end, to be resumed: the launcher is gone."""
     STOP = 6
-    """Save, and end: somebody wants it so, and the run is to stay away."""
+    """Save and end, and do not start again: a user asked for it."""
     FAULT = 7
-    """A rank cannot make the step."""
+    """The data of a rank failed: it cannot make the step."""
 
     @property
     def ends(self) -> bool:
-        """Whether the step is the last one."""
+        """Whether the run ends after this step."""
         return self >= Request.TIME_IS_UP
 
     @property
     def words(self) -> str:
-        """What is said once it is done."""
-        way_on = "; the same command goes on" if self.ends else ""
+        """The message once the request is fulfilled."""
+        way_on = "; type the same command to resume" if self.ends else ""
         reason = {
             Request.SAVE: "asked to save",
             Request.TIME_IS_UP: "train.max_hours have passed",
@@ -63,7 +68,7 @@ class Request(IntEnum):
 
 
 class StopRequests:
-    """What this process has been asked for, by files in the run's folder, by signals and by the clock.
+    """Collect the requests to this process from files in the run's folder, signals and the clock.
 
     | found                          | request    |
     |--------------------------------|------------|
@@ -75,8 +80,8 @@ class StopRequests:
 
     Args:
         run_dir: the run's folder.
-        reads_files: whether this process is the one that looks for files.
-        max_hours: how long it may train, from now on; None: until it is done.
+        reads_files: whether this process looks for the files; one rank does.
+        max_hours: how long it may train from now on; None: until it is done.
     """
 
     def __init__(self, run_dir: Path, *, reads_files: bool, max_hours: float | None = None) -> None:
@@ -92,7 +97,7 @@ class StopRequests:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Note the signals inside the block, in place of dying of them."""
+        """Note signals inside the block instead of dying."""
 
         requests = {signal.SIGUSR1: Request.YIELD, signal.SIGTERM: Request.YIELD, LAUNCHER_DIED: Request.LEAVE}
 
@@ -110,10 +115,10 @@ class StopRequests:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let these signals end the block: before the first step there is nothing to save, and the start may be long.
+        """Make these signals end the block: before the first step there is nothing to save, and the start may be long.
 
         Raises:
-            StoppedError: inside the block, one came.
+            StoppedError: a signal came inside the block.
         """
         self._at_once = True
         try:
@@ -122,13 +127,16 @@ class StopRequests:
             self._at_once = False
 
     def read(self) -> Request:
-        """The greatest request that stands now."""
+        """Return the greatest request so far."""
         on_time = Request.TIME_IS_UP if time.monotonic() >= self._ends_at else Request.GO_ON
         files = (request for path, request in self._files.items() if path.exists())
         return max([self._signalled, on_time, *files])
 
     def fulfilled(self, request: Request, step: int, started_at_step: int) -> None:
-        """Forget what has been done; who reads files leaves RUN/requeue where a batch script is to bring the job back.
+        """Remove the files of a request that was fulfilled, and of lesser ones; ask batch scripts to requeue the job.
+
+        The process that reads files leaves RUN/requeue if the run is to be resumed. Batch scripts look for that file;
+        it holds the current step and the one that this start began with.
 
         Raises:
             UserError: the run's folder cannot be written.
@@ -141,15 +149,15 @@ class StopRequests:
                 progress = {"step": step, "started_at_step": started_at_step}
                 (self._run_dir / REQUEUE).write_text(json.dumps(progress) + "\n")
         except OSError as error:
-            raise UserError(f"{self._run_dir} cannot be written: {error}. The checkpoint stands") from None
+            raise UserError(f"{self._run_dir} cannot be written: {error}. The checkpoint is kept") from None
 
 
 def refuse_stopped(run_dir: Path) -> None:
-    """Do not start a run that was stopped while it was not running.
+    """Refuse to start a run whose stop file exists.
 
     Raises:
-        UserError: the stop file stands.
+        UserError: it exists.
     """
     path = run_dir / STOP
     if path.exists():
-        raise UserError(f"{path} stands: somebody wants this run to stand still. To go on, remove it: rm {path}")
+        raise UserError(f"{path} exists: a user asked this run to stop. To go on, remove it: rm {path}")

@@ -24,7 +24,7 @@ from trainer.config.schema import BalanceConfig, Experiment
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.training.rules import build_weighting
 
 

@@ -14,7 +14,7 @@ from models import Task, ratios, task_losses, task_measures
 from trainer.data.reading.loader import Batch
 from trainer.data.reading.order import PADDING
 from trainer.observe.predictions import Seen
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> None:
     ends = False
     warm_up(run)
     while not ends:
-        run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step)
+        run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
         batch, request = next_batch(run, stop_requests, observers)
         if batch is None:  # The data is late, and all are to end.
             if run.step > saved_at_step:

@@ -3,7 +3,7 @@
 from trainer.data.reading.loader import Batch, TrainLoader
 from trainer.errors import UserError
 from trainer.observe.observers import Observers
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.run import Run
 

@@ -24,7 +24,7 @@ from trainer.data.remote.copies import Copy, copy_at
 from trainer.data.remote.folder import check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.runtime.agreement import facts_of_data, refuse_differences
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 
 logger = logging.getLogger(__name__)
 

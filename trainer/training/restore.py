@@ -10,9 +10,9 @@ from torch import nn
 from paretrain.rules import Weighting
 from trainer.config.schema import Experiment, OptimizerConfig
 from trainer.errors import UserError
-from trainer.runtime.checkpoints.checkpoint import Snapshot
 from trainer.runtime.checkpoints.folder import step_of
 from trainer.runtime.checkpoints.manifest import MAX_STEPS, STATE, first_fault
+from trainer.runtime.checkpoints.reading import Snapshot
 from trainer.runtime.engines.averaging import AVERAGE
 
 Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]

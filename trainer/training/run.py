@@ -21,10 +21,10 @@ from trainer.data.reading.order import START, Cursor
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.run_folder import CHECKPOINTS
-from trainer.runtime.checkpoints.newest import Found
-from trainer.runtime.checkpoints.plain import to_bytes
+from trainer.runtime.checkpoints.reading import Found
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.checkpoints.values import to_bytes
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.build import build_balancer, build_network, build_tasks

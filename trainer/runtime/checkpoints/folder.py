@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: which there are, which one LATEST names, and which may be removed."""
+"""The folder of a run's checkpoints: list them, read and move LATEST, which names the newest, and remove old ones."""
 
 import os
 import re
@@ -17,19 +17,19 @@ _NAME = re.compile(r"step_(\d{8,18})")
 
 
 def folder_of_step(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of `step` is, if there is one."""
+    """Return the path of the checkpoint of `step`, whether or not it exists."""
     return folder / f"step_{step:08d}"
 
 
 def step_of(path: Path) -> int:
-    """Return the step of a checkpoint by its name."""
+    """Return the step that a checkpoint's name says."""
     name = _NAME.fullmatch(path.name)
     assert name, f"{path} is no checkpoint's name"
     return int(name[1])
 
 
 def published(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the oldest step first, whole or not."""
+    """Return the checkpoints in a folder, whole or damaged, the oldest step first."""
     found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=step_of)
 
@@ -47,7 +47,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def read_pointer(folder: Path) -> tuple[Path | None, str | None]:
-    """Read LATEST. Returns the checkpoint that it names, or what is wrong with it; two Nones if it does not exist."""
+    """Return the checkpoint that LATEST names, and what is wrong with LATEST; two Nones if it does not exist."""
     try:
         text = read_text(folder / LATEST, MAX_POINTER_BYTES).strip()
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def read_pointer(folder: Path) -> tuple[Path | None, str | None]:
 
 
 def point_to(path: Path) -> None:
-    """Let LATEST name a checkpoint, durably.
+    """Make LATEST name a checkpoint, durably.
 
     Raises:
         OSError: the folder cannot be written.
@@ -72,13 +72,13 @@ def point_to(path: Path) -> None:
 
 
 def publish_folder(aside: Path, final: Path) -> None:
-    """Give a finished folder its name and let LATEST name it. A kill at any moment leaves a folder that can be resumed.
+    """Give a finished folder its name and make LATEST name it. A kill at any moment leaves a run that can resume.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    # Before the rename: a kill between the two renames leaves no LATEST, or an older one. Where there is none, this
-    # file tells a first checkpoint, just published, from checkpoints whose LATEST was lost.
+    # Written before the rename: a kill between the two renames leaves no LATEST, or an older one. If there is none,
+    # this file tells a first checkpoint, just published, from checkpoints whose LATEST was lost.
     write_durably(_aside(final.parent), final.name.encode())
     sync(final.parent)
     os.replace(aside, final)
@@ -86,11 +86,11 @@ def publish_folder(aside: Path, final: Path) -> None:
 
 
 def how_to_go_on(folder: Path, whole: list[Path]) -> str:
-    """Say what to type when LATEST does not lead to a whole checkpoint.
+    """Return what to type when LATEST does not lead to a whole checkpoint.
 
     Args:
-        folder: of the checkpoints.
-        whole: those to go on from, the best one last.
+        folder: the folder of the checkpoints.
+        whole: the checkpoints that the run can resume from, the best one last.
     """
     anew = "To start a new run, type name=ANOTHER_NAME"
     if not whole:
@@ -99,7 +99,7 @@ def how_to_go_on(folder: Path, whole: list[Path]) -> str:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a checkpoint so that it is neither resumed, nor replaced, nor removed. Returns its new path.
+    """Rename a checkpoint so that nothing resumes, replaces or removes it. Return its new path.
 
     Raises:
         OSError: the folder cannot be written.
@@ -114,12 +114,12 @@ def set_aside(path: Path) -> Path:
 
 
 def is_own_folder(path: Path) -> bool:
-    """Whether `path` is a folder itself, and no link to one."""
+    """Return whether `path` is a folder, and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def prune(newest: Path, keep: int, run: str) -> None:
-    """Remove a run's checkpoints that are too many, and what unfinished saves have left.
+    """Remove a run's checkpoints beyond `keep`, and what unfinished saves have left.
 
     Args:
         newest: a checkpoint that stays.
@@ -128,21 +128,21 @@ def prune(newest: Path, keep: int, run: str) -> None:
     """
     folder = newest.parent
     mine = [path for path in published(folder) if path != newest and is_own_folder(path) and run_of(path) == run]
-    # First those of a branch that was left when somebody set the run back to an earlier step.
+    # First those of a branch that was abandoned when a user set the run back to an earlier step.
     mine.sort(key=lambda path: (step_of(path) < step_of(newest), step_of(path)))
-    # Before the rest: an unfinished save may have the name that an old checkpoint is renamed to.
+    # Unfinished saves first: one may have the name that an old checkpoint is renamed to below.
     for torn in folder.glob("step_*.tmp"):
         if _NAME.fullmatch(torn.name.removesuffix(".tmp").removesuffix(REPLACED)) and is_own_folder(torn):
             shutil.rmtree(torn, ignore_errors=True)
     for old in mine[: max(len(mine) - keep + 1, 0)]:
         torn = old.with_suffix(".tmp")
-        with suppress(OSError):  # A checkpoint that cannot be removed now is removed after the next save.
+        with suppress(OSError):  # What cannot be removed now is removed after the next save.
             old.rename(torn)
             shutil.rmtree(torn, ignore_errors=True)
 
 
 def replaced_by(path: Path) -> Path:
-    """Return the name that a checkpoint gets when the same step was saved again; `prune` removes it."""
+    """Return the name that a checkpoint gets when its step is saved again; `prune` removes it."""
     return path.with_name(f"{path.name}{REPLACED}.tmp")
 
 

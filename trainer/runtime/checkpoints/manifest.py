@@ -1,4 +1,4 @@
-"""manifest.json of a checkpoint: which run and configuration wrote it, and the size and SHA-256 of each file."""
+"""A checkpoint's manifest.json: the run and configuration that wrote it, and the size and SHA-256 of each file."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainer.errors import UserError
-from trainer.files import read_json
+from trainer.files import open_regular, read_json, sha256
 
 MANIFEST = "manifest.json"
 STATE = "state.safetensors"
@@ -19,7 +19,7 @@ class DamagedError(UserError):
 
 
 class FileEntry(BaseModel):
-    """What a file must be."""
+    """Size and checksum of a file."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -33,7 +33,7 @@ class Manifest(BaseModel):
     Attributes:
         step: optimizer steps done.
         world_size: number of ranks that wrote it.
-        run: the identity of the run, which it keeps for all its starts; a checkpoint of another run is never removed.
+        run: the identity of the run, the same at all its starts; a checkpoint of another run is never removed.
         config: the resolved configuration, as JSON.
         files: by name.
     """
@@ -49,7 +49,7 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _has_every_file(self) -> "Manifest":
-        # The number first: a forged world_size must not make us list a billion names.
+        # The number first: a forged world_size must not make this list a billion names.
         num_files = NUM_FILES_OF_A_RANK * self.world_size + 1
         if len(self.files) == num_files and all(name in self.files for name in file_names(self.world_size)):
             return self
@@ -78,16 +78,28 @@ def generators_file(rank: int) -> str:
 
 
 def file_names(world_size: int) -> list[str]:
-    """Return the names of all files that a checkpoint of `world_size` ranks has beside its manifest."""
+    """Return the names of all files of a checkpoint of `world_size` ranks, except its manifest."""
     ranks = range(world_size)
     return [STATE, *(file(rank) for rank in ranks for file in (model_file, optimizer_file, generators_file))]
+
+
+def describe(path: Path) -> FileEntry:
+    """Return the size and checksum of a file of a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is not a regular file.
+        OSError: the disk cannot read it.
+    """
+    open_regular(path).close()
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the checkpoint in `path`.
 
     Raises:
-        DamagedError: it is missing, torn or makes no sense.
+        DamagedError: it is missing, torn or inconsistent.
         UserError: another version of paretrain wrote it.
     """
     try:
@@ -112,7 +124,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def run_of(path: Path) -> str | None:
-    """Return the identity of the run that wrote a checkpoint; None if the checkpoint does not say."""
+    """Return the identity of the run that wrote a checkpoint; None if its manifest cannot be read."""
     try:
         return read_manifest(path).run
     except UserError:
@@ -120,12 +132,12 @@ def run_of(path: Path) -> str | None:
 
 
 def first_fault(error: ValidationError | RecursionError) -> str:
-    """Say in one line what does not fit a schema."""
+    """Return in one line the first value that does not fit a schema."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"])[:80]
-    # Cut: a forged value may have any length.
+    # Shortened: a forged value may have any length.
     return f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')[:200]}" + (
         f", found {str(fault['input'])[:40]!r}" if where else ""
     )

@@ -1,8 +1,9 @@
 """Pieces: flat ranges of whole tensors, entries in row-major order.
 
-A strategy leaves each rank some pieces; what is saved as such can be put together again on any number of ranks, under
-any strategy. A file of pieces is a safetensors file of 1-dimensional tensors, whose metadata say under `pieces` where
-each belongs: {name: [shape of the whole tensor, first entry]}. It holds no two pieces of one tensor.
+Every strategy leaves each rank some pieces of each tensor. Saved like this, a tensor can be put together again on any
+number of ranks, under any strategy. A file of pieces is a safetensors file of 1-dimensional tensors, whose metadata
+`pieces` hold the layout of each: {name: [shape of the whole tensor, first entry]}. It has at most one piece of each
+tensor.
 """
 
 import json
@@ -27,22 +28,23 @@ from trainer.runtime.checkpoints.manifest import first_fault
 
 PIECES = "pieces"
 Entries = Annotated[int, Field(ge=0, lt=2**63)]
-Place = tuple[Annotated[list[Entries], Field(max_length=64)], Entries]
-PLACES = TypeAdapter(dict[str, Place])
+Layout = tuple[Annotated[list[Entries], Field(max_length=64)], Entries]
+"""The shape of the whole tensor, and the piece's first entry in it."""
+LAYOUTS = TypeAdapter(dict[str, Layout])
 
 OptimizerState = Mapping[str, Mapping[str, Tensor]]
-"""Parameter name -> what the optimizer remembers of it (exp_avg, momentum_buffer, ...), as a whole tensor. Optimizer
-hyperparameters are the configuration's, and the learning rate is set before every step: neither is state."""
+"""Parameter name -> slot (exp_avg, momentum_buffer, ...) -> whole tensor. Hyperparameters belong to the configuration,
+and the learning rate is set before every step: neither is state."""
 
 
 class Piece(NamedTuple):
-    """Some entries of a tensor.
+    """A flat range of a tensor.
 
     Attributes:
-        name: the tensor's.
-        shape: the whole tensor's.
-        start: how many of its entries come before.
-        values: 1-dimensional; it may be a view of what the tensor itself lives in.
+        name: the tensor's name.
+        shape: the whole tensor's shape.
+        start: the index of the first entry.
+        values: the entries, 1-dimensional; may be a view of the tensor's own memory.
     """
 
     name: str
@@ -51,14 +53,14 @@ class Piece(NamedTuple):
     values: Tensor
 
 
-def cut(name: str, tensor: Tensor, rank: int, world_size: int) -> Piece:
-    """The `rank`-th of `world_size` pieces, of nearly equal size, of a tensor that every rank has alike."""
-    start, stop = (tensor.numel() * place // world_size for place in (rank, rank + 1))
+def piece_of(name: str, tensor: Tensor, rank: int, world_size: int) -> Piece:
+    """Return the `rank`-th of `world_size` pieces, of nearly equal size, of a tensor that all ranks have whole."""
+    start, stop = (tensor.numel() * index // world_size for index in (rank, rank + 1))
     return Piece(name, tensor.shape, start, tensor.detach().flatten()[start:stop])
 
 
 def copied(pieces: Iterable[Piece]) -> list[Piece]:
-    """The same pieces in host memory of their own, one after another: what they are views of may change afterwards."""
+    """Return copies of the pieces in host memory: what they are views of may change afterwards."""
     copies = [piece._replace(values=_copy(piece.values)) for piece in pieces]
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -68,7 +70,7 @@ def copied(pieces: Iterable[Piece]) -> list[Piece]:
 def _copy(values: Tensor) -> Tensor:
     if not values.is_cuda:
         return values.clone()
-    # Into pinned memory the GPU writes by itself, several times as fast.
+    # The GPU writes into pinned memory by itself, several times as fast.
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return host.copy_(values, non_blocking=True)
 
@@ -79,19 +81,19 @@ def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    there = list(pieces)
-    places = {piece.name: [list(piece.shape), piece.start] for piece in there}
+    pieces = list(pieces)
+    layouts = {piece.name: [list(piece.shape), piece.start] for piece in pieces}
     with suppress(FileNotFoundError):
-        path.unlink()  # What a save has left that died, or a link, which would be followed.
+        path.unlink()  # Left by a save that died; or a link, which would be followed.
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
     try:
-        save_file({piece.name: piece.values for piece in there}, path, {PIECES: json.dumps(places)})
-    except SafetensorError as error:  # What safetensors raises for a full disk too.
+        save_file({piece.name: piece.values for piece in pieces}, path, {PIECES: json.dumps(layouts)})
+    except SafetensorError as error:  # safetensors raises it for a full disk too.
         number = re.search(r"os error (\d+)", str(error))
         code = int(number[1]) if number else 0
         raise OSError(code, os.strerror(code) if code else str(error), str(path)) from error
-    path.chmod(mode)  # As the user's other files: safetensors leaves it to the owner alone.
+    path.chmod(mode)  # The mode of the user's other files: safetensors makes it readable for the owner alone.
 
 
 class _Part(NamedTuple):
@@ -104,12 +106,12 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Scattered:
-    """A tensor that lies in pieces, in files.
+    """A tensor whose pieces lie in files.
 
     Attributes:
-        name: its own.
-        shape: of the whole.
-        parts: its pieces, in order, end to end.
+        name: its name.
+        shape: the whole tensor's shape.
+        parts: its pieces in order, without gaps.
     """
 
     name: str
@@ -118,23 +120,23 @@ class Scattered:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Its number format."""
+        """The tensor's dtype."""
         return self.parts[0].dtype
 
     def whole(self) -> Tensor:
-        """Put it together, in memory of its own."""
+        """Return the whole tensor, in memory of its own."""
         pieces = [part.file.get_tensor(self.name) for part in self.parts]
         return (torch.cat(pieces) if len(pieces) > 1 else pieces[0].clone()).view(self.shape)
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Tensors by name, each read when it is asked for, and not kept."""
+    """Tensors by name; each is read when it is asked for, and not kept."""
 
     def __init__(self, scattered: Mapping[str, Scattered]) -> None:
         self._scattered = scattered
 
     def form(self, name: str) -> tuple[torch.Size, torch.dtype]:
-        """Return a tensor's shape and number format, without reading it."""
+        """Return a tensor's shape and dtype without reading it."""
         return torch.Size(self._scattered[name].shape), self._scattered[name].dtype
 
     def __getitem__(self, name: str) -> Tensor:
@@ -151,10 +153,10 @@ class Tensors(Mapping[str, Tensor]):
 
 
 def read_pieces(paths: Iterable[Path]) -> dict[str, Scattered]:
-    """Find what tensors lie in some files of pieces. The files stay open for as long as the answer lives.
+    """Return the tensors whose pieces lie in some files, which stay open for as long as the result lives.
 
     Raises:
-        ValueError: the pieces of a tensor overlap, or some are missing, or a file is not one of pieces.
+        ValueError: the pieces of a tensor overlap or leave a gap, or a file is not a file of pieces.
         FileNotFoundError: a file does not exist.
     """
     shapes: dict[str, list[int]] = {}
@@ -168,19 +170,19 @@ def read_pieces(paths: Iterable[Path]) -> dict[str, Scattered]:
 
 
 def _open(path: Path) -> dict[str, tuple[list[int], _Part]]:
-    """Open a file of pieces: name -> the shape of the whole tensor, and the piece."""
+    """Open a file of pieces. Return the whole tensor's shape and the piece, by name."""
     try:
         open_regular(path).close()
         file = safe_open(path, framework="pt")
-        places = PLACES.validate_python(parse_json((file.metadata() or {}).get(PIECES, ""), PIECES), strict=False)
-        if places.keys() != set(file.keys()):
+        layouts = LAYOUTS.validate_python(parse_json((file.metadata() or {}).get(PIECES, ""), PIECES), strict=False)
+        if layouts.keys() != set(file.keys()):
             raise ValueError(f"the tensors are not those that its '{PIECES}' names")
         found = {}
-        for name, (shape, start) in places.items():
-            lies = file.get_slice(name)
-            if len(lies.get_shape()) != 1:
-                raise ValueError(f"the piece of {name} has {len(lies.get_shape())} dimensions, expected 1")
-            found[name] = shape, _Part(start, start + lies.get_shape()[0], lies[0:0].dtype, file, path)
+        for name, (shape, start) in layouts.items():
+            values = file.get_slice(name)
+            if len(values.get_shape()) != 1:
+                raise ValueError(f"the piece of {name} has {len(values.get_shape())} dimensions, expected 1")
+            found[name] = shape, _Part(start, start + values.get_shape()[0], values[0:0].dtype, file, path)
         return found
     except ValidationError as error:
         raise ValueError(f"{path.name}: {PIECES}: {first_fault(error)}") from None
@@ -189,7 +191,7 @@ def _open(path: Path) -> dict[str, tuple[list[int], _Part]]:
 
 
 def _scattered(name: str, shape: list[int], parts: list[_Part]) -> Scattered:
-    # Those without entries, which small tensors leave some ranks, before the one that begins at the same place.
+    # By both ends: an empty piece, as small tensors leave some ranks, comes before the one with the same start.
     ordered = sorted(parts, key=lambda part: (part.start, part.stop))
     reached, num_entries = 0, math.prod(shape)
     for part in ordered:

@@ -1,7 +1,7 @@
-"""Saving while training goes on: a step waits for the copy to host memory, a thread for the disk.
+"""Save while training goes on: a step waits for the copy to host memory only, and a thread writes it to the disk.
 
-A save has two parts, each done in a thread of its own: every rank writes its files, then rank 0 publishes them. Between
-two steps the ranks agree on whether a part is done everywhere, which never waits for a disk.
+A save has two parts, both done in that thread: every rank writes its files, then rank 0 publishes them. Between two
+steps the ranks agree on whether the part is done everywhere, without waiting for a disk.
 """
 
 import errno
@@ -15,39 +15,40 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainer.errors import FaultError, SharedError, UserError
-from trainer.runtime.checkpoints.checkpoint import Sums, generators, publish, write_files
 from trainer.runtime.checkpoints.folder import folder_of_step, read_pointer
 from trainer.runtime.checkpoints.manifest import (
     FORMAT,
     STATE,
+    FileEntry,
     Manifest,
     generators_file,
     model_file,
     optimizer_file,
 )
 from trainer.runtime.checkpoints.pieces import Piece, copied
-from trainer.runtime.checkpoints.plain import to_bytes
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.checkpoints.values import to_bytes
+from trainer.runtime.checkpoints.writing import generators, publish, write_files
+from trainer.runtime.collectives import Runtime
 
 Value = TypeVar("Value")
 
 PATIENCE_SECONDS = 1800.0
-"""A part of a save that takes longer than this is a hung disk, and an error."""
+"""A part of a save that takes longer is an error: the disk hangs."""
 TURN_SECONDS = 1.0
-"""How long a rank that must wait for the disk does so before it speaks to the others again."""
+"""How long a rank waits for its disk before it meets the others again."""
 RETRY_AFTER_SECONDS = (1.0, 5.0, 20.0)
-"""How long to wait before a part that failed is tried again, each time."""
+"""How long to wait before each retry of a part that failed."""
 PASSING_ERRORS = frozenset(
     (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ENOSPC, errno.EDQUOT, errno.EREMOTEIO)
 )
-"""Errors that a network file system recovers from, or that end when somebody makes room."""
+"""Errors that a network file system recovers from, or that end when a user makes room."""
 
 
 def retried(work: Callable[[], Value]) -> Value:
-    """Do something on a disk, a few times if it fails with one of `PASSING_ERRORS`.
+    """Do `work` on a disk; retry it a few times if it fails with one of `PASSING_ERRORS`.
 
     Raises:
-        OSError: the last one.
+        OSError: the last error.
     """
     for seconds in RETRY_AFTER_SECONDS:
         try:
@@ -61,13 +62,13 @@ def retried(work: Callable[[], Value]) -> Value:
 
 @dataclass
 class _Save:
-    """One under way.
+    """A save under way.
 
     Attributes:
         step: optimizer steps done.
-        part: this rank's, being done.
-        since: when it was begun.
-        is_written: every rank has written its files; the part is to publish them.
+        part: what this rank's thread is doing.
+        since: when the part began, by time.monotonic().
+        is_written: every rank has written its files, and the part publishes them.
     """
 
     step: int
@@ -85,14 +86,14 @@ class _Save:
 
 
 class Saver:
-    """Saves and publishes checkpoints, at most one at a time. Every method is collective.
+    """Write and publish checkpoints in the background, at most one at a time. Every method is collective.
 
     Args:
-        folder: where they go.
-        keep: how many published ones stay.
+        folder: the folder of the checkpoints.
+        keep: how many published checkpoints stay.
         runtime: the processes.
-        run: the run's identity, the same in all its starts: only its own checkpoints are removed.
-        config: the resolved configuration, as JSON, which every checkpoint holds.
+        run: the run's identity, the same at all its starts; only checkpoints of this run are removed.
+        config: the resolved configuration, as JSON; every checkpoint holds it.
     """
 
     def __init__(self, folder: Path, keep: int, runtime: Runtime, run: str, config: Mapping[str, Any]) -> None:
@@ -102,21 +103,21 @@ class Saver:
         self._save: _Save | None = None
 
     def begin(self, step: int, model: Iterable[Piece], optimizer: Iterable[Piece], state: Mapping[str, Any]) -> None:
-        """Copy what this rank is to save, and begin to write it, when what was under way before is published.
+        """Wait until the last save is published, copy what this rank has to save, and begin to write it.
 
         Args:
             step: optimizer steps done.
             model: this rank's pieces of the model.
             optimizer: this rank's pieces of the optimizer's state.
-            state: what else there is, the same on every rank.
+            state: the rest, the same on every rank.
 
         Raises:
             FaultError: see `advance`.
-            UserError: the state has something that a checkpoint cannot hold.
+            UserError: the state holds something that a checkpoint cannot hold.
         """
         self.finish()
         try:
-            plain = to_bytes(dict(state))
+            shared = to_bytes(dict(state))
         except ValueError as error:
             raise UserError(
                 f"step {step} cannot be saved: {STATE}{error}, which cannot be read back safely. "
@@ -129,43 +130,43 @@ class Saver:
             generators_file(rank): to_bytes(generators()),
         }
         if self._runtime.is_main:
-            contents[STATE] = plain
+            contents[STATE] = shared
         aside = self._aside(step)
         self._save = _Save(step, self._thread.submit(retried, lambda: write_files(aside, contents)), time.monotonic())
 
     def advance(self) -> None:
-        """Go on with what is under way, if a part of it is over on every rank. Does not wait for a disk.
+        """Begin the next part of the save under way, if this one is over on every rank. Never waits for a disk.
 
         Raises:
-            FaultError: a rank could not write; the last published checkpoint stands, and nothing is under way any more.
+            FaultError: a rank could not write. The save is given up; the last published checkpoint is kept.
         """
         save = self._save
         if save is None or self._runtime.all_reduce_max(int(not save.is_over())):
             return
         try:
             with self._runtime.raise_together(), self._disk_errors(save.step):
-                sums = save.result()
+                entries = save.result()
         except SharedError:
             self._save = None
             if self._runtime.is_main:
                 shutil.rmtree(self._aside(save.step), ignore_errors=True)
             raise
-        self._save = None if save.is_written else self._published(save.step, sums or {})
+        self._save = None if save.is_written else self._published(save.step, entries or {})
 
     def finish(self) -> None:
-        """Wait until what is under way is published.
+        """Wait until the save under way is published.
 
         Raises:
             FaultError: see `advance`.
         """
         while self._save is not None:
-            # In turns, so that no rank waits in a collective for another one's disk.
+            # In short turns: no rank waits in a collective for another rank's disk.
             wait([self._save.part], timeout=TURN_SECONDS)
             self.advance()
 
     @contextmanager
     def finished(self) -> Iterator[None]:
-        """Around a training: what is under way at its end is published, also where all ranks raise the same error."""
+        """Publish the save under way when the block ends, also when all ranks leave it with the same error."""
         try:
             yield
         except SharedError:
@@ -173,8 +174,8 @@ class Saver:
             raise
         self.finish()
 
-    def _published(self, step: int, mine: Sums) -> _Save:
-        """Let rank 0 begin to publish what all have written."""
+    def _published(self, step: int, mine: Mapping[str, FileEntry]) -> _Save:
+        """Make rank 0 begin to publish what all ranks have written."""
         files: dict[str, Any] = {}
         for of_rank in self._runtime.gather(mine):
             files |= of_rank
@@ -202,9 +203,9 @@ class Saver:
         try:
             yield
         except OSError as error:
-            stands, _ = read_pointer(self._folder)
+            last, _ = read_pointer(self._folder)
             raise FaultError(
                 f"the checkpoint of step {step} could not be written: {error}. "
-                f"{f'The last one, {stands}, stands' if stands else 'There is none before it'}. "
-                "Make room or repair the disk, then type the same command again to go on"
+                f"{f'The last checkpoint is {last}' if last else 'There is no earlier checkpoint'}. "
+                "Make room or repair the disk, then type the same command again to resume"
             ) from error

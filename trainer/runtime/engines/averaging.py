@@ -1,7 +1,6 @@
-"""The exponential moving average of the parameters (EMA), whose evaluations are often better and always steadier.
+"""The exponential moving average (EMA) of the parameters, whose evaluations are often better and vary less.
 
-It is one more slot of the optimizer's state. So it is cut in shards, saved, resumed and moved between strategies as
-Adam's moments are, and no strategy needs a way of its own to keep it.
+It is one more slot of the optimizer's state. So every strategy shards, saves and resumes it as it does Adam's moments.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,39 +17,39 @@ from trainer.errors import SharedError
 AVERAGE = "ema"
 """The slot's name."""
 State = Mapping[Any, Mapping[str, Tensor]]
-"""Parameter, or its name -> what an optimizer remembers of it."""
+"""The state of an optimizer: parameter, or its name -> slot -> tensor."""
 
 
 def keep_average(optimizer: Optimizer, decay: float) -> None:
-    """Let every step of `optimizer` move an average of each parameter that it steps.
+    """Make each step of `optimizer` update an average of every parameter that it steps.
 
-    After a parameter's first step the average is the parameter, after its n-th one a_n = decay a_(n-1) + (1 - decay)
-    p_n (Morales-Brotons et al. 2024, arXiv 2411.18704). So a step that is skipped does not move it.
+    After a parameter's first step the average is the parameter; after its n-th step it is a_n = decay a_(n-1) +
+    (1 - decay) p_n (Morales-Brotons et al. 2024, arXiv 2411.18704). A skipped step does not change it.
     """
-    move = get_ema_multi_avg_fn(decay)
+    update = get_ema_multi_avg_fn(decay)
 
-    def follow(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def update_averages(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         stepped = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         for parameter in stepped:
             slots = optimizer.state[parameter]
             if AVERAGE not in slots:
                 slots[AVERAGE] = parameter.detach().clone()
         if stepped:
-            move([optimizer.state[parameter][AVERAGE] for parameter in stepped], stepped, None)
+            update([optimizer.state[parameter][AVERAGE] for parameter in stepped], stepped, None)
 
-    optimizer.register_step_post_hook(follow)
+    optimizer.register_step_post_hook(update_averages)
 
 
 @contextmanager
 def averaged(state: State, swap_all: Callable[[], None]) -> Iterator[None]:
-    """Put the averages in the parameters' place; afterwards all is as before, bit for bit.
+    """Swap the parameters with their averages inside the block, and back afterwards, bit for bit.
 
-    Nothing happens where there are no averages: none are kept, or no step was made yet.
+    Do nothing if there are no averages: none are kept, or there was no step yet.
 
     Args:
-        state: an optimizer's.
-        swap_all: lets all parameters and their averages change places, also in the copies that a forward uses. It
-            may be collective: every rank comes by it, or ends.
+        state: the optimizer's state.
+        swap_all: swaps all parameters with their averages, also in the copies that a forward uses. May be collective:
+            every rank calls it, or ends.
     """
     if not has_averages(state):
         yield
@@ -59,7 +58,7 @@ def averaged(state: State, swap_all: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except SharedError:
-        # Every rank got this one, so all come by here. After any other a rank must end, and not wait for the others.
+        # Every rank raises a SharedError, so all reach this line. With any other error a rank must end without waiting.
         swap_all()
         raise
     swap_all()
@@ -67,7 +66,7 @@ def averaged(state: State, swap_all: Callable[[], None]) -> Iterator[None]:
 
 @torch.no_grad()
 def swap(parameter: Tensor, slots: dict[str, Tensor]) -> None:
-    """Let a parameter and its average, where it has one, change places, bit for bit."""
+    """Swap a parameter with its average, if it has one, bit for bit."""
     if AVERAGE in slots:
         before = parameter.clone()
         parameter.copy_(slots[AVERAGE])
@@ -75,12 +74,12 @@ def swap(parameter: Tensor, slots: dict[str, Tensor]) -> None:
 
 
 def has_averages(state: State) -> bool:
-    """Whether an optimizer's state holds averages; it does from the first step on, where they are kept."""
+    """Return whether an optimizer's state holds averages. If they are kept, it does from the first step on."""
     return any(AVERAGE in slots for slots in state.values())
 
 
 def averaged_weights(model: Mapping[str, Tensor], state: State) -> dict[str, Tensor]:
-    """A checkpoint's model, with the averages in the place of the parameters that have one.
+    """Return a checkpoint's model with the averages in place of the parameters that have one.
 
     Buffers, such as BatchNorm's running statistics, remain those of the trained parameters.
     """

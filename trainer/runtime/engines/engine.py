@@ -1,7 +1,7 @@
-"""A network and its optimizer, spread over the ranks by one strategy: one interface to all of them.
+"""The interface of all strategies: a network and its optimizer, distributed over the ranks.
 
-The gradient of a step is the average over the ranks of what each rank's backward gave; where there are several
-backwards in a step, the sum of theirs. Between two steps an engine holds no gradient.
+The gradient of a step is the average over ranks of their backwards; several backwards in a step add up. Between two
+steps an engine holds no gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,21 +13,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.precision import LossScale
 
 
 class Engine(Protocol):
-    """What the loop asks of a strategy. Every method but those of pieces is collective where the strategy communicates.
+    """A strategy as the training loop uses it.
 
-    The pieces of all ranks together are all that its steps change, each entry once: no strategy shows in it.
+    All methods are collective where the strategy communicates, except `model_pieces` and `optimizer_pieces`. The pieces
+    of all ranks together are everything that steps change, each entry once, whatever the strategy.
 
     Attributes:
-        model: what a training step calls.
-        predictor: what an evaluation calls, as often on every rank: where parameters are sharded, a call gathers them.
-        optimizer: has `param_groups`, whose learning rates count for the next step.
-        loss_scale: what `backward` multiplies the loss by, and `step` divides the gradients by.
+        model: called by training steps.
+        predictor: called by evaluations, equally often on every rank: sharded parameters are gathered by the call.
+        optimizer: has `param_groups`; set their learning rates before each step.
+        loss_scale: `backward` multiplies the loss by it, and `step` divides the gradients by it.
     """
 
     model: nn.Module
@@ -36,17 +37,17 @@ class Engine(Protocol):
     loss_scale: LossScale
 
     def micro_step(self, is_last: bool) -> AbstractContextManager[None]:
-        """Around one of several forwards and backwards of `model` in a step; outside of it, each counts as the last."""
+        """Wrap one of several forwards and backwards of `model` in a step. Without it, each counts as the last one."""
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """One ordinary backward, after which the gradients are averaged over the ranks, or will be by `step`."""
+        """Run one backward. Afterwards the gradients are averaged over the ranks, or `step` will average them."""
         ...
 
     def step(self) -> Tensor:
-        """Clip the gradients, step the optimizer, drop the gradients. Returns their norm before clipping, unscaled.
+        """Clip the gradients, step the optimizer, drop the gradients. Return their unscaled norm before clipping.
 
-        Where it is not finite, no step is made. The loss scale learns from it.
+        If the norm is not finite, skip the optimizer's step. Update the loss scale either way.
         """
         ...
 
@@ -55,32 +56,32 @@ class Engine(Protocol):
         ...
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Around evaluations: `predictor` has the parameters' averages where the optimizer keeps them. Collective.
+        """Give `predictor` the averages of the parameters inside the block, if the optimizer keeps averages.
 
-        Afterwards all is as before, bit for bit. In between there is no step and nothing is saved.
+        Afterwards the parameters are the same as before, bit for bit. Neither step nor save inside the block.
         """
         ...
 
     def model_pieces(self) -> Iterator[Piece]:
-        """What this rank is to save of the network's parameters and buffers."""
+        """Return this rank's pieces of the network's parameters and buffers."""
         ...
 
     def optimizer_pieces(self) -> Iterator[Piece]:
-        """The same of the optimizer's state, by the names `<parameter>/<slot>`; nothing before the first step."""
+        """Return this rank's pieces of the optimizer's state, named `<parameter>/<slot>`. None before a step."""
         ...
 
     def load_optimizer(self, state: OptimizerState) -> None:
-        """Go on from the optimizer state that any strategy saved; every rank gives the whole of it."""
+        """Load the optimizer state that any strategy saved; every rank passes all of it."""
         ...
 
 
 class TorchEngine:
-    """Strategies that leave each rank its gradients in `.grad` and an optimizer of torch: these are single and DDP.
+    """Single process and DDP; base class of strategies whose gradients are in `.grad` and whose optimizer is torch's.
 
     Args:
         network: the bare network.
-        model: the network as the data-parallel wrapper holds it, or itself.
-        build_optimizer: from parameters.
+        model: the network inside its data-parallel wrapper, or the network itself.
+        build_optimizer: makes an optimizer of parameters.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         loss_scale: see `Engine`.
     """
@@ -94,9 +95,9 @@ class TorchEngine:
         loss_scale: LossScale,
     ) -> None:
         self.model = model
-        # Of DDP the network itself: every rank has all of it, and the wrapper would send its buffers for nothing.
+        # Not the DDP wrapper: every rank has the whole network, and the wrapper would broadcast its buffers in vain.
         self.predictor = network
-        # As the optimizer has them: FSDP2 shows others in their place while they are whole.
+        # Those that the optimizer has: while FSDP2 has gathered the parameters, the network shows others.
         self._parameters = dict(network.named_parameters())
         self.optimizer = build_optimizer(list(self._parameters.values()))
         self.loss_scale = loss_scale
@@ -105,13 +106,13 @@ class TorchEngine:
     def micro_step(self, is_last: bool) -> AbstractContextManager[None]:
         """See `Engine`."""
         if isinstance(self.model, nn.parallel.DistributedDataParallel) and not is_last:
-            # The gradients travel once a step, as a sum.
+            # The gradients are reduced once a step, as a sum.
             return self.model.no_sync()
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
-        # On one thread the wrapper's collectives and the exchange are issued in the same order on every rank.
+        # On one thread, so that DDP's collectives and those of the balancer have the same order on every rank.
         with torch.autograd.set_multithreading_enabled(False):
             (loss * self.loss_scale.value).backward()
 
@@ -142,8 +143,8 @@ class TorchEngine:
         for name, tensor in self.predictor.state_dict().items():
             if name in self._parameters:
                 yield self._piece(name, tensor)
-            elif place()[0] == 0:  # Running statistics are each rank's own.
-                yield cut(name, tensor, rank=0, world_size=1)
+            elif rank_and_size()[0] == 0:  # Buffers: running statistics differ between ranks, and rank 0's are saved.
+                yield piece_of(name, tensor, rank=0, world_size=1)
 
     def optimizer_pieces(self) -> Iterator[Piece]:
         """See `Engine`."""
@@ -153,20 +154,20 @@ class TorchEngine:
                     continue
                 if value.shape == parameter.shape:
                     yield self._piece(f"{name}/{slot}", value)
-                elif place()[0] == 0:  # Adam's count of steps
-                    yield cut(f"{name}/{slot}", value, rank=0, world_size=1)
+                elif rank_and_size()[0] == 0:  # Adam's count of steps
+                    yield piece_of(f"{name}/{slot}", value, rank=0, world_size=1)
 
     def load_optimizer(self, state: OptimizerState) -> None:
         """See `Engine`."""
         mine = {
-            index: {slot: self._share(value, parameter) for slot, value in state[name].items()}
+            index: {slot: self._shard(value, parameter) for slot, value in state[name].items()}
             for index, (name, parameter) in enumerate(self._parameters.items())
             if name in state
         }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": mine})
 
     def _clip(self) -> Tensor:
-        """Scale the gradients down to a norm of at most `clip_norm`. Returns their norm before. Collective."""
+        """Scale the gradients down to a norm of at most `clip_norm`. Return their norm before that. Collective."""
         return nn.utils.clip_grad_norm_(self.predictor.parameters(), self._clip_norm)
 
     def _swap_averages(self) -> None:
@@ -174,17 +175,17 @@ class TorchEngine:
             swap(parameter, slots)
 
     def _piece(self, name: str, value: Tensor) -> Piece:
-        """What this rank is to save of a parameter, or of what the optimizer remembers of each of its entries."""
-        return cut(name, value, *place())
+        """Return this rank's piece of a parameter, or of an optimizer slot of the parameter's shape."""
+        return piece_of(name, value, *rank_and_size())
 
-    def _share(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
-        """What this rank holds of a whole tensor that belongs to `parameter`."""
+    def _shard(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        """Return the part of a whole optimizer slot that this rank holds for `parameter`."""
         if value.shape != parameter.shape:
             return value  # Adam's count of steps
-        # In the parameter's memory format, without which the optimizer would round otherwise than before.
+        # In the parameter's memory format: in another one, the optimizer would round differently than before the save.
         return torch.empty_like(parameter).detach().copy_(value)
 
 
-def place() -> tuple[int, int]:
-    """This process's rank, and the number of ranks."""
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -1,5 +1,6 @@
-"""FSDP2: parameters, gradients and optimizer state in shards (Zhao et al. 2023, arXiv 2304.11277; in torch
-`fully_shard`).
+"""FSDP2: shard parameters, gradients and optimizer state with torch's `fully_shard`.
+
+Zhao et al. 2023, arXiv 2304.11277.
 """
 
 import math
@@ -13,16 +14,18 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.runtime.checkpoints.pieces import Piece
-from trainer.runtime.engines.engine import TorchEngine, place
+from trainer.runtime.engines.engine import TorchEngine, rank_and_size
 from trainer.runtime.engines.precision import LossScale
 
 
 class Fsdp2Engine(TorchEngine):
-    """Parts of the encoder's outermost lists (blocks, layers), the heads, and the rest: whole only while they run.
+    """Shard the network in units that are gathered only while they run.
+
+    The units are the members of the encoder's outermost lists (blocks, layers), the heads, and the rest.
 
     Args:
-        network: the bare network, on its device, the same on every rank; it is sharded in place.
-        build_optimizer: from parameters.
+        network: the bare network, on its device, the same on every rank; sharded in place.
+        build_optimizer: makes an optimizer of parameters.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         loss_scale: see `Engine`.
     """
@@ -34,7 +37,7 @@ class Fsdp2Engine(TorchEngine):
         clip_norm: float | None,
         loss_scale: LossScale,
     ) -> None:
-        # Stacked heads return a view, which nobody writes into.
+        # Stacked heads return a view; nobody writes into it.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         for part in _parts(network.encoder):
             fully_shard(part)
@@ -49,23 +52,23 @@ class Fsdp2Engine(TorchEngine):
 
     def _swap_averages(self) -> None:
         super()._swap_averages()
-        # The root stays whole after a forward without a backward.
+        # After a forward without a backward the root module stays gathered, with the old values.
         for module in self.predictor.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
     def _piece(self, name: str, value: Tensor) -> Piece:
         assert isinstance(value, DTensor), "fully_shard made it one"
-        rank, world_size = place()
+        rank, world_size = rank_and_size()
         num_rows, *row = value.shape
-        # Every rank has as many rows as the first, until there are none left.
+        # Every rank has as many rows as the first one, until there are none left.
         start = min(rank * -(-num_rows // world_size), num_rows) * math.prod(row)
         return Piece(name, value.shape, start, value.to_local().detach().flatten())
 
-    def _share(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+    def _shard(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         assert isinstance(parameter, DTensor), "fully_shard made it one"
         if value.shape != parameter.shape:
-            return value  # Adam's count of steps, which belongs to all of the parameter.
+            return value  # Adam's count of steps, one number for the whole parameter.
         value = value.to(parameter.device)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 

@@ -1,4 +1,4 @@
-"""parallel.offload -> DeepSpeed's settings, after a look at whether this machine can do it."""
+"""parallel.offload: DeepSpeed's settings for it, and a check that this machine can do it."""
 
 import os
 import tempfile
@@ -10,36 +10,37 @@ from trainer.errors import UserError
 
 NO_OFFLOAD = OffloadConfig()
 
-
 DISK_GROUP_ENTRIES = 100_000_000
-"""What is on a disk comes into memory in groups of so many parameters; by itself DeepSpeed takes ten times as many."""
+"""Parameters that are read from the disk at a time. DeepSpeed's default is ten times as many."""
 DISK_BUFFERS = 5
-"""A group of them each: the parameters, their gradients, Adam's two moments, the average."""
+"""Buffers of one such group each: parameters, gradients, Adam's two moments, the average."""
 
 
-def offload_settings(config: OffloadConfig, largest_share: int) -> dict[str, Any]:
-    """What belongs under DeepSpeed's `zero_optimization`.
+def offload_settings(config: OffloadConfig, largest_shard: int) -> dict[str, Any]:
+    """Return the settings for DeepSpeed's `zero_optimization`.
 
     Args:
-        config: what goes where.
-        largest_share: a process's entries of the largest parameter.
+        config: what is offloaded, and to where.
+        largest_shard: one process's number of entries of the largest parameter.
     """
     asked = {"offload_optimizer": config.optimizer, "offload_param": config.parameters}
-    found: dict[str, Any] = {key: _place(device, config.nvme_dir) for key, device in asked.items() if device != "none"}
+    found: dict[str, Any] = {
+        key: _device_settings(device, config.nvme_dir) for key, device in asked.items() if device != "none"
+    }
     if config.optimizer == "nvme":
         found["offload_optimizer"]["buffer_count"] = DISK_BUFFERS
         found["sub_group_size"] = DISK_GROUP_ENTRIES
     if config.parameters == "nvme":
-        # By itself DeepSpeed leaves the first billion in the host's memory, and takes buffers of 100 million.
-        found["offload_param"] |= {"max_in_cpu": 0, "buffer_size": largest_share}
+        # By default DeepSpeed leaves the first billion in the host's memory, and has buffers of 100 million.
+        found["offload_param"] |= {"max_in_cpu": 0, "buffer_size": largest_shard}
     return found
 
 
 def check_disk(config: OffloadConfig) -> None:
-    """Try what offloading to a disk needs; nothing where it is not asked for.
+    """Make sure that this machine can offload to a disk, if that is configured.
 
     Raises:
-        UserError: nvme_dir cannot be written to, or DeepSpeed's way to it, `async_io`, cannot be built here.
+        UserError: nvme_dir cannot be written to, or DeepSpeed's `async_io`, which writes there, cannot be built.
     """
     if config.nvme_dir is None:
         return
@@ -64,5 +65,5 @@ def check_disk(config: OffloadConfig) -> None:
         ) from None
 
 
-def _place(device: str, nvme_dir: Path | None) -> dict[str, Any]:
+def _device_settings(device: str, nvme_dir: Path | None) -> dict[str, Any]:
     return {"device": device} | ({"nvme_path": os.fspath(nvme_dir)} if device == "nvme" and nvme_dir else {})

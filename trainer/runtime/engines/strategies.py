@@ -1,4 +1,4 @@
-"""parallel.strategy -> an engine."""
+"""Build the engine of a strategy."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.config.schema import OffloadConfig
-from trainer.runtime.distributed import Runtime
+from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine, TorchEngine
 from trainer.runtime.engines.offload import NO_OFFLOAD, check_disk
 from trainer.runtime.engines.precision import LossScale, Precision, lower_precision
@@ -26,12 +26,13 @@ def build_engine(
     precision: Precision = "fp32",
     offload: OffloadConfig = NO_OFFLOAD,
 ) -> Engine:
-    """Spread `network`, the same on every rank, over the ranks. Collective.
+    """Distribute a network over the ranks. Collective.
 
     Args:
         strategy: parallel.strategy.
-        network: an encoder and its heads, with the parameters to start from; from here on the engine's.
-        build_optimizer: parameters -> an optimizer that treats each entry of each parameter alike, as Adam does.
+        network: an encoder and its heads, with the parameters to start from, the same on every rank. The engine takes
+            it over.
+        build_optimizer: makes an optimizer of parameters; it must work element by element, as Adam does.
         runtime: the processes.
         clip_norm: upper bound of the gradient's norm over all parameters; None: no bound.
         precision: parallel.precision.
@@ -47,10 +48,10 @@ def build_engine(
         if runtime.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
             raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
         return TorchEngine(network, model, build_optimizer, clip_norm, loss_scale)
-    # Shards are cut from flat parameters, and fully_shard refuses those that are channels_last.
+    # Shards are ranges of flat parameters, and fully_shard refuses parameters in channels_last format.
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if strategy == "fsdp2":
-        from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
+        from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to import it.
 
         return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
     with runtime.raise_together():

@@ -1,8 +1,8 @@
-"""DeepSpeed ZeRO-1/2/3: optimizer state, then gradients, then parameters in shards (Rajbhandari et al. 2020, arXiv
+"""DeepSpeed ZeRO-1/2/3: shard optimizer state, then gradients, then parameters (Rajbhandari et al. 2020, arXiv
 1910.02054).
 
-DeepSpeed is called directly and not through accelerate, whose wrapper steps the optimizer inside `backward`: the loop
-looks at what the backward found before it decides to step.
+DeepSpeed is called directly: accelerate's wrapper steps the optimizer inside `backward`, but the loop decides after the
+backward whether to step.
 """
 
 import logging
@@ -19,16 +19,16 @@ from torch.optim import Optimizer
 
 from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
-from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, cut
+from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
-from trainer.runtime.engines.engine import place
+from trainer.runtime.engines.engine import rank_and_size
 from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
 from trainer.runtime.engines.precision import LossScale
 
 MAX_BUCKET_ENTRIES = 500_000_000
-"""DeepSpeed's reduce_bucket_size, which it would set aside whole, however small the model."""
+"""Upper bound of DeepSpeed's reduce_bucket_size, all of which it would allocate, however small the model."""
 STEP = "step"
-"""Adam's count of steps: one number for all parameters of a shard."""
+"""The slot of Adam's count of steps: one number for all parameters of a shard."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class _Fragment:
     """This rank's part of a parameter.
 
     Attributes:
-        name: the parameter's.
-        shape: the whole parameter's.
-        start: how many of its entries come before.
-        flat: the parameters' shards on this rank, one after another, as the optimizer inside sees them.
-        here: where the part lies in `flat`, and in what the optimizer remembers of it.
+        name: the parameter's name.
+        shape: the whole parameter's shape.
+        start: the index of the part's first entry.
+        flat: a group of this rank's parts, one after another, as the wrapped optimizer sees them.
+        here: where this part lies in `flat`, and in each slot of the optimizer for `flat`.
     """
 
     name: str
@@ -50,26 +50,26 @@ class _Fragment:
     here: slice
 
     def piece(self, name: str, flat: Tensor) -> Piece:
-        """What lies in `flat`, which has the layout of this one."""
+        """Return this part of `flat`, a tensor with the layout of `self.flat`."""
         return Piece(name, self.shape, self.start, flat.detach()[self.here])
 
     def fill(self, flat: Tensor, whole: Tensor) -> None:
-        """Put this rank's part of a whole tensor in its place."""
+        """Copy this part of a whole tensor into `flat`, a tensor with the layout of `self.flat`."""
         mine = flat.detach()[self.here]
         mine.copy_(whole.flatten()[self.start :][: mine.numel()])
 
 
 class ZeroEngine:
-    """ZeRO of `stage` 1, 2 or 3.
+    """ZeRO of stage 1, 2 or 3.
 
     Args:
-        stage: what is sharded.
+        stage: 1: shard optimizer state; 2: gradients too; 3: parameters too.
         network: the bare network, on its device, the same on every rank.
-        build_optimizer: from parameters.
+        build_optimizer: makes an optimizer of parameters.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         device: where the network lives.
         loss_scale: see `Engine`.
-        offload: what goes out of the device's memory; see `check_disk`.
+        offload: what to keep outside the device's memory; see `check_disk`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ZeroEngine:
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
             model=network,
             optimizer=build_optimizer(list(network.parameters())),
-            config=settings(stage, clip_norm, [p.numel() for p in network.parameters()], offload, place()[1]),
+            config=settings(stage, clip_norm, [p.numel() for p in network.parameters()], offload, rank_and_size()[1]),
             dist_init_required=False,
         )
         self.model: nn.Module = self._engine
@@ -108,25 +108,26 @@ class ZeroEngine:
 
     def step(self) -> Tensor:
         """See `Engine`."""
-        # Not by DeepSpeed's own scale: with one, its stage 3 refuses the backward by which a window looks at the heads.
+        # DeepSpeed's own loss scale is not used: with it, stage 3 refuses the backward that a window makes for the
+        # heads.
         if self.loss_scale.value != 1:
             for group in self.optimizer.averaged_gradients.values():
                 for gradient in group:
                     gradient /= self.loss_scale.value
         self._engine.step()
         self.loss_scale.update(overflow=self.optimizer.overflow)
-        if self.optimizer.overflow:  # Its word for a norm that is not finite; no step was made.
+        if self.optimizer.overflow:  # The norm was not finite, and no step was made.
             return torch.tensor(torch.inf)
         return torch.as_tensor(self._engine.get_global_grad_norm())
 
     def discard(self) -> None:
         """See `Engine`."""
         self.optimizer.zero_grad()
-        # Stages 1 and 2 have copied them already, and would add the next backward's to the copy.
+        # Stages 1 and 2 have copied the gradients already, and would add the next ones to the copies.
         for copies in (self.optimizer.averaged_gradients, getattr(self.optimizer, "all_grad_tensors", {})):
             for group in copies:
                 copies[group] = None
-        # And those that are offloaded, with what was found out about them.
+        # The offloaded gradients too, with their norms.
         self.optimizer.reset_cpu_buffers()
         if self._stage < 3:
             self.optimizer.micro_step_id = -1
@@ -137,20 +138,20 @@ class ZeroEngine:
 
     def model_pieces(self) -> Iterator[Piece]:
         """See `Engine`."""
-        rank, world_size = place()
-        saved = self._network.state_dict().keys()  # Without the buffers that a module rebuilds.
+        rank, world_size = rank_and_size()
+        saved = self._network.state_dict().keys()  # Without non-persistent buffers.
         for name, buffer in self._network.named_buffers():
             if rank == 0 and name in saved:
-                yield cut(name, buffer, rank=0, world_size=1)
+                yield piece_of(name, buffer, rank=0, world_size=1)
         for fragment in self._fragments():
             yield fragment.piece(fragment.name, fragment.flat)
         for name, parameter in self._network.named_parameters():
             if parameter.requires_grad:
                 continue
-            if self._stage < 3:  # It is in no shard.
-                yield cut(name, parameter, rank, world_size)
+            if self._stage < 3:  # Frozen parameters are in no shard.
+                yield piece_of(name, parameter, rank, world_size)
             else:
-                start, length = _share(parameter)
+                start, length = _shard_range(parameter)
                 yield Piece(name, parameter.ds_shape, start, parameter.ds_tensor[:length])  # type: ignore[attr-defined]
 
     def optimizer_pieces(self) -> Iterator[Piece]:
@@ -162,26 +163,26 @@ class ZeroEngine:
                     continue
                 if slot != STEP:
                     yield fragment.piece(name, value)
-                elif fragment.start == 0:  # On one rank alone.
-                    yield cut(name, value, rank=0, world_size=1)
+                elif fragment.start == 0:  # Saved by one rank.
+                    yield piece_of(name, value, rank=0, world_size=1)
 
     def load_optimizer(self, state: OptimizerState) -> None:
         """See `Engine`."""
         if not state:
             return
         slots = next(iter(state.values()))
-        remembered = self.optimizer.optimizer.state
+        own_state = self.optimizer.optimizer.state
         for group, flat in enumerate(self._flat_parameters()):
             with self._in_memory(group):
-                remembered[flat] = {
+                own_state[flat] = {
                     slot: slots[slot].clone() if slot == STEP else torch.zeros_like(flat) for slot in slots
                 }
                 for fragment in self._fragments_of(group, flat):
                     for slot in state.get(fragment.name, {}).keys() - {STEP}:
-                        fragment.fill(remembered[flat][slot], state[fragment.name][slot])
+                        fragment.fill(own_state[flat][slot], state[fragment.name][slot])
 
     def _fragments(self) -> Iterator[_Fragment]:
-        """Where this rank's parts of the parameters lie, which is in memory until the next one is asked for."""
+        """Yield this rank's parts of the parameters. Each is in memory until the next one is asked for."""
         for group, flat in enumerate(self._flat_parameters()):
             with self._in_memory(group):
                 yield from self._fragments_of(group, flat)
@@ -191,7 +192,7 @@ class ZeroEngine:
             if not parameter.requires_grad:
                 continue
             if self._stage == 3:
-                shape, (start, length) = parameter.ds_shape, _share(parameter)  # type: ignore[attr-defined]
+                shape, (start, length) = parameter.ds_shape, _shard_range(parameter)  # type: ignore[attr-defined]
                 its_group, offset, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
                 fragment = _Fragment(name, shape, start, flat, slice(offset, offset + length))
             elif mapping := getattr(parameter, "_hp_mapping", None):
@@ -205,7 +206,7 @@ class ZeroEngine:
 
     @contextmanager
     def _in_memory(self, group: int) -> Iterator[None]:
-        """While a shard, and what is remembered of it, lies in memory and not on a disk."""
+        """Hold a group of parts, and its optimizer state, in memory inside the block, if it is offloaded to a disk."""
         on_disk = self._stage == 3 and self.optimizer._swappable_optimizer_subgroup(group)
         if on_disk:
             self.optimizer._optimizer_states_and_gradient_swap_in(group)
@@ -214,13 +215,13 @@ class ZeroEngine:
             self.optimizer._optimizer_states_and_gradient_swap_out(group)
 
     def _flat_parameters(self) -> list[Tensor]:
-        """This rank's shards, as the optimizer inside sees them."""
+        """Return the groups of this rank's parts, as the wrapped optimizer sees them."""
         if self._stage == 3:
             return list(self.optimizer.fp32_partitioned_groups_flat)
         return list(self.optimizer.single_partition_of_fp32_groups)
 
     def _swap_averages(self) -> None:
-        """And bring what stands in the shards then to the parameters that a forward uses, as DeepSpeed's step does."""
+        """Swap the shards with their averages, then update the parameters of forwards, as DeepSpeed's step does."""
         if self._stage == 3:
             self.optimizer._partition_all_parameters()
         for group, flat in enumerate(self._flat_parameters()):
@@ -232,40 +233,40 @@ class ZeroEngine:
             self.optimizer.update_lp_params()
 
 
-def _share(parameter: Any) -> tuple[int, int]:
-    """Of a parameter under ZeRO-3, where this rank's part begins, and how many entries it has."""
+def _shard_range(parameter: Any) -> tuple[int, int]:
+    """Return the first entry of this rank's part of a parameter under ZeRO-3, and the number of its entries."""
     length = parameter.partition_numel()
-    start = min(place()[0] * length, parameter.ds_shape.numel())
-    # Behind the last entry there may be padding.
+    start = min(rank_and_size()[0] * length, parameter.ds_shape.numel())
+    # There may be padding after the last entry.
     return start, min(length, parameter.ds_shape.numel() - start)
 
 
 def settings(
     stage: int, clip_norm: float | None, num_entries: Sequence[int], offload: OffloadConfig, world_size: int
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration, every number written out; `num_entries` of each parameter."""
+    """Return DeepSpeed's configuration, every number written out; `num_entries` has the size of each parameter."""
     return {
-        # For its own counters alone: how many samples a step has is the loader's business.
+        # Used for DeepSpeed's own counters only: the loader decides on the samples of a step.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": clip_norm or 0.0,
         "zero_optimization": {"stage": stage, "reduce_bucket_size": min(sum(num_entries), MAX_BUCKET_ENTRIES)}
         | offload_settings(offload, -(-max(num_entries) // world_size)),
-        # Torch's optimizers step on the CPU too; DeepSpeed's own would be compiled first, and round otherwise.
+        # Torch's optimizers step on the CPU too; DeepSpeed's must be compiled first, and rounds differently.
         "zero_force_ds_cpu_optimizer": False,
-        # Any optimizer that works element by element is right under ZeRO; its list holds Adam and few others.
+        # ZeRO is correct for any optimizer that works element by element; DeepSpeed's list has Adam and few others.
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, which must be told of the device before.
+    """Import DeepSpeed and return it, set up for a device.
 
     Raises:
         UserError: it is not installed.
     """
-    # DeepSpeed asks these of the environment alone; on a machine with a GPU it would take that one.
+    # DeepSpeed reads these from the environment only; by default it would use a GPU if there is one.
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ.setdefault("LOCAL_RANK", "0")
     try:
@@ -276,8 +277,8 @@ def import_deepspeed(device: torch.device) -> Any:
             "Install it: pip install 'paretrain[deepspeed]'. Or type parallel.strategy=fsdp2"
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # It calls torch by names that torch 2.13 would have replaced, at every collective.
+    # At every collective DeepSpeed calls torch by names that are deprecated since torch 2.13.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # Else it would compile, for minutes, collectives in shared memory that torch's own do as well.
+    # Otherwise it would compile, for minutes, shared-memory collectives that are no better than torch's.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

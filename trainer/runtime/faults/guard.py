@@ -1,4 +1,4 @@
-"""A process that loses another one says which and where, and leaves what is needed to see why."""
+"""When another process of the run is lost: raise one error that says which and where, and leave a record of it."""
 
 import faulthandler
 import os
@@ -15,98 +15,151 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 
-from trainer.errors import STDERR, LostPeerError, PublicError, say_error
+from trainer.errors import (
+    STDERR,
+    LostPeerError,
+    PublicError,
+    SharedError,
+    StoppedError,
+    UserError,
+    say_error,
+)
+from trainer.files import make_folder
 from trainer.runtime.faults.place import raised_at, reason, running_at, tells_of_a_lost_peer
+from trainer.runtime.faults.records import ON_STDERR, FaultRecord, Process, write_record
 from trainer.runtime.faults.roll_call import RollCall, Verdict
 from trainer.runtime.faults.watch import Watch
-
-FAULTS = "faults"
-"""Folder in a run's: for each rank that found a fault, or was asked about one, where it was (rank_00000.txt), and its
-last collectives (flight_0, as torch's flight recorder writes them)."""
 
 
 @contextmanager
 def guarded(rank: int, world_size: int, watch: Watch, folder: Path | None, *, waits_on_gpu: bool) -> Iterator[None]:
-    """Turn the loss of another process inside the block into one clear error, and answer when others lose one.
+    """Turn the loss of another process inside the block into one clear error, and answer the roll calls of others.
 
     Args:
         rank: this process.
         world_size: number of processes.
-        watch: knows what this process is doing.
-        folder: where to leave stacks and flight records; None: nowhere.
-        waits_on_gpu: whether the main thread may wait for another process where no exception reaches it. Then a thread
-            ends the process in a step that is late, if a roll call finds somebody gone.
+        watch: knows the phase of this process.
+        folder: where to leave the record, stacks and flight records (see `records`); None: nowhere.
+        waits_on_gpu: the main thread may wait for another process inside CUDA, where no exception reaches it. Then a
+            thread ends the process when a step is late and a roll call finds a process lost.
 
     Raises:
         LostPeerError: another process is gone or stuck, or has failed.
     """
-    names = [""] * world_size
-    host, main_thread = socket.gethostname(), threading.get_ident()
-    dist.all_gather_object(names, f"rank {rank} on {host} (process {os.getpid()})")
+    main_thread = threading.get_ident()
+    this = Process(rank=rank, host=socket.gethostname(), pid=os.getpid())
+    peers = [this] * world_size
+    dist.all_gather_object(peers, this)
+    leaver = _Leaver(folder)
 
-    def stopped(words: str, verdict: Verdict) -> str:
-        return f"rank {rank} on {host} stopped: {verdict.words}. Found {words}"
-
-    def leave(words: str, error: BaseException | None = None) -> None:
-        if folder is not None:
-            _leave(folder, rank, f"{names[rank]} of {world_size} {words}", error)
+    def record(error: BaseException | None = None) -> FaultRecord:
+        return FaultRecord(
+            **this.model_dump(),
+            world_size=world_size,
+            kind="asked",
+            phase=watch.phase,
+            step=watch.step,
+            place=raised_at(error) if error else running_at(main_thread),
+            message=reason(error) if error else "",
+        )
 
     def answer() -> str:
-        words = f"in {watch.what}, {running_at(main_thread)}"
-        leave(words)
+        found = record()
+        leaver.leave(found)
+        return found.words
+
+    def lost_peer(found: FaultRecord, verdict: Verdict, error: BaseException | None = None) -> str:
+        """Leave the record of a lost peer. Returns the message."""
+        words = f"rank {rank} on {this.host} stopped: {verdict.words}. Found {found.words}"
+        found = found.model_copy(update={"kind": "lost_peer", "lost": list(verdict.lost)})
+        leaver.leave(found, words, error)
         return words
 
     def end_if_somebody_is_lost() -> None:
-        words = answer()
+        found = record()
+        leaver.leave(found)
         verdict = roll_call.call()
         if verdict.is_certain:
-            roll_call.say_last(words, failed=False)
-            say_error(stopped(words, verdict))
+            roll_call.say_last(found.words, failed=False)
+            say_error(lost_peer(found, verdict))
             os._exit(LostPeerError.exit_code)
 
-    roll_call = RollCall(dist.group.WORLD.get_group_store(), rank, names, answer)  # type: ignore[union-attr]
+    roll_call = RollCall(dist.group.WORLD.get_group_store(), rank, peers, answer)  # type: ignore[union-attr]
     ended = threading.Event()
     if waits_on_gpu:
         threading.Thread(target=_alarm, args=(watch, end_if_somebody_is_lost, ended), daemon=True).start()
     try:
         yield
     except BaseException as error:
-        place = f"in {watch.what}, {raised_at(error)}"
+        found = record(error)
         if tells_of_a_lost_peer(error):
-            words = f"{place}: {reason(error)}"
-            roll_call.say_last(words, failed=False)
-            message = stopped(words, roll_call.call())
-            leave(f"{words}\n{message}", error)
-            raise LostPeerError(message) from error
-        words = f"{place}: {reason(error)}"
+            roll_call.say_last(found.words, failed=False)
+            raise LostPeerError(lost_peer(found, roll_call.call(), error)) from error
         if not isinstance(error, PublicError | KeyboardInterrupt):
-            words = f"{place}: {type(error).__name__}: {reason(error)}"
-            leave(f"failed {words}", error)
-        roll_call.say_last(words, failed=True)
+            found = found.model_copy(update={"message": f"{type(error).__name__}: {found.message}"})
+        if not isinstance(error, SharedError | StoppedError | KeyboardInterrupt):
+            leaver.leave(found.model_copy(update={"kind": "failed"}), error=error)
+        roll_call.say_last(found.words, failed=True)
         raise
     finally:
         ended.set()
         roll_call.end()
 
 
+def leave_start(folder: Path | None, rank: int, world_size: int, error: RuntimeError) -> None:
+    """Leave the record of a peer that was lost before the processes had met."""
+    record = FaultRecord(
+        rank=rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        world_size=world_size,
+        kind="lost_peer",
+        phase="the start",
+        step=None,
+        place=raised_at(error),
+        message=reason(error),
+    )
+    _Leaver(folder).leave(record, error=error)
+
+
 def _alarm(watch: Watch, act: Callable[[], None], ended: threading.Event) -> None:
-    """Act when a step is late, and again when it is later still."""
+    """Call `act` when a step is late, and again each time that it is late by another limit."""
     while not ended.wait(1.0):
         if time.monotonic() >= watch.deadline:
             act()
-            watch.met()
+            watch.restart()
 
 
-def _leave(folder: Path, rank: int, words: str, error: BaseException | None) -> None:
-    """Leave where this process is; on stderr where the folder cannot be written, since the disk may be at fault."""
-    text = words + "\n" + "".join(traceback.format_exception(error) if error else [])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"flight_{rank}").write_bytes(torch._C._distributed_c10d._dump_fr_trace())  # type: ignore[attr-defined]
-        with (folder / f"rank_{rank:05d}.txt").open("w") as stream:
-            _write(text, stream, stream if error is None else None)
-    except OSError:
-        _write(text, sys.stderr, STDERR if error is None else None)
+class _Leaver:
+    """Leaves what this process knows of a fault, in a folder, or on stderr where the folder cannot be written."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._writing = threading.Lock()
+        self._is_final = False
+
+    def leave(self, record: FaultRecord, message: str = "", error: BaseException | None = None) -> None:
+        """Leave a record, the last collectives, and the error's traceback or the stacks of all threads.
+
+        A process that was asked where it is keeps the record of its own fault, if there is one already.
+        """
+        with self._writing:
+            is_final = record.kind != "asked"
+            if self._folder is None or (self._is_final and not is_final):
+                return
+            self._is_final |= is_final
+            text = f"{record} of {record.world_size}: {record.kind} {record.words}\n{message}\n"
+            text += "".join(traceback.format_exception(error) if error else [])
+            try:
+                make_folder(self._folder)
+                write_record(self._folder, record)
+                flight = torch._C._distributed_c10d._dump_fr_trace()  # type: ignore[attr-defined]
+                (self._folder / f"flight_{record.rank}").write_bytes(flight)
+                with (self._folder / f"rank_{record.rank:05d}.txt").open("w") as stream:
+                    _write(text, stream, stream if error is None else None)
+            except (OSError, UserError):  # Perhaps the disk is the fault.
+                text = f"{ON_STDERR}{record.model_dump_json()}\n{text}"
+                _write(text, sys.stderr, STDERR if error is None else None)
 
 
 def _write(text: str, stream: TextIO, stacks: TextIO | int | None) -> None:

@@ -1,4 +1,7 @@
-"""Where a process is, or was when it failed, in words: the run's own line, and the collective that it waits in."""
+"""Where a process is, or was when it failed: the innermost line of the run's own code, and the collective it waits in.
+
+Where it is an installed library's line, the nearest caller that is not one counts.
+"""
 
 import re
 import sys
@@ -15,21 +18,21 @@ _LOST_PEER = re.compile(
     r"connection (closed|reset|refused)|timed? ?out|broken pipe|no route to host|remote process|peer|gloo|nccl",
     re.IGNORECASE,
 )
-"""How torch's back ends word the loss of another process; they have no exception type of their own for it."""
+"""How torch's back ends word the loss of another process; they have no exception type for it."""
 
 
 def raised_at(error: BaseException) -> str:
-    """Where an error came from, such as "all_reduce at trainer/runtime/distributed.py:76 in agree"."""
+    """Return where an error was raised, such as "all_reduce at trainer/runtime/collectives.py:76 in sum"."""
     return _place(traceback.walk_tb(error.__traceback__))
 
 
 def running_at(thread: int) -> str:
-    """The same of a thread of this process that runs."""
+    """Return where a running thread of this process is, in the form of `raised_at`."""
     return _place(reversed(list(traceback.walk_stack(sys._current_frames()[thread]))))
 
 
 def tells_of_a_lost_peer(error: BaseException) -> bool:
-    """Whether torch raised it because another process went away, or did not answer in time."""
+    """Return whether torch raised this because another process went away or did not answer in time."""
     if not isinstance(error, RuntimeError) or not _LOST_PEER.search(str(error)):
         return False
     innermost = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
@@ -37,26 +40,26 @@ def tells_of_a_lost_peer(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one sentence and without the line of C++ that torch puts before it."""
+    """Return an error's message in one sentence, without the C++ source line that torch puts before it."""
     text = str(error).strip()
     last_line = text.splitlines()[-1].strip() if text else type(error).__name__
     return re.sub(r"^\[\S+\] ", "", last_line).split(". ")[0]
 
 
 def _place(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """The innermost of the frames, which come outermost first, that is not a library's."""
+    """Return the place of the innermost frame that is the run's own; `frames` come outermost first."""
     line, collective = "", ""
     for frame, number in frames:
         name = frame.f_code.co_name
         if _is_of_the_run(frame):
-            line, collective = f"at {_short(frame.f_code.co_filename)}:{number} in {name}", ""
+            line, collective = f"at {_relative(frame.f_code.co_filename)}:{number} in {name}", ""
         elif frame.f_globals.get("__name__") == COLLECTIVES and not collective and not name.startswith("_"):
             collective = name
     return f"{collective} {line}".strip()
 
 
 def _is_of_the_run(frame: FrameType) -> bool:
-    """Whether it is a line of this project, or of a module of the user's own, and no installed library's."""
+    """Return whether a frame is of this project or of a module of the user's, not of an installed library."""
     package = _package(frame)
     is_installed = {"site-packages", "dist-packages"} & set(Path(frame.f_code.co_filename).parts)
     return package in OURS or not (is_installed or package in sys.stdlib_module_names)
@@ -67,6 +70,6 @@ def _package(frame: FrameType) -> str:
     return name.partition(".")[0]
 
 
-def _short(file: str) -> str:
+def _relative(file: str) -> str:
     here = Path.cwd()
     return str(Path(file).relative_to(here)) if Path(file).is_relative_to(here) else file

@@ -1,7 +1,7 @@
-"""Plain values as one file: numbers, strings, tensors, and lists, tuples and dictionaries of them. Nothing is pickled.
+"""Values as one file: numbers, strings, tensors, and lists, tuples and dictionaries of them. Nothing is pickled.
 
-The file is a safetensors file of the tensors. Its metadata hold the rest as JSON, in which {"tensor": NAME} stands for
-a tensor, {"tuple": [...]} for a tuple and {"dict": [[key, value], ...]} for a dictionary, whose keys may be no strings.
+The file is a safetensors file of the tensors. Its metadata hold the rest as JSON, where {"tensor": NAME} means a
+tensor, {"tuple": [...]} a tuple and {"dict": [[key, value], ...]} a dictionary, whose keys need not be strings.
 """
 
 import json
@@ -21,10 +21,10 @@ VALUE = "value"
 
 
 def to_bytes(value: Any) -> bytes:
-    """Write a plain value.
+    """Return the content of a file that holds a value.
 
     Raises:
-        ValueError: it holds something else; names where and what.
+        ValueError: the value holds something else; the message names where and what.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -34,18 +34,18 @@ def to_bytes(value: Any) -> bytes:
     return save(tensors, {VALUE: text})
 
 
-def read_plain(path: Path) -> Any:
-    """Read what `to_bytes` wrote.
+def read_values(path: Path) -> Any:
+    """Return the value in a file that `to_bytes` made.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is something else.
+        UserError: it is another kind of file.
     """
     open_regular(path).close()
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(VALUE, "")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # It is not a dict.
         return _decode(parse_json(text, str(path)), tensors)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds no plain values: {error}") from None
@@ -78,7 +78,7 @@ def _add(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
     try:
         tensors[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         save({name: tensors[name]})
-    except Exception as error:  # A sparse tensor, a number format that safetensors lacks: each fails in its own way.
+    except Exception as error:  # A sparse tensor or an unknown dtype: each fails in its own way.
         raise ValueError(f" is a tensor of {tensor.dtype}, {tensor.layout}") from error
     return name
 
@@ -104,7 +104,7 @@ def _is_pair(value: Any) -> bool:
 
 def _decode_key(key: Any) -> Any:
     if isinstance(key, list) or (isinstance(key, dict) and list(key) != ["tuple"]):
-        raise ValueError(f"{str(key)[:80]} is no key of a dictionary")
+        raise ValueError(f"{str(key)[:80]} cannot be the key of a dictionary")
     found = _decode(key, {})
     hash(found)  # A tuple may hold a list.
     return found
