@@ -37,11 +37,12 @@ from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batch
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ImageSpec
 from trainer.data.format.tables import load_index
-from trainer.data.reading.loader import TrainLoader
+from trainer.data.reading.loader import RankOptions, TrainLoader
 from trainer.data.reading.order import Cursor
+from trainer.data.remote.folder import DataFolder
+from trainer.data.sources.celeba.annotations import ATTRIBUTES
 from trainer.data.sources.celeba.convert import write_celeba
-from trainer.data.sources.celeba.format import ATTRIBUTES
-from trainer.data.sources.synthetic.write import write_synthetic_celeba
+from trainer.data.sources.synthetic.generate import write_synthetic_celeba
 
 BATCH = 256
 LONG_EPOCH = 200_000
@@ -91,7 +92,10 @@ def bare_decoder(folder: Path) -> Turn:
 @contextmanager
 def loading(folder: Path, workers: int = 0) -> Iterator[Turn]:
     """This project's loader."""
-    with closing(TrainLoader(folder, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, workers=workers)) as loader:
+    data = DataFolder(folder, read_manifest(folder))
+    with closing(
+        TrainLoader(data, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, options=RankOptions(workers=workers))
+    ) as loader:
         yield partial(next, loader)
 
 
@@ -153,9 +157,8 @@ def first_batch_seconds_at_end(folder: Path) -> float:
     """A run that goes on near the end of an epoch, from opening its data to its first batch."""
     num_samples = read_manifest(folder).num_samples("train")
     started = time.perf_counter()
-    loader = TrainLoader(
-        folder, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, cursor=Cursor(3, num_samples - 2 * BATCH)
-    )
+    data = DataFolder(folder, read_manifest(folder))
+    loader = TrainLoader(data, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, cursor=Cursor(3, num_samples - 2 * BATCH))
     with closing(loader):
         next(loader)
         return time.perf_counter() - started

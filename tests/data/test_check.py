@@ -31,12 +31,12 @@ def test_labels_are_counted_and_samples_drawn(tmp_path: Path, capsys: Said) -> N
     assert main(["data", "check", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert rows(said)[:4] == [
-        ["train", "parts", "segmentation", "12", "-", "one for each pixel"],
+        ["train", "parts", "segmentation", "12", "-", "one per pixel"],
         ["train", "even", "classification", "12", "-", "no 50.0%, yes 50.0%"],
-        ["train", "depth", "dense_regression", "8", "4", "one for each pixel"],
+        ["train", "depth", "dense_regression", "8", "4", "one per pixel"],
         ["train", "weight", "regression", "9", "3", "3 ± 1.683 kg, from 0.5 to 5.5"],
     ]
-    assert "are what the manifest says; every sample can be used" in said
+    assert "match the manifest; every sample can be used" in said
     sheet = cv2.imread(str(tmp_path / "contact_sheet.png"))
     assert sheet is not None
     assert sheet.std() > 10
@@ -93,7 +93,7 @@ def test_a_place_where_no_picture_can_be_written(tmp_path: Path, capsys: Said) -
     write_rich(tmp_path, train=2, test=1)
     (tmp_path / "contact_sheet.png").mkdir()
     assert main(["data", "check", str(tmp_path)]) == 2
-    assert "is sound, but the picture of it cannot be written: " in capsys.readouterr().err
+    assert "is intact, but its contact sheet cannot be written: " in capsys.readouterr().err
 
 
 def test_damage_is_an_error(tmp_path: Path, capsys: Said) -> None:

@@ -1,9 +1,4 @@
-"""What happens to files, and what is said of it.
-
-A fault of structure (the tar, the members, the labels) is refused before the first step: by the manifest's sizes and
-checksums where it came after the conversion, and by the index where it was there before. A sample that cannot be
-decoded keeps its slot without any label, and is counted.
-"""
+"""Damaged shards: a fault of their structure is refused before the first step, a bad sample keeps its slot."""
 
 import gzip
 import io
@@ -20,12 +15,14 @@ import pytest
 from PIL import Image
 
 from tests.support import tiny_data as tiny
+from tests.support.loaders import eval_loader, train_loader
 from trainer.data.format.decode import encode
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import MANIFEST_NAME, FileSpec, Manifest, ShardSpec, SplitSpec, read_manifest
+from trainer.data.format.specs import MISSING
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.bad_samples import Report
-from trainer.data.reading.loader import MISSING, Batch, EvalLoader, TrainLoader
+from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.files import sha256
 
@@ -94,7 +91,7 @@ STRUCTURE: dict[str, tuple[Damage, str]] = {
         lambda whole: np.random.default_rng(0).bytes(len(whole)),
         f": byte 0: expected a tar header, found {np.random.default_rng(0).bytes(16)!r}. Not a tar, or damaged.",
     ),
-    "empty tar": (lambda whole: tar(), " holds no sample."),
+    "empty tar": (lambda whole: tar(), " contains no sample."),
     "39 labels for 40 tasks, as a list": (
         lambda whole: tar(("a.json", json.dumps([1] * 39).encode()), ("a.npy", b"x")),
         ": sample 'a': its labels should be a JSON object, found b'[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, '.",
@@ -113,11 +110,11 @@ STRUCTURE: dict[str, tuple[Damage, str]] = {
     ),
     "key twice": (
         lambda whole: tar(*[(f"{key}.{end}", GOOD) for key in "aba" for end in ("json", "npy")]),
-        ": key 'a' stands twice; a sample's members must lie side by side.",
+        ": key 'a' appears twice; a sample's members must be adjacent.",
     ),
     "member twice": (
         lambda whole: tar(("a.json", GOOD), ("a.npy", b"x"), ("a.npy", b"y")),
-        ": member 'a.npy' stands twice.",
+        ": member 'a.npy' appears twice.",
     ),
     "members apart": (
         lambda whole: tar(*[(f"{key}.{end}", GOOD) for end in ("json", "npy") for key in "ab"]),
@@ -141,11 +138,11 @@ STRUCTURE: dict[str, tuple[Damage, str]] = {
     ),
     "member of many TiB": (
         lambda whole: claiming(whole, b"\x80" + bytes(3) + b"\xff" * 8),
-        ": byte 0: member '000000000.json' should have at most 268435456 bytes, found more than a plain tar can hold.",
+        ": byte 0: member '000000000.json' should have at most 268435456 bytes, found more than a tar can contain.",
     ),
     "member of less than nothing": (
         lambda whole: claiming(whole, b"-0000002000\0"),
-        ": byte 0: member '000000000.json' should have at most 268435456 bytes, found more than a plain tar can hold.",
+        ": byte 0: member '000000000.json' should have at most 268435456 bytes, found more than a tar can contain.",
     ),
 }
 
@@ -169,9 +166,7 @@ def refusal(folder: Path, *, checksum: bool = True) -> str:
     with pytest.raises(UserError) as error:
         verify_shards(folder, read_manifest(folder), checksum=checksum)
     said, remedy = str(error.value).split("\n")
-    assert remedy == (
-        f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."
-    )
+    assert remedy.startswith(f"Copy {folder} again")
     return said.removeprefix(str(folder / SHARD))
 
 
@@ -206,9 +201,6 @@ def test_a_shard_that_is_no_file(what: str, folder: Path) -> None:
         (folder / SHARD).symlink_to("nowhere")
     with pytest.raises(UserError, match="is not a regular file" if what == "directory" else "No such file"):
         verify_shards(folder, read_manifest(folder), checksum=False)
-
-
-# Samples
 
 
 IMAGE = tiny.spec("jpg", height=16, width=16, channels=3)
@@ -275,7 +267,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(foreign: Path) -> tuple[Batch, Report]:
     """All of them as one batch, and what there is to tell of it."""
     count = len(SAMPLES) + 2
-    with closing(TrainLoader(foreign, tasks=["even", "digit"], global_batch=count, seed=0)) as loader:
+    with closing(train_loader(foreign, tasks=["even", "digit"], global_batch=count, seed=0)) as loader:
         return next(loader), loader.bad_samples.report()
 
 
@@ -301,6 +293,6 @@ def test_the_good_ones_beside_them_are_whole(read: tuple[Batch, Report]) -> None
 
 
 def test_evaluation_refuses_them(foreign: Path) -> None:
-    loader = EvalLoader(foreign, split="train", tasks=["even"], batch_size=4)
+    loader = eval_loader(foreign, split="train", tasks=["even"], batch_size=4)
     with closing(loader), pytest.raises(UserError, match=r"Evaluation needs every sample. Bad sample 1 \("):
         list(loader)

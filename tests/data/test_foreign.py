@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.loaders import eval_loader
 from tests.support.tiny_data import picture, spec
 from trainer.cli import main
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import ForeignSpec, read_manifest
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
 from trainer.data.format.tar import walk_tar
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import MISSING, Batch, EvalLoader
+from trainer.data.reading.loader import Batch
 from trainer.data.sources.webdataset.index import index_folder
 from trainer.errors import UserError
 
@@ -63,7 +64,7 @@ def raw(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def read(folder: Path, tasks: list[str]) -> Batch:
-    loader = EvalLoader(folder, split="train", tasks=tasks, batch_size=8)
+    loader = eval_loader(folder, split="train", tasks=tasks, batch_size=8)
     (batch,) = loader
     loader.close()
     return batch
@@ -120,7 +121,7 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
     assert main(["data", "index", str(raw)]) == 2
     said = capsys.readouterr().err
     assert "test/0.tar begins with ./0/0.PNG (" in said
-    assert 'Write it into a file, something like\nsplits: {train: "train-*.tar", test: "val-*.tar"}\n' in said
+    assert 'such as\nsplits: {train: "train-*.tar", test: "val-*.tar"}\n' in said
     assert len(said.splitlines()) <= 12
     (tmp_path / "empty" / "folder.tar").mkdir(parents=True)
     (tmp_path / "empty" / "link.tar").symlink_to("nowhere")
@@ -139,7 +140,7 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
         ("height: 6,", "", "input.height: Field required"),
         ("classes: 10", "clases: 10", "tasks.0.classification.clases: Extra inputs are not permitted"),
         ("classes: 10", "kind: poetry", "tasks.0: Input tag 'poetry' found using 'kind' does not match any of"),
-        (CLS, "- a list", "is no description of shards"),
+        (CLS, "- a list", "is not a description of shards"),
         (CLS, "{", "is not YAML"),
         (CLS, "a: &a [*a]", "an alias inside of what it stands for"),
         ("name: digit", "name: !!timestamp 2020-01-01", "is not allowed here"),
@@ -179,14 +180,14 @@ def test_names_that_a_data_folder_cannot_hold(tmp_path: Path) -> None:
     write_foreign(tmp_path / "raw", "train", 0, {"cls": b"%d"}, tarfile.PAX_FORMAT)
     (tmp_path / "raw" / "train-0.tar").rename(tmp_path / "raw" / "train-#0.tar")
     (tmp_path / "tasks.yaml").write_text(CLS.replace(', test: "test/*.tar"', ""))
-    with pytest.raises(UserError, match=r"train-#0.tar: the names of shards in a data folder are made of letters"):
+    with pytest.raises(UserError, match=r"train-#0.tar: shards of a data folder have names of letters"):
         index_folder(tmp_path / "raw", tmp_path / "tasks.yaml")
     with pytest.raises(UserError, match=r"Rename it\.$"):
         index_folder(tmp_path / "raw", tmp_path / "tasks.yaml", tmp_path / "out")
 
 
 def test_shards_in_subfolders_need_links(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"test/0.tar lies deeper than .*raw.\nGive --out a new folder"):
+    with pytest.raises(UserError, match=r"test/0.tar is in a subfolder of .*raw.\nChoose a new folder with --out"):
         index_folder(raw, tmp_path / "tasks.yaml")
     assert not (raw / "manifest.json").exists()
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.loaders import data_folder
 from tests.support.rich_data import write_rich, write_table
 from tests.support.tiny_data import sign, spec, write_tiny
 from trainer.data.format.coverage import check_trainable
@@ -188,7 +189,7 @@ def read(folder: Path) -> tuple[list[Any], list[str]]:
     found: list[Any] = []
     said = []
     for split in ("train", "test"):
-        reader = SplitReader(folder, manifest, split, tasks)
+        reader = SplitReader(data_folder(folder), split, tasks)
         sample_ids = np.arange(manifest.num_samples(split))
         buffers = reader.buffers(len(sample_ids))
         bad = reader.read_into(buffers, sample_ids).bad

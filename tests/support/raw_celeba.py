@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.sources.celeba.format import write_attributes, write_partition
-from trainer.data.sources.synthetic.write import attributes, draw_jpegs, file_name, split_codes
+from trainer.data.sources.celeba.annotations import write_attributes, write_partition
+from trainer.data.sources.synthetic.generate import attributes, draw_jpegs, file_name, split_codes
 
 SAMPLES = 12
 NAMES = [file_name(number) for number in range(SAMPLES)]

@@ -8,10 +8,10 @@ import numpy as np
 from tests.support.tiny_data import picture, spec
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import UNLABELLED
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import (
+    UNLABELLED,
     ClassificationSpec,
     DenseRegressionSpec,
     FeaturesSpec,

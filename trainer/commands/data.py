@@ -95,7 +95,7 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     def run(options: argparse.Namespace) -> None:
-        from trainer.data.sources.synthetic.write import write_synthetic_celeba
+        from trainer.data.sources.synthetic.generate import write_synthetic_celeba
 
         write_synthetic_celeba(options.out, samples=options.samples, seed=options.seed)
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from trainer.config.schema import ParallelConfig
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader
+from trainer.data.remote.folder import DataFolder
 from trainer.observe.units import PERCENT, with_unit
 from trainer.run_folder import checkpoint_of, read_config
 from trainer.runtime.checkpoints.reading import load
@@ -35,7 +36,8 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         network = build_network(experiment, manifest, tasks)
         # As many at a time as the run itself evaluates on a process: that fits into memory.
         batch_size = experiment.train.global_batch // experiment.parallel.processes
-        batches = EvalLoader(opened.folder, split=split, tasks=names, batch_size=batch_size, copy=opened.copy)
+        folder = DataFolder(opened.folder, manifest, opened.copy)
+        batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
         snapshot = load(path, runtime)
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
         network.to(runtime.device)

@@ -16,8 +16,9 @@ from trainer.config.schema import Experiment
 from trainer.data.format.specs import InputSpec
 from trainer.data.reading.bad_samples import joined_states
 from trainer.data.reading.images import to_input, to_targets
-from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
+from trainer.data.reading.loader import Batch, EvalLoader, RankOptions, TrainLoader
 from trainer.data.reading.order import START, Cursor
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.run_folder import CHECKPOINTS
@@ -162,7 +163,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, found: Found
             load_weighting(run.balancer.weighting, state.weighting, snapshot)
             snapshot.restore_generators()
         if runtime.is_main:
-            train_batches.bad_samples.go_on_from(state.bad_samples.model_dump())
+            train_batches.bad_samples.load_state(state.bad_samples.model_dump())
     return run
 
 
@@ -192,34 +193,26 @@ def _open_data(
     experiment: Experiment, data: Data, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
 ) -> tuple[TrainLoader, EvalLoader]:
     config, names = experiment.data, [task.name for task in tasks]
-    rank, world_size = runtime.rank, runtime.world_size
+    folder = DataFolder(data.folder, data.manifest, data.copy)
+    options = RankOptions(
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        workers=config.workers,
+        pin_memory=runtime.device.type == "cuda",
+        stopped_seconds=experiment.parallel.step_timeout_seconds,
+    )
     batch = experiment.train.global_batch
     train_batches = TrainLoader(
-        data.folder,
+        folder,
         tasks=names,
         global_batch=batch,
         seed=experiment.seed,
-        rank=rank,
-        world_size=world_size,
-        workers=config.workers,
-        cursor=cursor,
         group_samples=config.shuffle_samples,
         augment=config.augment,
-        pin_memory=runtime.device.type == "cuda",
-        copy=data.copy,
-        stopped_seconds=experiment.parallel.step_timeout_seconds,
+        cursor=cursor,
+        options=options,
     )
-    test_batches = EvalLoader(
-        data.folder,
-        tasks=names,
-        batch_size=batch // world_size,
-        rank=rank,
-        world_size=world_size,
-        workers=config.workers,
-        pin_memory=runtime.device.type == "cuda",
-        copy=data.copy,
-        stopped_seconds=experiment.parallel.step_timeout_seconds,
-    )
+    test_batches = EvalLoader(folder, tasks=names, batch_size=batch // runtime.world_size, options=options)
     return train_batches, test_batches
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_data import TASKS, sign, write_tiny
-from trainer.data.format.index import MISSING, index_shard
+from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import read_manifest
+from trainer.data.format.specs import MISSING
 from trainer.data.format.tables import load_index
 from trainer.errors import UserError
 
@@ -49,8 +50,8 @@ def test_an_empty_file(tmp_path: Path) -> None:
     [
         ([("a.npy", b"")], "sample 'a' has members ['npy'], expected ['json', 'npy']"),
         ([*GOOD, ("a.pyd", b"")], "has members ['json', 'npy', 'pyd']"),
-        ([*GOOD, ("a.npy", b"")], "member 'a.npy' stands twice"),
-        ([*GOOD, ("b.json", b"{}"), ("b.npy", b""), *GOOD], "key 'a' stands twice"),
+        ([*GOOD, ("a.npy", b"")], "member 'a.npy' appears twice"),
+        ([*GOOD, ("b.json", b"{}"), ("b.npy", b""), *GOOD], "key 'a' appears twice"),
         ([("a.json", b"{}"), ("b.json", b"{}"), ("a.npy", b""), ("b.npy", b"")], "sample 'a' has members ['json']"),
         ([("a.json", b"{"), ("a.npy", b"")], "sample 'a': its labels are not JSON"),
         ([("a.json", b"[1, 0]"), ("a.npy", b"")], "its labels should be a JSON object, found b'[1, 0]'"),

@@ -9,20 +9,22 @@ import pytest
 import torch
 import webdataset
 
+from models import tasks
 from tests.support import rich_data as rich
+from tests.support.loaders import eval_loader, train_loader
 from tests.support.rich_data import FEATURES, IMAGE, SIDE, TASKS, write_rich, write_table
 from tests.support.tiny_data import picture
+from trainer.data.format import specs
 from trainer.data.format.decode import encode
 from trainer.data.format.index import INDEX_DTYPE
 from trainer.data.format.manifest import Manifest, read_manifest
-from trainer.data.format.members import UNLABELLED
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.specs import SegmentationSpec
+from trainer.data.format.specs import MISSING, UNLABELLED, SegmentationSpec
 from trainer.data.format.tables import load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.images import to_input
-from trainer.data.reading.loader import MISSING, Batch, EvalLoader, TrainLoader
+from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 
 NAMES = [task.name for task in TASKS]
@@ -36,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path, tasks: list[str], split: str = "train", batch_size: int = 12) -> Batch:
-    loader = EvalLoader(folder, split=split, tasks=tasks, batch_size=batch_size)
+    loader = eval_loader(folder, split=split, tasks=tasks, batch_size=batch_size)
     (batch,) = loader
     loader.close()
     return batch
@@ -88,7 +90,7 @@ def test_some_tasks_in_another_order(folder: Path) -> None:
 
 @pytest.mark.processes
 def test_the_train_loader_and_its_padding(folder: Path) -> None:
-    loader = TrainLoader(folder, tasks=NAMES, global_batch=6, seed=1, rank=1, world_size=2, workers=1)
+    loader = train_loader(folder, tasks=NAMES, global_batch=6, seed=1, rank=1, world_size=2, workers=1)
     padding, batch = loader.padding_batch(), next(loader)
     loader.close()
     assert loader.bad_samples.total.total() == 0
@@ -109,7 +111,7 @@ def test_one_bad_member_leaves_the_sample_without_any_label(tmp_path: Path, memb
     content = bytearray(path.read_bytes())
     content[row["offset"] + row["bytes"] // 2] ^= 4
     path.write_bytes(content)
-    loader = TrainLoader(tmp_path, tasks=NAMES, global_batch=12, seed=1)
+    loader = train_loader(tmp_path, tasks=NAMES, global_batch=12, seed=1)
     batch = next(loader)
     loader.close()
     assert loader.bad_samples.total == {"crc32": 1}
@@ -118,7 +120,7 @@ def test_one_bad_member_leaves_the_sample_without_any_label(tmp_path: Path, memb
             check_blank(batch, slot)
         else:
             check_slot(batch, slot, sample_id)
-    without = TrainLoader(tmp_path, tasks=["even"], global_batch=12, seed=1)
+    without = train_loader(tmp_path, tasks=["even"], global_batch=12, seed=1)
     next(without)
     without.close()
     assert without.bad_samples.total.total() == (member == 0), "a member that nobody asks for is not even read"
@@ -252,7 +254,12 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
 
 def test_dense_targets_need_images_and_names_that_can_be_extensions(folder: Path) -> None:
     values = read_manifest(folder).model_dump()
-    with pytest.raises(ValueError, match="tasks with a target a pixel need images, found features: parts, depth"):
+    with pytest.raises(ValueError, match="tasks with a target per pixel need images, found features: parts, depth"):
         Manifest.model_validate(values | {"input": FEATURES.model_dump()})
     with pytest.raises(ValueError, match="should match pattern"):
         SegmentationSpec(name="Parts.2", classes=("a", "b"))
+
+
+def test_the_models_know_the_same_labels_for_none() -> None:
+    """Two definitions, because the models must not import the trainer, nor this format torch."""
+    assert (specs.MISSING, specs.UNLABELLED) == (tasks.MISSING, tasks.UNLABELLED)

@@ -51,7 +51,7 @@ def test_a_move_that_was_interrupted_is_finished(tmp_path: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path, "a", "b", "last")
     assert there(tmp_path) == [PARTIAL_NAME, "a"]
-    with pytest.raises(UserError, match="already holds a data set"):
+    with pytest.raises(UserError, match="already contains a data set"):
         make(tmp_path, "c", "last")
     assert there(tmp_path) == ["a", "b", "last"]
 

@@ -1,7 +1,6 @@
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,21 +26,6 @@ from trainer.errors import UserError
 def folder(tmp_path: Path) -> Path:
     write_tiny(tmp_path / "data")
     return tmp_path / "data"
-
-
-def refusal(folder: Path, **options) -> str:
-    with pytest.raises(UserError) as error:
-        verify_shards(folder, read_manifest(folder), **{"checksum": False} | options)
-    message = str(error.value)
-    assert f"Copy {folder} again from where it was made, or delete it" in message
-    return message
-
-
-def edit_manifest(folder: Path, old: str, new: str) -> None:
-    path = folder / MANIFEST_NAME
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 def write_samples(out: Path, samples: list[Sample]) -> Manifest:
@@ -130,7 +114,7 @@ def test_an_interrupted_conversion_looks_unfinished_and_starts_afresh(tmp_path: 
             splits={"train": interrupted()},
             samples_per_shard=5,
         )
-    with pytest.raises(UserError, match="holds an unfinished conversion"):
+    with pytest.raises(UserError, match="contains an unfinished conversion"):
         read_manifest(out)
     assert not list(out.glob("*.tar"))
     manifest = write_tiny(out)
@@ -140,7 +124,7 @@ def test_an_interrupted_conversion_looks_unfinished_and_starts_afresh(tmp_path: 
 
 
 def test_data_is_never_overwritten(folder: Path) -> None:
-    with pytest.raises(UserError, match="already holds a data set"):
+    with pytest.raises(UserError, match="already contains a data set"):
         write_tiny(folder)
 
 
@@ -187,11 +171,8 @@ def test_an_image_that_does_not_decode_is_refused_where_it_would_be_evaluated_on
     image = spec("jpg", height=64, width=64)
     torn = Sample(encode(picture(0, image), "jpg")[:900], {"digit": 3}, name="face.jpg")
     splits = {"train": [torn], "test": [torn]}
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"Sample 000000000 \(face.jpg\), jpg: Premature end of JPEG file"):
         write_shards(tmp_path / "data", name="x", made_by={}, inputs=image, tasks=TASKS, splits=splits)
-    assert str(error.value) == (
-        "Sample 000000000 (face.jpg), jpg: Premature end of JPEG file.\nMend it, or leave it out."
-    )
     write_shards(tmp_path / "data", name="x", made_by={}, inputs=image, tasks=TASKS, splits={"train": [torn]})
 
 
@@ -212,93 +193,3 @@ def test_many_classes_get_a_wider_table(tmp_path: Path) -> None:
         splits={"train": [Sample(good_image(), {"word": 39_999})]},
     )
     assert load_index(tmp_path / "data", manifest, "train")[1].tolist() == [[39_999]]
-
-
-# Folders that are damaged
-
-
-@pytest.mark.parametrize("checksum", [False, True])
-def test_a_sound_folder_passes(folder: Path, checksum: bool) -> None:
-    verify_shards(folder, read_manifest(folder), checksum=checksum)
-
-
-def test_a_missing_shard(folder: Path) -> None:
-    (folder / "train-000001.tar").unlink()
-    assert "train-000001.tar cannot be read: No such file" in refusal(folder)
-
-
-def test_a_dangling_link(folder: Path) -> None:
-    (folder / "train-000001.tar").unlink()
-    (folder / "train-000001.tar").symlink_to("nowhere")
-    assert "train-000001.tar cannot be read: No such file" in refusal(folder)
-
-
-def test_a_directory_for_a_shard(folder: Path) -> None:
-    (folder / "train-000001.tar").unlink()
-    (folder / "train-000001.tar").mkdir()
-    with pytest.raises(UserError, match=r"train-000001.tar is not a regular file"):
-        verify_shards(folder, read_manifest(folder), checksum=False)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 512, 5_120])
-def test_a_truncated_shard(folder: Path, keep: int) -> None:
-    path = folder / "test-000002.tar"
-    path.write_bytes(path.read_bytes()[:keep])
-    assert f"test-000002.tar: expected 10240 bytes, found {keep}" in refusal(folder)
-
-
-def test_one_flipped_bit_is_found_by_the_checksum(folder: Path) -> None:
-    path = folder / "train-000002.tar"
-    content = bytearray(path.read_bytes())
-    content[1200] ^= 1
-    path.write_bytes(content)
-    verify_shards(folder, read_manifest(folder), checksum=False)
-    message = refusal(folder, checksum=True)
-    assert "train-000002.tar: its content has changed: expected sha256" in message
-
-
-def test_a_wrong_count(folder: Path) -> None:
-    edit_manifest(folder, '"samples": 5', '"samples": 4')
-    assert "train-000000.tar: the manifest promises 4 samples, the index has 5" in refusal(folder)
-
-
-@pytest.mark.parametrize("name", ["train.index.npy", "train.labels.npy"])
-def test_index_and_labels_are_always_checked(folder: Path, name: str) -> None:
-    content = bytearray((folder / name).read_bytes())
-    content[-1] ^= 1
-    (folder / name).write_bytes(content)
-    assert f"{name}: its content has changed" in refusal(folder)
-
-
-def test_labels_that_the_shards_do_not_have_are_found_even_with_matching_checksums(folder: Path) -> None:
-    path = folder / "train.labels.npy"
-    before = path.read_bytes()
-    table = np.load(path)
-    table[3, 1] += 1
-    np.save(path, table)
-    edit_manifest(folder, hashlib.sha256(before).hexdigest(), hashlib.sha256(path.read_bytes()).hexdigest())
-    verify_shards(folder, read_manifest(folder), checksum=False)
-    assert "train-000000.tar: its samples are not those of the index" in refusal(folder, checksum=True)
-
-
-def test_shards_of_another_data_set(tmp_path: Path, folder: Path) -> None:
-    write_tiny(tmp_path / "other", train=9)
-    shutil.copy(tmp_path / "other" / "train.index.npy", folder / "train.index.npy")
-    assert "train.index.npy: expected" in refusal(folder)
-
-
-def test_only_the_named_splits_are_looked_at(folder: Path) -> None:
-    (folder / "train-000001.tar").unlink()
-    verify_shards(folder, read_manifest(folder), ["test"], checksum=True)
-
-
-def test_ranks_share_the_shards_between_them(folder: Path) -> None:
-    manifest = read_manifest(folder)
-    (folder / "train-000003.tar").unlink()
-    found = []
-    for rank in range(3):
-        try:
-            verify_shards(folder, manifest, checksum=True, rank=rank, world_size=3)
-        except UserError:
-            found.append(rank)
-    assert found == [0]

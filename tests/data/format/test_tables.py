@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.loaders import train_loader
 from tests.support.rich_data import write_rich
 from tests.support.tiny_data import expected_digits, sign, write_tiny
 from trainer.data.format import faults, tables
 from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
 from trainer.data.format.tables import StoredTable, load_index
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import TrainLoader
 from trainer.errors import UserError
 
 LABELS, INDEX = "train.labels.npy", "train.index.npy"
@@ -42,10 +42,10 @@ def rewrite(path: Path, change: Callable[[np.ndarray], Any]) -> None:
     np.save(path, array)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.processes)])
 @pytest.mark.parametrize("keep", [None, 0, 130])
 def test_tables_changed_in_place_or_cut_short_change_nothing(folder: Path, workers: int, keep: int | None) -> None:
-    with closing(TrainLoader(folder, tasks=["digit"], global_batch=5, seed=0, workers=workers)) as loader:
+    with closing(train_loader(folder, tasks=["digit"], global_batch=5, seed=0, workers=workers)) as loader:
         for name in (LABELS, INDEX):
             with (folder / name).open("r+b") as file:
                 if keep is None:
@@ -93,8 +93,8 @@ def test_a_table_on_the_disk_that_changes_is_refused_when_it_is_read(folder: Pat
         (INDEX, lambda table: table["offset"].__setitem__((4, 0), 20_475), "sample 4 has 140 bytes at byte 20475"),
         (INDEX, lambda table: table["offset"].__setitem__((4, 0), 2**64 - 1), "sample 4 has 140 bytes at byte 184467"),
         (INDEX, lambda table: table["bytes"].__setitem__((9, 0), 2**32 - 1), "sample 9 has 4294967295 bytes at byte"),
-        (INDEX, lambda table: table["shard"].__setitem__((22, 0), 5), "sample 22 lies in shard 5; the manifest has 5"),
-        (INDEX, lambda table: table["shard"].__setitem__((22, 0), 3), "promises 5 samples, the index has 6"),
+        (INDEX, lambda table: table["shard"].__setitem__((22, 0), 5), "sample 22 is in shard 5; the manifest has 5"),
+        (INDEX, lambda table: table["shard"].__setitem__((22, 0), 3), "says 5 samples, the index has 6"),
         (INDEX, lambda table: table.__setitem__([0, 22], table[[22, 0]]), "not in the order of the manifest's shards"),
     ],
 )

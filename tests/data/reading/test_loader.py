@@ -2,7 +2,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +10,20 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import tiny_data as tiny
+from tests.support.loaders import damage, eval_loader, ids, same, train_loader
 from tests.support.tiny_data import expected_digits, picture, spec, write_tiny
 from trainer.config.schema import AugmentConfig
 from trainer.data.format.decode import encode
-from trainer.data.format.manifest import read_manifest
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.tables import load_index
+from trainer.data.format.specs import MISSING
 from trainer.data.reading import shard_files
 from trainer.data.reading.augment import Draws
-from trainer.data.reading.loader import MISSING, Batch, Cursor, EvalLoader, TrainLoader
-from trainer.data.reading.order import epoch_order
+from trainer.data.reading.loader import Batch
+from trainer.data.reading.order import Cursor, epoch_order
 from trainer.errors import UserError
 
 pytestmark = pytest.mark.processes  # data workers
@@ -47,20 +46,9 @@ def own_folder(tmp_path: Path) -> Path:
 
 
 def steps(folder: Path, count: int, **options) -> list[Batch]:
-    loader = TrainLoader(folder, **{"tasks": TASKS, "global_batch": 6, "seed": 3} | options)
+    loader = train_loader(folder, **{"tasks": TASKS, "global_batch": 6, "seed": 3} | options)
     with contextlib.closing(loader):
         return [next(loader) for _ in range(count)]
-
-
-def ids(batches: list[Batch]) -> list[list[int]]:
-    return [batch.sample_ids_B.tolist() for batch in batches]
-
-
-def same(left: list[Batch], right: list[Batch]) -> bool:
-    return ids(left) == ids(right) and all(
-        torch.equal(a.inputs, b.inputs) and all(torch.equal(a.targets[t], b.targets[t]) for t in TASKS)
-        for a, b in zip(left, right, strict=True)
-    )
 
 
 def joined(slices: Sequence[Batch]) -> Batch:
@@ -72,16 +60,6 @@ def joined(slices: Sequence[Batch]) -> Batch:
         torch.cat([batch.sample_ids_B for batch in slices]),
         Draws(*(None if drawn[0] is None else torch.cat(drawn) for drawn in draws)),
     )
-
-
-def damage(folder: Path, sample_id: int, content: bytes | None = None) -> None:
-    """Overwrites the start of a train sample's image."""
-    manifest = read_manifest(folder)
-    row = load_index(folder, manifest, "train")[0][sample_id, 0]
-    path = folder / manifest.splits["train"].shards[row["shard"]].file
-    whole = bytearray(path.read_bytes())
-    whole[row["offset"] : row["offset"] + 8] = content or bytes(8)
-    path.write_bytes(whole)
 
 
 # Training
@@ -114,7 +92,7 @@ def test_every_layout_gives_the_same_global_batches(folder: Path, world_size: in
 
 def test_resume_at_every_step_and_over_the_epoch_border(folder: Path) -> None:
     whole = steps(folder, 8)
-    loader = TrainLoader(folder, tasks=TASKS, global_batch=6, seed=3)
+    loader = train_loader(folder, tasks=TASKS, global_batch=6, seed=3)
     for step in range(8):
         saved = json.loads(json.dumps(dataclasses.asdict(loader.cursor)))
         assert same(steps(folder, 8 - step, cursor=Cursor(**saved)), whole[step:])
@@ -132,7 +110,7 @@ def run_layout(folder: Path, world_size: int, workers: int, cursor: Cursor, coun
         ranks = [
             stack.enter_context(
                 contextlib.closing(
-                    TrainLoader(folder, **options, rank=rank, world_size=world_size, workers=workers, cursor=cursor)
+                    train_loader(folder, **options, rank=rank, world_size=world_size, workers=workers, cursor=cursor)
                 )
             )
             for rank in range(world_size)
@@ -165,7 +143,7 @@ def test_another_global_batch_loses_and_repeats_nothing(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", train=96, test=1)
     seen, cursor = [], Cursor(0, 0)
     for global_batch, count in ((24, 2), (8, 3), (12, 2)):
-        loader = TrainLoader(tmp_path / "tiny", tasks=TASKS, global_batch=global_batch, seed=3, cursor=cursor)
+        loader = train_loader(tmp_path / "tiny", tasks=TASKS, global_batch=global_batch, seed=3, cursor=cursor)
         with contextlib.closing(loader):
             seen += [i for _ in range(count) for i in next(loader).sample_ids_B.tolist()]
             cursor = loader.cursor
@@ -174,7 +152,7 @@ def test_another_global_batch_loses_and_repeats_nothing(tmp_path: Path) -> None:
 
 
 def test_the_cursor_counts_what_was_handed_out_and_not_what_workers_prefetched(folder: Path) -> None:
-    loader = TrainLoader(folder, tasks=TASKS, global_batch=6, seed=3, workers=2)
+    loader = train_loader(folder, tasks=TASKS, global_batch=6, seed=3, workers=2)
     seen = []
     for _ in range(4):
         seen.append(loader.cursor)
@@ -190,13 +168,13 @@ def test_loaders_leave_the_global_generator_alone(folder: Path) -> None:
     torch.manual_seed(0)
     steps(folder, 2)
     steps(folder, 2, workers=1)
-    list(EvalLoader(folder, tasks=TASKS, batch_size=4))
+    list(eval_loader(folder, tasks=TASKS, batch_size=4))
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_fingerprint_names_data_and_seed(folder: Path, tmp_path: Path) -> None:
     def fingerprint(where: Path, **options) -> str:
-        loader = TrainLoader(where, **{"tasks": TASKS, "global_batch": 6, "seed": 3} | options)
+        loader = train_loader(where, **{"tasks": TASKS, "global_batch": 6, "seed": 3} | options)
         loader.close()
         return loader.fingerprint
 
@@ -211,7 +189,7 @@ def test_a_bad_sample_keeps_its_slot_and_is_counted(own_folder: Path, workers: i
     first, last = sound[0].sample_ids_B[2].item(), sound[2].sample_ids_B[5].item()
     for sample_id in (first, last):
         damage(own_folder, sample_id)
-    loader = TrainLoader(own_folder, tasks=TASKS, global_batch=6, seed=3, workers=workers)
+    loader = train_loader(own_folder, tasks=TASKS, global_batch=6, seed=3, workers=workers)
     found = [next(loader) for _ in range(3)]
     assert ids(found) == ids(sound)
     assert loader.bad_samples.total == {"crc32": 2}
@@ -231,7 +209,7 @@ def test_an_image_that_was_bad_when_converted_is_counted_as_such(tmp_path: Path)
     png = encode(picture(0, image), "png")
     samples = [Sample(png, {"digit": 1}), Sample(png[: len(png) // 2], {"digit": 1})]
     write_shards(tmp_path, name="x", made_by={}, inputs=image, tasks=tiny.TASKS, splits={"train": samples})
-    loader = TrainLoader(tmp_path, tasks=["digit"], global_batch=2, seed=0)
+    loader = train_loader(tmp_path, tasks=["digit"], global_batch=2, seed=0)
     assert sorted(next(loader).targets["digit"].tolist()) == [MISSING, 1]
     assert loader.bad_samples.total == {"decode": 1}
     loader.close()
@@ -254,13 +232,13 @@ def test_a_shard_that_disappears_or_shrinks_stops_the_run_with_its_name(
 
 def test_faults_are_refused_when_the_loader_is_made(own_folder: Path, tmp_path: Path) -> None:
     def make(where: Path = own_folder, **options) -> None:
-        TrainLoader(where, **{"tasks": TASKS, "global_batch": 6, "seed": 3} | options)
+        train_loader(where, **{"tasks": TASKS, "global_batch": 6, "seed": 3} | options)
 
     with pytest.raises(UserError, match="no task 'digt'; did you mean 'digit'"):
         make(tasks=["digt"])
-    with pytest.raises(UserError, match="cannot be cut into 4 equal slices"):
+    with pytest.raises(UserError, match="cannot be divided equally among 4 processes"):
         make(world_size=4)
-    with pytest.raises(UserError, match="holds 23 samples, less than one global batch of 24"):
+    with pytest.raises(UserError, match="has 23 samples, less than one global batch of 24"):
         make(global_batch=24)
     with pytest.raises(UserError, match="No data folder"):
         make(tmp_path / "none")
@@ -271,7 +249,7 @@ def test_faults_are_refused_when_the_loader_is_made(own_folder: Path, tmp_path: 
 
 def test_a_killed_worker_stops_the_loader_with_a_line(folder: Path) -> None:
     before = set(psutil.Process().children())
-    loader = TrainLoader(folder, tasks=TASKS, global_batch=6, seed=3, workers=1)
+    loader = train_loader(folder, tasks=TASKS, global_batch=6, seed=3, workers=1)
     next(loader)
     (worker,) = set(psutil.Process().children()) - before
     os.kill(worker.pid, signal.SIGKILL)
@@ -282,7 +260,7 @@ def test_a_killed_worker_stops_the_loader_with_a_line(folder: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_many_epochs_leave_memory_and_descriptors_as_they_were(tmp_path: Path, workers: int) -> None:
     write_tiny(tmp_path / "tiny", test=1, image=spec(height=64, width=64, channels=3))
-    loader = TrainLoader(tmp_path / "tiny", tasks=TASKS, global_batch=6, seed=3, workers=workers)
+    loader = train_loader(tmp_path / "tiny", tasks=TASKS, global_batch=6, seed=3, workers=workers)
     with contextlib.closing(loader):
         for _ in range(30):
             next(loader)
@@ -296,59 +274,6 @@ def test_many_epochs_leave_memory_and_descriptors_as_they_were(tmp_path: Path, w
         # takes over from the trainer, page by page, is under 1 MB.
         assert own_after - own_before < 3_000_000
         assert open_after == open_before
-
-
-# Evaluation
-
-
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (3, 2), (4, 1), (6, 1)])
-def test_evaluation_is_exact_on_every_layout(folder: Path, world_size: int, workers: int) -> None:
-    seen: list[int] = []
-    for rank in range(world_size):
-        options = {"batch_size": 2, "rank": rank, "world_size": world_size, "workers": workers}
-        with contextlib.closing(EvalLoader(folder, split="train", tasks=TASKS, **options)) as loader:
-            seen += [i for batch in loader for i in batch.sample_ids_B.tolist() if i >= 0]
-    assert sorted(seen) == list(range(23))
-
-
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.integers(1, 6), st.integers(1, 5))
-def test_evaluation_sees_every_sample_exactly_once(folder: Path, batch_size: int, world_size: int) -> None:
-    seen, lengths = [], set()
-    for rank in range(world_size):
-        loader = EvalLoader(folder, tasks=TASKS, batch_size=batch_size, rank=rank, world_size=world_size)
-        batches = list(loader)
-        loader.close()
-        lengths |= {len(batches), len(loader)}
-        for batch in batches:
-            sample_ids = batch.sample_ids_B.tolist()
-            assert len(sample_ids) == len(batch.inputs) == batch_size
-            assert batch.targets["digit"].tolist() == expected_digits(sample_ids)
-            assert [even == MISSING for even in batch.targets["even"].tolist()] == [i < 0 for i in sample_ids]
-            seen += [i for i in sample_ids if i >= 0]
-    assert sorted(seen) == list(range(11))
-    assert len(lengths) == 1
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_can_be_repeated(folder: Path, workers: int) -> None:
-    loader = EvalLoader(folder, split="train", tasks=TASKS, batch_size=4, workers=workers)
-    first, second = list(loader), list(loader)
-    loader.close()
-    assert same(first, second)
-    assert ids(first)[-1] == [20, 21, 22, -1]
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_refuses_a_bad_sample(own_folder: Path, workers: int) -> None:
-    damage(own_folder, 13)
-    with pytest.raises(UserError) as error:
-        list(EvalLoader(own_folder, split="train", tasks=TASKS, batch_size=4, workers=workers))
-    assert re.fullmatch(
-        rf"Evaluation needs every sample\. Bad sample 13 \({own_folder}/train-000002\.tar, byte \d+\): its bytes have "
-        rf"changed since conversion\.\nFind all of them with: paretrain data check {own_folder}",
-        str(error.value),
-    )
 
 
 # Storage

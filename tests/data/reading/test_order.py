@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.reading.order import (
@@ -23,6 +23,8 @@ from trainer.data.reading.order import (
 from trainer.errors import UserError
 
 MASK = 2**64 - 1
+
+unhurried = settings(deadline=None)  # other processes may hold the CPU
 
 
 def mix(x: int) -> int:
@@ -57,6 +59,7 @@ def test_each_purpose_has_words_of_its_own() -> None:
     assert len(set(words.tolist())) == len(words)
 
 
+@unhurried
 @given(st.integers(0, 300), st.integers(0, 2**63), st.integers(0, 1000))
 def test_every_epoch_is_a_permutation(num_samples: int, seed: int, epoch: int) -> None:
     order = epoch_order(num_samples, seed=seed, epoch=epoch)
@@ -86,6 +89,7 @@ def whole_epoch(shards: list[int], start: int = 0, epoch: int = 2, **options) ->
 SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
+@unhurried
 @given(SHARDS, st.integers(1, 40), st.data())
 def test_groups_make_up_an_epoch_and_may_begin_anywhere(
     shards: list[int], group_samples: int, data: st.DataObject
@@ -96,12 +100,14 @@ def test_groups_make_up_an_epoch_and_may_begin_anywhere(
     assert whole_epoch(shards, start, group_samples=group_samples) == order[start:]
 
 
+@unhurried
 @given(SHARDS)
 def test_a_split_of_one_group_is_permuted_as_a_whole(shards: list[int]) -> None:
     expected = epoch_order(sum(shards), seed=1, epoch=2).tolist()
     assert whole_epoch(shards, group_samples=sum(shards)) == expected == whole_epoch(shards)
 
 
+@unhurried
 @given(SHARDS, st.integers(1, 40))
 def test_no_group_is_larger_than_it_may_be_and_one_shard(shards: list[int], group_samples: int) -> None:
     sizes = [len(group) for group in shuffled_groups(shards, seed=1, epoch=0, group_samples=group_samples)]
@@ -134,6 +140,7 @@ def test_groups_take_memory_for_one_group_only() -> None:
     assert peak < 2e6  # the whole order takes 32 MB
 
 
+@unhurried
 @given(st.data())
 def test_all_layouts_see_the_same_global_batches(data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, 5))
@@ -153,6 +160,7 @@ def test_all_layouts_see_the_same_global_batches(data: st.DataObject) -> None:
     assert [flat(slices) for slices in zip(*ranks, strict=True)] == alone
 
 
+@unhurried
 @given(st.integers(1, 12), st.integers(0, 30), st.sampled_from([10, 1000]))
 def test_resume_at_every_step_goes_on_as_if_uninterrupted(global_batch: int, extra: int, group_samples: int) -> None:
     num_samples = global_batch + extra
@@ -181,6 +189,7 @@ def test_another_global_batch_goes_on_in_the_same_epoch() -> None:
     assert sorted(flat(before + after)) == list(range(20))
 
 
+@unhurried
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 6))
 def test_evaluation_sees_every_sample_once_in_equal_steps(num_samples: int, batch_size: int, world_size: int) -> None:
     ranks = [
@@ -195,10 +204,10 @@ def test_evaluation_sees_every_sample_once_in_equal_steps(num_samples: int, batc
 @pytest.mark.parametrize(
     ("num_samples", "global_batch", "world_size", "message"),
     [
-        (100, 10, 4, "cannot be cut into 4 equal slices, one per process.\nUse a global batch of 8 or 12"),
+        (100, 10, 4, "Use a global batch of 8 or 12"),
         (100, 3, 4, "Use a global batch of 4, or a number of processes that divides 3"),
-        (9, 10, 2, "holds 9 samples, less than one global batch of 10.\nUse a global batch of at most 8"),
-        (1, 4, 2, "holds 1 samples, less than one global batch of 4.\nMake more samples"),
+        (9, 10, 2, "Use a global batch of at most 8"),
+        (1, 4, 2, "Make more samples"),
         (100, 0, 2, "must be at least 1, found 0"),
     ],
 )

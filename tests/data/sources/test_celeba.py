@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.loaders import eval_loader
 from tests.support.raw_celeba import NAMES, SAMPLES, arrange, write_raw
 from trainer.cli import main
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import EvalLoader
 from trainer.data.sources.celeba import convert as celeba
+from trainer.data.sources.celeba.annotations import ATTRIBUTES
 from trainer.data.sources.celeba.convert import write_celeba
-from trainer.data.sources.celeba.format import ATTRIBUTES
-from trainer.data.sources.synthetic.write import attributes, split_codes
+from trainer.data.sources.synthetic.generate import attributes, split_codes
 from trainer.errors import UserError
 
 LAYOUTS = (
@@ -50,7 +50,7 @@ def raw(original: Path, tmp_path: Path) -> Path:
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels, (N, H, W, C) and (N, T)."""
-    loader = EvalLoader(folder, split=split, tasks=ATTRIBUTES, batch_size=read_manifest(folder).num_samples(split))
+    loader = eval_loader(folder, split=split, tasks=ATTRIBUTES, batch_size=read_manifest(folder).num_samples(split))
     (batch,) = loader
     loader.close()
     return batch.inputs.numpy(), np.stack([batch.targets[name].numpy() for name in ATTRIBUTES], axis=1)
@@ -136,7 +136,7 @@ def test_an_interrupted_conversion_is_no_data_and_starts_afresh(
         patch.setattr(celeba, "list_images", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_celeba(original, out)
-    with pytest.raises(UserError, match="holds an unfinished conversion"):
+    with pytest.raises(UserError, match="contains an unfinished conversion"):
         read_manifest(out)
     write_celeba(original, out)
     assert (out / "manifest.json").read_bytes() == (shards / "manifest.json").read_bytes()
@@ -159,7 +159,7 @@ def test_parts_that_do_not_fit_each_other_are_all_named_at_once(
         write_celeba(raw, tmp_path / "out")
     lines = str(error.value).splitlines()
     assert lines[:4] == [
-        f"{raw} is not whole:",
+        f"{raw} is not complete:",
         "  2 images that are missing: 000001.jpg, 000004.jpg",
         "  1 images without attributes: extra.jpg",
         "  1 images without a split: extra.jpg",
@@ -167,7 +167,7 @@ def test_parts_that_do_not_fit_each_other_are_all_named_at_once(
     assert lines[4].startswith("  6 damaged images: 000002.jpg (expected a JPEG, found b'' (")
     assert "000003.jpg (expected a JPEG, found b'<html>' (" in lines[4]
     assert (
-        "000005.jpg (it is cut short: it has no end marker), 000006.jpg (expected a JPEG, found b'\\x89PNG" in lines[4]
+        "000005.jpg (it is truncated: it has no end marker), 000006.jpg (expected a JPEG, found b'\\x89PNG" in lines[4]
     )
     assert "000007.jpg (expected height x width x channels (218, 178, 3), found (218, 178, 1)), ..." in lines[4]
     assert lines[5] == "Complete it, or leave these out with --skip-missing."
@@ -217,7 +217,7 @@ def test_a_folder_for_a_text_file(raw: Path, tmp_path: Path) -> None:
 def test_faces_of_one_colour(raw: Path, tmp_path: Path) -> None:
     for path in (raw / "img_align_celeba").iterdir():
         path.write_bytes(rgb_jpeg(178, 218))
-    with pytest.raises(UserError, match="all are of one single colour"):
+    with pytest.raises(UserError, match="all have one single colour"):
         write_celeba(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -225,7 +225,7 @@ def test_faces_of_one_colour(raw: Path, tmp_path: Path) -> None:
 def test_a_zip_that_is_none(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw / "img_align_celeba")
     (raw / "img_align_celeba.zip").write_text("<html>Quota exceeded</html>")
-    with pytest.raises(UserError, match=r"img_align_celeba.zip cannot be read as a zip: .*\nIt may be a broken"):
+    with pytest.raises(UserError, match=r"img_align_celeba.zip cannot be read as a zip: "):
         write_celeba(raw, tmp_path / "out")
 
 
@@ -241,7 +241,7 @@ def test_a_part_that_is_not_there(raw: Path, tmp_path: Path, gone: str, looked_f
     (raw / gone).rename(tmp_path / "elsewhere")
     with pytest.raises(UserError) as error:
         write_celeba(raw, tmp_path / "out")
-    assert str(error.value).startswith(f"{raw} holds none of {looked_for}")
+    assert str(error.value).startswith(f"{raw} has none of {looked_for}")
     assert "\nPoint --root at CelebA as it was downloaded: the folder with list_attr_celeba.txt" in str(error.value)
 
 
@@ -257,7 +257,7 @@ def test_the_command(original: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     out = tmp_path / "out"
     command = ["data", "celeba", "--out", str(out), "--size", "32", "--jpeg"]
     assert main([*command, "--root", str(tmp_path / "nowhere")]) == 2
-    assert f"error: {tmp_path / 'nowhere'} holds none of list_attr_celeba.txt" in capsys.readouterr().err
+    assert f"error: {tmp_path / 'nowhere'} has none of list_attr_celeba.txt" in capsys.readouterr().err
     for size in ("0", "8193", "x"):
         with pytest.raises(SystemExit, match="2"):
             main([*command, "--root", str(original), "--size", size])

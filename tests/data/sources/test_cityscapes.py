@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.loaders import eval_loader
 from tests.support.raw_cityscapes import H, W, scene, write_raw
-from trainer.data.format.members import UNLABELLED
-from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
+from trainer.data.format.specs import UNLABELLED, DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import Batch, EvalLoader
+from trainer.data.reading.loader import Batch
 from trainer.data.sources.cityscapes import class_numbers, disparities, to_centres, write_cityscapes
 from trainer.errors import UserError
 
@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, split: str) -> Batch:
-    loader = EvalLoader(folder, split=split, tasks=["semantic", "instance", "disparity"], batch_size=3)
+    loader = eval_loader(folder, split=split, tasks=["semantic", "instance", "disparity"], batch_size=3)
     (batch,) = loader
     loader.close()
     return batch
@@ -106,7 +106,9 @@ def test_missing_and_mistaken_files_are_named(root: Path, tmp_path: Path) -> Non
     disparity = root / "disparity/val/lindau/lindau_000000_000019_disparity.png"
     whole = disparity.read_bytes()
     disparity.unlink()
-    with pytest.raises(UserError, match=r"1 files are missing beside the images of val, such as:\n.*_disparity.png"):
+    with pytest.raises(
+        UserError, match=r"1 files that belong to the images of val are missing, such as:\n.*_disparity.png"
+    ):
         write_cityscapes(root, tmp_path / "data")
     disparity.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"_disparity.png: expected an image of uint16, found"):

@@ -1,19 +1,15 @@
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.idx import idx
 from trainer.data.sources import idx as module
 from trainer.data.sources.idx import read_idx
 from trainer.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5), np.uint8)
-
-
-def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images.idx3-ubyte"])
@@ -44,9 +40,9 @@ def test_no_file(tmp_path: Path) -> None:
         (idx(IMAGES[0]), r"found b'\x00\x00\x08\x02'"),
         (b"\0\0\x0d" + idx(IMAGES)[3:], r"found b'\x00\x00\r\x03'"),
         (idx(IMAGES)[:10], "is not an IDX file of images"),
-        (idx(IMAGES)[:-1], "promises shape (3, 4, 5), so 76 bytes, but it holds 75"),
-        (idx(IMAGES) + b"x", "so 76 bytes, but it holds 77"),
-        (bytes([0, 0, 8, 3]) + b"\xff" * 12, "but it holds 16"),
+        (idx(IMAGES)[:-1], "says shape (3, 4, 5), so 76 bytes, but it has 75"),
+        (idx(IMAGES) + b"x", "so 76 bytes, but it has 77"),
+        (bytes([0, 0, 8, 3]) + b"\xff" * 12, "but it has 16"),
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.loaders import eval_loader
 from trainer.cli import main
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ClassificationSpec, ImageSpec, RegressionSpec
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import EvalLoader
 from trainer.data.sources.image_folder import write_image_folder
 from trainer.errors import UserError
 
@@ -52,7 +52,7 @@ def test_images_and_labels_as_they_are(raw: Path) -> None:
         RegressionSpec(name="age", unit="years", mean=1.0, std=0.5),
         ClassificationSpec(name="kind", classes=("cat", "dog")),
     )
-    loader = EvalLoader(raw / "data", split="train", tasks=["age", "kind"], batch_size=3)
+    loader = eval_loader(raw / "data", split="train", tasks=["age", "kind"], batch_size=3)
     (batch,) = loader
     loader.close()
     assert np.array_equal(batch.inputs, np.stack([pixels(number) for number in range(3)]))
@@ -70,7 +70,7 @@ def test_the_command_with_a_size_and_some_targets(raw: Path) -> None:
     assert isinstance(manifest.input, ImageSpec)
     assert (manifest.input.shape, manifest.input.stored_sizes) == ((4, 10, 3), "any")
     assert [task.name for task in manifest.tasks] == ["kind"]
-    loader = EvalLoader(raw / "data", split="train", tasks=["kind"], batch_size=3)
+    loader = eval_loader(raw / "data", split="train", tasks=["kind"], batch_size=3)
     (batch,) = loader
     loader.close()
     assert batch.inputs.shape == (3, 4, 10, 3)
@@ -84,13 +84,13 @@ def test_what_does_not_fit_is_named(raw: Path) -> None:
 
     csv, images = raw / "labels.csv", raw / "images"
     (images / "b.png").write_bytes(encode(pixels(1, 9, 8), "png"))
-    assert "images of 2 sizes, height x width: 6 x 8 (red/a.png), 9 x 8 (b.png).\nSay what" in refusal()
+    assert "images of 2 sizes, height x width: 6 x 8 (red/a.png), 9 x 8 (b.png)" in refusal()
     (images / "b.png").write_bytes(encode(pixels(1), "jpg"))
     assert f"labels.csv:3: {images / 'b.png'}: expected a PNG, found b'\\xff\\xd8" in refusal()
     (images / "b.png").unlink()
     assert "labels.csv:3: image 'b.png' is not in " in refusal()
     csv.write_text(csv.read_text().replace("b.png", "b.jpg"))
-    assert "labels.csv:3: expected a name that ends like those of png files, found 'b.jpg'" in refusal()
+    assert "labels.csv:3: expected the name of a png file, found 'b.jpg'" in refusal()
     assert "has no column 'colour'" in refusal(targets=["colour"])
     csv.write_text("file,part\na.png,train\n")
     assert "labels.csv has no column to predict: its columns are file, part" in refusal()
@@ -99,5 +99,5 @@ def test_what_does_not_fit_is_named(raw: Path) -> None:
 def test_pictures_of_one_colour(raw: Path) -> None:
     for row in ROWS:
         (raw / "images" / row.partition(",")[0]).write_bytes(encode(np.full((6, 8, 1), 7, np.uint8), "png"))
-    with pytest.raises(UserError, match="all are of one single colour"):
+    with pytest.raises(UserError, match="all have one single colour"):
         write(raw)

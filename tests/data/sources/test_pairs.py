@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.sources.test_idx import idx
+from tests.support.idx import idx
+from tests.support.loaders import eval_loader
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import EvalLoader
 from trainer.data.sources.digits import load_originals, split_originals, write_digits
 from trainer.data.sources.multimnist import write_multimnist
 from trainer.data.sources.pairs import compose
@@ -29,7 +29,7 @@ def paper_composite(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     size = read_manifest(folder).num_samples(split)
-    loader = EvalLoader(folder, split=split, tasks=["left", "right"], batch_size=size)
+    loader = eval_loader(folder, split=split, tasks=["left", "right"], batch_size=size)
     (batch,) = loader
     loader.close()
     return batch.inputs[:, :, :, 0].numpy(), batch.targets["left"].numpy(), batch.targets["right"].numpy()

@@ -7,12 +7,12 @@ import pytest
 import simplejpeg
 
 from trainer.cli import main
-from trainer.data.sources.celeba.format import ATTRIBUTES, OFFICIAL_SIZES, read_attributes, read_partition
-from trainer.data.sources.synthetic import write as synth
+from trainer.data.sources.celeba.annotations import ATTRIBUTES, OFFICIAL_SIZES, read_attributes, read_partition
+from trainer.data.sources.synthetic import generate as synth
 from trainer.data.sources.synthetic.attributes import draw_attributes
 from trainer.data.sources.synthetic.canvas import Dice
 from trainer.data.sources.synthetic.faces import NUM_ROLLS, draw_face
-from trainer.data.sources.synthetic.write import attributes, draw_jpegs, split_codes, write_synthetic_celeba
+from trainer.data.sources.synthetic.generate import attributes, draw_jpegs, split_codes, write_synthetic_celeba
 from trainer.errors import UserError
 
 PERCENT = """
@@ -168,7 +168,7 @@ def test_the_command_writes_what_celeba_is_read_from(
     assert list(read_partition(text.read_bytes(), text).values()) == [0] * 16 + [1] * 2 + [2] * 2
 
     assert main([*command, "20"]) == 2
-    assert "already holds a data set" in capsys.readouterr().err
+    assert "already contains a data set" in capsys.readouterr().err
     assert main([*command, "9"]) == 2
     assert "Expected at least 10 samples, found 9." in capsys.readouterr().err
 
@@ -199,5 +199,5 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(synth, "_draw_all", full)
-    with pytest.raises(UserError, match=r"raw failed: .*No space left on device.\nIt is unfinished. Mend that and run"):
+    with pytest.raises(UserError, match=r"raw failed: .*No space left on device.\nIt is unfinished. Fix that and run"):
         write_synthetic_celeba(tmp_path / "raw", samples=12)

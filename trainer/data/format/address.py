@@ -1,4 +1,4 @@
-"""Addresses of remote data: which are accepted, and what is wrong with the others."""
+"""Check the addresses of remote data."""
 
 import re
 from urllib.parse import urlsplit
@@ -10,10 +10,10 @@ SCHEMES = ("http", "https", "s3")
 
 
 def is_url(path: str) -> bool:
-    """Return whether a data path is an address, and not a folder of this machine.
+    """Return whether a data path is an address rather than a folder on this machine.
 
     Raises:
-        UserError: the address is of a kind that is not read, or is malformed.
+        UserError: the scheme is not supported, or the address is malformed.
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", path)
     if scheme is None:
@@ -22,7 +22,7 @@ def is_url(path: str) -> bool:
         raise UserError(
             f"data.path={cut_line(path)}: expected a folder, or an address that starts with http://, https:// or "
             f"s3://; found '{scheme[1]}:'.\n"
-            "Nothing else is opened, commands least of all. A folder with a colon in its name is typed as ./NAME."
+            "No other scheme is supported. A folder with a colon in its name is typed as ./NAME."
         )
     fault = address_fault(path) or ("it has '?' or '#'" if "?" in path or "#" in path else None)
     if fault:
@@ -33,11 +33,11 @@ def is_url(path: str) -> bool:
 
 
 def address_fault(url: str) -> str | None:
-    """Return what makes an address malformed, or None. A query is no fault: servers redirect to such addresses."""
+    """Return what makes an address malformed, or None. A query is allowed: servers redirect to such addresses."""
     if not url.isprintable():
         return "it has a control character"
     is_s3 = url.startswith("s3:")
-    if " " in url and not is_s3:  # the names of S3 objects may have spaces, and are not percent-encoded
+    if " " in url and not is_s3:  # names of S3 objects may contain spaces and are not percent-encoded
         return "it has a space, which is typed as %20"
     try:
         parts = urlsplit(url)
@@ -53,6 +53,6 @@ def address_fault(url: str) -> str | None:
         host.encode("idna")  # as the resolver does
     except UnicodeError:
         return "its host has an empty part or one of more than 63 characters"
-    except ValueError as error:  # of a port beyond 65535, of a bracket without its partner
+    except ValueError as error:  # a port beyond 65535, or an unmatched bracket
         return f"it is malformed: {error}"
     return None

@@ -1,6 +1,6 @@
-"""Whether the labels of a split are enough to learn from: how many there are, and whether they differ.
+"""Check that a split has labels to learn from: count them, and find tasks whose labels are all the same.
 
-Shapes: N samples of a split, M members that hold arrays, T scalar tasks, R rows of a chunk.
+Shapes: N samples of a split, M array members, T scalar tasks, R rows of a chunk.
 """
 
 import math
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.format.index import Scalar, scalar_tasks
+from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.members import dense_tasks
-from trainer.data.format.specs import MOST_STDS, ClassificationSpec, RegressionSpec, TaskSpec
+from trainer.data.format.specs import MOST_STDS, ClassificationSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
 
@@ -23,9 +23,9 @@ class Coverage:
     """The labels of a task in one split.
 
     Attributes:
-        count: samples that have one.
-        lowest: class or number; infinity where there is none, and for a target a pixel.
-        highest: likewise.
+        count: samples that have a label.
+        lowest: the smallest class index or value; infinity if there is none, and for dense tasks.
+        highest: the largest; minus infinity if there is none, and for dense tasks.
     """
 
     count: int = 0
@@ -37,9 +37,9 @@ def coverage(tasks: Sequence[TaskSpec], index_NM: Table, labels_NT: Table) -> di
     """Count the labels of every task of the data.
 
     Args:
-        tasks: the manifest's, all of them.
-        index_NM: of a split.
-        labels_NT: of the same split.
+        tasks: all tasks of the manifest.
+        index_NM: the index of a split.
+        labels_NT: the labels table of the same split.
     """
     found = {task.name: Coverage() for task in tasks}
     for _, labels_RT in chunks(labels_NT):
@@ -60,25 +60,25 @@ def coverage(tasks: Sequence[TaskSpec], index_NM: Table, labels_NT: Table) -> di
 def check_trainable(
     folder: Path, manifest: Manifest, names: Sequence[str] | None, tables: tuple[Table, Table]
 ) -> list[str]:
-    """Refuse tasks of which the train split holds no label, or none that fits the manifest's mean and std.
+    """Refuse tasks without a label in the train split, or whose labels do not fit the manifest's mean and std.
 
     Args:
-        folder: of the data.
-        manifest: as read from it.
-        names: of the tasks that are trained on; None: all.
+        folder: the data folder.
+        manifest: its manifest.
+        names: the tasks to train on; None means all.
         tables: index and labels table of the train split.
 
     Returns:
-        A warning for each task whose labels are all the same, of which nothing can be learnt.
+        A warning for each task whose labels are all the same: it has nothing to learn.
 
     Raises:
-        UserError: naming the tasks.
+        UserError: a task cannot be trained on; the message names it.
     """
     tasks = manifest.tasks if names is None else manifest.select_tasks(names)
     found = coverage(manifest.tasks, *tables)
     if absent := [task.name for task in tasks if not found[task.name].count]:
         raise UserError(
-            f"{folder}: no sample of the train split has a label of {_listed(absent)}, so nothing can be learnt.\n"
+            f"{folder}: no sample of the train split has a label of {_listed(absent)}, so there is nothing to learn.\n"
             f"Is the name spelt as in the labels? See: paretrain data check {folder}\n"
             "Leave it out with data.tasks=[...], or make the data again."
         )
@@ -89,22 +89,22 @@ def check_trainable(
 
 
 def warnings(folder: Path, manifest: Manifest) -> list[str]:
-    """Return a sentence about tasks without a label in the train split, and for each whose labels are all the same.
+    """Return warnings about tasks whose train labels are missing or all the same.
 
-    Nothing where there is no train split: such data are not trained on.
+    Data without a train split gives no warnings: nothing is trained on it.
     """
     if "train" not in manifest.splits:
         return []
     found = coverage(manifest.tasks, *load_index(folder, manifest, "train"))
     absent = [name for name, seen in found.items() if not seen.count]
-    said = [f"{folder}: no sample of the train split has a label of {_listed(absent)}."] if absent else []
-    return said + list(_constant(folder, manifest.tasks, found))
+    missing = [f"{folder}: no sample of the train split has a label of {_listed(absent)}."] if absent else []
+    return missing + list(_constant(folder, manifest.tasks, found))
 
 
 def _constant(folder: Path, tasks: Sequence[TaskSpec], found: dict[str, Coverage]) -> Iterator[str]:
     for task in tasks:
         seen = found[task.name]
-        if isinstance(task, Scalar) and seen.count and seen.lowest == seen.highest:
+        if isinstance(task, ScalarTaskSpec) and seen.count and seen.lowest == seen.highest:
             label = seen.lowest if isinstance(task, RegressionSpec) else repr(task.classes[int(seen.lowest)])
             yield f"{folder}: all labels of task {task.name!r} in the train split are {label}: it has nothing to learn."
 
@@ -115,7 +115,7 @@ def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
     spread = (seen.highest - seen.lowest) / task.std
     if furthest > MOST_STDS or 0 < spread < 1 / MOST_STDS:
         raise UserError(
-            f"{folder}: the labels of task {task.name!r} in the train split lie from {seen.lowest:g} to "
+            f"{folder}: the labels of task {task.name!r} in the train split range from {seen.lowest:g} to "
             f"{seen.highest:g}, which does not fit the manifest's mean {task.mean:g} and std {task.std:g}.\n"
             "Make the data again, or leave the task out with data.tasks=[...]."
         )

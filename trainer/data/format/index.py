@@ -1,10 +1,10 @@
-"""Where every sample of a split lies, and all its labels in one table.
+"""Build the index of a shard, which says where each sample is stored, and the table of its labels.
 
-The index and the labels table are derived from the shards alone, so they can be made again at any time, and
-compared. They let the loader read any member with one `pread` and no parsing. `format.tables` reads them back.
+Both are derived from the shards alone, so they can be rebuilt and compared at any time. They let the loader read any
+member with one `pread` and no parsing. `format.tables` reads them back.
 
-Shapes: N samples of a split, S shards, M members that hold arrays (the input, then the dense tasks' targets), T scalar
-tasks (of one label a sample).
+Shapes: N samples of a split, S shards, M array members (the input, then the dense tasks' targets), T scalar tasks (one
+label per sample).
 """
 
 import json
@@ -18,26 +18,21 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.data.format.manifest import ForeignSpec, SplitSpec
-from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, TaskSpec
+from trainer.data.format.specs import LARGEST, MISSING, ClassificationSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
 from trainer.data.format.tar import Member, TarBytes, open_tar, walk_tar
 from trainer.errors import UserError
 
-MISSING = -1
-"""Class number of a sample that has none for the task; a number that is missing is NaN."""
-
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32", "<u4")])
-"""One row a member: its shard's number in the split, and where its bytes lie there; 0 bytes where there is none."""
-
-Scalar = ClassificationSpec | RegressionSpec
+"""One entry per member: the number of its shard in the split, and its position there; 0 bytes if it is absent."""
 
 
-def scalar_tasks(tasks: Sequence[TaskSpec]) -> list[Scalar]:
-    """The tasks with one label a sample: the columns of the labels table."""
-    return [task for task in tasks if isinstance(task, Scalar)]
+def scalar_tasks(tasks: Sequence[TaskSpec]) -> list[ScalarTaskSpec]:
+    """Return the tasks with one label per sample, in the order of the labels table's columns."""
+    return [task for task in tasks if isinstance(task, ScalarTaskSpec)]
 
 
 def labels_dtype(tasks: Sequence[TaskSpec]) -> np.dtype:
-    """The narrowest of int8, int16, int32 and, where a task has numbers for labels, float64 that holds every label."""
+    """Return the labels table's type: float64 if there is a regression, else the narrowest of int8, int16 and int32."""
     tasks = scalar_tasks(tasks)
     if any(isinstance(task, RegressionSpec) for task in tasks):
         return np.dtype("<f8")
@@ -53,20 +48,20 @@ def index_shard(
     tasks: Sequence[TaskSpec],
     foreign: ForeignSpec | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a whole shard and says where its samples lie and how they are labelled.
+    """Read a whole shard and return where its samples are stored and how they are labelled.
 
     Args:
-        path: of the tar.
-        number: of the shard in its split.
-        members: their extensions: the input's, which every sample has, then those of the dense tasks.
-        tasks: whose labels to take from the JSON members.
-        foreign: how to read it, where another program wrote it.
+        path: the tar.
+        number: the shard's number in its split.
+        members: extensions of the array members: the input, which every sample has, then the dense tasks.
+        tasks: the tasks whose labels to read from the JSON members.
+        foreign: how to read the shard, if another program wrote it.
 
     Returns:
-        Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T): class numbers or MISSING, numbers or NaN.
+        Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T): class indices or MISSING, values or NaN.
 
     Raises:
-        UserError: naming the sample that is no whole sample, or the byte at which the tar is damaged.
+        UserError: a sample is incomplete or faulty, or the tar is damaged; the message names the sample or the byte.
     """
     rows, labels = [], []
     keys: set[str] = set()
@@ -81,25 +76,25 @@ def index_shard(
     with open_tar(path) as tar:
         for key, found in _samples(tar, str(path), foreign is not None):
             if key in keys:
-                raise UserError(f"{path}: key {key!r} stands twice; a sample's members must lie side by side.")
+                raise UserError(f"{path}: key {key!r} appears twice; a sample's members must be adjacent.")
             keys.add(key)
             if foreign:
                 found = {extension: member for extension, member in found.items() if extension in known}
             if not required <= found.keys() <= known:
-                optional = f" and perhaps {', '.join(members[1:])}" if members[1:] else ""
+                optional = f" and optionally {', '.join(members[1:])}" if members[1:] else ""
                 raise UserError(
                     f"{path}: sample {key!r} has members {sorted(found)}, expected {sorted(required)}{optional}."
                 )
             where = f"{path}: sample {key!r}"
             for extension in members[1:]:
                 if extension in found and not found[extension].size:
-                    raise UserError(f"{where}: member {extension!r} is empty; leave out what is not there.")
+                    raise UserError(f"{where}: member {extension!r} is empty; leave out members without content.")
             rows.append([_row(tar, number, found.get(extension)) for extension in members])
             text = found.get(labels_member)
             content = b"{}" if text is None else tar[text.offset : text.offset + text.size]
             labels.append(_labels(content, columns, where, bare=foreign is not None))
     if not rows:
-        raise UserError(f"{path} holds no sample.")
+        raise UserError(f"{path} contains no sample.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
     return index_NM, np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
 
@@ -111,14 +106,14 @@ def _row(tar: TarBytes, number: int, member: Member | None) -> tuple[int, int, i
 
 
 def _samples(tar: TarBytes, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
-    # WebDataset's rule: a sample is a run of members with one key, the name up to its first dot.
+    # WebDataset's rule: a sample is a run of members with the same key, the name up to its first dot.
     split = _split_foreign if foreign else _split
     named = ((*split(member.name), member) for member in walk_tar(tar, where, tolerant=foreign))
     for key, run in groupby((row for row in named if row[0]), lambda row: row[0]):
         members: dict[str, Member] = {}
         for _, extension, member in run:
             if extension in members:
-                raise UserError(f"{where}: member {member.name!r} stands twice.")
+                raise UserError(f"{where}: member {member.name!r} appears twice.")
             members[extension] = member
         yield key, members
 
@@ -129,7 +124,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _split_foreign(name: str) -> tuple[str, str]:
-    """Key and extension as WebDataset has them; no key for what is no part of a sample, such as `._photo.jpg`."""
+    """Return key and extension as WebDataset does; no key for files outside of samples, such as `._photo.jpg`."""
     folder, slash, name = name.removeprefix("./").rpartition("/")
     stem, _, extension = name.partition(".")
     extension = extension.lower()
@@ -137,11 +132,11 @@ def _split_foreign(name: str) -> tuple[str, str]:
 
 
 class _Column(NamedTuple):
-    """A task, and the number of its classes, if it has any: what nearly every label is held against, and fast."""
+    """A task and its number of classes, or 0. For speed, nearly every label is checked against that number alone."""
 
     name: str
     num_classes: int
-    task: Scalar
+    task: ScalarTaskSpec
 
 
 def _labels(text: bytes, columns: Sequence[_Column], where: str, *, bare: bool) -> list[int | float]:
@@ -159,23 +154,23 @@ def _labels(text: bytes, columns: Sequence[_Column], where: str, *, bare: bool) 
     ]
 
 
-def _label(value: object, task: Scalar, where: str) -> int | float:
+def _label(value: object, task: ScalarTaskSpec, where: str) -> int | float:
     if isinstance(task, ClassificationSpec):
         if value is None:
             return MISSING
         if type(value) is int and 0 <= value < len(task.classes):
             return value
-        wanted = f"a class number from 0 to {len(task.classes) - 1}"
+        expected = f"a class number from 0 to {len(task.classes) - 1}"
     else:
         if value is None:
             return math.nan
         if isinstance(value, int | float) and type(value) is not bool and abs(value) <= LARGEST:
             return value
-        wanted = f"a finite number of at most {LARGEST:g}"
-    raise UserError(f"{where}: label of task {task.name!r} should be null or {wanted}, found {repr(value)[:40]}.")
+        expected = f"a finite number of at most {LARGEST:g}"
+    raise UserError(f"{where}: label of task {task.name!r} should be null or {expected}, found {repr(value)[:40]}.")
 
 
 def shard_rows(split: SplitSpec) -> list[slice]:
-    """Which rows of index and labels belong to each shard."""
+    """Return, for each shard, its rows of the index and the labels table."""
     ends = list(accumulate(shard.samples for shard in split.shards))
     return [slice(end - shard.samples, end) for end, shard in zip(ends, split.shards, strict=True)]

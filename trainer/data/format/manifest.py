@@ -1,7 +1,7 @@
-"""The one file that makes a pile of shards a data set.
+"""The manifest: the file that turns a folder of shards into a data set.
 
-The manifest is written last, so a folder that has one is whole. It names every file with its size and checksum, and
-says what the samples hold. A trainer needs the folder alone.
+It is written last, so a folder that has one is complete. It lists every file with its size and checksum, and describes
+what the samples contain. Training needs nothing but the folder.
 """
 
 import hashlib
@@ -24,27 +24,27 @@ FORMAT_VERSION: Literal[2] = 2
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 
 MAX_FILE_BYTES = 2**50
-"""A pebibyte; it keeps sums of forged sizes in the range of 64 bits."""
+"""A pebibyte. The bound keeps sums of forged sizes within 64 bits."""
 
 MAX_MANIFEST_BYTES = 256 << 20
-"""Of a million shards."""
+"""Enough for a million shards."""
 
 SplitName = Annotated[str, Field(pattern=FILE_NAME)]
-"""Begins the names of the split's files."""
+"""Also the prefix of the split's file names."""
 
 
 class ForeignSpec(Part):
-    """How shards are read that another program wrote. Members that nobody asks for are passed over."""
+    """How to read shards that another program wrote. Other members are ignored."""
 
     labels: Name = "json"
-    """Extension of the member with the labels: a JSON object by task, or, of the only task, its label alone."""
+    """Extension of the labels member: a JSON object, task -> label, or the bare label if there is only one task."""
 
 
 class FileSpec(Part):
-    """A file of the folder, as it was written."""
+    """A file of the data folder."""
 
     file: str = Field(pattern=FILE_NAME)
-    """Name inside the folder."""
+    """Name in the folder."""
     bytes: int = Field(gt=0, le=MAX_FILE_BYTES)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -62,7 +62,7 @@ class ShardSpec(FileSpec):
 
 
 class SplitSpec(Part):
-    """One split: its shards in order, where each sample lies in them, and every label in one table."""
+    """One split: its shards in order, the index of its samples, and the table of their labels."""
 
     shards: tuple[ShardSpec, ...] = Field(min_length=1)
     """Sample ids count through the shards in this order."""
@@ -78,16 +78,16 @@ class SplitSpec(Part):
 
     @property
     def num_samples(self) -> int:
-        """Samples in all its shards."""
+        """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
 
 class Manifest(DataSpec):
-    """A data folder: what it is, what its samples hold and which files make it up."""
+    """A data folder: what its samples contain, and its files."""
 
     format_version: Literal[2] = FORMAT_VERSION
     foreign: ForeignSpec | None = None
-    """null: the shards are our own, and hold what the tasks name and nothing else."""
+    """null: the shards are our own, and contain only the tasks' members."""
     splits: dict[SplitName, SplitSpec] = Field(min_length=1)
     """By name, usually `train` and `test`."""
 
@@ -98,7 +98,7 @@ class Manifest(DataSpec):
         return self
 
     def split(self, name: str) -> SplitSpec:
-        """The split of that name; UserError when the data has no such split."""
+        """Return the split of that name; raise UserError if there is none."""
         if name not in self.splits:
             raise UserError(
                 f"Data {self.name!r} has no split {name!r}{did_you_mean(name, self.splits)}\n"
@@ -107,14 +107,14 @@ class Manifest(DataSpec):
         return self.splits[name]
 
     def num_samples(self, split: str) -> int:
-        """Samples in a split."""
+        """Return the number of samples in a split."""
         return self.split(split).num_samples
 
     def select_tasks(self, names: Iterable[str]) -> tuple[TaskSpec, ...]:
-        """The tasks of those names, in that order.
+        """Return the tasks of these names, in this order.
 
         Raises:
-            UserError: a name that the data does not have, a name given twice, or no name at all.
+            UserError: a name is unknown or given twice, or there is no name at all.
         """
         known = {task.name: task for task in self.tasks}
         wanted = tuple(names)
@@ -129,7 +129,7 @@ class Manifest(DataSpec):
         return tuple(known[name] for name in wanted)
 
     def fingerprint(self, split: str) -> str:
-        """SHA-256 over all that decides a split's samples: input, tasks, and the checksums of its files."""
+        """Return a SHA-256 of all that determines a split's samples: input, tasks, and checksums of its files."""
         parts = {
             "input": self.input.model_dump(mode="json"),
             "tasks": [task.model_dump(mode="json") for task in self.tasks],
@@ -139,18 +139,18 @@ class Manifest(DataSpec):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes a folder's manifest, durably."""
+    """Write a folder's manifest durably."""
     write_durably(folder / MANIFEST_NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads and validates a data folder's manifest.
+    """Read and validate a data folder's manifest.
 
     Args:
-        folder: what `paretrain data ... --out` wrote.
+        folder: a folder that `paretrain data ... --out` wrote.
 
     Raises:
-        UserError: no such folder, no manifest in it, or one that cannot be understood.
+        UserError: there is no such folder, it has no manifest, or the manifest is not valid.
     """
     folder = Path(folder)
     path = folder / MANIFEST_NAME
@@ -168,14 +168,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: bytes, where: str) -> Manifest:
-    """Validate a manifest that somebody else may have written.
+    """Parse and validate a manifest from an untrusted source.
 
     Args:
         text: its JSON.
-        where: begins the sentence of an error: its path or address.
+        where: its path or address, for error messages.
 
     Raises:
-        UserError: it cannot be understood.
+        UserError: it is not a valid manifest.
     """
     again = "Make the data again with `paretrain data ...` into a new folder."
     try:
@@ -198,15 +198,15 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 
 def _missing(folder: Path) -> str:
     if (folder / PARTIAL_NAME).exists():
-        return f"{folder} holds an unfinished conversion.\nRun its `paretrain data ...` command again."
+        return f"{folder} contains an unfinished conversion.\nRun its `paretrain data ...` command again."
     return (
-        f"{folder} has no {MANIFEST_NAME}, so it is no data folder.\n"
+        f"{folder} has no {MANIFEST_NAME}, so it is not a data folder.\n"
         f"Make one, for instance with: paretrain data digits --out DIR"
     )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object; refuse a key that is there twice, of which only the last would count."""
+    """Make a JSON object; refuse duplicate keys, of which JSON would keep only the last."""
     if doubles := doubled(key for key, _ in pairs):
-        raise ValueError(f"key {doubles[0][:40]!r} is there twice")
+        raise ValueError(f"key {doubles[0][:40]!r} appears twice")
     return dict(pairs)

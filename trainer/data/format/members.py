@@ -1,9 +1,9 @@
-"""What a sample is made of: the members that hold arrays, and how the bytes of each become its slot of a batch.
+"""The array members of a sample, and how to decode each of them into its slot of a batch.
 
-The first is the input; then come the dense tasks' targets, which a sample may lack. What does not decode to exactly
-what the manifest promises is an error, and no decoder runs that can execute code (no pickle).
+The first member is the input, followed by the dense tasks' targets, which a sample may lack. A member that does not
+decode to exactly what the manifest says is an error. No decoder runs that can execute code (no pickle).
 
-Shapes: B samples, H rows, W columns, C channels, F features; `...` stands for any of them.
+Shapes: B samples, H rows, W columns, C channels, F features; `...` means any of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,7 @@ from trainer.data.format.npy import npy_header, read_npy
 from trainer.data.format.pixels import unmeasured
 from trainer.data.format.specs import (
     MOST_STDS,
+    UNLABELLED,
     DenseRegressionSpec,
     DenseTaskSpec,
     FeaturesSpec,
@@ -23,9 +24,6 @@ from trainer.data.format.specs import (
     SegmentationSpec,
     TaskSpec,
 )
-
-UNLABELLED = 255
-"""A pixel of a segmentation that has no label, in shards and in batches."""
 
 MemberSpec = ImageSpec | FeaturesSpec | SegmentationSpec | DenseRegressionSpec
 
@@ -35,22 +33,22 @@ class BadMemberError(Exception):
 
 
 def dense_tasks(tasks: Iterable[TaskSpec]) -> list[SegmentationSpec | DenseRegressionSpec]:
-    """The tasks whose targets are members of their own."""
+    """Return the tasks whose targets are array members."""
     return [task for task in tasks if isinstance(task, DenseTaskSpec)]
 
 
 def extensions(inputs: ImageSpec | FeaturesSpec, tasks: Iterable[TaskSpec]) -> list[str]:
-    """Of all members that hold arrays, in the order of the index: the input's, then the dense tasks'."""
+    """Return the extensions of all array members in the order of the index: the input, then the dense tasks."""
     return [inputs.encoding, *(task.extension for task in dense_tasks(tasks))]
 
 
 def blank(spec: MemberSpec, batch_size: int, inputs: ImageSpec | FeaturesSpec) -> np.ndarray:
-    """A batch's slots as padding and bad samples have them: an input of zeros, a target without a label anywhere.
+    """Return slots for padding and bad samples: zeros for an input, no labels for a target.
 
     Args:
-        spec: of the member.
+        spec: the member's spec.
         batch_size: B.
-        inputs: the manifest's input, whose height and width the dense targets have.
+        inputs: the manifest's input; dense targets have its height and width.
 
     Returns:
         Input: uint8 (B, H, W, C) or float32 (B, F). Segmentation: uint8 (B, H, W). Dense regression: float32
@@ -68,10 +66,10 @@ def blank(spec: MemberSpec, batch_size: int, inputs: ImageSpec | FeaturesSpec) -
 
 
 def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
-    """Decodes a member into its slot of a batch; numbers a pixel as (value - mean) / std.
+    """Decode a member into its slot of a batch; the values of a dense regression become (value - mean) / std.
 
     Raises:
-        BadMemberError: another format or shape, or content that cannot be. The slot may then hold anything.
+        BadMemberError: the format, shape or content is wrong. The slot's content is then undefined.
     """
     try:
         if isinstance(spec, ImageSpec):
@@ -93,12 +91,15 @@ def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
 
 
 def decode_members(batch: np.ndarray, contents: Mapping[int, bytes], spec: MemberSpec) -> dict[int, BadMemberError]:
-    """Decodes members into some slots of a batch, as `decode_member`. Returns what is wrong with those it could not.
+    """Decode members into some slots of a batch, as `decode_member` does.
 
     Args:
-        batch: as `blank` gives it.
+        batch: an array as `blank` returns it.
         contents: slot -> encoded member.
-        spec: of the member.
+        spec: the member's spec.
+
+    Returns:
+        slot -> error, for the members that could not be decoded.
     """
     if isinstance(spec, ImageSpec):
         return {slot: BadMemberError(str(fault)) for slot, fault in decode_many(batch, contents, spec).items()}
@@ -114,7 +115,7 @@ def decode_members(batch: np.ndarray, contents: Mapping[int, bytes], spec: Membe
 
 
 def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec, *, whole: bool) -> None:
-    """Refuses what would not decode, before it is written. Of an image the header alone, unless it is to be `whole`.
+    """Check that a member will decode, before it is written. Images are checked by their header, unless `whole`.
 
     Raises:
         BadMemberError: as `decode_member`.
@@ -142,7 +143,7 @@ def _decode_rows(batch_BF: np.ndarray, contents: Mapping[int, bytes], spec: Feat
 
 def _too_far(far: np.ndarray) -> BadMemberError:
     return BadMemberError(
-        f"expected finite numbers within {MOST_STDS:g} standard deviations of the mean, or NaN where there is none; "
+        f"expected finite numbers within {MOST_STDS:g} standard deviations of the mean, or NaN if missing; "
         f"found {np.count_nonzero(far)} others of {far.size}"
     )
 

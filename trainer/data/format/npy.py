@@ -1,4 +1,4 @@
-"""Arrays as the content of `.npy` members: version 1.0, in C order, never unpickled."""
+"""Read and write `.npy` content: version 1.0, C order, no pickle."""
 
 import io
 import math
@@ -8,26 +8,26 @@ import numpy as np
 
 
 def write_npy(array: np.ndarray) -> bytes:
-    """An array as a whole file."""
+    """Return an array as the content of a `.npy` file."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
 def npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array, as it says itself.
+    """Return shape and type from the header.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is not a valid file.
     """
     return _parse(bytes(data[: npy_start(data)]))
 
 
 def read_npy(data: bytes) -> np.ndarray:
-    """The array, which shares its memory with `data`.
+    """Return the array as a view of `data`.
 
     Raises:
-        ValueError: it is no such file, cut short, or followed by other bytes.
+        ValueError: it is not a valid file, is truncated, or has trailing bytes.
     """
     shape, dtype = npy_header(data)
     numbers, size = memoryview(data)[npy_start(data) :], math.prod(shape)
@@ -41,7 +41,7 @@ def npy_start(data: bytes) -> int:
     return 10 + int.from_bytes(data[8:10], "little")
 
 
-# Every member of a task has the same header, and parsing one costs ten times as much as copying 28x28 pixels.
+# All members of a task have the same header, and parsing it takes ten times as long as copying 28x28 pixels.
 @lru_cache(maxsize=64)
 def _parse(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
     stream = io.BytesIO(header)
@@ -49,10 +49,10 @@ def _parse(header: bytes) -> tuple[tuple[int, ...], np.dtype]:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError("not version 1.0")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # numpy evaluates a literal: a forged one fails with any of a dozen types of exceptions
+    except Exception as error:  # numpy evaluates a literal: a forged one can raise any of a dozen exceptions
         raise ValueError(f"expected a .npy array, found {header[:8]!r} ({_first_line(error)})") from None
     if fortran_order:
-        raise ValueError("expected an array in C order, found Fortran's")
+        raise ValueError("expected an array in C order, found Fortran order")
     if dtype.hasobject or not dtype.itemsize or any(type(length) is not int or length < 0 for length in shape):
         raise ValueError(f"expected an array of numbers, found {dtype} of shape {shape}")
     return shape, dtype

@@ -1,6 +1,6 @@
-"""Mean and standard deviation of pixels, for a manifest.
+"""Measure mean and standard deviation of pixels, for the manifest.
 
-Shapes: H rows, W columns, C channels; N pixels of all images together.
+Shapes: H rows, W columns, C channels, N pixels of all images.
 """
 
 from typing import Literal
@@ -12,32 +12,32 @@ from trainer.errors import UserError
 
 
 class PixelMoments:
-    """Adds up images, to say the mean and the standard deviation of their pixels / 255, a channel each."""
+    """Mean and standard deviation per channel of pixels / 255, over all images added."""
 
     def __init__(self, channels: int) -> None:
         self._sums_2C = np.zeros((2, channels))
         self._count = 0
 
     def add(self, pixels_HWC: np.ndarray) -> None:
-        """Takes in an image, or several, uint8."""
+        """Add one or more uint8 images."""
         values_NC = pixels_HWC.reshape(-1, self._sums_2C.shape[1]) / 255
         self._sums_2C += values_NC.sum(0), (values_NC**2).sum(0)
         self._count += len(values_NC)
 
     def fill(self, spec: ImageSpec, where: object) -> ImageSpec:
-        """The spec with mean and standard deviation of what was added, to six digits.
+        """Return `spec` with the mean and standard deviation of the added images, to six digits.
 
         Args:
-            spec: whatever its own say.
-            where: the images are from, for the error.
+            spec: the spec to complete; its own mean and std are ignored.
+            where: origin of the images, for error messages.
 
         Raises:
-            UserError: no image was added, or they have a channel of one single value, which cannot be standardised.
+            UserError: no image was added, or a channel is constant, which cannot be standardised.
         """
         mean_C, square_C = self._sums_2C / max(self._count, 1)
         std_C = np.sqrt(np.maximum(square_C - mean_C**2, 0)).round(6)
         if not std_C.all():
-            raise UserError(f"{where}: no image of the train split can be decoded, or all are of one single colour.")
+            raise UserError(f"{where}: no image of the train split can be decoded, or all have one single colour.")
         return spec.model_copy(update={"mean": tuple(mean_C.round(6).tolist()), "std": tuple(std_C.tolist())})
 
 
@@ -48,7 +48,7 @@ def unmeasured(
     encoding: Encoding,
     stored_sizes: Literal["exact", "any"] = "exact",
 ) -> ImageSpec:
-    """An image of which mean and standard deviation are not known yet."""
+    """Return a spec whose mean and standard deviation are not known yet: 0 and 1."""
     return ImageSpec(
         height=height,
         width=width,

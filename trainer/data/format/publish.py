@@ -1,4 +1,4 @@
-"""A folder that is made as a whole: either it has the file that comes last, and then all of it, or it is unfinished."""
+"""Write a folder as a whole: it is complete if and only if it has the file that is moved into place last."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from trainer.errors import UserError
 from trainer.files import sync
 
 PARTIAL_NAME = ".partial"
-"""Subfolder in which a conversion works until everything in it is whole."""
+"""Subfolder in which a conversion writes its files until all are complete."""
 
 
 @contextmanager
 def publishing(out: Path, last: str) -> Iterator[Path]:
-    """Gives an empty subfolder of `out` to work in; at the end, moves what is in it into place.
+    """Yield an empty subfolder of `out` to write into; move its content into place at the end.
 
     Args:
-        out: a folder that does not exist yet, is empty, or holds an interrupted call's work, which is thrown away.
-        last: the file without which the folder is not whole; it is moved after all others.
+        out: a folder that does not exist yet, is empty, or contains the work of an interrupted call, which is deleted.
+        last: the file that marks the folder as complete; it is moved after all others.
 
     Raises:
-        UserError: the folder holds anything else, or the disk fails.
+        UserError: the folder contains anything else, or the disk fails.
     """
     try:
         partial = _claim(out, last)
@@ -29,7 +29,7 @@ def publishing(out: Path, last: str) -> Iterator[Path]:
         _move(partial, out, last)
     except OSError as error:
         raise UserError(
-            f"Writing {out} failed: {error}.\nIt is unfinished. Mend that and run the same command again."
+            f"Writing {out} failed: {error}.\nIt is unfinished. Fix that and run the same command again."
         ) from error
 
 
@@ -37,10 +37,10 @@ def _claim(out: Path, last: str) -> Path:
     partial = out / PARTIAL_NAME
     out.mkdir(parents=True, exist_ok=True)
     others = sorted(path.name for path in out.iterdir() if path != partial)
-    if others and (partial / last).exists():  # all was whole, and being moved
+    if others and (partial / last).exists():  # complete, and interrupted while it was moved
         _move(partial, out, last)
     if (out / last).exists():
-        raise UserError(f"{out} already holds a data set.\nDelete it, or write to another folder with --out.")
+        raise UserError(f"{out} already contains a data set.\nDelete it, or write to another folder with --out.")
     if others:
         raise UserError(
             f"{out} is not empty (found {', '.join(others[:5])}).\nDelete it, or write to another folder with --out."

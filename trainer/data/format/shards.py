@@ -1,6 +1,6 @@
-"""Samples into WebDataset shards. The same samples give the same bytes.
+"""Write samples into WebDataset shards. The same samples give the same bytes.
 
-A folder with a manifest is complete, a folder without one is refused.
+A folder with a manifest is complete; a folder without one is refused.
 """
 
 import io
@@ -44,13 +44,13 @@ _TO_JSON = json.JSONEncoder(sort_keys=True)
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it goes into a shard.
+    """One sample to be written.
 
     Attributes:
         inputs: the image or the row of features, encoded as its spec says.
-        labels: class number or number by scalar task; None or absent where the sample has no label.
-        maps: encoded target by dense task; absent where the sample has none.
-        name: of the file that it comes from, for errors.
+        labels: scalar task -> class index or value; None or absent if the sample has no label.
+        maps: dense task -> encoded target; absent if the sample has none.
+        name: the file that the sample comes from, for error messages.
     """
 
     inputs: bytes
@@ -61,13 +61,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """All that a data folder is made of; what `paretrain data from MODULE.FUNCTION` expects of the function.
+    """The content of a data folder; `paretrain data from MODULE.FUNCTION` expects the function to return one.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         inputs: what every sample's input decodes to.
-        tasks: what the samples are labelled with.
-        splits: the samples of each split, `train` and `test` among them; each is read once, so it may be a generator.
+        tasks: the tasks that samples have labels for.
+        splits: the samples of each split, including `train` and `test`. Each is read once, so it may be a generator.
     """
 
     name: str
@@ -86,19 +86,20 @@ def write_shards(
     splits: Mapping[str, Iterable[Sample]],
     samples_per_shard: int = 5000,
 ) -> Manifest:
-    """Writes a data folder: tar shards, an index and a labels table per split, and the manifest.
+    """Write a data folder: tar shards, an index and a labels table per split, and the manifest.
 
     Args:
-        out: a folder that does not exist yet, is empty, or holds an interrupted conversion, which is started afresh.
-        name: of the data set.
+        out: a folder that does not exist yet, is empty, or contains an interrupted conversion, which starts over.
+        name: name of the data set.
         made_by: how the samples were made (source, seed, options), for the manifest.
         inputs: what every sample's input decodes to.
-        tasks: what the samples are labelled with.
+        tasks: the tasks that samples have labels for.
         splits: the samples of each split, in the order of their ids.
-        samples_per_shard: of every shard but a split's last.
+        samples_per_shard: size of every shard but a split's last.
 
     Raises:
-        UserError: a folder in use, a split without samples, a sample that fits not `inputs` and `tasks`, a full disk.
+        UserError: the folder is in use, a split has no samples, a sample does not fit `inputs` and `tasks`, or the disk
+            is full.
     """
     spec = _spec(name, made_by, inputs, tasks, splits)
     with publishing(Path(out), MANIFEST_NAME) as folder:
@@ -120,7 +121,7 @@ def _spec(
     tasks: Sequence[TaskSpec],
     splits: Iterable[str],
 ) -> DataSpec:
-    """What does not depend on the samples, so that faults in it are told before any is written."""
+    """Build the part of the manifest that does not depend on samples, to find its faults before any are written."""
     for split in splits:
         if not re.fullmatch(FILE_NAME, split):
             raise UserError(f"Expected letters, digits, '.', '_' and '-' in the name of a split, found {split!r}.")
@@ -137,7 +138,7 @@ def _write_split(
     samples_per_shard: int,
 ) -> SplitSpec:
     dense = {task.name: task for task in dense_tasks(tasks)}
-    # Training bears a few images that do not decode, and counts them; an evaluation bears none.
+    # Training tolerates and counts a few images that do not decode; evaluation tolerates none.
     whole = split != "train"
     shards, indexes, labels = [], [], []
     shown = track(samples, f"{split} samples", console=Console(stderr=True), disable=not sys.stderr.isatty())
@@ -156,7 +157,7 @@ def _write_split(
             file.write(tar_end(file.tell()))
             file.flush()
             os.fsync(file.fileno())
-        # What readers will see is what stands on the disk, so the index is made from there.
+        # Readers get what is on the disk, so the index is made from that.
         index_NM, labels_NT = index_shard(path, number=number, members=extensions(inputs, tasks), tasks=tasks)
         shards.append(ShardSpec(samples=len(index_NM), **describe_file(path)))
         indexes.append(index_NM)
@@ -181,13 +182,13 @@ def _members(
             check_member(data, spec, inputs, whole=whole)
         except BadMemberError as error:
             where = f"Sample {key} ({sample.name})" if sample.name else f"Sample {key}"
-            raise UserError(f"{where}, {extension}: {error}.\nMend it, or leave it out.") from None
+            raise UserError(f"{where}, {extension}: {error}.\nFix it, or leave it out.") from None
     members = {"json": text.encode()} | {extension: data for extension, (data, _) in found.items()}
     return dict(sorted(members.items()))
 
 
 def write_array(path: Path, array: np.ndarray) -> FileSpec:
-    """Writes an `.npy` file, durably, and says what it is."""
+    """Write an `.npy` file durably and return its spec."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_durably(path, buffer.getvalue())
@@ -195,5 +196,5 @@ def write_array(path: Path, array: np.ndarray) -> FileSpec:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a FileSpec says of a file."""
+    """Return the values of a file's FileSpec."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}

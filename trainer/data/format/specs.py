@@ -1,4 +1,4 @@
-"""What a data set holds: the input that every sample decodes to, and the tasks with their classes or units."""
+"""Specs of a data set: the input that every sample decodes to, and the tasks with their classes or units."""
 
 import unicodedata
 from collections import Counter
@@ -11,40 +11,47 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from trainer.errors import UserError
 from trainer.plain import one_line
 
+# models/tasks.py has the same two: models must not import the trainer, and this module must not load torch.
+MISSING = -1
+"""Class index of a sample without a label; a missing value is NaN."""
+
+UNLABELLED = 255
+"""Class index of a pixel without a label."""
+
 MAX_SIDE = 8192
-"""Pixels a side of the largest image that is trained on."""
+"""Largest height and width of an image, in pixels."""
 
 Encoding = Literal["png", "jpg", "npy"]
 
 MAX_NAME = 200
-"""Characters of a name of a task, a class, a unit, a column or a data set."""
+"""Longest name of a task, a class, a unit, a column or a data set, in characters."""
 
 SMALLEST_STD = 1e-6
-"""Of an image's pixels / 255: they are measured to six digits, so no other that is not 0 is smaller."""
+"""Smallest std of pixels / 255. They are rounded to six digits, so no smaller positive value exists."""
 
 LARGEST = 1e30
-"""Of labels, means and standard deviations; and 1 / LARGEST is the smallest standard deviation. Beyond that float32,
-which ends at 3e38, has no differences and squares of them."""
+"""Bound of labels, means and standard deviations; 1 / LARGEST is the smallest standard deviation. Beyond it,
+differences and squares could overflow float32, which ends at 3e38."""
 
 MOST_STDS = 1e6
-"""How far a value may be from its mean, in standard deviations. That of n values is at most sqrt(n) away, so it takes
-a mean or a standard deviation of other data to be further."""
+"""Largest distance of a value from the mean, in standard deviations. None of n values is further than sqrt(n) from
+their own mean, so a larger distance means that mean or std belongs to other data."""
 
 MAX_BYTES = 256 << 20
-"""No part of a sample is larger, as it is stored."""
+"""Size limit of a stored member."""
 
 
 def check_name(name: str) -> str:
-    """Return a name as it is, or refuse what cannot be kept safely in tables, logs and file formats.
+    """Return a name unchanged, or refuse one that is unsafe in tables, logs and file formats.
 
-    Brackets, quotes, letters of any script and blanks are fine; whoever shows a name escapes it.
+    Brackets, quotes, letters of any script and spaces are allowed; code that displays a name escapes it.
 
     Raises:
-        ValueError: it is empty, too long, or has line breaks, control characters, characters that turn the direction
-            of the text, or halves of characters.
+        ValueError: the name is empty or too long, or contains line breaks, control characters, characters that change
+            the direction of text, or surrogates.
     """
     if not name.strip() or len(name) > MAX_NAME:
-        raise ValueError(f"a name has from 1 to {MAX_NAME} characters and more than blanks, found {len(name)}")
+        raise ValueError(f"a name has from 1 to {MAX_NAME} characters that are not all spaces, found {len(name)}")
     for letter in name:
         if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _DIRECTIONS:
             raise ValueError(f"a name has no line breaks and no control characters, found {letter!r} in {name[:40]!r}")
@@ -54,14 +61,14 @@ def check_name(name: str) -> str:
 _DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 Name = Annotated[str, AfterValidator(check_name)]
-"""Of a task, a class, a unit, a column or a data set."""
+"""Name of a task, a class, a unit, a column or a data set."""
 
 
 def check_different(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names as they are, or refuse one that is there twice.
+    """Return names unchanged, or refuse duplicates.
 
     Raises:
-        ValueError: naming those.
+        ValueError: a name appears twice.
     """
     if doubles := doubled(names):
         raise ValueError(f"names must be different, found twice: {', '.join(map(repr, doubles[:5]))}")
@@ -75,9 +82,9 @@ Std = Annotated[float, Field(ge=1 / LARGEST, le=LARGEST)]
 
 
 class Part(BaseModel):
-    """A part of a manifest, or of what becomes one."""
+    """Base of the models that make up a manifest."""
 
-    # JSON knows no NaN: what was written could not be read again.
+    # JSON has no NaN: a manifest with one could not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -92,11 +99,11 @@ class ImageSpec(Part):
     encoding: Encoding
     """How the image member is stored; also its extension in the shard."""
     stored_sizes: Literal["exact", "any"] = "exact"
-    """any: the stored images may have other sizes, and are resized to height x width while they are decoded."""
+    """any: stored images may have other sizes, and are resized to height x width while they are decoded."""
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...]
     """Per channel, of pixels / 255, measured on the train split."""
     std: tuple[Annotated[float, Field(le=1)], ...]
-    """Per channel, of pixels / 255, measured on the train split: at most 0.5; 1 leaves them as they are."""
+    """Per channel, of pixels / 255, measured on the train split: at most 0.5; 1 leaves them unchanged."""
 
     @model_validator(mode="after")
     def _one_number_per_channel(self) -> "ImageSpec":
@@ -104,39 +111,39 @@ class ImageSpec(Part):
             raise ValueError(f"mean and std need {self.channels} numbers, one per channel")
         if min(self.std) < SMALLEST_STD:
             raise ValueError(
-                f"std must be positive, at least {SMALLEST_STD:g}: the train images hold one single colour"
+                f"std must be positive, at least {SMALLEST_STD:g}: the train images have one single colour"
             )
         return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels, as a decoded image has them."""
+        """Height, width and channels of a decoded image."""
         return self.height, self.width, self.channels
 
     @property
     def encoder_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width, as an encoder gets it."""
+        """Channels, height and width of an encoder's input."""
         return self.channels, self.height, self.width
 
 
 class FeaturesSpec(Part):
-    """The row of numbers that every sample decodes to, float32; NaN where the table had none."""
+    """The row of numbers that every sample decodes to, float32; NaN if a value is missing."""
 
     kind: Literal["features"] = "features"
     encoding: Literal["npy"] = "npy"
     """How the member is stored; also its extension in the shard."""
     names: Names = Field(min_length=1)
-    """Of the columns, in order."""
+    """Names of the columns, in order."""
     mean: tuple[Mean, ...]
     """Per column, measured on the train split."""
     std: tuple[Std, ...]
-    """Per column, measured on the train split; 1 for a column of one single value."""
+    """Per column, measured on the train split; 1 for a constant column."""
 
     @model_validator(mode="after")
     def _one_number_per_column(self) -> "FeaturesSpec":
         if not len(self.names) == len(self.mean) == len(self.std):
             raise ValueError(
-                f"names, mean and std need as many entries, found {len(self.names)}, {len(self.mean)} and "
+                f"names, mean and std need the same number of entries, found {len(self.names)}, {len(self.mean)} and "
                 f"{len(self.std)}"
             )
         return self
@@ -157,11 +164,11 @@ InputSpec = Annotated[ImageSpec | FeaturesSpec, Field(discriminator="kind")]
 
 class _Task(Part):
     name: Name
-    """Names the task in logs and configurations, and its target in each sample."""
+    """Identifies the task in logs and configurations, and its target in each sample."""
 
 
 class ClassificationSpec(_Task):
-    """One class a sample: a class number in the JSON member, null or absent where there is no label."""
+    """One class per sample: its index in the JSON member; null or absent without a label."""
 
     kind: Literal["classification"] = "classification"
     classes: Names = Field(min_length=2)
@@ -169,65 +176,68 @@ class ClassificationSpec(_Task):
 
 
 class RegressionSpec(_Task):
-    """One number a sample: a number in the JSON member, null or absent where there is no label."""
+    """One value per sample: a number in the JSON member; null or absent without a label."""
 
     kind: Literal["regression"] = "regression"
     unit: Name | None = None
-    """What people see the error in. null: standard deviations of the train split."""
+    """Unit in which errors are shown. null: standard deviations of the train split."""
     mean: Mean
-    """Measured on the train split. What is learnt is (value - mean) / std."""
+    """Measured on the train split. The target is (value - mean) / std."""
     std: Std
     """Measured on the train split."""
 
 
-# Its name is part of an extension, which other readers of WebDataset take from the first dot on and in lower case.
+# The name is part of an extension, which other WebDataset readers take from the first dot on, in lower case.
 _MEMBER = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
 
 
 class SegmentationSpec(_Task):
-    """One class a pixel: a grey PNG of the input's height and width; no member where there is no label at all."""
+    """One class per pixel: a grey PNG of the input's height and width; no member if the sample has no labels."""
 
     kind: Literal["segmentation"] = "segmentation"
     name: str = _MEMBER
-    """As of any task; also begins the extension of its member: lower-case letters, digits, `_` and `-`."""
+    """Also the first part of the member's extension: lower-case letters, digits, `_` and `-`."""
     classes: Names = Field(min_length=2, max_length=255)
-    """What the values 0, 1, ... mean; 255 is a pixel without a label."""
+    """What the values 0, 1, ... mean; 255 marks a pixel without a label."""
 
     @property
     def extension(self) -> str:
-        """Of the member that holds the target."""
+        """Extension of the target's member."""
         return f"{self.name}.png"
 
 
 class DenseRegressionSpec(_Task):
-    """Some numbers a pixel: float16 or float32, height x width x channels; no member where there is no label at all."""
+    """Values per pixel: float16 or float32, height x width x channels; no member if the sample has no labels."""
 
     kind: Literal["dense_regression"] = "dense_regression"
     name: str = _MEMBER
-    """As of any task; also begins the extension of its member: lower-case letters, digits, `_` and `-`."""
+    """Also the first part of the member's extension: lower-case letters, digits, `_` and `-`."""
     channels: int = Field(ge=1, le=MAX_BYTES)
-    """Numbers a pixel; NaN where one has no label."""
+    """Values per pixel; NaN marks one without a label."""
     unit: Name | None = None
-    """What people see the error in. null: `std`s."""
+    """Unit in which errors are shown. null: multiples of `std`."""
     mean: Mean = 0.0
-    """What is learnt is (value - mean) / std."""
+    """The target is (value - mean) / std."""
     std: Std = 1.0
 
     @property
     def extension(self) -> str:
-        """Of the member that holds the target."""
+        """Extension of the target's member."""
         return f"{self.name}.npy"
 
 
-DenseTaskSpec = SegmentationSpec | DenseRegressionSpec
-"""A target for every pixel, in a member of its own."""
+ScalarTaskSpec = ClassificationSpec | RegressionSpec
+"""A task with one label per sample, in the labels table."""
 
-TaskSpec = Annotated[ClassificationSpec | RegressionSpec | DenseTaskSpec, Field(discriminator="kind")]
-"""One thing to learn about every sample."""
+DenseTaskSpec = SegmentationSpec | DenseRegressionSpec
+"""A task with labels for every pixel, in a member of its own."""
+
+TaskSpec = Annotated[ScalarTaskSpec | DenseTaskSpec, Field(discriminator="kind")]
+"""One task of a data set."""
 
 
 def doubled(names: Iterable[str]) -> list[str]:
-    """Names that stand there more than once."""
+    """Return the names that appear more than once."""
     return [name for name, count in Counter(names).items() if count > 1]
 
 
@@ -241,11 +251,11 @@ TaskSpecs = Annotated[tuple[TaskSpec, ...], Field(min_length=1), AfterValidator(
 
 
 class DataSpec(Part):
-    """What a data folder is, before anything is said of its files."""
+    """The description of a data folder, without its files."""
 
     name: Name
     made_by: dict[str, Any]
-    """How it was made (source, seed, options), for people and for making it again."""
+    """How the data was made (source, seed, options), for people and to make it again."""
     input: InputSpec
     tasks: TaskSpecs
 
@@ -253,7 +263,7 @@ class DataSpec(Part):
     def _pixels_have_targets(self) -> "DataSpec":
         dense = [task.name for task in self.tasks if isinstance(task, DenseTaskSpec)]
         if dense and not isinstance(self.input, ImageSpec):
-            raise ValueError(f"tasks with a target a pixel need images, found {self.input.kind}: {', '.join(dense)}")
+            raise ValueError(f"tasks with a target per pixel need images, found {self.input.kind}: {', '.join(dense)}")
         for task in self.tasks:
             if isinstance(self.input, ImageSpec) and isinstance(task, DenseRegressionSpec):
                 size = 2 * self.input.height * self.input.width * task.channels  # of float16
@@ -266,11 +276,7 @@ class DataSpec(Part):
 
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
-    """Make faults of what is specified inside errors for the user, which begin with `where`.
-
-    Raises:
-        UserError: in place of a ValidationError.
-    """
+    """Turn a ValidationError raised inside into a UserError that begins with `where`."""
     try:
         yield
     except ValidationError as error:
@@ -278,17 +284,17 @@ def refusing(where: str) -> Iterator[None]:
 
 
 def explain(error: ValidationError) -> str:
-    """The first faults of what was validated, a line each."""
+    """Return the first faults of a validation, one per line."""
     faults = error.errors()
-    # Of a list with one wrong item pydantic also says that it is too short.
+    # For a list with one wrong item, pydantic also reports that it is too short.
     causes = [one for one in faults if not any(_inside(other["loc"], one["loc"]) for other in faults)]
-    lines = [f"  {_place(fault['loc'])}: {one_line(fault['msg'])}" for fault in causes]
+    lines = [f"  {_location(fault['loc'])}: {one_line(fault['msg'])}" for fault in causes]
     return "\n".join(lines[:5]) + (f"\n  ... and {len(lines) - 5} more" if len(lines) > 5 else "")
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
+def _location(loc: tuple[int | str, ...]) -> str:
     return ".".join(one_line(str(part))[:MAX_NAME] for part in loc) or "the whole"
 
 
-def _inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
-    return len(place) > len(whole) and place[: len(whole)] == whole
+def _inside(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(loc) > len(outer) and loc[: len(outer)] == outer

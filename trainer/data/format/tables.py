@@ -1,10 +1,10 @@
-"""A split's index and labels table: the very bytes whose checksum was compared with the manifest's.
+"""Read a split's index and labels table, and verify them.
 
-A table is read into memory while its checksum is taken, so nothing that happens to the file later changes what is
-trained on; data workers are forked and share it. One that is larger stays on the disk: its blocks' checksums are taken
-together with the file's, and each block is compared again whenever it is read.
+A table is checked against the manifest and used from memory, so later changes of the file do not affect training; the
+data workers are forked and share it. A large table stays on the disk: the checksums of its blocks are computed together
+with the file's, and each block is checked again whenever it is read.
 
-Shapes: N samples of a split, M members that hold arrays, T scalar tasks, S shards; R rows of a chunk.
+Shapes: N samples of a split, M array members, T scalar tasks, S shards, K blocks of a file, R rows of a chunk.
 """
 
 import hashlib
@@ -18,37 +18,37 @@ from typing import BinaryIO
 import numpy as np
 
 from trainer.data.format.faults import out_of_memory, remedy, unreadable
-from trainer.data.format.index import INDEX_DTYPE, MISSING, labels_dtype, scalar_tasks, shard_rows
+from trainer.data.format.index import INDEX_DTYPE, labels_dtype, scalar_tasks, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest, SplitSpec
 from trainer.data.format.members import extensions
 from trainer.data.format.npy import npy_header, npy_start, read_npy
-from trainer.data.format.specs import LARGEST, ClassificationSpec
+from trainer.data.format.specs import LARGEST, MISSING, ClassificationSpec
 from trainer.data.format.tar import MAX_MEMBER_BYTES
 from trainer.errors import UserError
 from trainer.files import open_regular
 
 MAX_BYTES_IN_MEMORY = 512 << 20
-"""A larger table stays on the disk. Every rank holds its own: an index of this size has 26 million samples."""
+"""Larger tables stay on the disk. Every rank has its own: an index of this size has 26 million samples."""
 
 BLOCK_BYTES = 4096
-"""Of what is read of a table on the disk at least, to compare its CRC-32."""
+"""Unit of reads and of CRC-32 checks of a table on the disk."""
 
 HEADER_BYTES = 1 << 16
-"""More than the header of any `.npy` file that is read here."""
+"""Upper bound of the size of a header."""
 
 CHUNK_ROWS = 1 << 16
-"""Rows that are looked at together."""
+"""Rows that are processed at a time."""
 
 
 class StoredTable:
-    """Rows of a table on the disk; indexed by a slice of rows, or by an array of their numbers, as an array is.
+    """A table on the disk; indexed like an array, by a slice of rows or an array of row numbers.
 
     Args:
-        path: of the file.
+        path: the file.
         start: the byte at which the rows begin.
-        shape: rows and columns.
-        dtype: of a number.
-        crc32_K: of each BLOCK_BYTES of the file, when its checksum was compared.
+        shape: number of rows and columns.
+        dtype: type of an entry.
+        crc32_K: CRC-32 of each BLOCK_BYTES of the file, computed when the file was verified.
     """
 
     def __init__(self, path: Path, start: int, shape: tuple[int, int], dtype: np.dtype, crc32_K: np.ndarray) -> None:
@@ -73,39 +73,39 @@ class StoredTable:
     def _read(self, begin: int, end: int) -> bytes:
         begin_byte, end_byte = (self._start + row * self._row_bytes for row in (begin, end))
         blocks = range(begin_byte // BLOCK_BYTES, -(-end_byte // BLOCK_BYTES))
-        place = blocks.start * BLOCK_BYTES
+        first_byte = blocks.start * BLOCK_BYTES
         try:
-            content = os.pread(self._descriptor, len(blocks) * BLOCK_BYTES, place)
+            content = os.pread(self._descriptor, len(blocks) * BLOCK_BYTES, first_byte)
         except OSError as error:
             raise unreadable(self._path, error) from None
         for number in blocks:
-            first = number * BLOCK_BYTES - place
-            if zlib.crc32(content[first : first + BLOCK_BYTES]) != self._crc32_K[number]:
+            begin_block = number * BLOCK_BYTES - first_byte
+            if zlib.crc32(content[begin_block : begin_block + BLOCK_BYTES]) != self._crc32_K[number]:
                 raise UserError(
                     f"{self._path}: byte {number * BLOCK_BYTES}: its content has changed since it was verified.\n"
                     f"{remedy(self._path.parent)}"
                 )
-        return content[begin_byte - place : end_byte - place]
+        return content[begin_byte - first_byte : end_byte - first_byte]
 
 
 Table = np.ndarray | StoredTable
-"""Indexed by a slice of rows or an array of their numbers; larger than the memory, perhaps."""
+"""Indexed by a slice of rows or an array of row numbers; may be larger than the memory."""
 
 
 def chunks(table: Table) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield all rows in order, some at a time, each time with the number of the first."""
+    """Yield all rows in order, CHUNK_ROWS at a time, with the number of the first of them."""
     for begin in range(0, len(table), CHUNK_ROWS):
         yield begin, table[begin : begin + CHUNK_ROWS]
 
 
 def load_index(folder: Path, manifest: Manifest, split: str) -> tuple[Table, Table]:
-    """Read a split's index and labels table, compare them with the manifest and check every number.
+    """Read a split's index and labels table, compare them with the manifest and check every entry.
 
     Returns:
         Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T).
 
     Raises:
-        UserError: a file that is missing, is not what the manifest says, or holds numbers that cannot be.
+        UserError: a file is missing, differs from the manifest, or contains invalid entries.
     """
     folder, spec = Path(folder), manifest.split(split)
     num_members, num_tasks = len(extensions(manifest.input, manifest.tasks)), len(scalar_tasks(manifest.tasks))
@@ -157,7 +157,7 @@ def _compare(folder: Path, spec: FileSpec, found: str) -> None:
 
 
 def _check_header(folder: Path, spec: FileSpec, content: bytes, dtype: np.dtype, columns: int) -> tuple[int, int]:
-    """Return the shape of a table; refuse another type or shape, and a file that is not as long as that."""
+    """Return the shape of a table; refuse another type or shape, and a file of another length."""
     try:
         shape, found = npy_header(content)
     except ValueError as error:
@@ -167,7 +167,7 @@ def _check_header(folder: Path, spec: FileSpec, content: bytes, dtype: np.dtype,
             folder, spec, f"expected rows of shape ({columns},) of {dtype}, found an array of shape {shape} of {found}"
         )
     if npy_start(content) + shape[0] * columns * dtype.itemsize != spec.bytes:
-        raise _fault(folder, spec, f"its header promises {shape[0]} rows, which do not make {spec.bytes} bytes")
+        raise _fault(folder, spec, f"its header says {shape[0]} rows, which is not {spec.bytes} bytes")
     return shape
 
 
@@ -180,22 +180,22 @@ def _check_index(folder: Path, spec: SplitSpec, index_NM: Table) -> None:
         shard_RM = rows_RM["shard"]
         if (wrong := shard_RM >= len(spec.shards)).any():
             sample_id = begin + int(wrong.any(1).argmax())
-            said = f"sample {sample_id} lies in shard {shard_RM[wrong][0]}; the manifest has {len(spec.shards)}"
-            raise _fault(folder, spec.index, said)
+            fault = f"sample {sample_id} is in shard {shard_RM[wrong][0]}; the manifest has {len(spec.shards)}"
+            raise _fault(folder, spec.index, fault)
         counts_S += np.bincount(shard_RM[:, 0], minlength=len(counts_S))
         expected_R = np.searchsorted(end_S, np.arange(begin, begin + len(rows_RM)), side="right")
         in_order = in_order and bool((shard_RM == expected_R[:, None]).all())
         size_RM, limit_RM = rows_RM["bytes"].astype(np.uint64), bytes_S[shard_RM]
-        # In this order, since unsigned numbers wrap around.
+        # In this order, because unsigned numbers wrap around.
         wrong = (size_RM > np.minimum(limit_RM, MAX_MEMBER_BYTES)) | (rows_RM["offset"] > limit_RM - size_RM)
         if wrong.any():
             row, member = np.argwhere(wrong)[0]
             shard, (_, offset, size, _) = spec.shards[shard_RM[row, member]], rows_RM[row, member].tolist()
-            said = f"sample {begin + row} has {size} bytes at byte {offset} of {shard.file}, which has {shard.bytes}"
-            raise _fault(folder, spec.index, said)
+            fault = f"sample {begin + row} has {size} bytes at byte {offset} of {shard.file}, which has {shard.bytes}"
+            raise _fault(folder, spec.index, fault)
     for shard, found in zip(spec.shards, counts_S.tolist(), strict=True):
         if found != shard.samples:
-            raise _fault(folder, shard, f"the manifest promises {shard.samples} samples, the index has {found}")
+            raise _fault(folder, shard, f"the manifest says {shard.samples} samples, the index has {found}")
     if not in_order:
         raise _fault(folder, spec.index, "it is not in the order of the manifest's shards")
 
@@ -207,15 +207,15 @@ def _check_labels(folder: Path, spec: FileSpec, manifest: Manifest, labels_NT: T
             labels_R = labels_RT[:, column]
             if isinstance(task, ClassificationSpec):
                 right_R = (labels_R >= MISSING) & (labels_R < len(task.classes)) & (labels_R == np.floor(labels_R))
-                wanted = f"a class number from 0 to {len(task.classes) - 1}, or {MISSING} for none"
+                expected = f"a class number from 0 to {len(task.classes) - 1}, or {MISSING} for none"
             else:
                 right_R = np.isnan(labels_R) | (np.abs(labels_R) <= LARGEST)
-                wanted = f"a finite number of at most {LARGEST:g}, or NaN for none"
+                expected = f"a finite number of at most {LARGEST:g}, or NaN for none"
             if not right_R.all():
                 row = int(right_R.argmin())
-                found = f"sample {begin + row}: label of task {task.name!r} should be {wanted}, found {labels_R[row]}"
-                raise _fault(folder, spec, found)
+                fault = f"sample {begin + row}: label of task {task.name!r} should be {expected}, found {labels_R[row]}"
+                raise _fault(folder, spec, fault)
 
 
-def _fault(folder: Path, spec: FileSpec, found: str) -> UserError:
-    return UserError(f"{folder / spec.file}: {found}.\n{remedy(folder)}")
+def _fault(folder: Path, spec: FileSpec, fault: str) -> UserError:
+    return UserError(f"{folder / spec.file}: {fault}.\n{remedy(folder)}")

@@ -1,7 +1,7 @@
-"""Where each member of an uncompressed tar lies, or one clear error.
+"""List the members of an uncompressed tar, or raise one clear error.
 
-The standard library's `tarfile` takes a damaged header for the end of the archive and says nothing; here every block
-must be a sound header, a member's content or the end marker, so a tar is either read to its last byte or refused.
+The standard library's `tarfile` silently takes a damaged header for the end of the archive. Here every block must be a
+valid header, a member's content or the end marker, so a tar is either read to its last byte or refused.
 """
 
 import os
@@ -17,13 +17,13 @@ from trainer.files import open_regular
 
 BLOCK = 512
 MAX_MEMBER_BYTES = MAX_BYTES
-"""A forged size, or a file of holes, would be read for hours."""
+"""A forged size, or a sparse file, would take hours to read."""
 MAX_PADDING_BYTES = 1 << 20
-"""Of empty blocks at the end; tar programs write ten kilobytes at most."""
+"""Limit of empty blocks at the end; tar programs write ten kilobytes at most."""
 MAX_HEADER_BYTES = 1 << 20
-"""Of a header that tells a longer name: a path has at most a few thousand bytes."""
+"""Limit of a header that contains a long name: a path has at most a few thousand bytes."""
 PIECE_BYTES = 1 << 18
-"""Read at a time."""
+"""Bytes read at a time."""
 _EMPTY = bytes(BLOCK)
 _MAX_DIGITS = 20
 _FILE = (b"0", b"\0")
@@ -39,7 +39,7 @@ class Member(NamedTuple):
 
 
 class TarBytes(Protocol):
-    """The bytes of an archive: `bytes`, or a file that is read where it is asked for."""
+    """The bytes of an archive: `bytes`, or a file that is read on demand."""
 
     def __len__(self) -> int: ...
 
@@ -47,7 +47,7 @@ class TarBytes(Protocol):
 
 
 class _FileBytes:
-    """A file as TarBytes, read in pieces. It is not mapped: a file cut short meanwhile would end the process."""
+    """A file as TarBytes, read in pieces. It is not mapped: truncating a mapped file kills the process."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._descriptor = file.fileno()
@@ -69,7 +69,7 @@ def open_tar(path: Path) -> Iterator[TarBytes]:
     """Open an archive for reading.
 
     Raises:
-        UserError: it is not a regular file, is empty, or cannot be read, now or later.
+        UserError: it is not a regular file, is empty, or cannot be read, also while it is in use.
     """
     try:
         with open_regular(path) as file:
@@ -82,16 +82,16 @@ def open_tar(path: Path) -> Iterator[TarBytes]:
 
 
 def walk_tar(tar: TarBytes, where: str, *, tolerant: bool = False) -> Iterator[Member]:
-    """Every member in order.
+    """Yield every member in order.
 
     Args:
         tar: the whole archive.
-        where: its name in errors.
-        tolerant: take what tar programs write besides plain files: folders, and longer names in headers of their own
-            (POSIX's `x` and `g`, GNU's `L`). The bytes of every member are looked at all the same.
+        where: its name, for error messages.
+        tolerant: accept what tar programs write besides plain files: folders, and long names in separate headers
+            (POSIX's `x` and `g`, GNU's `L`). Every block is still checked.
 
     Raises:
-        UserError: naming the byte at which the archive stops being a plain, whole, uncompressed tar.
+        UserError: it is not a complete, plain, uncompressed tar; the message names the byte.
     """
     offset, long_name = 0, None
     while offset < len(tar):
@@ -119,7 +119,7 @@ def walk_tar(tar: TarBytes, where: str, *, tolerant: bool = False) -> Iterator[M
 
 
 def _parse(header: bytes, offset: int, where: str, kinds: Sequence[bytes]) -> tuple[bytes, Member]:
-    # A checksum counts its own eight bytes as spaces.
+    # The checksum counts its own eight bytes as spaces.
     found = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if len(header) < BLOCK or _octal(header[148:156]) != found:
         raise UserError(f"{where}: byte {offset}: expected a tar header, found {header[:16]!r}. Not a tar, or damaged.")
@@ -127,9 +127,11 @@ def _parse(header: bytes, offset: int, where: str, kinds: Sequence[bytes]) -> tu
     if header[257:263] == b"ustar\0" and header[345]:
         name = f"{_text(header[345:500])}/{name}"
     if kind not in kinds:
-        raise UserError(f"{where}: byte {offset}: member {name!r} is no regular file. Shards hold regular files only.")
+        raise UserError(
+            f"{where}: byte {offset}: member {name!r} is no regular file. Shards contain regular files only."
+        )
     if size is None or size > MAX_MEMBER_BYTES:
-        claimed = "more than a plain tar can hold" if size is None else f"{size} bytes"
+        claimed = "more than a tar can contain" if size is None else f"{size} bytes"
         raise UserError(
             f"{where}: byte {offset}: member {name!r} should have at most {MAX_MEMBER_BYTES} bytes, found {claimed}."
         )
@@ -137,7 +139,7 @@ def _parse(header: bytes, offset: int, where: str, kinds: Sequence[bytes]) -> tu
 
 
 def _long_name(kind: bytes, content: bytes, where: str) -> str | None:
-    """The name of the next member; None if these records tell none. POSIX's are lines `LENGTH KEY=VALUE`."""
+    """Return the next member's name, or None if the records have none. POSIX's records are `LENGTH KEY=VALUE`."""
     if kind == b"L":
         return _text(content)
     begin = 0
@@ -159,5 +161,5 @@ def _text(field: bytes) -> str:
 
 def _octal(field: bytes) -> int | None:
     digits = field.strip(b" \0")
-    # int() alone would take a sign, and a negative size would send the walk back to where it was.
+    # int() alone would accept a sign, and a negative size would make the walk loop.
     return int(digits, 8) if digits and not digits.strip(b"01234567") else None

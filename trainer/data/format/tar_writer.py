@@ -1,9 +1,9 @@
-"""Members of a plain (ustar) archive, ten times as fast as `tarfile` writes them, and the same bytes every time."""
+"""Write members of a plain (ustar) archive, ten times as fast as `tarfile`, and always the same bytes."""
 
 from trainer.data.format.tar import BLOCK
 
 RECORD = 20 * BLOCK
-"""An archive fills whole records."""
+"""Archives are padded to whole records."""
 
 MAX_NAME_BYTES = 100
 MAX_MEMBER_BYTES = 8**11 - 1
@@ -12,7 +12,7 @@ _CHECKSUM = slice(148, 156)
 
 
 def tar_member(name: str, content: bytes) -> bytes:
-    """A file as it stands in an archive: a header of one block, the content, zeros up to the next block.
+    """Return a file as an archive member: a header block, the content, and zeros up to the next block.
 
     Name and content must fit ustar's fields: MAX_NAME_BYTES and MAX_MEMBER_BYTES.
     """
@@ -27,12 +27,12 @@ def tar_member(name: str, content: bytes) -> bytes:
 
 
 def tar_end(offset: int) -> bytes:
-    """What ends an archive whose members fill `offset` bytes."""
+    """Return the bytes that end an archive whose members fill `offset` bytes."""
     return bytes(2 * BLOCK + -(offset + 2 * BLOCK) % RECORD)
 
 
 def _template() -> bytes:
-    """The header of every member but for its name, size and checksum: readable by all, of nobody, of 1970."""
+    """Return a header without name, size and checksum: mode 0444, owner 0, modified in 1970."""
     header = bytearray(BLOCK)
     header[100:108] = b"0000444\0"
     header[108:116] = header[116:124] = b"0000000\0"

@@ -1,4 +1,4 @@
-"""The proof that a data folder still holds what was written."""
+"""Verify that the files of a data folder are those that were written."""
 
 import hashlib
 import os
@@ -24,31 +24,29 @@ def verify_shards(
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, tuple[Table, Table]]:
-    """Proves that the files of a data folder are those that the manifest names.
+    """Verify that the files of a data folder are those that the manifest lists.
 
-    Sizes, counts, and the checksums and numbers of index and labels are always checked. With several processes each
-    looks at every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
+    Sizes, counts, and the checksums and entries of index and labels are always checked. Each of several processes
+    checks every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
 
     Args:
-        folder: of the data.
-        manifest: as read from it.
-        splits: which to look at; all when None.
-        checksum: also read the shards: compare their checksums, and index and labels with what the tars hold.
-        is_copy: whether it is a copy of remote data, which may lack shards: each is verified when it is fetched.
-        rank: of this process.
+        folder: the data folder.
+        manifest: its manifest.
+        splits: which splits to verify; None means all.
+        checksum: also read the shards: compare their checksums, and their content with index and labels.
+        is_copy: whether the folder is a copy of remote data, which may lack shards: each is verified when fetched.
+        rank: this process's rank.
         world_size: number of processes.
 
     Returns:
-        Index and labels table of each of the splits.
+        Index and labels table of each split.
 
     Raises:
-        UserError: naming the file, what was found, what was expected and what to type.
+        UserError: a file differs from the manifest, or cannot be read.
     """
     folder = Path(folder)
     names = list(manifest.splits if splits is None else splits)
-    tables = {}
-    for split in names:
-        tables[split] = load_index(folder, manifest, split)
+    tables = {split: load_index(folder, manifest, split) for split in names}
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
     for split, number in shards[rank::world_size]:
         shard = manifest.split(split).shards[number]
@@ -57,7 +55,7 @@ def verify_shards(
         _verify_file(folder, shard, checksum=checksum)
         if checksum:
             index_NM, labels_NT = tables[split]
-            mine = shard_rows(manifest.split(split))[number]
+            rows = shard_rows(manifest.split(split))[number]
             found_NM, found_NT = index_shard(
                 folder / shard.file,
                 number=number,
@@ -65,8 +63,8 @@ def verify_shards(
                 tasks=manifest.tasks,
                 foreign=manifest.foreign,
             )
-            # Bytes, not numbers: a NaN equals no NaN.
-            if found_NM.tobytes() != index_NM[mine].tobytes() or found_NT.tobytes() != labels_NT[mine].tobytes():
+            # Compared as bytes, because NaN != NaN.
+            if found_NM.tobytes() != index_NM[rows].tobytes() or found_NT.tobytes() != labels_NT[rows].tobytes():
                 raise UserError(f"{folder / shard.file}: its samples are not those of the index.\n{remedy(folder)}")
     return tables
 

@@ -1,4 +1,4 @@
-"""`paretrain data check`: every byte of a data folder, a count of its labels, and a picture of some samples.
+"""`paretrain data check`: verify every byte of a data folder, count its labels, and draw some samples.
 
 Shapes: N samples of a split, R rows of a chunk, M members, T scalar tasks, H rows, W columns, C channels.
 """
@@ -14,14 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.data.format.coverage import warnings
-from trainer.data.format.index import Scalar, scalar_tasks
+from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import dense_tasks
-from trainer.data.format.specs import ClassificationSpec, ImageSpec
+from trainer.data.format.specs import ClassificationSpec, ImageSpec, ScalarTaskSpec
 from trainer.data.format.tables import chunks, load_index
 from trainer.data.format.verify import verify_shards
 from trainer.data.inspect.contact_sheet import draw_contact_sheet
 from trainer.data.reading.reader import BadSample, SplitReader
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.files import replace
 from trainer.plain import printable
@@ -35,16 +36,17 @@ BATCH_SIZE = 64
 
 
 def check_folder(folder: Path) -> None:
-    """Verifies a folder, prints how its samples are labelled and draws some of them into SHEET_NAME.
+    """Verify a folder, print how its samples are labelled, and draw some of them into SHEET_NAME.
 
     Raises:
-        UserError: the first thing found wrong.
+        UserError: the first fault found.
     """
     manifest = read_manifest(folder)
+    data = DataFolder(folder, manifest)
     console = Terminal(soft_wrap=True)
     with console.status(Text(printable(f"verifying the shards of {folder}"))):
         verify_shards(folder, manifest, checksum=True)
-    bad = [sample for split in manifest.splits for sample in _bad_samples(folder, manifest, split)]
+    bad = [sample for split in manifest.splits for sample in _bad_samples(data, split)]
     console.print(_table(folder, manifest))
     for warning in warnings(folder, manifest):
         console.print(f"Warning: {warning}")
@@ -52,27 +54,28 @@ def check_folder(folder: Path) -> None:
         console.print(f"Bad {sample.message}")
     if isinstance(manifest.input, ImageSpec):
         split = "train" if "train" in manifest.splits else next(iter(manifest.splits))
-        picture = draw_contact_sheet(folder, manifest, split)
+        picture = draw_contact_sheet(data, split)
         try:
             replace(folder / SHEET_NAME, picture)
         except UserError as error:
-            raise UserError(f"{folder} is sound, but the picture of it cannot be written: {error}") from None
+            raise UserError(f"{folder} is intact, but its contact sheet cannot be written: {error}") from None
         console.print(f"some samples of {split}: {folder / SHEET_NAME}")
     num_shards = sum(len(split.shards) for split in manifest.splits.values())
     num_bytes = sum(file.bytes for split in manifest.splits.values() for file in split.files)
     console.print(
-        f"{folder}: {num_shards:,} shards, {num_bytes / 2**20:,.1f} MiB, are what the manifest says; "
+        f"{folder}: {num_shards:,} shards, {num_bytes / 2**20:,.1f} MiB, match the manifest; "
         + (f"{len(bad):,} of its samples cannot be used" if bad else "every sample can be used")
     )
 
 
-def _bad_samples(folder: Path, manifest: Manifest, split: str) -> Iterator[BadSample]:
-    """Decodes every sample."""
-    reader = SplitReader(folder, manifest, split, [task.name for task in manifest.tasks])
+def _bad_samples(data: DataFolder, split: str) -> Iterator[BadSample]:
+    """Decode every sample of a split, and yield the bad ones."""
+    num_samples = data.manifest.num_samples(split)
+    reader = SplitReader(data, split, [task.name for task in data.manifest.tasks])
     buffers = reader.buffers(BATCH_SIZE)
-    starts = range(0, manifest.num_samples(split), BATCH_SIZE)
+    starts = range(0, num_samples, BATCH_SIZE)
     for start in track(starts, f"decoding {split}", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-        sample_ids_B = np.arange(start, min(start + BATCH_SIZE, manifest.num_samples(split)))
+        sample_ids_B = np.arange(start, min(start + BATCH_SIZE, num_samples))
         yield from reader.read_into([buffer[: len(sample_ids_B)] for buffer in buffers], sample_ids_B).bad
     reader.close()
 
@@ -82,31 +85,31 @@ def _table(folder: Path, manifest: Manifest) -> Table:
     for column in ("split", "task", "kind", "labelled", "missing", "labels"):
         table.add_column(column, justify="right" if column in ("labelled", "missing") else "left")
     for split in manifest.splits:
-        for name, kind, missing, said in _rows(folder, manifest, split):
+        for name, kind, missing, labels in _rows(folder, manifest, split):
             labelled = manifest.num_samples(split) - missing
-            table.add_row(split, name, kind, f"{labelled:,}", f"{missing:,}" if missing else "-", said)
+            table.add_row(split, name, kind, f"{labelled:,}", f"{missing:,}" if missing else "-", labels)
         table.add_section()
     return table
 
 
 def _rows(folder: Path, manifest: Manifest, split: str) -> Iterator[tuple[str, str, int, str]]:
-    """Name, kind, samples without a label, and what the labels are, of every task."""
+    """Yield name, kind, number of samples without a label, and a summary of the labels, for every task."""
     index_NM, labels_NT = load_index(folder, manifest, split)
     scalars = {task.name: column for column, task in enumerate(scalar_tasks(manifest.tasks))}
     members = {task.name: 1 + column for column, task in enumerate(dense_tasks(manifest.tasks))}
     for task in manifest.tasks:
-        if isinstance(task, Scalar):
+        if isinstance(task, ScalarTaskSpec):
             labels_N = np.concatenate([rows_RT[:, scalars[task.name]] for _, rows_RT in chunks(labels_NT)])
             known_N = labels_N[labels_N >= 0 if isinstance(task, ClassificationSpec) else ~np.isnan(labels_N)]
             yield task.name, task.kind, len(labels_N) - len(known_N), _labels(task, known_N)
         else:
             sizes = (rows_RM["bytes"][:, members[task.name]] for _, rows_RM in chunks(index_NM))
             missing = sum(int((size_R == 0).sum()) for size_R in sizes)
-            yield task.name, task.kind, missing, "one for each pixel"
+            yield task.name, task.kind, missing, "one per pixel"
 
 
-def _labels(task: Scalar, known_N: np.ndarray) -> str:
-    """Shares of the commonest classes, or mean and range in the task's unit."""
+def _labels(task: ScalarTaskSpec, known_N: np.ndarray) -> str:
+    """Summarise labels: frequencies of the commonest classes, or mean and range in the task's unit."""
     if not len(known_N):
         return "none"
     if isinstance(task, ClassificationSpec):

@@ -1,4 +1,4 @@
-"""Some samples of a split as one picture, with their labels and dense targets: to be looked at.
+"""Draw some samples of a split as one picture, with their labels and dense targets.
 
 Shapes: B samples, H rows, W columns.
 """
@@ -6,56 +6,58 @@ Shapes: B samples, H rows, W columns.
 import io
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import UNLABELLED, dense_tasks
+from trainer.data.format.members import dense_tasks
 from trainer.data.format.specs import (
+    UNLABELLED,
     ClassificationSpec,
     DenseRegressionSpec,
     ImageSpec,
-    RegressionSpec,
+    ScalarTaskSpec,
     SegmentationSpec,
 )
 from trainer.data.reading.reader import SplitReader
+from trainer.data.remote.folder import DataFolder
 from trainer.plain import one_line, shortened
 
 NUM_SAMPLES = 32
 NUM_WITH_MAPS = 8
-"""Samples on a sheet with dense targets, which stand beside each image."""
+"""Samples on a sheet if there are dense targets, which are drawn next to each image."""
 
 SHEET_INCHES = 16.5
-"""Wide. Samples stand side by side as long as there is room."""
+"""Width of the sheet."""
 TILE_INCHES = 1.6
 HEADING_INCHES = 0.2
 TITLE_INCHES = 0.16
 LINE_INCHES = 0.092
-"""Of the labels, which stand right of an image, in columns of its height."""
+"""Line height of the labels, which are written to the right of the image, in columns of its height."""
 LETTER_INCHES = 0.0455
 MAX_LETTERS = 32
 MAX_COLUMNS = 6
 GAP_INCHES = 0.08
 TEXT: dict[str, Any] = {"fontsize": 6, "parse_math": False}
-"""A class with a $ in its name is no formula."""
+"""`parse_math` would draw a class with a $ in its name as a formula."""
 
 
-def draw_contact_sheet(folder: Path, manifest: Manifest, split: str) -> bytes:
-    """Draw samples, evenly taken from all of a split, as a PNG.
+def draw_contact_sheet(data: DataFolder, split: str) -> bytes:
+    """Draw evenly spaced samples of a split as a PNG.
 
     Raises:
-        UserError: a shard that cannot be read.
+        UserError: a shard cannot be read.
     """
     from matplotlib.figure import Figure
 
-    assert isinstance(manifest.input, ImageSpec), "a row of numbers is no picture"
+    manifest = data.manifest
+    assert isinstance(manifest.input, ImageSpec), "only images can be drawn"
     dense, scalars = dense_tasks(manifest.tasks), scalar_tasks(manifest.tasks)
     count = min(manifest.num_samples(split), NUM_WITH_MAPS if dense else NUM_SAMPLES)
     sample_ids_B = np.linspace(0, manifest.num_samples(split) - 1, count).astype(int)
-    reader = SplitReader(folder, manifest, split, [task.name for task in manifest.tasks])
+    reader = SplitReader(data, split, [task.name for task in manifest.tasks])
     buffers = reader.buffers(count)
     bad = reader.read_into(buffers, sample_ids_B).bad
     targets = reader.targets(sample_ids_B, buffers, bad)
@@ -91,20 +93,17 @@ def draw_contact_sheet(folder: Path, manifest: Manifest, split: str) -> bytes:
         left += TILE_INCHES + GAP_INCHES / 2
         for column, column_width in zip(columns, column_widths, strict=True):
             lines = [_label(task, targets[task.name][slot].item()) for task in column]
-            place = left / sheet_width, 1 - top / sheet_height
-            figure.text(*place, "\n".join(lines), va="top", linespacing=1.1, **TEXT)
+            position = left / sheet_width, 1 - top / sheet_height
+            figure.text(*position, "\n".join(lines), va="top", linespacing=1.1, **TEXT)
             left += column_width
     picture = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box is drawn instead
         figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()
 
 
-Scalar = ClassificationSpec | RegressionSpec
-
-
-def _columns(tasks: Sequence[Scalar], num_lines: int) -> list[Sequence[Scalar]]:
+def _columns(tasks: Sequence[ScalarTaskSpec], num_lines: int) -> list[Sequence[ScalarTaskSpec]]:
     return [tasks[begin : begin + num_lines] for begin in range(0, len(tasks), num_lines)][:MAX_COLUMNS]
 
 
@@ -114,13 +113,13 @@ def _heading(manifest: Manifest, split: str, count: int, num_tasks: int, num_sho
     return f"{name}, {split}: {count} of {manifest.num_samples(split):,} samples{left_out}"
 
 
-def _letters(task: Scalar) -> int:
-    """Of the longest line that a label of the task can make."""
+def _letters(task: ScalarTaskSpec) -> int:
+    """Return the length of the longest label of a task."""
     values = range(-1, len(task.classes)) if isinstance(task, ClassificationSpec) else (task.mean, -1234.5)
     return 1 + max(len(_label(task, value)) for value in values)
 
 
-def _label(task: Scalar, value: float) -> str:
+def _label(task: ScalarTaskSpec, value: float) -> str:
     if isinstance(task, ClassificationSpec):
         text = f"{task.name}: {task.classes[int(value)] if value >= 0 else '-'}"
     else:
@@ -130,7 +129,7 @@ def _label(task: Scalar, value: float) -> str:
 
 
 def _draw_map(tile: Any, task: SegmentationSpec | DenseRegressionSpec, map_: np.ndarray) -> None:
-    """Classes in colours of their own; of numbers the size, in all channels together. What has no label stays blank."""
+    """Draw each class in its own colour, or the norm of the values over channels. Pixels without a label stay blank."""
     if isinstance(task, SegmentationSpec):
         shown_HW = np.ma.masked_equal(map_, UNLABELLED)
         colours = {"cmap": "tab20", "vmin": 0, "vmax": max(len(task.classes) - 1, 1), "interpolation": "nearest"}

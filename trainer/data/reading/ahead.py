@@ -1,4 +1,4 @@
-"""Shards of a copy that is too large for the cache: those of the next group come while this one is trained on."""
+"""Fetch the next group of shards while training uses the current one, if the data is too large for the cache."""
 
 import logging
 import threading
@@ -15,35 +15,34 @@ from trainer.errors import UserError
 logger = logging.getLogger(__name__)
 
 Group = tuple[Cursor, list[ShardSpec]]
-"""Shards that are shuffled together, and the place in the epoch at which they begin."""
+"""Shards that are shuffled together, and the cursor at which they begin."""
 
 
 def groups_from(cursor: Cursor, shards: Sequence[ShardSpec], *, seed: int, group_samples: int) -> Iterator[Group]:
-    """The groups of the canonical order, without end, from the one that `cursor` lies in."""
-    epoch, done = cursor.epoch, cursor.samples
+    """Yield the groups of the canonical order without end, beginning with the one that contains `cursor`."""
+    epoch, consumed = cursor.epoch, cursor.samples
     samples_S = [shard.samples for shard in shards]
     while True:
         begin = 0
         for numbers in shard_groups(samples_S, seed=seed, epoch=epoch, group_samples=group_samples):
             group = [shards[number] for number in numbers]
             end = begin + sum(shard.samples for shard in group)
-            if end > done:
+            if end > consumed:
                 yield Cursor(epoch, begin), group
             begin = end
-        epoch, done = epoch + 1, 0
+        epoch, consumed = epoch + 1, 0
 
 
 class ShardsAhead:
-    """Fetches in a thread. What it could not fetch is left to the reader, which fetches what it lacks, or fails.
+    """Fetches shards in a thread. If that fails, the reader fetches what it lacks, or raises the error.
 
     Args:
-        copy: of remote data.
-        groups: as `groups_from` gives them.
-        kept: shards that the cache should not remove to make room for a group: they are seldom read, but again and
-            again.
+        copy: the copy of remote data.
+        groups: as `groups_from` yields them.
+        kept: shards that the cache should keep when it makes room for a group: they are read rarely, but repeatedly.
 
     Attributes:
-        fetched_bytes: so far.
+        fetched_bytes: bytes fetched so far.
     """
 
     def __init__(self, copy: Copy, groups: Iterator[Group], kept: Sequence[ShardSpec] = ()) -> None:
@@ -57,7 +56,7 @@ class ShardsAhead:
         self._thread = threading.Thread(target=self._run, name="shards-ahead", daemon=True)
 
     def reach(self, cursor: Cursor) -> None:
-        """Training has come so far."""
+        """Tell the thread how far training has come."""
         with self._moved:
             self._reached = cursor
             self._moved.notify()
@@ -65,7 +64,7 @@ class ShardsAhead:
             self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread after the shards that it is at; does not wait for that."""
+        """End the thread after the shards that it is fetching, without waiting for it."""
         with self._moved:
             self._closed = True
             self._moved.notify()

@@ -1,7 +1,7 @@
-"""Random flips, crops and colours of training images.
+"""Augment training images with random flips, crops and colours.
 
-What a sample gets is drawn from (seed, epoch, position), so it is the same whatever the ranks and workers, and after
-any resume. It is applied on the device to the whole batch.
+The random numbers depend on (seed, epoch, position) only, so they do not change with the number of ranks or workers, or
+after a resume. Augmentation runs on the device, on whole batches.
 
 Shapes: B samples, H rows, W columns, C channels.
 """
@@ -19,17 +19,17 @@ from trainer.data.reading.order import Purpose, hash64
 from trainer.errors import UserError
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a grey value (ITU-R BT.601), as JPEG has them."""
+"""Weights of red, green and blue in a grey value (ITU-R BT.601), as in JPEG."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What each slot of a batch gets; None for what is switched off.
+    """Random numbers for each slot of a batch; None for augmentations that are off.
 
     Attributes:
-        flip_B: bool: mirrored left to right.
-        offset_B2: int64: rows and columns by which the crop lies off the image.
-        factors_B3: float32: of brightness, contrast and saturation.
+        flip_B: bool, whether to mirror left to right.
+        offset_B2: int64, rows and columns by which the crop is shifted.
+        factors_B3: float32, factors of brightness, contrast and saturation.
     """
 
     flip_B: Tensor | None = None
@@ -38,48 +38,48 @@ class Draws:
 
 
 NOTHING = Draws()
-"""Of a batch that is not augmented."""
+"""Draws of a batch that is not augmented."""
 
 
 def check_augment(config: AugmentConfig, spec: InputSpec, tasks: Sequence[TaskSpec]) -> None:
-    """Refuses an augmentation that cannot be applied to this input, or not to these tasks' targets.
+    """Refuse augmentations that do not fit the input or the tasks' targets.
 
     Raises:
-        UserError: naming the setting.
+        UserError: a setting does not fit; the message names it.
     """
-    asked = ", ".join(f"data.augment.{name}" for name, value in config.model_dump().items() if value)
-    if asked and not isinstance(spec, ImageSpec):
-        raise UserError(f"{asked}: there are no images in this data, but rows of {spec.kind}. Leave it out.")
+    settings = ", ".join(f"data.augment.{name}" for name, value in config.model_dump().items() if value)
+    if settings and not isinstance(spec, ImageSpec):
+        raise UserError(f"{settings}: this data has no images, but rows of {spec.kind}. Leave it out.")
     if isinstance(spec, ImageSpec) and config.crop_padding >= min(spec.height, spec.width):
         raise UserError(
             f"data.augment.crop_padding={config.crop_padding}: the images have {spec.height} x {spec.width} pixels, so "
-            "that a crop may hold nothing but padding. Type fewer pixels than their smaller side has."
+            "a crop may contain nothing but padding. Type fewer pixels than the smaller side has."
         )
     if config.saturation and isinstance(spec, ImageSpec) and spec.channels == 1:
         raise UserError(f"data.augment.saturation={config.saturation} has no effect on grey images. Leave it out.")
-    pointing = [task.name for task in tasks if isinstance(task, DenseRegressionSpec)]
-    if config.flip and pointing:
+    directional = [task.name for task in tasks if isinstance(task, DenseRegressionSpec)]
+    if config.flip and directional:
         raise UserError(
-            f"data.augment.flip=true: a mirrored image needs mirrored targets, but whether the numbers of "
-            f"{', '.join(pointing)} point left and right nobody knows here. Type data.augment.flip=false"
+            f"data.augment.flip=true: a mirrored image needs mirrored targets, but it is unknown whether the values of "
+            f"{', '.join(directional)} depend on left and right. Type data.augment.flip=false"
         )
 
 
 def draw(config: AugmentConfig, *, seed: int, epoch: int, positions_B: np.ndarray) -> Draws:
-    """What the samples at these positions of the epoch get; a pure function of its arguments."""
+    """Draw random numbers for the samples at these positions of the epoch; a pure function of its arguments."""
 
     def uniform(purpose: Purpose) -> np.ndarray:
-        # The upper 24 bits: as many as a float32 between 0 and 1 can tell apart.
+        # The upper 24 bits: a float32 between 0 and 1 cannot distinguish more.
         return (hash64(seed, epoch, positions_B, purpose) >> np.uint64(40)).astype(np.float32) / 2**24
 
     flip = offset = factors = None
     if config.flip:
         flip = torch.from_numpy(uniform(Purpose.FLIP) < 0.5)
     if config.crop_padding:
-        places = 2 * config.crop_padding + 1
-        drawn = [uniform(purpose) * np.float32(places) for purpose in (Purpose.ROW, Purpose.COLUMN)]
-        # Just below 1 the product rounds up to `places` itself where that is large.
-        offset_B2 = np.stack(drawn, axis=1).astype(np.int64).clip(max=places - 1) - config.crop_padding
+        num_offsets = 2 * config.crop_padding + 1
+        drawn = [uniform(purpose) * np.float32(num_offsets) for purpose in (Purpose.ROW, Purpose.COLUMN)]
+        # Just below 1 the product rounds up to `num_offsets` itself where that is large.
+        offset_B2 = np.stack(drawn, axis=1).astype(np.int64).clip(max=num_offsets - 1) - config.crop_padding
         offset = torch.from_numpy(offset_B2)
     strengths = {
         Purpose.BRIGHTNESS: config.brightness,
@@ -93,15 +93,15 @@ def draw(config: AugmentConfig, *, seed: int, epoch: int, positions_B: np.ndarra
 
 
 def move(values: Tensor, draws: Draws, fill: float) -> Tensor:
-    """Mirrors and crops images, or targets that have a value a pixel.
+    """Mirror and crop images, or targets with a value per pixel.
 
     Args:
-        values: of shape (B, H, W) or (B, H, W, C), on any device.
-        draws: as drawn for the batch.
-        fill: stands where a crop reaches over the edge.
+        values: shape (B, H, W) or (B, H, W, C), on any device.
+        draws: the batch's draws.
+        fill: value of pixels outside of the image.
 
     Returns:
-        Values of the same shape; the same tensor where nothing moves.
+        A tensor of the same shape; `values` itself if there is nothing to do.
     """
     flip_B, offset_B2 = draws.flip_B, draws.offset_B2
     if flip_B is None and offset_B2 is None:
@@ -117,7 +117,7 @@ def move(values: Tensor, draws: Draws, fill: float) -> Tensor:
     samples_B = torch.arange(num_samples, device=device)
     pixels_BHW = ((samples_B[:, None] * height + rows_BH) * width)[:, :, None] + columns_BW[:, None, :]
     inside_BHW = _within(rows_BH, height)[:, :, None] & _within(columns_BW, width)[:, None, :]
-    # One pixel of `fill` behind the last one: picked from a flat list, a batch takes a fifth of what indexing takes.
+    # With one pixel of `fill` at the end: selecting from a flat list takes a fifth of the time of indexing.
     flat = torch.cat([values.flatten(0, 2), values.new_full((1, *values.shape[3:]), fill)])
     pixels_BHW.masked_fill_(~inside_BHW, len(flat) - 1)
     return flat.index_select(0, pixels_BHW.flatten()).view(values.shape)
@@ -128,9 +128,9 @@ def _within(index: Tensor, size: int) -> Tensor:
 
 
 def recolour(pixels_BCHW: Tensor, draws: Draws) -> Tensor:
-    """Changes brightness, then contrast, then saturation of pixels between 0 and 1, which stay between 0 and 1.
+    """Change brightness, then contrast, then saturation of pixels between 0 and 1, and clamp them to that range.
 
-    A factor f scales the distance to black, to the image's mean grey value, and to each pixel's own grey value.
+    The factors scale the distance to black, to the image's mean grey value, and to each pixel's own grey value.
     """
     if draws.factors_B3 is None:
         return pixels_BCHW

@@ -1,4 +1,4 @@
-"""Pixels or features from the loader to the float input of an encoder, on the device.
+"""Move batches to the device, augment them, and normalise inputs for the encoder.
 
 Shapes: B samples, H rows, W columns, C channels, F features.
 """
@@ -7,25 +7,24 @@ from collections.abc import Mapping
 
 import torch
 
-from trainer.data.format.members import UNLABELLED
-from trainer.data.format.specs import FeaturesSpec, ImageSpec
+from trainer.data.format.specs import UNLABELLED, FeaturesSpec, ImageSpec
 from trainer.data.reading.augment import NOTHING, Draws, move, recolour
 
 
 def to_input(
     inputs: torch.Tensor, spec: ImageSpec | FeaturesSpec, device: torch.device | str, draws: Draws = NOTHING
 ) -> torch.Tensor:
-    """Moves a batch to the device, pixels as bytes, a quarter of the floats' size; augments and normalises it there.
+    """Move inputs to the device as they are, then augment and normalise them there. Bytes transfer faster than floats.
 
     Args:
         inputs: uint8 pixels (B, H, W, C), or float32 features (B, F).
-        spec: whose mean and standard deviation, of pixels / 255 or of each feature, become 0 and 1. A feature that is
-            NaN becomes its mean, 0.
-        device: where the encoder is.
-        draws: how the images are to be augmented.
+        spec: has mean and standard deviation of pixels / 255 or of each feature; they become 0 and 1. A feature that is
+            NaN becomes 0, its mean.
+        device: the encoder's device.
+        draws: how to augment the images.
 
     Returns:
-        float32, shape (B, C, H, W), in the channels-last memory order that the pixels come in; or (B, F).
+        float32, shape (B, C, H, W), in channels-last memory order like the pixels; or (B, F).
     """
     inputs = inputs.to(device, non_blocking=True)
     mean, std = torch.tensor(spec.mean, device=device), torch.tensor(spec.std, device=device)
@@ -38,12 +37,12 @@ def to_input(
 def to_targets(
     targets: Mapping[str, torch.Tensor], device: torch.device | str, draws: Draws = NOTHING
 ) -> dict[str, torch.Tensor]:
-    """Moves targets to the device; those that have a value a pixel are augmented with their images.
+    """Move targets to the device, and augment those with a value per pixel like their images.
 
     Args:
-        targets: task name -> target, as `Batch` has them.
-        device: where the encoder is.
-        draws: how the images are augmented. What a crop brings in has no label.
+        targets: task name -> target, as in `Batch`.
+        device: the encoder's device.
+        draws: how the images are augmented. Pixels outside of the image get no label.
     """
     moved = {name: target.to(device, non_blocking=True) for name, target in targets.items()}
     return {

@@ -1,34 +1,32 @@
-"""Sample ids to decoded samples, a whole batch at once, into buffers that the caller gives.
+"""Read and decode samples by their ids, a batch at a time, into the caller's buffers.
 
-Whatever reads it, in whatever process, the same ids give the same result; nothing here knows of epochs or ranks, and
-nothing of torch, so that a forked worker may run it.
+The same ids give the same result in any process: nothing here depends on epochs or ranks. Nothing uses torch, so that
+forked workers may run it.
 
-Shapes: B samples, N samples of the split, M members that hold arrays, T tasks of one kind.
+Shapes: B samples, N samples of the split, M array members, T tasks of one kind.
 """
 
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from trainer.data.format.faults import out_of_memory
-from trainer.data.format.index import MISSING, scalar_tasks
-from trainer.data.format.manifest import Manifest
+from trainer.data.format.index import scalar_tasks
 from trainer.data.format.members import blank, decode_members, dense_tasks
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec
+from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
 from trainer.data.format.tables import load_index
 from trainer.data.reading.order import PADDING
 from trainer.data.reading.shard_files import ShardFiles
-from trainer.data.remote.copies import Copy
+from trainer.data.remote.folder import DataFolder
 
 AT_ONCE = 256
-"""Samples whose bytes are all read before the first is decoded: see `decode.decode_many`."""
+"""Samples whose bytes are read before the first is decoded; see `decode.decode_many`."""
 
 Row = tuple[int, int, int, int]
-"""Shard, offset, bytes and CRC-32, as INDEX_DTYPE has them."""
+"""Shard, offset, bytes and CRC-32, as in INDEX_DTYPE."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,9 @@ class BadSample:
     """A sample whose content cannot be used.
 
     Attributes:
-        slot: of the batch.
+        slot: its slot in the batch.
         reason: `crc32` (the bytes changed since conversion) or `decode`.
-        message: which sample, where it lies, and what is wrong with it.
+        message: which sample, where it is stored, and what is wrong with it.
     """
 
     slot: int
@@ -48,11 +46,11 @@ class BadSample:
 
 @dataclass(frozen=True)
 class Found:
-    """What came up while a batch was read.
+    """What happened while a batch was read.
 
     Attributes:
-        bad: the samples that could not be used.
-        cache: of remote data, as `ShardFiles.end_batch` counts it.
+        bad: the samples that cannot be used.
+        cache: use of the cache, as counted by `ShardFiles.end_batch`.
     """
 
     bad: tuple[BadSample, ...]
@@ -63,38 +61,35 @@ class SplitReader:
     """Reads samples of one split by their ids.
 
     Args:
-        folder: of the data.
-        manifest: as read from it.
-        split: which split.
-        tasks: whose targets to give.
-        copy: what the folder is, where it is a copy of remote data.
+        data: the data folder.
+        split: name of the split.
+        tasks: names of the tasks whose targets to return.
 
     Raises:
-        UserError: an unknown split or task, or a faulty index.
+        UserError: the split or a task is unknown, or the index is faulty.
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, split: str, tasks: Sequence[str], copy: Copy | None = None
-    ) -> None:
+    def __init__(self, data: DataFolder, split: str, tasks: Sequence[str]) -> None:
+        manifest = data.manifest
         self._tasks = tuple(tasks)
-        wanted = manifest.select_tasks(tasks)
-        self._classified = [task.name for task in wanted if isinstance(task, ClassificationSpec)]
-        regressed = [task for task in wanted if isinstance(task, RegressionSpec)]
+        selected = manifest.select_tasks(tasks)
+        self._classified = [task.name for task in selected if isinstance(task, ClassificationSpec)]
+        regressed = [task for task in selected if isinstance(task, RegressionSpec)]
         self._regressed = [task.name for task in regressed]
         self._mean_T, self._std_T = np.array([(task.mean, task.std) for task in regressed]).reshape(-1, 2).T
         column = {task.name: number for number, task in enumerate(scalar_tasks(manifest.tasks))}
         self._class_columns = [column[name] for name in self._classified]
         self._value_columns = [column[name] for name in self._regressed]
-        self._dense = dense_tasks(wanted)
+        self._dense = dense_tasks(selected)
         dense = [task.name for task in dense_tasks(manifest.tasks)]
         self._members = [0, *(1 + dense.index(task.name) for task in self._dense)]
         self._specs = [manifest.input, *self._dense]
         self._blanks = [blank(spec, 1, manifest.input) for spec in self._specs]
-        self._files = ShardFiles(Path(folder), manifest.split(split).shards, copy)
-        self._index_NM, self._labels_NT = load_index(Path(folder), manifest, split)
+        self._files = ShardFiles(data.path, manifest.split(split).shards, data.copy)
+        self._index_NM, self._labels_NT = load_index(data.path, manifest, split)
 
     def buffers(self, batch_size: int) -> list[np.ndarray]:
-        """Buffers to read into, one a member: the input, then the dense tasks' targets, as `members.blank` has them.
+        """Return buffers to read into, one per member: the input, then the dense tasks' targets; see `members.blank`.
 
         Raises:
             UserError: they do not fit into memory.
@@ -106,12 +101,12 @@ class SplitReader:
             raise out_of_memory(f"hold a batch of {batch_size} samples, {size / 2**30:.3g} GiB") from None
 
     def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> Found:
-        """Reads and decodes samples into buffers of their number, whatever these hold.
+        """Read and decode samples into buffers with one slot per sample, whose content is replaced.
 
-        A sample with bad content keeps its slot: an input of zeros, and no label of any task. So does PADDING.
+        A bad sample keeps its slot, with an input of zeros and no labels. So does PADDING.
 
         Raises:
-            UserError: a shard that has gone, or ends before the sample.
+            UserError: a shard cannot be read, or ends before the sample.
         """
         bad: dict[int, BadSample] = {}
         slots = np.flatnonzero(sample_ids_B != PADDING).tolist()
@@ -119,7 +114,7 @@ class SplitReader:
         for begin in range(0, len(slots), AT_ONCE):
             for member, (buffer, spec) in enumerate(zip(buffers, self._specs, strict=True)):
                 rows = {slot: rows_BM[slot][member] for slot in slots[begin : begin + AT_ONCE] if slot not in bad}
-                # Only the input has to be there.
+                # Only the input is required.
                 absent = [slot for slot, (_, _, size, _) in rows.items() if member and not size]
                 buffer[absent] = self._blanks[member]
                 contents, faults = self._fetch({slot: row for slot, row in rows.items() if slot not in absent})
@@ -136,7 +131,7 @@ class SplitReader:
         return Found(tuple(bad[slot] for slot in sorted(bad)), cache)
 
     def _fetch(self, rows: Mapping[int, Row]) -> tuple[dict[int, bytes], dict[int, tuple[str, str]]]:
-        """Slot -> its bytes where they are sound; slot -> the reason and what is wrong where they are not."""
+        """Return slot -> bytes, and slot -> (reason, fault) for bytes that have changed."""
         contents, faults = {}, {}
         for slot, (shard, offset, size, crc32) in rows.items():
             data = self._files.pread(shard, offset, size)
@@ -149,7 +144,7 @@ class SplitReader:
     def targets(
         self, sample_ids_B: np.ndarray, buffers: Sequence[np.ndarray], bad: Sequence[BadSample]
     ) -> dict[str, np.ndarray]:
-        """The targets of what was read, by task, as `Batch` has them."""
+        """Return the targets of the samples just read, by task, as in `Batch`."""
         usable_B = sample_ids_B != PADDING
         usable_B[[sample.slot for sample in bad]] = False
         labels_BT = self._labels_NT[sample_ids_B]
@@ -162,9 +157,9 @@ class SplitReader:
         return {name: targets[name] for name in self._tasks}
 
     def progress(self) -> dict[str, int]:
-        """Shards that are on their way to where they can be read, and how many bytes of each have come."""
+        """Return how many bytes have arrived of each shard that is being fetched."""
         return self._files.arriving()
 
     def close(self) -> None:
-        """Closes the shards; reading again opens them again."""
+        """Close the shards; reading opens them again."""
         self._files.close()

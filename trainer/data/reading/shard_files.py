@@ -1,4 +1,4 @@
-"""Pieces of shards by `pread`: few descriptors, and some patience with a disk that goes away for a moment."""
+"""Read parts of shards with `pread`, with a bounded number of open files, and retries if the disk fails briefly."""
 
 import logging
 import os
@@ -17,19 +17,19 @@ from trainer.errors import UserError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = (0.5, 2.0, 8.0)
-"""A shard that cannot be read is tried again after each of these waits; then the run stops."""
+"""Waits before each retry of a shard that cannot be read; after the last retry the run stops."""
 
 
 class ShardFiles:
     """Reads from the shards of a split, opening each when it is first needed.
 
-    Keeps at most half as many open as the process may have, the last used ones, so that any number of shards works
-    under any `ulimit -n`. A process that is forked may go on with its copy.
+    Keeps the most recently used ones open, at most half as many as the process may have open, so any number of shards
+    works under any `ulimit -n`. A forked process may go on using its copy of this object.
 
     Args:
-        folder: of the data.
-        shards: of the split.
-        copy: what the folder is, where it is a copy of remote data: shards that are not there are fetched.
+        folder: the data folder.
+        shards: the shards of the split.
+        copy: set if the folder is a copy of remote data: missing shards are then fetched.
     """
 
     def __init__(self, folder: Path, shards: Sequence[ShardSpec], copy: Copy | None = None) -> None:
@@ -41,10 +41,10 @@ class ShardFiles:
         self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
 
     def pread(self, shard: int, offset: int, size: int) -> bytes:
-        """The bytes of a shard from `offset` on.
+        """Read `size` bytes of a shard from `offset` on.
 
         Raises:
-            UserError: the shard cannot be read, again and again, or ends before.
+            UserError: the shard cannot be read, also after all retries, or is too short.
         """
         for wait in (*RETRY_AFTER_SECONDS, None):
             try:
@@ -62,15 +62,15 @@ class ShardFiles:
         return data
 
     def path(self, shard: int) -> Path:
-        """Where a shard lies, by its number in the split."""
+        """Return the path of a shard, by its number in the split."""
         return self._folder / self._shards[shard].file
 
     def end_batch(self) -> Counter[str]:
-        """Closes the shards of a copy: the cache may need their room, and removes none that is open.
+        """Close the shards of a copy: the cache may need their space, but does not remove open ones.
 
         Returns:
-            Since the last call: `hits`, shards of a copy that were there when they were wanted, `misses`, and
-            `fetched_bytes` of these. Nothing of a folder that is no copy.
+            Counts since the last call: `hits`, shards that were in the cache when needed; `misses`; and
+            `fetched_bytes`, their size. Empty if the folder is not a copy.
         """
         if self._copy:
             self.close()
@@ -78,11 +78,11 @@ class ShardFiles:
         return use
 
     def arriving(self) -> dict[str, int]:
-        """Shards that are being fetched, and how many bytes of each have come. Of a folder that is no copy: none."""
+        """Return how many bytes have arrived of each shard that is being fetched. Empty if the folder is not a copy."""
         return arriving(self._copy) if self._copy else {}
 
     def close(self) -> None:
-        """Closes every shard; reading again opens it again."""
+        """Close all shards; reading opens them again."""
         for shard in list(self._descriptors):
             self._forget(shard)
 

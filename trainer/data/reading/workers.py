@@ -1,11 +1,11 @@
-"""Processes that read batches ahead, into memory that they share with this one.
+"""Processes that read batches ahead into memory that they share with this process.
 
-Each batch goes to the next worker in turn and comes back in turn, so the number of workers decides nothing but the
-speed. A worker that dies or hangs is an error that says so, at once or after a time; one that waits for data that keeps
-coming does not hang, and is waited for in turns, so that the trainer can do something else in between.
+Batches are assigned to the workers in turn and returned in that order, so the number of workers affects only the speed.
+If a worker dies, an error is raised at once; if it hangs, after a timeout. A worker that waits for data that keeps
+arriving does not hang. Waiting is done in short turns, so that the trainer can do something else in between.
 
-torch's DataLoader is not used: it raises a worker's death out of a signal handler anywhere in the training step, and
-needs /dev/shm and descriptors for every tensor. These workers need a pipe each, and memory that no mount limits.
+torch's DataLoader is not used: it raises a worker's death from a signal handler, anywhere in the training step, and
+needs /dev/shm and descriptors for every tensor. These workers need one pipe each, and memory that no mount limits.
 
 Shapes: B samples of a batch.
 """
@@ -31,17 +31,17 @@ from trainer.data.format.faults import out_of_memory
 from trainer.errors import UserError
 
 TIMEOUT_SECONDS = 450.0
-"""A worker that takes longer than this, and brings nothing nearer, has a hung disk: an error. All else that waits gives
-up earlier."""
+"""A worker without a batch or progress for this long has a hung disk, which is an error. All other timeouts are
+shorter."""
 
 STOPPED_SECONDS = 120.0
-"""For how long a worker may be stopped, by default: a job that is suspended as a whole goes on later."""
+"""How long a worker may be stopped by default: a job that is suspended as a whole continues later."""
 
 TURN_SECONDS = 1.0
-"""How long to wait for a batch at a time."""
+"""How long to wait for a batch in one turn."""
 
 SLOTS = 2
-"""Batches that each worker may have ready or in the making."""
+"""Batches that each worker may have finished or in progress."""
 
 DECODE = "decode a batch"
 
@@ -49,22 +49,22 @@ Found_co = TypeVar("Found_co", covariant=True)
 
 
 class WorkerError(Exception):
-    """A fault of the program in a data worker; its argument holds the worker's traceback."""
+    """A bug in a data worker; its argument contains the worker's traceback."""
 
 
 class Reader(Protocol[Found_co]):
-    """What reads a batch into buffers. It comes to the workers by fork, so nothing of it is copied or sent."""
+    """Reads batches into buffers. Workers get it by fork, so it is never copied or sent."""
 
     def buffers(self, batch_size: int) -> list[np.ndarray]:
-        """Fresh buffers of a batch; their shapes and types are all that is asked of them here."""
+        """Return new buffers for a batch; only their shapes and types matter here."""
         ...
 
     def read_into(self, buffers: Sequence[np.ndarray], sample_ids_B: np.ndarray) -> Found_co:
-        """Fill the buffers. Returns what else there is to say of the batch; it is sent, so it should be short."""
+        """Fill the buffers and return what else to report about the batch. It is sent, so it should be small."""
         ...
 
     def progress(self) -> object:
-        """Changes while what a worker waits for comes nearer; asked in this process."""
+        """Return a value that changes while the data that a worker waits for arrives. Called in this process."""
         ...
 
 
@@ -83,21 +83,21 @@ def read_ahead(
     workers: int,
     stopped_seconds: float = STOPPED_SECONDS,
 ) -> Generator[tuple[np.ndarray, list[np.ndarray], Found_co] | None, None, None]:
-    """Reads batches in the order of `sample_ids`. Close it to end the workers.
+    """Read batches in the order of `sample_ids`. Close the generator to end the workers.
 
     Args:
-        reader: of the data.
-        sample_ids: one array of shape (B,) a batch; asked for as far ahead as the workers are.
+        reader: reads the data.
+        sample_ids: an array of shape (B,) per batch; consumed as far ahead as the workers read.
         batch_size: B.
-        workers: processes; 0 reads in this one.
-        stopped_seconds: for how long a worker may be stopped, as by SIGSTOP.
+        workers: number of processes; 0 reads in this process.
+        stopped_seconds: how long a worker may be stopped, for example by SIGSTOP.
 
     Yields:
-        The batch's sample ids, its buffers, which are the caller's to keep, and what the reader said of it; None for
-        every TURN_SECONDS in which it has not come. Without workers there is no None.
+        The batch's sample ids, its buffers, which the caller may keep, and the reader's report; or None after each
+        TURN_SECONDS without a batch. Without workers, never None.
 
     Raises:
-        UserError: what the reader raised; or a worker died, hung, or was stopped.
+        UserError: the reader raised it, or a worker died, hung, or was stopped.
     """
     if not workers:
         for sample_ids_B in sample_ids:
@@ -144,12 +144,12 @@ def read_ahead(
 def _start(reader: Reader[Found_co], batch_size: int, before: Sequence[_Worker[Found_co]]) -> _Worker[Found_co]:
     slots = [[_shared(buffer) for buffer in reader.buffers(batch_size)] for _ in range(SLOTS)]
     ours, theirs = Pipe()
-    # Forked, also where CUDA is up: a worker touches neither torch nor any other library with threads of its own. Not
-    # multiprocessing's Process, which a program that ends in an error would wait for, for ever.
+    # Forked even if CUDA is initialised: a worker uses neither torch nor other libraries with threads. Not a Process of
+    # multiprocessing: a program that ends in an error would wait for it forever.
     pid = os.fork()
     if not pid:
         try:
-            # While a worker held another's pipe open, that one would not see the trainer's end.
+            # A worker does not notice the end of the trainer while another worker has its pipe open.
             for connection in (ours, *(worker.tasks for worker in before)):
                 connection.close()
             _work(reader, slots, theirs)
@@ -165,11 +165,11 @@ def _shared(like: np.ndarray) -> np.ndarray:
 
 
 def _work(reader: Reader[Found_co], slots: list[list[np.ndarray]], tasks: Connection) -> None:
-    # A signal for the whole job is the trainer's to answer; it may want some more batches before it ends.
+    # The trainer handles signals to the whole job; it may need more batches before it ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    # The trainer's end closes the pipe.
+    # The pipe closes when the trainer ends.
     with suppress(EOFError, OSError):
         while True:
             slot, sample_ids_B = tasks.recv()
@@ -201,12 +201,12 @@ def _until_answered(worker: _Worker[Found_co], reader: Reader[Found_co], stopped
     before, since = None, time.monotonic()
     ran_at = since
     while not worker.tasks.poll(TURN_SECONDS):
-        # Looked at, not waited for: None while it runs.
+        # This does not block or reap: None while the worker runs.
         if os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
             ran_at = time.monotonic()
         elif time.monotonic() - ran_at > stopped_seconds:
             raise UserError(
-                f"A data worker (process {worker.pid}) was stopped by a signal, for more than {stopped_seconds:g} "
+                f"A data worker (process {worker.pid}) was stopped by a signal for more than {stopped_seconds:g} "
                 f"seconds. To let it run, type kill -CONT {worker.pid} in time; now, type the same command again"
             )
         if (now := reader.progress()) != before:
@@ -231,12 +231,12 @@ def _receive(pool: Sequence[_Worker[Found_co]], number: int) -> Found_co:
 
 def _death(pool: Sequence[_Worker[Found_co]], number: int) -> UserError:
     pid, count = pool[number].pid, len(pool)
-    # Looked at, not reaped: whoever ends the pool waits for it.
+    # Not reaped here: the code that ends the pool waits for it.
     ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None, "waited for"
+    assert ended is not None, "waitid without WNOHANG waits"
     by_signal = ended.si_code != os.CLD_EXITED
     how = f"was killed by {signal.Signals(ended.si_status).name}" if by_signal else f"ended ({ended.si_status})"
     return UserError(
-        f"Data worker {number + 1} of {count} (process {pid}) {how}. The usual cause is memory: look for it with\n"
+        f"Data worker {number + 1} of {count} (process {pid}) {how}. The usual cause is a lack of memory; check with\n"
         f"  dmesg | grep -i -A2 oom\nand type data.workers={count - 1}, or ask for more memory."
     )

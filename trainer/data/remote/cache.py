@@ -1,8 +1,8 @@
-"""Files of remote data on this machine's disk: fetched once for all its processes, bounded, safe to lose.
+"""Cache remote data on this machine's disk: fetched once for all processes, bounded in size, safe to delete.
 
-A copy is a data folder like any other, with a file that says where it comes from. Its shards come when they are wanted
-and get their names only when they are verified. When space is needed, those that nobody has opened for longest go; one
-that is open stays. All locks are `flock`'s, which end with their process, however that ends.
+A copy is a data folder with a file that says where it comes from. Its shards are fetched on demand and get their names
+only after they are verified. When space is needed, the least recently opened shards are removed, but none that is open.
+All locks are `flock` locks: they end with their process, however it ends.
 """
 
 import fcntl
@@ -26,43 +26,43 @@ from trainer.plain import one_line
 
 MAX_FAILURE_BYTES = 1 << 16
 LOCK_SECONDS = 250.0
-"""How long to wait for a process that holds a file and adds nothing to it: longer than transfer.py tries (211 s)."""
+"""How long to wait for a process that holds a file without adding to it: longer than transfer.py tries (211 s)."""
 POLL_SECONDS = 0.05
 
 _forking = threading.Lock()
 _locked: set[BufferedRandom] = set()
 
 
-def _leave_to_the_parent() -> None:
+def _release_in_child() -> None:
     for stream in _locked:
-        stream.raw.close()  # not what it has in its buffer: that is the parent's to write
+        stream.raw.close()  # without flushing its buffer, which the parent will write
     _locked.clear()
     _forking.release()
 
 
-# A lock belongs to all processes that have inherited its descriptor: a data worker that was forked while another thread
-# fetched a shard would hold that one for as long as it lives.
-os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_leave_to_the_parent)
+# A lock belongs to all processes that inherit its descriptor: a data worker forked while another thread fetches a shard
+# would keep that shard locked for its whole life.
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_release_in_child)
 
 
 def fetch(copy: Copy, file: FileSpec) -> int:
-    """Bring a file into a copy, or wait until another process has done so or has failed for both.
+    """Fetch a file into a copy, or wait until another process has done so or has failed.
 
     Returns:
         How many bytes this process has fetched.
 
     Raises:
-        UserError: the server does not give it within the time that transfer.py states, or there is no room for it.
+        UserError: the server does not deliver the file within the time limits of transfer.py, or there is no space.
     """
     path, asked = copy.folder / file.file, time.time()
     failure = path.with_name(path.name + FAILED_SUFFIX)
     try:
         while not path.exists():
             with locked(path.with_name(path.name + PART_SUFFIX)) as part:
-                if path.exists():  # somebody was quicker, between our two looks
+                if path.exists():  # another process was faster, between our two checks
                     os.unlink(part.name)
                     break
-                # Else dozens of processes would each, one after the other, try for half a minute.
+                # Otherwise dozens of processes would try for half a minute each, one after the other.
                 if failure.exists() and failure.stat().st_mtime > asked:
                     raise UserError("\n".join(map(one_line, read_text(failure, MAX_FAILURE_BYTES).splitlines())))
                 missing = file.bytes - part.seek(0, 2)
@@ -82,12 +82,12 @@ def fetch(copy: Copy, file: FileSpec) -> int:
 
 
 def open_shard(folder: Path, shard: ShardSpec, copy: Copy | None) -> int:
-    """Open a shard for reading. While a shard of a copy is open, it stays.
+    """Open a shard for reading. The cache does not remove a shard of a copy while it is open.
 
     Args:
-        folder: of the data.
-        shard: of it.
-        copy: what the folder is; of a copy, a shard that is not there is fetched. None: no copy.
+        folder: the data folder.
+        shard: the shard to open.
+        copy: set if the folder is a copy: a missing shard is then fetched.
 
     Returns:
         A file descriptor.
@@ -115,29 +115,29 @@ def open_shard(folder: Path, shard: ShardSpec, copy: Copy | None) -> int:
 
 
 def touch(folder: Path, files: Iterable[FileSpec]) -> None:
-    """Let the files of a copy that are there count as just opened."""
+    """Mark the files of a copy that are present as just opened."""
     for file in files:
         with suppress(FileNotFoundError):
             os.utime(folder / file.file, follow_symlinks=False)
 
 
 def arriving(copy: Copy) -> dict[str, int]:
-    """Return how many bytes have come of each file that is on its way into a copy, whatever process fetches it."""
+    """Return how many bytes have arrived of each file that any process is fetching into a copy."""
     found = {}
     for part in copy.folder.glob(f"*{PART_SUFFIX}"):
         name = part.name.removesuffix(PART_SUFFIX)
-        with suppress(FileNotFoundError):  # it is whole by now
-            if re.fullmatch(FILE_NAME, name):  # else it is somebody else's, and may not be printable
+        with suppress(FileNotFoundError):  # it is complete by now
+            if re.fullmatch(FILE_NAME, name):  # other files are not ours, and may not be printable
                 found[name] = part.lstat().st_size
     return found
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[BufferedRandom]:
-    """The file of that name, made if need be, once no other process has it locked.
+    """Open and lock a file; create it if it is missing, and wait while another process has it locked.
 
     Raises:
-        UserError: another process holds it for LOCK_SECONDS and adds nothing to it.
+        UserError: another process holds it for LOCK_SECONDS without adding to it.
     """
     while True:
         with _forking:
@@ -155,8 +155,8 @@ def locked(path: Path) -> Iterator[BufferedRandom]:
 
 
 def unwritable(folder: Path, error: OSError) -> UserError:
-    """What to say when the cache's disk fails."""
-    return UserError(f"The cache {folder} cannot be written: {error}.\nGive it another place with data.cache.dir=DIR.")
+    """Return the error for a disk that fails while the cache is written."""
+    return UserError(f"The cache {folder} cannot be written: {error}.\nChoose another folder with data.cache.dir=DIR.")
 
 
 def _wait_for_lock(stream: BufferedRandom) -> None:
@@ -171,14 +171,14 @@ def _wait_for_lock(stream: BufferedRandom) -> None:
             size, deadline = grown, time.monotonic() + LOCK_SECONDS
         elif time.monotonic() > deadline:
             raise UserError(
-                f"{stream.name} is held by another process that has added nothing to it for {LOCK_SECONDS:g} s.\n"
+                f"{stream.name} is locked by another process that has added nothing to it for {LOCK_SECONDS:g} s.\n"
                 f"Find that process with: fuser {stream.name}"
             )
         time.sleep(POLL_SECONDS)
 
 
 def _has_name(stream: BufferedRandom, path: Path) -> bool:
-    # While we waited for it, its holder may have renamed or removed it.
+    # Its holder may have renamed or removed it while we waited.
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
@@ -187,9 +187,9 @@ def _has_name(stream: BufferedRandom, path: Path) -> bool:
 
 def _open_regular(path: str | Path, flags: int, *, follow_links: bool = False) -> int:
     if not follow_links and os.path.islink(path):
-        raise UserError(f"{path} is a link; expected a file of the cache's own. Delete it with: rm {path}")
+        raise UserError(f"{path} is a link; expected a file that the cache has written. Delete it with: rm {path}")
     nofollow = 0 if follow_links else os.O_NOFOLLOW
-    descriptor = os.open(path, flags | nofollow | os.O_NONBLOCK, 0o666)  # a FIFO would be waited for
+    descriptor = os.open(path, flags | nofollow | os.O_NONBLOCK, 0o666)  # opening a FIFO would block
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UserError(f"{path} is not a regular file.")

@@ -1,7 +1,7 @@
-"""The copies of remote data in the configured cache: which folders are copies, and which files in them are ours.
+"""Identify the copies of remote data in the cache, and the files that belong to them.
 
-A data folder may come from anybody, its mark included. So a copy is a folder directly inside the cache that the
-configuration names, with a sound mark; and ours are the files that its manifest names. Nothing else is ever removed.
+A data folder may come from anyone, including its origin file. A copy is therefore a folder directly inside the
+configured cache, with a valid origin file; only the files in its manifest belong to it. Nothing else is ever removed.
 """
 
 import os
@@ -16,11 +16,11 @@ from trainer.errors import UserError
 from trainer.plain import cut_line
 
 PART_SUFFIX = ".part"
-"""Ends the name of a file on its way. It outlives its process, and the next one goes on from it."""
+"""Suffix of a file that is being fetched. It outlives its process, and the next one continues it."""
 FAILED_SUFFIX = ".failed"
-"""Ends the name of the file that tells waiting processes why a file could not be fetched."""
+"""Suffix of a file that tells waiting processes why a fetch has failed."""
 NEW_SUFFIX = ".new"
-"""Ends the name of a mark or manifest that is being written."""
+"""Suffix of an origin file or manifest that is being written."""
 LOCK_NAME = ".lock"
 
 
@@ -29,10 +29,10 @@ class Copy:
     """A copy of a remote data folder.
 
     Attributes:
-        folder: directly inside the cache.
-        url: the remote data folder.
-        max_bytes: the configured bound of all copies in the cache together. Files that several processes fetch at the
-            same time may come on top.
+        folder: its folder, directly inside the cache.
+        url: address of the remote data folder.
+        max_bytes: the configured bound of all copies together. Files that several processes fetch at the same time may
+            exceed it.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ def cache_folder(cache_dir: Path) -> Path:
     """Return the configured cache with its `~` expanded.
 
     Raises:
-        UserError: `~NAME` of a user that this machine does not know, or a null character.
+        UserError: `~NAME` of an unknown user, or a null character.
     """
     try:
         if "\0" in str(cache_dir):
@@ -55,7 +55,7 @@ def cache_folder(cache_dir: Path) -> Path:
 
 
 def copy_at(folder: Path, cache_dir: Path, max_bytes: int) -> Copy | None:
-    """Return the copy that a folder is; None for a folder that is no copy, whatever mark it has.
+    """Return the folder as a Copy, or None if it is not a copy, even if it has an origin file.
 
     Args:
         folder: a data folder.
@@ -70,18 +70,18 @@ def copy_at(folder: Path, cache_dir: Path, max_bytes: int) -> Copy | None:
 
 
 def files_of(manifest: Manifest) -> set[str]:
-    """Return the names of all files that a manifest names."""
+    """Return the names of all files that a manifest lists."""
     return {file.file for split in manifest.splits.values() for file in split.files}
 
 
 def held_files(cache_dir: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
     """List the files of all copies in the cache.
 
-    Other folders and files are not listed: those without a sound mark, those that no manifest names, links, and the
-    copies whose manifest cannot be read, since nobody can say what is theirs.
+    Not listed: folders without a valid origin file, files that no manifest lists, links, and copies whose manifest
+    cannot be read, because it is unknown which files belong to them.
 
     Yields:
-        A file, its status, and whether it may be removed to make room: a shard, or a part of a file.
+        A file, its status, and whether it may be removed to make room: a shard, or an unfinished file.
     """
     for folder in cache_dir.iterdir():
         if folder.is_symlink() or not folder.is_dir() or origin(folder) is None:

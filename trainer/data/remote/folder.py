@@ -1,11 +1,12 @@
-"""A data path, which may be an address, to a data folder of this machine."""
+"""Turn a data path, which may be an address, into a data folder on this machine."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.format.address import is_url
 from trainer.data.format.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest, read_manifest
-from trainer.data.format.origin import ORIGIN_NAME, copy_name, mark_of, origin
+from trainer.data.format.origin import ORIGIN_NAME, copy_name, origin, origin_content
 from trainer.data.remote.cache import fetch, locked, unwritable
 from trainer.data.remote.copies import (
     FAILED_SUFFIX,
@@ -21,21 +22,36 @@ from trainer.errors import UserError
 from trainer.files import read_bytes, write_durably
 
 
+@dataclass(frozen=True)
+class DataFolder:
+    """A data folder on this machine.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        copy: set if the folder is a copy of remote data: shards that it lacks are then fetched when they are read.
+    """
+
+    path: Path
+    manifest: Manifest
+    copy: Copy | None = None
+
+
 def local_folder(path: str, cache_dir: Path) -> Path:
-    """Return the folder that a data path means on this machine: itself, or the place of its copy in the cache.
+    """Return the local folder of a data path: the path itself, or the folder of its copy in the cache.
 
     Raises:
-        UserError: an address of a kind that is not read, or a malformed one.
+        UserError: the address has an unsupported scheme, or is malformed.
     """
     return cache_folder(cache_dir) / copy_name(path.rstrip("/")) if is_url(path) else Path(path)
 
 
 def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
-    """Return `local_folder`, with manifest, index and labels in it. Any number of processes may call it at once.
+    """Return `local_folder`, after fetching manifest, index and labels into it. Safe in many processes at once.
 
     Raises:
-        UserError: the server does not have them, they are not what its manifest says, or the cache cannot be written,
-            or something else is in the place of the copy.
+        UserError: the server does not have the files, they differ from its manifest, the cache cannot be written, or
+            something else is in the folder of the copy.
     """
     folder = local_folder(path, cache_dir)
     if not is_url(path):
@@ -46,14 +62,14 @@ def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
     except UserError as error:
         copy = f"\nTo train on the copy from earlier: data.path={folder}" if (folder / MANIFEST_NAME).exists() else ""
         raise UserError(f"{error}{copy}") from None
-    # Before anything of an older copy is replaced: some servers answer every request with a page of their own.
+    # Parsed before an older copy is replaced: some servers answer every request with an HTML page.
     manifest = _fetched_manifest(content, url)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_what_is_not_ours(folder, url)
+        _refuse_other_folders(folder, url)
         with locked(folder / LOCK_NAME):
             if origin(folder) is None:
-                _replace(folder / ORIGIN_NAME, mark_of(url))
+                _replace(folder / ORIGIN_NAME, origin_content(url))
             _renew(folder, content, manifest, url)
     except OSError as error:
         raise unwritable(folder, error) from None
@@ -64,26 +80,28 @@ def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
 
 
 def fits(manifest: Manifest, max_bytes: int) -> bool:
-    """Whether a cache can hold all of the data at once."""
+    """Return whether a cache can contain all of the data at once."""
     return sum(file.bytes for split in manifest.splits.values() for file in split.files) <= max_bytes
 
 
 def check_room(manifest: Manifest, group_samples: int, max_bytes: int) -> None:
-    """Refuse a cache that cannot hold what training needs at a time: the train shards of two groups, the one in use and
-    the next, and the test split, which every evaluation reads.
+    """Refuse a cache that is too small for training.
+
+    Training needs the train shards of two groups at a time, the current and the next one, and the test split, which
+    every evaluation reads.
 
     Raises:
-        UserError: naming the bytes, and what to change.
+        UserError: the cache is too small; the message says how large it must be.
     """
     shards = manifest.split("train").shards
     always = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
     always += sum(shard.bytes for shard in manifest.split("test").shards)
     # A group ends with the shard that reaches its number of samples.
-    share = (group_samples + max(shard.samples for shard in shards)) / manifest.num_samples("train")
-    needed = always + 2 * min(share, 1) * sum(shard.bytes for shard in shards)
+    fraction = (group_samples + max(shard.samples for shard in shards)) / manifest.num_samples("train")
+    needed = always + 2 * min(fraction, 1) * sum(shard.bytes for shard in shards)
     if needed > max_bytes:
         raise UserError(
-            f"The cache is too small: it may hold data.cache.max_gib={max_bytes / 2**30:.3g}. The test split and the "
+            f"The cache is too small: data.cache.max_gib={max_bytes / 2**30:.3g}. The test split and the "
             f"tables take {always / 2**30:.3g}; the shards of two groups of data.shuffle_samples={group_samples} "
             f"samples, one in use and the next, take {(needed - always) / 2**30:.3g} more.\n"
             f"Type data.cache.max_gib={needed / 2**30 * 1.05:.3g}, or fewer data.shuffle_samples (another order)."
@@ -97,23 +115,23 @@ def _fetched_manifest(content: bytes, url: str) -> Manifest:
         raise UserError(f"{error}\nIt was fetched from {url}.") from None
     for name in sorted(files_of(manifest)):
         if name in (MANIFEST_NAME, ORIGIN_NAME) or name.endswith((PART_SUFFIX, FAILED_SUFFIX, NEW_SUFFIX)):
-            raise UserError(f"{url}/{MANIFEST_NAME} names a file {name}: the cache keeps that name for itself.")
+            raise UserError(f"{url}/{MANIFEST_NAME} lists a file {name}, a name that the cache reserves.")
     return manifest
 
 
-def _refuse_what_is_not_ours(folder: Path, url: str) -> None:
-    # The names are listed first: another process that makes the copy now writes its mark before anything else.
+def _refuse_other_folders(folder: Path, url: str) -> None:
+    # List the names first: a process that is making the copy now writes its origin file before anything else.
     others = set(os.listdir(folder)) - {LOCK_NAME, f"{ORIGIN_NAME}{NEW_SUFFIX}"}
     if folder.is_symlink() or (others and origin(folder) != url):
         raise UserError(
-            f"{folder} is where the copy of {url} belongs, but it is not one: it is a link, or it holds other files "
-            f"and no {ORIGIN_NAME} of that copy. Nothing in it was touched.\n"
-            "Move it away, or give the cache another place with data.cache.dir=DIR."
+            f"{folder} is the folder for the copy of {url}, but it is not one: it is a link, or it has other files "
+            f"and no {ORIGIN_NAME} of that copy. Nothing in it was changed.\n"
+            "Move it away, or choose another cache with data.cache.dir=DIR."
         )
 
 
 def _renew(folder: Path, content: bytes, manifest: Manifest, url: str) -> None:
-    """Put a manifest into a copy, in place of the files of an older one. What neither names is left as it is."""
+    """Write a manifest into a copy and remove the files of an older one. Files that neither lists are kept."""
     path = folder / MANIFEST_NAME
     try:
         if read_bytes(path, MAX_MANIFEST_BYTES) == content:
@@ -123,16 +141,16 @@ def _renew(folder: Path, content: bytes, manifest: Manifest, url: str) -> None:
         old = set()
     except UserError as error:
         raise UserError(
-            f"{error}\n{folder} is an older copy of {url}; without its manifest nobody can say which files are its "
+            f"{error}\n{folder} is an older copy of {url}; without its manifest it is unknown which files are its "
             f"own. Delete it with: rm -r {folder}"
         ) from None
     for name in sorted(files_of(manifest) - old):
         for path_of in (folder / name, folder / f"{name}{PART_SUFFIX}"):
             if os.path.lexists(path_of):
                 raise UserError(
-                    f"{path_of} is no file of the copy of {url} that lies there, but the data there now has a file of "
-                    "that name. Nothing was touched.\n"
-                    "Move it away, or give the cache another place with data.cache.dir=DIR."
+                    f"{path_of} does not belong to the copy of {url} in this folder, but the data there now has "
+                    "a file of this name. Nothing was changed.\n"
+                    "Move it away, or choose another cache with data.cache.dir=DIR."
                 )
     for name in old:
         for suffix in ("", PART_SUFFIX, FAILED_SUFFIX):

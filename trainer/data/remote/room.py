@@ -1,4 +1,4 @@
-"""Room for one more file: the shards that nobody has opened for longest are removed."""
+"""Make room in the cache by removing the least recently opened shards."""
 
 import fcntl
 import os
@@ -9,18 +9,18 @@ from trainer.errors import UserError
 
 
 def make_room(cache_dir: Path, needed: int, max_bytes: int) -> None:
-    """Remove shards of copies until `needed` more bytes fit. An open shard stays.
+    """Remove shards of copies until `needed` more bytes fit. Open shards are kept.
 
-    Files that are not of a copy do not count, and are never removed.
+    Files that do not belong to a copy are not counted, and are never removed.
 
     Raises:
-        UserError: the copies leave no room.
+        UserError: there is not enough room.
     """
     held = list(held_files(cache_dir))
     used = sum(status.st_size for _, status, _ in held)
     removable = [(path, status) for path, status, may_go in held if may_go]
     if used - sum(status.st_size for _, status in removable) + needed > max_bytes:
-        removable = []  # all of them would go in vain
+        removable = []  # removing all of them would not suffice
     for path, status in sorted(removable, key=lambda file: file[1].st_mtime):
         if used + needed <= max_bytes:
             return
@@ -28,14 +28,14 @@ def make_room(cache_dir: Path, needed: int, max_bytes: int) -> None:
             used -= status.st_size
     if used + needed > max_bytes:
         raise UserError(
-            f"The cache {cache_dir} is full: it may hold {max_bytes / 2**30:.3g} GiB, {used / 2**30:.3g} GiB are in "
+            f"The cache {cache_dir} is full: its limit is {max_bytes / 2**30:.3g} GiB, {used / 2**30:.3g} GiB are in "
             f"use, and {needed / 2**30:.3g} GiB more are needed.\n"
-            "Give it more with data.cache.max_gib=N, or another place with data.cache.dir=DIR."
+            "Raise the limit with data.cache.max_gib=N, or choose another cache with data.cache.dir=DIR."
         )
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file, unless somebody reads or writes it, or another file has taken its name."""
+    """Remove a file unless a process uses it or another file has taken its name; return whether it is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Shards of a copy, several at a time: looked for on their server, or fetched."""
+"""Check or fetch the shards of a copy, several at a time."""
 
 import sys
 import threading
@@ -18,16 +18,16 @@ from trainer.data.remote.copies import Copy
 from trainer.data.remote.transfer import check_file
 
 NUM_CONNECTIONS = 4
-"""Shards that a process fetches at a time."""
+"""Number of shards that a process fetches at a time."""
 
 Value = TypeVar("Value")
 
 
 def check_remote(copy: Copy, shards: Sequence[ShardSpec]) -> None:
-    """Look for the shards that a copy lacks on their server, and at their sizes.
+    """Check that the server has the shards that a copy lacks, and that their sizes are right.
 
     Raises:
-        UserError: one is not there, or not of the size that the manifest promises.
+        UserError: a shard is missing, or its size differs from the manifest.
     """
     absent = [shard for shard in shards if not (copy.folder / shard.file).exists()]
     for _ in _by_several(lambda shard: check_file(f"{copy.url}/{shard.file}", shard), absent):
@@ -37,17 +37,17 @@ def check_remote(copy: Copy, shards: Sequence[ShardSpec]) -> None:
 def fetch_shards(
     copy: Copy, shards: Sequence[ShardSpec], *, rank: int = 0, world_size: int = 1, shows: bool = False
 ) -> Generator[int, None, None]:
-    """Fetch what a copy lacks of some shards; ranks begin at different ones.
+    """Fetch the shards that a copy lacks; each rank starts at a different one.
 
     Args:
-        copy: which.
-        shards: of it.
-        rank: of this process.
-        world_size: number of processes that fetch the same.
-        shows: a progress bar, on a terminal.
+        copy: the copy.
+        shards: shards of it.
+        rank: this process's rank.
+        world_size: number of processes that fetch the same shards.
+        shows: whether to show a progress bar on a terminal.
 
     Yields:
-        How many bytes this process has fetched of a shard, for each that was not there.
+        How many bytes this process has fetched, for each shard that was missing.
 
     Raises:
         UserError: as `fetch`.
@@ -67,13 +67,13 @@ def fetch_shards(
 def _by_several(
     work: Callable[[ShardSpec], Value], shards: Sequence[ShardSpec]
 ) -> Generator[tuple[ShardSpec, Value], None, None]:
-    """Work on some shards at a time; each as it is done, and an error as soon as it is met.
+    """Work on several shards at a time; yield each when it is done, and raise an error as soon as it occurs.
 
-    In threads that end with the process: it would wait for those of a ThreadPoolExecutor, for as long as they transfer.
+    The threads are daemons, which end with the process: at exit it would wait for a ThreadPoolExecutor's transfers.
     """
     todo, done = deque(shards), SimpleQueue[tuple[ShardSpec, Future[Value]]]()
 
-    def go_on() -> None:
+    def run() -> None:
         with suppress(IndexError):
             while True:
                 shard, result = todo.popleft(), Future[Value]()
@@ -84,7 +84,7 @@ def _by_several(
                 done.put((shard, result))
 
     for _ in range(min(NUM_CONNECTIONS, len(shards))):
-        threading.Thread(target=go_on, daemon=True).start()
+        threading.Thread(target=run, daemon=True).start()
     try:
         for _ in shards:
             shard, result = done.get()

@@ -1,7 +1,7 @@
-"""One file from a server, whole and verified, or one clear error after a stated time.
+"""Fetch a file from a server, complete and verified, or raise one clear error within a bounded time.
 
-http and https are read by the standard library, which needs no event loop and survives a fork; s3 through fsspec.
-Nothing else is opened: a `pipe:` address would run a command.
+http and https use the standard library, which needs no event loop and survives a fork; s3 uses fsspec. No other scheme
+is supported: a `pipe:` address would run a command.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from trainer.plain import cut_line
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 1.0
-"""Between the first two attempts; each later wait is twice as long: 31 s together."""
+"""Wait between the first two attempts; each later one is twice as long: 31 s in total."""
 STALL_SECONDS = 30.0
-"""A transfer without a byte for so long has failed."""
+"""A transfer without a byte for this long has failed."""
 CHUNK_BYTES = 1 << 16
-"""Read, and written to the disk, at a time."""
+"""Bytes read and written at a time."""
 S3_BLOCK_BYTES = 8 << 20
-"""Of one request: s3 files are read in ranges."""
+"""Bytes per request: s3 files are read in ranges."""
 
 Value = TypeVar("Value")
 
@@ -38,9 +38,9 @@ class _Opened(NamedTuple):
     """A file on a server.
 
     Attributes:
-        start: the byte that comes first: the one asked for, or 0 where the server cannot do that.
-        size: of the whole file, where the server says it.
-        read: gives up to so many bytes, as soon as there are any; none at the end.
+        start: the first byte of the answer: the requested one, or 0 if the server does not support that.
+        size: size of the whole file, if the server says it.
+        read: returns up to that many bytes, as soon as there are any; none at the end.
     """
 
     start: int
@@ -49,14 +49,14 @@ class _Opened(NamedTuple):
 
 
 class _RefusedError(Exception):
-    """An answer that will be the same next time."""
+    """A failure that another attempt would not change."""
 
 
 def fetch_bytes(url: str, *, max_bytes: int) -> bytes:
-    """The content of a file of unknown size.
+    """Fetch a file of unknown size.
 
     Raises:
-        UserError: it cannot be had within ATTEMPTS, or is larger than `max_bytes`.
+        UserError: all ATTEMPTS fail, or the file is larger than `max_bytes`.
     """
 
     def attempt() -> bytes:
@@ -68,53 +68,53 @@ def fetch_bytes(url: str, *, max_bytes: int) -> bytes:
                     raise _RefusedError(f"it is longer than {max_bytes} bytes")
         return bytes(content)
 
-    return _patiently(url, attempt)
+    return _retry(url, attempt)
 
 
 def fetch_file(url: str, expected: FileSpec, stream: BufferedRandom) -> None:
-    """Fill a file until it has the expected size and checksum, going on from where an earlier transfer left it.
+    """Fetch a file of known size and checksum, continuing an earlier transfer.
 
     Args:
-        url: where it lies.
+        url: its address.
         expected: its size and SHA-256.
-        stream: open for reading and appending. What it holds is taken for the start of the file.
+        stream: open for reading and appending. Its content is taken for the start of the file.
 
     Raises:
-        UserError: it cannot be had within ATTEMPTS, and the stream keeps what was received; or it is another file than
-            expected, and the stream is empty.
+        UserError: all ATTEMPTS fail: the stream keeps what was received. Or the server has another file than expected:
+            the stream is empty.
     """
-    _patiently(url, lambda: _go_on(url, expected, stream))
+    _retry(url, lambda: _continue(url, expected, stream))
 
 
 def check_file(url: str, expected: FileSpec) -> None:
-    """Ask whether a file is there and has the expected size, and transfer nothing of it.
+    """Check that a file exists and has the expected size, without transferring it.
 
     Raises:
-        UserError: it is not, or the server does not answer within ATTEMPTS.
+        UserError: it does not, or the server does not answer within ATTEMPTS.
     """
 
     def attempt() -> None:
         with _open(url, 0) as found:
             _check_size(found, expected)
 
-    _patiently(url, attempt)
+    _retry(url, attempt)
 
 
-def _go_on(url: str, expected: FileSpec, stream: BufferedRandom) -> None:
-    held = stream.seek(0, 2)
-    if held < expected.bytes:
-        with _open(url, held) as found:
+def _continue(url: str, expected: FileSpec, stream: BufferedRandom) -> None:
+    received = stream.seek(0, 2)
+    if received < expected.bytes:
+        with _open(url, received) as found:
             _check_size(found, expected)
             stream.truncate(found.start)
             _append(found.read, stream, expected.bytes)
-        held = found.start
+        received = found.start
     stream.seek(0)
     sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if sha256 != expected.sha256:
         stream.truncate(0)
         fault = f"expected {expected.bytes} bytes of sha256 {expected.sha256}, found sha256 {sha256}"
-        # What was held may come from an older file: only a whole transfer proves that the server holds another one.
-        raise OSError(fault) if held else _RefusedError(fault)
+        # The earlier bytes may come from an older file: only a whole transfer proves that the server has another one.
+        raise OSError(fault) if received else _RefusedError(fault)
 
 
 def _check_size(found: _Opened, expected: FileSpec) -> None:
@@ -138,11 +138,11 @@ def _write(stream: BufferedRandom, chunk: bytes) -> None:
     try:
         stream.write(chunk)
         stream.flush()
-    except OSError as error:  # ours, not the server's: trying again would not help
+    except OSError as error:  # our disk, not the server: another attempt would not help
         raise UserError(f"{stream.name} cannot be written: {error}.") from None
 
 
-def _patiently(url: str, attempt: Callable[[], Value]) -> Value:
+def _retry(url: str, attempt: Callable[[], Value]) -> Value:
     started, wait, fault = time.monotonic(), FIRST_WAIT_SECONDS, ""
     for left in reversed(range(ATTEMPTS)):
         try:
@@ -150,7 +150,7 @@ def _patiently(url: str, attempt: Callable[[], Value]) -> Value:
         except _RefusedError as error:
             raise UserError(
                 f"{url} cannot be used: {cut_line(str(error))}.\n"
-                "Mend data.path, the address of a data folder as `paretrain data ...` writes it, or mend that folder."
+                "Correct data.path, the address of a folder that `paretrain data ...` wrote, or repair that folder."
             ) from None
         except TimeoutError:
             fault = f"no byte for {STALL_SECONDS:g} s"
@@ -189,7 +189,7 @@ def _ask(url: str, start: int) -> http.client.HTTPResponse:
         return _opener().open(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # its file ends before the byte that we ask for
+        if error.code == 416 and start:  # the file ends before the byte that we asked for
             return _ask(url, 0)
         answer = f"the server answered {error.code} {error.reason}"
         if error.code < 500 and error.code not in (408, 425, 429):
@@ -200,9 +200,9 @@ def _ask(url: str, start: int) -> http.client.HTTPResponse:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects from http and https to these alone, and never from the encrypted one to the other."""
+    """Follow redirects to http and https only, and never from https to http."""
 
-    inf_msg = "it redirects in a circle, or more than 10 times: "
+    inf_msg = "it redirects in a loop, or more than 10 times: "
 
     def http_error_302(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
@@ -224,7 +224,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        fp.close()  # else its body, of any length, is read
+        fp.close()  # otherwise its body, of any length, is read
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme != "https" and (scheme != "http" or req.type == "https"):
             raise _RefusedError(f"it redirects from {req.type} to {newurl}; only http and https are followed")
@@ -235,7 +235,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @cache
 def _opener() -> urllib.request.OpenerDirector:
-    # Not build_opener, which adds handlers of ftp, file and data addresses.
+    # Not build_opener, which adds handlers for ftp, file and data addresses.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -262,10 +262,10 @@ def _open_s3(url: str, start: int) -> Iterator[_Opened]:
         import fsspec
         from botocore.exceptions import BotoCoreError, NoCredentialsError
 
-        # Keys, region and endpoint come from where every S3 tool has them: AWS_... variables and ~/.aws.
+        # Keys, region and endpoint come from the usual places: AWS_... variables and ~/.aws.
         limits = {"connect_timeout": STALL_SECONDS, "read_timeout": STALL_SECONDS, "retries": {"max_attempts": 1}}
         system = fsspec.filesystem("s3", config_kwargs=limits)
-        system.retries = 1  # ours are counted and said
+        system.retries = 1  # we retry ourselves, and report it
     except ImportError:
         raise _RefusedError("s3:// needs one more package; type: pip install 'paretrain[s3]'") from None
     try:

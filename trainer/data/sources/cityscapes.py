@@ -1,6 +1,6 @@
-"""Cityscapes: three tasks for every pixel, as in Sener & Koltun 2018, section 5.3, after Kendall et al. 2018.
+"""Convert Cityscapes: three dense tasks, as in Sener & Koltun 2018, section 5.3, after Kendall et al. 2018.
 
-Shapes: H rows and W columns of what is written.
+Shapes: H rows and W columns of the written images.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,13 @@ import numpy as np
 
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import UNLABELLED
 from trainer.data.format.npy import write_npy
 from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, SegmentationSpec
+from trainer.data.format.specs import UNLABELLED, DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.errors import UserError
 
-# The 19 classes that Cityscapes evaluates, by their `labelId`; all others are without a label.
+# The 19 classes that Cityscapes evaluates, by their `labelId`. All others get no label.
 CLASSES = {
     7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
     20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck",
@@ -26,13 +25,13 @@ CLASSES = {
 }  # fmt: skip
 
 SPLITS = {"train": "train", "test": "val"}
-"""Our splits and Cityscapes' own, whose test split has no public labels."""
+"""Our split -> Cityscapes' split. Its own test split has no public labels."""
 
 SAMPLES_PER_SHARD = 250
-"""Shards of some hundred megabytes at 256 x 512."""
+"""Gives shards of a few hundred megabytes at 256 x 512."""
 
 MAX_MEASURED = 500
-"""Frames of the train split whose colours and disparities are measured."""
+"""Frames of the train split whose colours, offsets and disparities are measured."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,24 @@ class Frame:
 
 
 def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512)) -> Manifest:
-    """Writes shards with the tasks `semantic`, `instance` and `disparity`.
+    """Write shards with the tasks `semantic`, `instance` and `disparity`.
 
-    `semantic`: 19 classes. `instance`: for pixels of countable things the way to the centre of their instance, in rows
-    and columns. `disparity`. Both in pixels of the original, as the paper reports them, whatever the written size, and
-    divided by their spread over the train split when they are learnt. What Cityscapes does not label, evaluate or
-    measure has no label.
+    `semantic` has 19 classes. `instance` is the offset, in rows and columns, from each pixel of a countable thing to
+    the centre of its instance. `instance` and `disparity` are in pixels of the original image, as in the paper, for any
+    written size; their targets are divided by the root mean square over the train split. Pixels that Cityscapes does
+    not label, evaluate or measure get no label.
 
     Args:
-        root: folder with leftImg8bit, gtFine and disparity as they are unpacked.
-        out: the data folder to make.
+        root: folder with leftImg8bit, gtFine and disparity, unpacked.
+        out: the data folder to write.
         size: height and width of images and targets.
 
     Raises:
-        UserError: a file that is missing or no image of the expected kind; or as `write_shards`.
+        UserError: a file is missing, or is not an image of the expected type; or as `write_shards`.
     """
     frames = {split: find_frames(root, folder) for split, folder in SPLITS.items()}
     image = unmeasured(*size, 3, "jpg")
-    image, way, disparity = _measured(image, frames["train"], size)
+    image, offset, disparity = _measured(image, frames["train"], size)
     return write_shards(
         out,
         name="cityscapes",
@@ -71,7 +70,7 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
         inputs=image,
         tasks=(
             SegmentationSpec(name="semantic", classes=tuple(CLASSES.values())),
-            DenseRegressionSpec(name="instance", channels=2, unit="px", std=way),
+            DenseRegressionSpec(name="instance", channels=2, unit="px", std=offset),
             DenseRegressionSpec(name="disparity", channels=1, unit="px", std=disparity),
         ),
         splits={split: (_sample(frame, size) for frame in found) for split, found in frames.items()},
@@ -80,7 +79,7 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
 
 
 def find_frames(root: Path, split: str) -> list[Frame]:
-    """The frames of a split, by name.
+    """Return the frames of a split, sorted by name.
 
     Raises:
         UserError: a folder or a file is missing.
@@ -97,35 +96,37 @@ def find_frames(root: Path, split: str) -> list[Frame]:
     ]
     if missing:
         shown = "".join(f"\n  {path}" for path in missing[:5])
-        raise UserError(f"{root}: {len(missing)} files are missing beside the images of {split}, such as:{shown}")
+        raise UserError(
+            f"{root}: {len(missing)} files that belong to the images of {split} are missing, such as:{shown}"
+        )
     return frames
 
 
 def class_numbers(label_ids_HW: np.ndarray) -> np.ndarray:
-    """Cityscapes' label ids -> numbers of CLASSES, UNLABELLED for all others."""
+    """Turn Cityscapes' label ids into indices of CLASSES, and all others into UNLABELLED."""
     numbers = np.full(256, UNLABELLED, np.uint8)
     numbers[list(CLASSES)] = np.arange(len(CLASSES))
     return numbers[label_ids_HW]
 
 
 def to_centres(instance_ids_HW: np.ndarray) -> np.ndarray:
-    """The way from each pixel to its instance's centre of mass: float32 (H, W, 2), rows and columns; NaN without one.
+    """Return each pixel's offset to its instance's centre of mass: float32 (H, W, 2), rows and columns; else NaN.
 
-    An instance's id is 1000 times its label's and a number; a smaller id stands for a region without instances. Those
-    of classes that are not evaluated, caravans and trailers, are left out.
+    An instance's id is 1000 times its label id plus a number; smaller ids are regions without instances. Instances of
+    classes that are not evaluated, caravans and trailers, are left out.
     """
     _, index_HW = np.unique(instance_ids_HW, return_inverse=True)
     index_HW = index_HW.reshape(instance_ids_HW.shape)
-    places_HW2 = np.moveaxis(np.indices(instance_ids_HW.shape), 0, -1).astype(np.float64)
+    coordinates_HW2 = np.moveaxis(np.indices(instance_ids_HW.shape), 0, -1).astype(np.float64)
     counts = np.bincount(index_HW.ravel())
-    centres_2 = [np.bincount(index_HW.ravel(), places_HW2[..., axis].ravel()) / counts for axis in (0, 1)]
-    ways_HW2 = np.stack(centres_2, axis=-1)[index_HW] - places_HW2
-    ways_HW2[~np.isin(instance_ids_HW // 1000, list(CLASSES))] = np.nan
-    return ways_HW2.astype(np.float32)
+    centres_2 = [np.bincount(index_HW.ravel(), coordinates_HW2[..., axis].ravel()) / counts for axis in (0, 1)]
+    offsets_HW2 = np.stack(centres_2, axis=-1)[index_HW] - coordinates_HW2
+    offsets_HW2[~np.isin(instance_ids_HW // 1000, list(CLASSES))] = np.nan
+    return offsets_HW2.astype(np.float32)
 
 
 def disparities(stored_HW: np.ndarray) -> np.ndarray:
-    """Cityscapes' uint16 values -> pixels, float32; NaN where none was measured (README of the disparity package)."""
+    """Turn Cityscapes' uint16 values into pixels, float32; NaN where not measured (README of the disparity package)."""
     return np.where(stored_HW > 0, (stored_HW.astype(np.float32) - 1) / 256, np.nan).astype(np.float32)
 
 
@@ -145,29 +146,29 @@ def _sample(frame: Frame, size: tuple[int, int]) -> Sample:
     found_HW1 = disparities(_read(frame.disparity, np.uint16, size))[..., None]
     maps = {
         "semantic": encode(numbers_HW[..., None], "png"),
-        "instance": write_npy(_read_ways(frame, size).astype(np.float16)),
+        "instance": write_npy(_read_offsets(frame, size).astype(np.float16)),
         "disparity": write_npy(found_HW1.astype(np.float16)),
     }
     return Sample(encode(_read_image(frame.image, size), "jpg"), {}, maps)
 
 
 def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, float, float]:
-    """The spec with mean and deviation of the colours, and the root mean squares of ways and disparities, of some."""
+    """Measure some frames: mean and std of the colours, root mean squares of offsets and disparities."""
     moments, squares_2, counts_2 = PixelMoments(3), np.zeros(2), np.zeros(2)
     for frame in frames[:: -(-len(frames) // MAX_MEASURED)]:
         moments.add(_read_image(frame.image, size))
-        found = _read_ways(frame, size), disparities(_read(frame.disparity, np.uint16, size))
+        found = _read_offsets(frame, size), disparities(_read(frame.disparity, np.uint16, size))
         squares_2 += [np.nansum(map_.astype(np.float64) ** 2) for map_ in found]
         counts_2 += [(~np.isnan(map_)).sum() for map_ in found]
     for what, squares in zip(("an instance", "a disparity"), squares_2, strict=True):
         if not squares:
-            raise UserError(f"No pixel of the train split has {what}; are the files those of Cityscapes?")
-    way, disparity = np.sqrt(squares_2 / counts_2).tolist()
-    return moments.fill(image, frames[0].image.parent.parent), way, disparity
+            raise UserError(f"No pixel of the train split has {what}. Are these the files of Cityscapes?")
+    offset, disparity = np.sqrt(squares_2 / counts_2).tolist()
+    return moments.fill(image, frames[0].image.parent.parent), offset, disparity
 
 
-def _read_ways(frame: Frame, size: tuple[int, int]) -> np.ndarray:
-    """`to_centres` of the ids at the written size, in pixels of the original."""
+def _read_offsets(frame: Frame, size: tuple[int, int]) -> np.ndarray:
+    """Read instance ids at the written size, and return offsets in pixels of the original."""
     ids_HW = _decode(frame.instances, cv2.IMREAD_UNCHANGED, np.uint16)
     return to_centres(_resized(ids_HW, size)) * np.divide(ids_HW.shape, size, dtype=np.float32)
 
@@ -182,7 +183,7 @@ def _read(path: Path, dtype: type, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resized(map_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    # Classes and ids have no mean; disparities have, but not over those that were not measured.
+    # Classes and ids cannot be averaged, nor can disparities of which some are not measured.
     return cv2.resize(map_HW, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 

@@ -1,4 +1,4 @@
-"""Columns of a CSV file: what their cells are, and what kind of task a column of targets is.
+"""Find out what the columns of a CSV file contain, and turn columns of targets into tasks.
 
 Shapes: R rows of a chunk.
 """
@@ -9,15 +9,15 @@ from itertools import islice
 
 import numpy as np
 
-from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, refusing
+from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, ScalarTaskSpec, refusing
 from trainer.data.sources.csv_file import CsvFile, Row
 from trainer.errors import UserError, did_you_mean
 
 EMPTY = frozenset({"", "NA", "NaN", "nan", "null"})
-"""Cells without a value."""
+"""Cells that count as missing values."""
 
 MAX_CLASSES = 100
-"""A column of more different texts or whole numbers is not taken for a classification unless somebody says so."""
+"""A column with more distinct texts or whole numbers is a classification only if the user says so."""
 
 KINDS = ("classification", "regression")
 
@@ -25,17 +25,17 @@ CHUNK_ROWS = 4096
 
 
 class Survey:
-    """What one column holds.
+    """The content of one column.
 
     Args:
-        classes: keep all its different cells; else no longer than they may be those of a classification.
+        classes: always keep all distinct cells; by default, only while the column may be a classification.
 
     Attributes:
-        values: its different cells.
-        text: line and cell of the first value that is no number up to LARGEST; None: all are.
+        values: its distinct cells.
+        text: line and cell of the first value that is not a number up to LARGEST, or None.
         whole: whether all numbers before that are whole.
-        count: numbers in the train split.
-        mean: of the train split.
+        count: number of values in the train split.
+        mean: mean over the train split.
     """
 
     def __init__(self, *, classes: bool) -> None:
@@ -49,12 +49,12 @@ class Survey:
 
     @property
     def std(self) -> float:
-        """Standard deviation over the train split; 1 where it would be 0, as float32 has it."""
+        """Standard deviation over the train split; 1 if it is too small for float32."""
         found = math.sqrt(self._squares / self.count) if self.count else 0.0
         return found if found >= 1 / LARGEST else 1.0
 
     def add(self, cells: Sequence[str], rows: Sequence[Row], train_R: np.ndarray) -> None:
-        """Takes in the cells of some more rows."""
+        """Add the cells of more rows."""
         if self._classes or self.whole:
             self.values.update(cell for cell in cells if cell not in EMPTY)
         if self.text:
@@ -70,7 +70,7 @@ class Survey:
             self._add_moments(numbers_R[known_R & train_R])
 
     def _add_moments(self, numbers_R: np.ndarray) -> None:
-        # Chan, Golub & LeVeque 1983: the moments of a part join those of the others without a second pass.
+        # Chan, Golub & LeVeque 1983: moments of parts are combined without a second pass.
         if not numbers_R.size:
             return
         mean, total = float(numbers_R.mean()), self.count + numbers_R.size
@@ -83,16 +83,16 @@ class Survey:
 def survey(
     file: CsvFile, features: Iterable[int], targets: Iterable[int], kinds: Mapping[str, str]
 ) -> tuple[dict[int, Survey], list[str]]:
-    """Reads a file once.
+    """Survey all columns in one pass over a file.
 
     Args:
-        file: with a header.
+        file: the file.
         features: numbers of the columns to predict from.
         targets: numbers of the columns to predict.
-        kinds: column -> kind, of the targets whose kind was said.
+        kinds: column -> kind, for the targets whose kind the user has given.
 
     Returns:
-        What each column holds, and the splits, `train` and `test` first.
+        A survey of each column, and the splits, `train` and `test` first.
 
     Raises:
         UserError: no row is in the `train` split; or as `CsvFile`.
@@ -113,20 +113,20 @@ def survey(
 
 def build_tasks(
     file: CsvFile, targets: Mapping[int, Survey], kinds: Mapping[str, str], units: Mapping[str, str]
-) -> list[ClassificationSpec | RegressionSpec]:
-    """Makes a task of every column of targets.
+) -> list[ScalarTaskSpec]:
+    """Make a task of every column of targets.
 
-    Texts and whole numbers are classes, other numbers a regression; `kinds` says otherwise.
+    Texts and whole numbers give a classification, other numbers a regression; `kinds` overrides this.
 
     Raises:
-        UserError: a kind or unit that belongs to no column, or does not fit its cells; a column that may be either.
+        UserError: a kind or unit belongs to no target or does not fit its cells, or the kind of a column is unclear.
     """
     names = [file.columns[column] for column in targets]
     for option, given in (("--kinds", kinds), ("--units", units)):
         for name in given:
             if name not in names:
-                raise UserError(f"{option} speaks of {name!r}, which is no target{did_you_mean(name, names)}")
-    tasks: list[ClassificationSpec | RegressionSpec] = []
+                raise UserError(f"{option} names {name!r}, which is not a target{did_you_mean(name, names)}")
+    tasks: list[ScalarTaskSpec] = []
     for name, seen in zip(names, targets.values(), strict=True):
         where, unit = f"{file.path}: column {name!r}", units.get(name)
         with refusing(f"{where} cannot be a task"):
@@ -139,8 +139,8 @@ def build_tasks(
     return tasks
 
 
-def label_reader(task: ClassificationSpec | RegressionSpec) -> Callable[[str], int | float | None]:
-    """What gives the label that a cell is."""
+def label_reader(task: ScalarTaskSpec) -> Callable[[str], int | float | None]:
+    """Return a function that turns a cell of the task's column into a label."""
     if isinstance(task, RegressionSpec):
         return lambda cell: None if cell in EMPTY else float(cell)
     numbers = {name: number for number, name in enumerate(task.classes)}
@@ -154,22 +154,22 @@ def label_reader(task: ClassificationSpec | RegressionSpec) -> Callable[[str], i
 
 
 def number(cell: str) -> float:
-    """The number that a cell is; NaN where it has none."""
+    """Return the value of a cell; NaN if it is missing."""
     return math.nan if cell in EMPTY else float(cell)
 
 
-def _kind(where: str, name: str, seen: Survey, said: str | None) -> str:
-    if said is not None:
-        if said not in KINDS:
-            raise UserError(f"--kinds {name}={said}: expected one of {', '.join(KINDS)}.")
-        return said
+def _kind(where: str, name: str, seen: Survey, given: str | None) -> str:
+    if given is not None:
+        if given not in KINDS:
+            raise UserError(f"--kinds {name}={given}: expected one of {', '.join(KINDS)}.")
+        return given
     if not seen.whole:
         return "regression"
     if len(seen.values) > MAX_CLASSES:
         values = f"texts, such as {seen.text[1]!r} in line {seen.text[0]}" if seen.text else "whole numbers"
         raise UserError(
-            f"{where} holds more than {MAX_CLASSES} different {values}: classes, or a quantity?\n"
-            f"Say so with --kinds {name}=classification or --kinds {name}=regression."
+            f"{where} has more than {MAX_CLASSES} different {values}: are they classes or a quantity?\n"
+            f"Choose with --kinds {name}=classification or --kinds {name}=regression."
         )
     return "classification"
 
@@ -203,7 +203,7 @@ def _numbers(cells: Sequence[str]) -> np.ndarray:
     numbers_R = np.full(len(cells), np.nan)
     numbers_R[known_R] = [float(cell) for cell in cells if cell not in EMPTY]
     if not (np.abs(numbers_R[known_R]) <= LARGEST).all():
-        raise ValueError("not finite, or not as float32")
+        raise ValueError("not finite, or too large")
     return numbers_R
 
 

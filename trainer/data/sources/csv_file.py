@@ -1,4 +1,4 @@
-"""A CSV file: a header with the columns' names, then rows, told apart by their line."""
+"""Read a CSV file with a header, row by row."""
 
 import csv
 import hashlib
@@ -13,32 +13,33 @@ from trainer.data.format.specs import check_name
 from trainer.errors import UserError, did_you_mean
 from trainer.files import open_regular
 
-TEST_SHARE = 0.2
-"""Of the rows, for the test split, where no column says which split a row is in."""
+TEST_FRACTION = 0.2
+"""Fraction of the rows in the test split, if there is no column that names the split."""
 
 
 class Row(NamedTuple):
-    """The cells of a row, without the blanks around them, and the line that it ends on."""
+    """The cells of a row, without surrounding spaces, and the line that it ends on."""
 
     line: int
     cells: list[str]
 
 
 class CsvFile:
-    """A CSV file of UTF-8, commas and a header; iterate over its rows as often as needed.
+    """A CSV file in UTF-8, with commas and a header; iterate over its rows any number of times.
 
     Args:
-        path: of the file.
-        split_column: whose cells name each row's split. None: TEST_SHARE of the rows, chosen by a hash of all their
-            cells, are `test` and the others `train`: the same in any order, and equal rows on the same side.
+        path: the file.
+        split_column: the column that names each row's split. None: TEST_FRACTION of the rows, chosen by a hash of all
+            their cells, are `test` and the others `train`. This does not depend on the order of the rows, and equal
+            rows are in the same split.
 
     Attributes:
-        path: of the file.
+        path: the file.
         columns: names of all columns, in order.
 
     Raises:
-        UserError: no such file, no header, or one with a name twice or none; a split column that is not there. And
-            while iterating: a row that is not as long as the header, no row at all.
+        UserError: there is no such file, no header, a column without a name, two of the same name, or no split column
+            of that name; while iterating: a row is not as long as the header, or there are no rows.
     """
 
     def __init__(self, path: Path, split_column: str | None = None) -> None:
@@ -72,42 +73,44 @@ class CsvFile:
             raise UserError(f"{self.path} has a header, but no rows.")
 
     def find(self, names: Sequence[str]) -> list[int]:
-        """The numbers of the columns of these names, in which `*` stands for anything, in the order of the file.
+        """Return the numbers of the columns that match these names, in the order of the file; `*` matches anything.
 
         Raises:
-            UserError: a name that no column has.
+            UserError: a name matches no column.
         """
         found = set()
         for name in names:
-            fitting = [
+            matching = [
                 number
                 for number, column in enumerate(self.columns)
                 if column == name or ("*" in name and fnmatchcase(column, name))
             ]
-            if not fitting:
+            if not matching:
                 raise UserError(
                     f"{self.path} has no column {name!r}{did_you_mean(name, self.columns)}\n"
                     f"Its columns: {', '.join(self.columns[:20])}{', ...' if len(self.columns) > 20 else ''}."
                 )
-            found.update(fitting)
+            found.update(matching)
         return sorted(found)
 
     def split(self, row: Row) -> str:
-        """The split that a row is in.
+        """Return the split of a row.
 
         Raises:
-            UserError: its cell of the split column is empty.
+            UserError: its cell in the split column is empty.
         """
         if self._split_column is None:
             digest = hashlib.blake2b("\x1f".join(row.cells).encode(), digest_size=8).digest()
-            return "test" if int.from_bytes(digest) < TEST_SHARE * 2**64 else "train"
+            return "test" if int.from_bytes(digest) < TEST_FRACTION * 2**64 else "train"
         name = row.cells[self._split_column]
         if not name:
-            raise UserError(f"{self.path}:{row.line}: column {self.columns[self._split_column]!r} names no split.")
+            raise UserError(
+                f"{self.path}:{row.line}: column {self.columns[self._split_column]!r} is empty; expected a split."
+            )
         return name
 
     def of_split(self, split: str) -> Iterator[Row]:
-        """The rows of one split, in order."""
+        """Return the rows of one split, in order."""
         return (row for row in self if self.split(row) == split)
 
     def _read(self) -> Iterator[Row]:
@@ -119,6 +122,6 @@ class CsvFile:
                         if cells:
                             yield Row(reader.line_num, [cell.strip() for cell in cells])
                 except (csv.Error, UnicodeDecodeError) as error:
-                    raise UserError(f"{self.path}:{reader.line_num + 1}: no CSV of UTF-8: {error}.") from None
+                    raise UserError(f"{self.path}:{reader.line_num + 1}: not CSV in UTF-8: {error}.") from None
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""The user's own source: a function by its dotted path, whose samples become a data folder."""
+"""Make a data folder of the samples that a function of the user returns."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,22 +15,24 @@ EXPECTED = "expected a function that returns a trainer.data.format.shards.Source
 
 
 def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
-    """Call the function `path` and write what it gives.
+    """Call the function `path` and write the samples that it returns.
 
     Args:
-        path: dotted path of a function that returns a `trainer.data.format.shards.Source`; the current folder counts.
-        options: `key=value`, the function's keyword arguments; values are YAML.
-        out: the data folder to make.
+        path: dotted path of a function that returns a `trainer.data.format.shards.Source`; also searched for in the
+            current folder.
+        options: the function's keyword arguments, `key=value` with YAML values.
+        out: the data folder to write.
 
     Raises:
-        UserError: no such function, options that it does not take, or another result; or as `write_shards`.
+        UserError: there is no such function, it does not accept the options, or its result is not a Source; or as
+            `write_shards`.
     """
     function, keywords = _find(path), dict(map(_parse, options))
     try:
         inspect.signature(function).bind(**keywords)
     except TypeError as error:
         raise UserError(f"{path} cannot be called with {', '.join(options) or 'no options'}: {error}.") from None
-    # The samples may come from generators, so the user's code runs while shards are written, too.
+    # Samples may come from generators, so the user's code also runs while shards are written.
     try:
         return dotted.call(_write, path, keywords, function, out, doing=f"{path} failed")
     except ValueError as error:
@@ -40,7 +42,7 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
 def _write(path: str, keywords: Mapping[str, Any], function: Callable[..., Any], out: Path) -> Manifest:
     source = function(**keywords)
     if not isinstance(source, Source):
-        raise UserError(f"{path} gave {type(source).__name__}; {EXPECTED}.")
+        raise UserError(f"{path} returned {type(source).__name__}; {EXPECTED}.")
     return write_shards(
         out,
         name=source.name,

@@ -1,4 +1,4 @@
-"""A small MultiMNIST from the real handwritten digits that scikit-learn bundles: nothing to download.
+"""Make a small MultiMNIST of the handwritten digits in scikit-learn, without a download.
 
 Shapes: K original digits, N pairs, H rows, W columns.
 """
@@ -13,29 +13,29 @@ from trainer.data.reading.order import epoch_order, hash64
 from trainer.data.sources.pairs import SIDE, Pairs, make_pairs, write_pairs
 from trainer.errors import UserError
 
-TEST_SHARE = 0.2
-"""Of the originals, kept for the test split."""
+TEST_FRACTION = 0.2
+"""Fraction of the originals in the test split."""
 
 BOX = 20
-"""MNIST's digits fill a box of 20 x 20 in their 28 x 28 pixels; so do ours, or two of them would only be a blot."""
+"""MNIST's digits fill a box of 20 x 20 of their 28 x 28 pixels. So do ours: pairs of larger ones are unreadable."""
 
 
 def write_digits(out: Path, *, seed: int = 0, train_samples: int = 20_000, test_samples: int = 4_000) -> Manifest:
-    """Writes shards of digit pairs; no original stands in both train and test pairs.
+    """Write shards of digit pairs; no original is in both train and test pairs.
 
     The originals are the 1,797 digits of 8 x 8 pixels of the UCI Optical Recognition of Handwritten Digits data.
 
     Args:
-        out: the data folder to make.
-        seed: of the split of the originals and of the pairs.
-        train_samples: pairs to compose for training.
-        test_samples: pairs to compose for testing.
+        out: the data folder to write.
+        seed: determines the split of the originals, and the pairs.
+        train_samples: number of pairs for training.
+        test_samples: number of pairs for testing.
 
     Raises:
-        UserError: a count below 1, or as `write_shards`.
+        UserError: a count is below 1; or as `write_shards`.
     """
     if min(train_samples, test_samples) < 1:
-        raise UserError(f"Expected at least 1 sample a split, found train {train_samples} and test {test_samples}.")
+        raise UserError(f"Expected at least 1 sample per split, found train {train_samples} and test {test_samples}.")
     images_KHW, labels_K = load_originals()
     train_ids, test_ids = split_originals(len(images_KHW), seed)
     return write_pairs(
@@ -56,7 +56,7 @@ def write_digits(out: Path, *, seed: int = 0, train_samples: int = 20_000, test_
 
 
 def load_originals() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits in MNIST's geometry.
+    """Return scikit-learn's digits in MNIST's geometry.
 
     Returns:
         uint8 images, shape (K, 28, 28), and their classes, shape (K,).
@@ -73,9 +73,9 @@ def load_originals() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_originals(num_originals: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the originals into disjoint ids for train and test, at random."""
+    """Split the originals at random into disjoint ids for train and test."""
     order_K = epoch_order(num_originals, seed=seed, epoch=0)
-    num_test = round(num_originals * TEST_SHARE)
+    num_test = round(num_originals * TEST_FRACTION)
     return order_K[num_test:], order_K[:num_test]
 
 

@@ -1,4 +1,4 @@
-"""IDX, the format of the MNIST files: a magic number, the axes' lengths, then bytes.
+"""Read IDX, the format of the MNIST files: a magic number, the axes' lengths, then bytes.
 
 Shapes: N images, H rows, W columns.
 """
@@ -16,17 +16,17 @@ from trainer.errors import UserError
 from trainer.files import read_bytes
 
 MAX_BYTES = 1 << 30
-"""Of an unpacked file: twenty times MNIST's largest."""
+"""Limit of an unpacked file: twenty times MNIST's largest."""
 
 _UINT8 = 8
 _STEMS = ("{split}-{what}-idx{axes}-ubyte", "{split}-{what}.idx{axes}-ubyte")
 
 
 def read_idx(folder: Path, split: str, what: str, *, axes: int) -> tuple[bytes, np.ndarray]:
-    """Finds and reads a file by its standard name, gzipped or not.
+    """Find and read a file by its standard name, gzipped or not.
 
     Args:
-        folder: where it lies.
+        folder: the folder that contains it.
         split: `train` or `t10k`.
         what: `images` or `labels`.
         axes: 3 for images, 1 for labels.
@@ -35,7 +35,7 @@ def read_idx(folder: Path, split: str, what: str, *, axes: int) -> tuple[bytes, 
         The whole uncompressed file, and its uint8 array.
 
     Raises:
-        UserError: no such file, or one that is not a whole IDX file of unsigned bytes with that many axes.
+        UserError: there is no such file, or it is not a complete IDX file of unsigned bytes with that many axes.
     """
     path = _find(folder, split, what, axes)
     content = _uncompressed(path)
@@ -47,10 +47,10 @@ def read_idx(folder: Path, split: str, what: str, *, axes: int) -> tuple[bytes, 
             + _download_again(path)
         )
     shape = struct.unpack_from(f">{axes}I", content, 4)
-    wanted = header_bytes + math.prod(shape)
-    if len(content) != wanted:
+    expected_bytes = header_bytes + math.prod(shape)
+    if len(content) != expected_bytes:
         raise UserError(
-            f"{path}: its header promises shape {shape}, so {wanted} bytes, but it holds {len(content)}.\n"
+            f"{path}: its header says shape {shape}, so {expected_bytes} bytes, but it has {len(content)}.\n"
             + _download_again(path)
         )
     return content, np.frombuffer(content, np.uint8, offset=header_bytes).reshape(shape)
@@ -83,4 +83,4 @@ def _uncompressed(path: Path) -> bytes:
 
 
 def _download_again(path: Path) -> str:
-    return f"It may be a broken or mistaken download: fetch {path.name} again."
+    return f"The download may be damaged, or another file: fetch {path.name} again."

@@ -1,4 +1,4 @@
-"""Images in a folder and a CSV file of their labels, as a data folder.
+"""Make a data folder of images in a folder and a CSV file of their labels.
 
 Shapes: H rows, W columns, C channels.
 """
@@ -12,7 +12,7 @@ from trainer.data.format.decode import BadImageError, decode_into, image_shape
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.specs import MAX_BYTES, MAX_NAME, ClassificationSpec, Encoding, ImageSpec, RegressionSpec
+from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, ScalarTaskSpec
 from trainer.data.sources.columns import build_tasks, label_reader, survey
 from trainer.data.sources.csv_file import CsvFile, Row
 from trainer.errors import UserError
@@ -21,7 +21,7 @@ from trainer.files import read_bytes
 ENCODINGS: Mapping[str, Encoding] = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 
 MAX_MEASURED = 2000
-"""Images of the train split whose pixels are measured: their mean is then known to a thousandth."""
+"""Images of the train split whose pixels are measured. The error of the mean is then about a thousandth."""
 
 
 def write_image_folder(
@@ -35,30 +35,30 @@ def write_image_folder(
     split_column: str | None = None,
     size: tuple[int, int] | None = None,
 ) -> Manifest:
-    """Writes shards of images, their bytes as they are.
+    """Write shards of images, whose bytes are not changed.
 
     Args:
-        images: the folder.
-        csv: a file with a header; the first column names each image's file inside the folder.
-        out: the data folder to make.
-        targets: names of the columns to predict; `*` stands for anything. None: all but the first and `split_column`.
-        kinds: column -> `classification` or `regression`, where its cells do not say it.
-        units: column of a regression -> what its error is shown in.
-        split_column: whose cells name each row's split; None: a fifth is `test`, chosen by a hash of the row.
-        size: height and width that images are resized to while they are decoded. None: all must have the same.
+        images: the folder of the images.
+        csv: a file with a header; the first column names each image's file in the folder.
+        out: the data folder to write.
+        targets: names of the columns to predict; `*` matches anything. None: all but the first and `split_column`.
+        kinds: column -> `classification` or `regression`, to override what its cells suggest.
+        units: column of a regression -> unit of its error.
+        split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
+        size: height and width that images are resized to while they are decoded. None: all must have the same size.
 
     Raises:
-        UserError: a file, a column, a cell or an image that is not what it should be; or as `write_shards`.
+        UserError: a file, a column, a cell or an image is faulty; or as `write_shards`.
     """
     file = CsvFile(csv, split_column)
     others = {0, *file.find([split_column] if split_column else [])}
-    wanted = [column for column in range(len(file.columns)) if column not in others]
+    chosen = [column for column in range(len(file.columns)) if column not in others]
     if targets is not None:
-        wanted = [column for column in file.find(targets) if column not in others]
-    if not wanted:
+        chosen = [column for column in file.find(targets) if column not in others]
+    if not chosen:
         raise UserError(f"{csv} has no column to predict: its columns are {', '.join(file.columns)}.")
-    found, splits = survey(file, [], wanted, kinds or {})
-    tasks = build_tasks(file, {column: found[column] for column in wanted}, kinds or {}, units or {})
+    found, splits = survey(file, [], chosen, kinds or {})
+    tasks = build_tasks(file, {column: found[column] for column in chosen}, kinds or {}, units or {})
     spec = _measured(file, images, _spec(file, images, size))
     return write_shards(
         out,
@@ -66,13 +66,11 @@ def write_image_folder(
         made_by={"source": "folder", "images": images.name, "file": csv.name, "split_column": split_column},
         inputs=spec,
         tasks=tasks,
-        splits={split: _samples(file, split, images, dict(zip(wanted, tasks, strict=True))) for split in splits},
+        splits={split: _samples(file, split, images, dict(zip(chosen, tasks, strict=True))) for split in splits},
     )
 
 
-def _samples(
-    file: CsvFile, split: str, images: Path, tasks: Mapping[int, ClassificationSpec | RegressionSpec]
-) -> Iterator[Sample]:
+def _samples(file: CsvFile, split: str, images: Path, tasks: Mapping[int, ScalarTaskSpec]) -> Iterator[Sample]:
     targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
     for row in file.of_split(split):
         labels = {name: read(row.cells[column]) for column, name, read in targets}
@@ -80,17 +78,17 @@ def _samples(
 
 
 def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpec:
-    """What the headers of all images allow."""
+    """Return the spec that fits the headers of all images."""
     encoding: Encoding | None = None
     shapes: dict[tuple[int, int, int], str] = {}
     for row in file:
         name = row.cells[0]
-        this = ENCODINGS.get(Path(name).suffix.lower())
-        encoding = encoding or this
-        if this is None or this != encoding:
+        own = ENCODINGS.get(Path(name).suffix.lower())
+        encoding = encoding or own
+        if own is None or own != encoding:
             raise UserError(
-                f"{file.path}:{row.line}: expected a name that ends like those of {encoding or 'jpg or png'} files, "
-                f"found {name!r}.\nConvert the images to one format, or name them in another column than the first."
+                f"{file.path}:{row.line}: expected the name of a {encoding or 'jpg or png'} file, "
+                f"found {name!r}.\nConvert the images to one format, and name their files in the first column."
             )
         try:
             shapes.setdefault(image_shape(_read(file, images, row), encoding), name)
@@ -101,7 +99,7 @@ def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpe
         shown = ", ".join(f"{height} x {width} ({name})" for (height, width), name in list(sizes.items())[:3])
         raise UserError(
             f"{images} has images of {len(sizes)} sizes, height x width: {shown}.\n"
-            "Say what they are resized to while they are read, such as --size 224x224."
+            "Choose the size that they are resized to when they are read, such as --size 224x224."
         )
     height, width = size or next(iter(sizes))
     channels = max(shape[2] for shape in shapes)
@@ -111,7 +109,7 @@ def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpe
 
 
 def _measured(file: CsvFile, images: Path, spec: ImageSpec) -> ImageSpec:
-    """The spec with mean and standard deviation of the train split's pixels."""
+    """Return the spec with mean and standard deviation of the train split's pixels."""
     count = sum(1 for _ in file.of_split("train"))
     stride = -(-count // MAX_MEASURED)
     moments, slot_HWC = PixelMoments(spec.channels), np.empty(spec.shape, np.uint8)

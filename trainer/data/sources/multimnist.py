@@ -1,4 +1,4 @@
-"""MultiMNIST, from the standard MNIST files.
+"""Make MultiMNIST of the standard MNIST files.
 
 Shapes: N images, H rows, W columns.
 """
@@ -25,22 +25,22 @@ ORIGINAL_SHA256 = {
     "t10k-images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Of the uncompressed files of the original MNIST."""
+"""Checksums of the uncompressed files of the original MNIST."""
 
 
 def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
-    """Writes MultiMNIST shards: every image once as the left digit, over a random right one of the same split.
+    """Write MultiMNIST shards: every image once as the left digit, with a random right one of the same split.
 
     The construction is the paper's (Sener & Koltun 2018, arXiv 1810.04650, section 5.1). Files with MNIST's names but
-    other content, such as Fashion-MNIST or a subset, are taken as they are: a warning and the manifest say so.
+    other content, such as Fashion-MNIST or a subset, are accepted; a warning and the manifest say so.
 
     Args:
         mnist: folder with the four IDX files, gzipped or not.
-        out: the data folder to make.
-        seed: of the partners.
+        out: the data folder to write.
+        seed: determines the right digits.
 
     Raises:
-        UserError: a file that is missing, damaged, or does not fit the others; or as `write_shards`.
+        UserError: a file is missing, damaged, or does not fit the others; or as `write_shards`.
     """
     splits, sha256 = {}, {}
     for stream, (split, prefix) in enumerate(_FILES.items()):
@@ -55,7 +55,7 @@ def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
     original = sha256 == ORIGINAL_SHA256
     if not original:
         others = ", ".join(name for name, found in sha256.items() if found != ORIGINAL_SHA256[name])
-        logger.warning("%s: not the original MNIST (%s differ). The shards are made from what is there.", mnist, others)
+        logger.warning("%s: not the original MNIST (%s differ). The shards are made from these files.", mnist, others)
     return write_pairs(
         out,
         name="multimnist",

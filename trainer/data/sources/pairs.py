@@ -1,4 +1,4 @@
-"""Two digits in one picture: what MultiMNIST and its small sibling of bundled digits have in common.
+"""Put two digits into one picture: the common part of MultiMNIST and the digits of scikit-learn.
 
 Shapes: N pairs, K original digits, H = W = 28.
 """
@@ -20,19 +20,19 @@ SIDE = 28
 SHIFT = 6
 CANVAS = 36
 ENCODING: Encoding = "npy"
-"""A quarter larger on the disk than PNG at this size, and decoded three times as fast."""
+"""At this size a quarter larger than PNG, but decoded three times as fast."""
 
 DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Composites with their labels; iterating encodes them one by one.
+    """Pictures with their labels; iterating encodes them one by one.
 
     Attributes:
         images_NHW: uint8, 28 x 28.
-        left_N: class of the digit at the upper left.
-        right_N: class of the digit at the lower right.
+        left_N: class of the upper left digit.
+        right_N: class of the lower right digit.
     """
 
     images_NHW: np.ndarray
@@ -48,10 +48,10 @@ class Pairs:
 
 
 def compose(left_NHW: np.ndarray, right_NHW: np.ndarray) -> np.ndarray:
-    """Puts two digits into one picture (Sener & Koltun 2018, arXiv 1810.04650, section 5.1, after Sabour et al. 2017).
+    """Put two digits into one picture (Sener & Koltun 2018, arXiv 1810.04650, section 5.1, after Sabour et al. 2017).
 
-    The left digit takes the upper left of a 36 x 36 canvas, the right one starts 6 pixels further down and right, the
-    brighter pixel wins where they overlap, and the canvas is resized to 28 x 28 by the nearest neighbour.
+    The left digit takes the upper left of a 36 x 36 canvas, the right one starts 6 pixels further down and right. The
+    brighter pixel is kept where they overlap, and the canvas is resized to 28 x 28 by nearest neighbour.
 
     Args:
         left_NHW: uint8, 28 x 28.
@@ -71,12 +71,12 @@ def compose(left_NHW: np.ndarray, right_NHW: np.ndarray) -> np.ndarray:
 
 
 def make_pairs(images_KHW: np.ndarray, labels_K: np.ndarray, left_ids_N: np.ndarray, right_ids_N: np.ndarray) -> Pairs:
-    """Composes originals, chosen by their row for the left and for the right."""
+    """Compose pairs of originals, given by their rows."""
     return Pairs(compose(images_KHW[left_ids_N], images_KHW[right_ids_N]), labels_K[left_ids_N], labels_K[right_ids_N])
 
 
 def write_pairs(out: Path, *, name: str, made_by: dict[str, Any], splits: Mapping[str, Pairs]) -> Manifest:
-    """Writes composites as a data folder with the tasks `left` and `right`.
+    """Write pairs as a data folder with the tasks `left` and `right`.
 
     Raises:
         UserError: as `write_shards`.

@@ -1,7 +1,7 @@
-"""CelebA: 40 attributes of 202,599 aligned faces, each a task of its own (Sener & Koltun 2018, section 5.2).
+"""Convert CelebA: 40 attributes of 202,599 aligned faces, one task each (Sener & Koltun 2018, section 5.2).
 
-The samples keep the order of the attributes' file: an epoch's order is a permutation of them all in any case, and each
-is read with one `pread`, so shuffling them here would only lose the way back from a sample to its file.
+Samples keep the order of the attributes file. Shuffling them is unnecessary: an epoch's order is a random permutation
+anyway, and each sample is read with one `pread`. The fixed order makes it easy to find the file of a sample.
 
 Shapes: N images, T = 40 attributes, H rows, W columns, C = 3 channels.
 """
@@ -24,8 +24,7 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec, ImageSpec
-from trainer.data.sources.celeba.files import RawFiles, UnreadableError, find_celeba, list_images, read_whole
-from trainer.data.sources.celeba.format import (
+from trainer.data.sources.celeba.annotations import (
     ATTRIBUTES,
     HEIGHT,
     OFFICIAL_SIZES,
@@ -34,20 +33,21 @@ from trainer.data.sources.celeba.format import (
     read_attributes,
     read_partition,
 )
+from trainer.data.sources.celeba.raw_files import RawFiles, UnreadableError, find_celeba, list_images, read_whole
 from trainer.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 NUM_MEASURED = 2000
-"""Images of the train split, evenly spread, that mean and std are measured on."""
+"""Evenly spaced images of the train split on which mean and std are measured."""
 
 NUM_SHOWN = 5
-"""Names that an error gives of each kind of fault."""
+"""Names shown for each kind of fault."""
 
 _ALIGNED = unmeasured(HEIGHT, WIDTH, 3, "jpg")
 
 Read = Callable[[str], bytes]
-"""The bytes of an image by its name."""
+"""Returns the bytes of an image, given its name."""
 
 
 def write_celeba(
@@ -58,18 +58,18 @@ def write_celeba(
     store: Literal["resized", "jpeg"] = "resized",
     skip_missing: bool = False,
 ) -> Manifest:
-    """Writes CelebA as shards with the splits train, val and test, as its partition file says.
+    """Write CelebA as shards with the splits train, val and test of its partition file.
 
     Args:
-        root: the raw files, in a layout that `find_celeba` knows.
-        out: the data folder to make.
-        size: height and width of the images that a trainer gets.
-        store: "resized": as pixels of that size, decoded once for all. "jpeg": the files as they are, decoded and
+        root: the raw files, in a layout that `find_celeba` supports.
+        out: the data folder to write.
+        size: height and width of the images for training.
+        store: "resized": store decoded pixels of that size. "jpeg": store the files unchanged; they are decoded and
             resized whenever they are read.
-        skip_missing: leave out what has no image, attributes or split, and damaged images.
+        skip_missing: leave out samples without image, attributes or split, and damaged images.
 
     Raises:
-        UserError: files that are not there, wrong, or do not fit each other; or as `write_shards`.
+        UserError: files are missing, wrong, or do not fit each other; or as `write_shards`.
     """
     files = find_celeba(root)
     found, read = list_images(files.images)
@@ -86,7 +86,7 @@ def write_celeba(
             splits[SPLITS[partition[name]]].append(name)
     sizes = {split: len(names) for split, names in splits.items()}
     if sizes != OFFICIAL_SIZES:
-        logger.warning("%s: not the whole CelebA, found %s. The shards are made from what is there.", root, sizes)
+        logger.warning("%s: not the whole CelebA, found %s. The shards are made from these images.", root, sizes)
     if not splits["train"] or not splits["test"]:
         raise UserError(f"{root}: expected images of the train and the test split, found {sizes}.")
     if not splits["val"]:
@@ -125,14 +125,14 @@ def write_celeba(
 
 
 def _read_texts(files: RawFiles) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Attributes and split's number by image name."""
+    """Return image name -> attributes, and image name -> index in SPLITS."""
     names, attributes_NT = read_attributes(read_whole(files.attributes), Path(str(files.attributes)))
     partition = read_partition(read_whole(files.partition), Path(str(files.partition)))
     return dict(zip(names, attributes_NT.tolist(), strict=True)), partition
 
 
 def _misfits(images: Iterable[str], labelled: Iterable[str], parted: Iterable[str]) -> dict[str, list[str]]:
-    """What one of the three parts has and another lacks, by kind of fault."""
+    """Return kind of fault -> names that one of the three parts has and another lacks."""
     images, labelled, parted = set(images), set(labelled), set(parted)
     return {
         "images that are missing": sorted((labelled | parted) - images),
@@ -142,14 +142,14 @@ def _misfits(images: Iterable[str], labelled: Iterable[str], parted: Iterable[st
 
 
 def _damage(names: Sequence[str], read: Read) -> dict[str, str]:
-    """Looks at the two ends of every image, so that faults are told before anything is written."""
+    """Check the start and end of every image, to report faults before anything is written: name -> fault."""
     damage = {}
     for name in _shown(names, "checking images"):
         try:
             data = read(name)
             check_header(data, _ALIGNED)
             if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-                raise BadImageError("it is cut short: it has no end marker")
+                raise BadImageError("it is truncated: it has no end marker")
         except (BadImageError, UnreadableError) as error:
             damage[name] = str(error)
     return damage
@@ -163,7 +163,7 @@ def _report(root: Path, faults: Mapping[str, Sequence[str]], *, skip: bool) -> N
     ]
     if lines and not skip:
         raise UserError(
-            f"{root} is not whole:\n" + "\n".join(lines) + "\nComplete it, or leave these out with --skip-missing."
+            f"{root} is not complete:\n" + "\n".join(lines) + "\nComplete it, or leave these out with --skip-missing."
         )
     for line in lines:
         logger.warning("Left out:%s", line[1:])
@@ -171,7 +171,7 @@ def _report(root: Path, faults: Mapping[str, Sequence[str]], *, skip: bool) -> N
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Only decoding shows that the middle of a file is damaged; says which file it is."""
+    """Name the file in the error about a damaged image. Damage in the middle is found only by decoding."""
     try:
         yield
     except (BadImageError, UnreadableError) as error:
@@ -179,7 +179,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _resized(data: bytes, size: int) -> bytes:
-    """Decodes in full and averages areas: slower than what a loader does with JPEGs, and better."""
+    """Decode at full size and average areas: slower than a loader's JPEG scaling, but better."""
     full_HWC = np.empty(_ALIGNED.shape, np.uint8)
     decode_into(full_HWC, data, _ALIGNED)
     return encode(cv2.resize(full_HWC, (size, size), interpolation=cv2.INTER_AREA), "npy")

@@ -1,18 +1,18 @@
-"""CelebA's 40 attributes at random: as frequent as there, and leaning on each other in the same direction.
+"""Draw CelebA's 40 attributes at random, with CelebA's frequencies, and correlated in the same directions.
 
-Sex and age come first, the rest is drawn given them and what is already drawn: beards on men, lipstick under make-up,
-one colour of hair at most.
+Sex and age are drawn first, the others conditionally on what is already drawn: beards on men, lipstick with make-up, at
+most one colour of hair.
 
 Shapes: N samples, T = 40 attributes.
 """
 
 import numpy as np
 
-from trainer.data.sources.celeba.format import ATTRIBUTES
+from trainer.data.sources.celeba.annotations import ATTRIBUTES
 
 
 class _Draws:
-    """What is drawn so far; each attribute consumes its own column of the rolls."""
+    """The attributes drawn so far; each uses its own column of the rolls."""
 
     def __init__(self, rolls_NT: np.ndarray) -> None:
         self._rolls_NT = rolls_NT
@@ -27,10 +27,10 @@ class _Draws:
 
 
 def draw_attributes(rolls_NT: np.ndarray) -> np.ndarray:
-    """Turns uniform numbers into attributes.
+    """Turn uniform random numbers into attributes.
 
     Args:
-        rolls_NT: uniform in [0, 1), independent.
+        rolls_NT: independent and uniform in [0, 1).
 
     Returns:
         bool, shape (N, T), in the order of ATTRIBUTES. Marginal rates are within 2 percentage points of CelebA's.

@@ -1,69 +1,32 @@
-"""One face, drawn from its attributes: flat shapes where CelebA's aligned photographs have their features.
+"""Draw a face with given attributes: flat shapes where CelebA's aligned photographs have their features.
 
-Nothing here pretends to be a person. Each attribute has a visible sign, some of them faint, so that 40 tasks can be
-learned; all else about a picture (pose, light, skin, clothes, background) is at random.
+The faces do not look like photographs. Each attribute has a visible sign, some of them faint, so that 40 tasks can be
+learned; everything else (pose, light, skin, clothes, background) is random.
 
 Coordinates are pixels of CelebA's 178 x 218 pictures, colours RGB. Shapes: H = 218 rows, W = 178 columns, C = 3, K
 points of a curve.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 
-import cv2
 import numpy as np
 
-from trainer.data.sources.celeba.format import HEIGHT, WIDTH
 from trainer.data.sources.synthetic.canvas import Canvas, Colour, Dice, mix
+from trainer.data.sources.synthetic.face import Face, X, curve, make_face
+from trainer.data.sources.synthetic.photo import draw_background, photograph
 
 NUM_ROLLS = 96
-"""Uniform numbers that suffice for one picture."""
+"""Upper bound of the random numbers that one picture uses."""
 
-X, EYES, MOUTH = 89.0, 112.0, 153.0
-"""Where CelebA's alignment puts the middle of a face, its eyes and its mouth."""
+EYES, MOUTH = 112.0, 153.0
+"""y of the eyes and of the mouth in CelebA's alignment."""
 
 BLACK, WHITE, GOLD, ROSE = (18.0, 16.0, 18.0), (246.0, 244.0, 240.0), (232.0, 188.0, 70.0), (226.0, 78.0, 92.0)
-SKINS = ((240.0, 202.0, 172.0), (228.0, 182.0, 148.0), (206.0, 154.0, 116.0), (164.0, 112.0, 78.0), (116.0, 76.0, 52.0))
-PALE = (250.0, 236.0, 230.0)
-HAIRS = {
-    "Black_Hair": (24.0, 20.0, 24.0),
-    "Brown_Hair": (98.0, 58.0, 32.0),
-    "Blond_Hair": (226.0, 190.0, 112.0),
-    "Gray_Hair": (178.0, 178.0, 182.0),
-}
-OTHER_HAIRS = ((58.0, 40.0, 34.0), (146.0, 60.0, 30.0), (156.0, 116.0, 74.0))
 IRISES = ((70.0, 44.0, 26.0), (86.0, 110.0, 70.0), (70.0, 120.0, 170.0))
 BOTH = (-1, 1)
 
 _ARCH = np.linspace(-1, 1, 15)
-"""Across a curve, from its left to its right end."""
-_CIRCLE = np.exp(2j * np.pi * np.arange(48) / 48)
-
-
-@dataclass(frozen=True)
-class _Face:
-    """What several features of a face depend on.
-
-    Attributes:
-        has: attribute -> whether the face has it.
-        skin: colour in the light.
-        shade: colour of skin in its own shadow.
-        hair: colour of the hair.
-        rx: half of the head's width.
-        top: y of the head's upper end.
-        chin: y of its lower end.
-        outline: of the head, as a polygon.
-    """
-
-    has: Mapping[str, bool]
-    skin: Colour
-    shade: Colour
-    hair: Colour
-    rx: float
-    top: float
-    chin: float
-    outline: np.ndarray
+"""Positions along a curve, from its left to its right end."""
 
 
 def draw_face(has: Mapping[str, bool], dice: Dice) -> np.ndarray:
@@ -71,19 +34,19 @@ def draw_face(has: Mapping[str, bool], dice: Dice) -> np.ndarray:
 
     Args:
         has: CelebA's attribute names -> whether to show them.
-        dice: decide everything else; consumes at most NUM_ROLLS.
+        dice: decides everything else; at most NUM_ROLLS are used.
 
     Returns:
         uint8 RGB, shape (H, W, C).
     """
     canvas = Canvas(
-        _background(dice),
+        draw_background(dice),
         pivot=(X, 130),
         turn=dice.between(-7, 7),
         zoom=dice.between(0.96, 1.05),
         move=(dice.between(-3, 3), dice.between(-3, 3)),
     )
-    face = _face(has, dice)
+    face = make_face(has, dice)
     if not has["Bald"]:
         _hair_behind(canvas, face, dice)
     _shoulders(canvas, face, dice)
@@ -100,41 +63,10 @@ def draw_face(has: Mapping[str, bool], dice: Dice) -> np.ndarray:
         _hat(canvas, face, dice)
     if has["Eyeglasses"]:
         _eyeglasses(canvas, dice)
-    return _photograph(canvas.pixels_HWC, dice, blurry=has["Blurry"])
+    return photograph(canvas.pixels_HWC, dice, blurry=has["Blurry"])
 
 
-def _face(has: Mapping[str, bool], dice: Dice) -> _Face:
-    skin = mix(dice.among(SKINS), PALE, 0.9) if has["Pale_Skin"] else dice.among(SKINS)
-    named = [colour for name, colour in HAIRS.items() if has[name]]
-    hair = mix(named[0], dice.colour(0, 255), 0.08) if named else dice.among(OTHER_HAIRS)
-    rx = 40 + 2.5 * has["Male"] + 8 * has["Chubby"] - 4 * has["Oval_Face"] + dice.between(-1.5, 1.5)
-    chin = 176 + 3 * has["Male"] + 6 * has["Oval_Face"] + dice.between(-2, 2)
-    top = 56 - 3 * has["Oval_Face"]
-    cos_K, sin_K = _CIRCLE.real, _CIRCLE.imag
-    squareness = 0.72 if has["Chubby"] else 0.8 if has["Male"] else 1.0
-    x_K = X + rx * np.sign(cos_K) * np.abs(cos_K) ** np.where(sin_K > 0, squareness, 1.0)
-    outline = _curve(x_K, (top + chin) / 2 + (chin - top) / 2 * sin_K)
-    return _Face(has, skin, mix(skin, (70, 20, 10), 0.25), hair, rx, top, chin, outline)
-
-
-def _curve(x_K: np.ndarray, y_K: np.ndarray | float) -> np.ndarray:
-    curve = np.empty((len(x_K), 2))
-    curve[:, 0], curve[:, 1] = x_K, y_K
-    return curve
-
-
-def _background(dice: Dice) -> np.ndarray:
-    base = dice.colour(50, 205)
-    corners = np.array([mix(base, dice.colour(0, 255), 0.2) for _ in range(4)], np.uint8)
-    wall_HWC = cv2.resize(corners.reshape(2, 2, 3), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-    canvas = Canvas(wall_HWC)
-    for _ in range(3):
-        x, y, radius = dice.between(0, WIDTH), dice.between(0, HEIGHT), dice.between(8, 30)
-        canvas.ellipse(x, y, radius, radius, mix(base, dice.colour(60, 255), 0.3))
-    return wall_HWC
-
-
-def _hair_behind(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _hair_behind(canvas: Canvas, face: Face, dice: Dice) -> None:
     has, dark = face.has, mix(face.hair, BLACK, 0.3)
     width = face.rx + (6 if has["Male"] else 11)
     end = 132.0 if has["Male"] else dice.between(180, 204)
@@ -147,14 +79,14 @@ def _hair_behind(canvas: Canvas, face: _Face, dice: Dice) -> None:
         y_K = np.arange(84, end + 9, 4.0)
         swing_K = 4.5 * np.sin((y_K - 84) / 5.2)
         for side in BOTH:
-            outer, inner = (_curve(X + side * (width + at) + swing_K, y_K) for at in (7, -14))
+            outer, inner = (curve(X + side * (width + at) + swing_K, y_K) for at in (7, -14))
             canvas.polygon(np.concatenate([outer, inner[::-1]]), dark)
-            canvas.lines([_curve(X + side * (width + at) + swing_K, y_K) for at in (4, -2)], face.hair, 2)
+            canvas.lines([curve(X + side * (width + at) + swing_K, y_K) for at in (4, -2)], face.hair, 2)
     elif not has["Male"]:
         canvas.polygon([(X - width, 100), (X + width, 100), (X + face.rx, 158), (X - face.rx, 158)], dark)
 
 
-def _shoulders(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _shoulders(canvas: Canvas, face: Face, dice: Dice) -> None:
     has, man = face.has, face.has["Male"]
     neck = 23 if man else 17
     clothes = dice.colour(20, 230)
@@ -173,7 +105,7 @@ def _shoulders(canvas: Canvas, face: _Face, dice: Dice) -> None:
             canvas.ellipse(X + 5.6 * step, 207 - 0.75 * step**2, 2.7, 2.7, GOLD)
 
 
-def _head(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _head(canvas: Canvas, face: Face, dice: Dice) -> None:
     has, skin, shade = face.has, face.skin, face.shade
     ear = face.rx + 1
     for side in BOTH:
@@ -202,12 +134,12 @@ def _head(canvas: Canvas, face: _Face, dice: Dice) -> None:
             canvas.ellipse(*spot, 1.5, 1.5, mix(skin, (120, 30, 20), 0.4))
 
 
-def _beard(canvas: Canvas, face: _Face) -> None:
+def _beard(canvas: Canvas, face: Face) -> None:
     has, chin = face.has, face.chin
     hair = face.hair if has["Gray_Hair"] else mix(face.hair, BLACK, 0.35)
-    # Along the jaw, up to the ears, and back over the cheeks and the upper lip.
+    # Along the jaw up to the ears, and back across the cheeks and the upper lip.
     jaw_K = face.outline[face.outline[:, 1] > 128]
-    jaw_K = _curve(X + 0.98 * (jaw_K[:, 0] - X), jaw_K[:, 1])
+    jaw_K = curve(X + 0.98 * (jaw_K[:, 0] - X), jaw_K[:, 1])
     cheeks = [(X - 31, 141), (X - 19, 146), (X, 142), (X + 19, 146), (X + 31, 141)]
     if has["5_o_Clock_Shadow"]:
         canvas.polygon(np.concatenate([jaw_K, cheeks]), mix(face.skin, (60, 64, 70), 0.3))
@@ -225,7 +157,7 @@ def _beard(canvas: Canvas, face: _Face) -> None:
             canvas.polygon([(edge, 96), (edge - side * 7, 96), (edge - side * 8, 140), (edge - side * 2, 142)], hair)
 
 
-def _nose(canvas: Canvas, face: _Face) -> None:
+def _nose(canvas: Canvas, face: Face) -> None:
     has, shade = face.has, face.shade
     wide = 10.5 if has["Big_Nose"] else 6.5
     if has["Big_Nose"]:
@@ -240,19 +172,19 @@ def _nose(canvas: Canvas, face: _Face) -> None:
     canvas.arc(X, 135, wide, 5, (20, 160), mix(shade, BLACK, 0.15))
 
 
-def _mouth(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _mouth(canvas: Canvas, face: Face, dice: Dice) -> None:
     has = face.has
     wide = dice.between(14, 16) + 4 * has["Smiling"]
-    curve = 6.0 if has["Smiling"] else dice.between(-1.5, 0.5)
+    bend = 6.0 if has["Smiling"] else dice.between(-1.5, 0.5)
     thick = 4.2 if has["Big_Lips"] else 2.2
     gap = dice.between(5, 7) if has["Mouth_Slightly_Open"] else 0.0
     lips = mix((196, 18, 48), dice.colour(0, 120), 0.15) if has["Wearing_Lipstick"] else mix(face.skin, ROSE, 0.4)
-    middle_K = MOUTH + curve * (0.5 - _ARCH**2)
+    middle_K = MOUTH + bend * (0.5 - _ARCH**2)
     bulge_K = np.sqrt(1 - _ARCH**2)
 
     def band(above: float, below: float, colour: Colour) -> None:
-        upper = _curve(X + wide * _ARCH, middle_K - above * bulge_K)
-        lower = _curve(X + wide * _ARCH, middle_K + below * bulge_K)
+        upper = curve(X + wide * _ARCH, middle_K - above * bulge_K)
+        lower = curve(X + wide * _ARCH, middle_K + below * bulge_K)
         canvas.polygon(np.concatenate([upper, lower[::-1]]), colour)
 
     band(thick + gap * 0.3, thick * 1.2 + gap, lips)
@@ -260,13 +192,13 @@ def _mouth(canvas: Canvas, face: _Face, dice: Dice) -> None:
         band(gap * 0.3, gap, (66, 14, 18))
         band(gap * 0.3, gap * 0.25, WHITE)
     else:
-        canvas.lines([_curve(X + wide * _ARCH, middle_K)], mix(lips, BLACK, 0.55))
+        canvas.lines([curve(X + wide * _ARCH, middle_K)], mix(lips, BLACK, 0.55))
     if has["Smiling"]:
         dimples = [[(X + side * (wide + 3), MOUTH - 9), (X + side * (wide + 5), MOUTH - 2)] for side in BOTH]
         canvas.lines(dimples, face.shade, 2)
 
 
-def _eyes(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _eyes(canvas: Canvas, face: Face, dice: Dice) -> None:
     has, skin = face.has, face.skin
     iris, eyeshadow = dice.among(IRISES), mix(dice.colour(40, 130), (90, 40, 110), 0.5)
     wide, open_ = 9.2 + has["Attractive"], (2.2 if has["Narrow_Eyes"] else 4.5) + 0.8 * has["Attractive"]
@@ -288,7 +220,7 @@ def _eyes(canvas: Canvas, face: _Face, dice: Dice) -> None:
         canvas.arc(x + side, 104, 11.5, rise, (190, 350), brow, 5 if has["Bushy_Eyebrows"] else 2)
 
 
-def _hair_in_front(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _hair_in_front(canvas: Canvas, face: Face, dice: Dice) -> None:
     has, hair, rx, crown = face.has, face.hair, face.rx, face.top - 9
     from_middle_K = np.abs(_ARCH)
     if has["Bangs"]:
@@ -297,8 +229,8 @@ def _hair_in_front(canvas: Canvas, face: _Face, dice: Dice) -> None:
         hairline_K = 63 + 24 * from_middle_K**8 - 8 * np.sin(from_middle_K * np.pi) ** 2
     else:
         hairline_K = dice.between(76, 81) + 15 * (_ARCH - dice.between(-0.6, 0.6)) ** 2
-    roof = _curve(X + (rx + 5) * _ARCH, 106 - (106 - crown) * np.sqrt(1 - 0.98 * _ARCH**2))
-    front = _curve(X + (rx - 3) * _ARCH, hairline_K)
+    roof = curve(X + (rx + 5) * _ARCH, 106 - (106 - crown) * np.sqrt(1 - 0.98 * _ARCH**2))
+    front = curve(X + (rx - 3) * _ARCH, hairline_K)
     canvas.polygon(np.concatenate([roof, front[::-1]]), hair)
     light, dark = mix(hair, WHITE, 0.25), mix(hair, BLACK, 0.35)
     if has["Straight_Hair"]:
@@ -307,16 +239,16 @@ def _hair_in_front(canvas: Canvas, face: _Face, dice: Dice) -> None:
     elif has["Wavy_Hair"]:
         for depth, colour in ((5, light), (11, dark), (17, light)):
             wave_K = crown + depth + 0.9 * depth * _ARCH**2 + 2.2 * np.sin(np.arange(15) * 1.9 + depth)
-            canvas.lines([_curve(X + (rx - 4) * _ARCH * (0.7 + depth / 60), wave_K + 16 * _ARCH**2)], colour, 2)
+            canvas.lines([curve(X + (rx - 4) * _ARCH * (0.7 + depth / 60), wave_K + 16 * _ARCH**2)], colour, 2)
     if has["Bangs"]:
         canvas.lines([[(X + 7 * k, 76), (X + 8 * k, 95)] for k in range(-4, 5)], dark)
 
 
-def _hat(canvas: Canvas, face: _Face, dice: Dice) -> None:
+def _hat(canvas: Canvas, face: Face, dice: Dice) -> None:
     colour = dice.colour(10, 240)
     band = mix(colour, dice.colour(0, 255), 0.6)
     brim = face.rx + dice.between(8, 24)
-    canvas.polygon(_curve(X + (face.rx + 6) * _ARCH, 84 - 48 * np.sqrt(1 - _ARCH**2)), colour)
+    canvas.polygon(curve(X + (face.rx + 6) * _ARCH, 84 - 48 * np.sqrt(1 - _ARCH**2)), colour)
     canvas.polygon([(X - face.rx - 6, 74), (X + face.rx + 6, 74), (X + face.rx + 6, 84), (X - face.rx - 6, 84)], band)
     canvas.ellipse(X, 86, brim, 5.5, mix(colour, BLACK, 0.25))
 
@@ -331,30 +263,3 @@ def _eyeglasses(canvas: Canvas, dice: Dice) -> None:
         canvas.arc(X + side * 20, EYES + 1, 15, 12, (0, 360), frame, 3)
         canvas.lines([[(X + side * 35, EYES - 1), (X + side * 46, EYES - 4)]], frame, 3)
     canvas.arc(X, EYES - 1, 5, 4, (180, 360), frame, 3)
-
-
-def _photograph(scene_HWC: np.ndarray, dice: Dice, *, blurry: bool) -> np.ndarray:
-    """The light, the lens and the grain."""
-    lights, grain = _lights(), _grain()
-    photo_HWC = cv2.multiply(scene_HWC, lights[int(dice.between(0, len(lights)))], scale=1 / 200)
-    if blurry:
-        few = int(WIDTH / dice.between(5, 7)), int(HEIGHT / dice.between(5, 7))
-        small_HWC = cv2.resize(photo_HWC, few, interpolation=cv2.INTER_AREA)
-        photo_HWC = cv2.resize(small_HWC, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-    row, column = int(dice.between(0, HEIGHT)), int(dice.between(0, WIDTH))
-    return cv2.addWeighted(photo_HWC, 1, grain[row : row + HEIGHT, column : column + WIDTH], 1, -128)
-
-
-@lru_cache
-def _lights() -> tuple[np.ndarray, ...]:
-    """Brightness of each pixel, times 200, with the light from eight sides."""
-    y_HW, x_HW = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    slopes = [np.cos(angle) * x_HW + np.sin(angle) * y_HW for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False)]
-    return tuple(np.repeat((200 + 38 * slope).astype(np.uint8)[:, :, None], 3, axis=2) for slope in slopes)
-
-
-@lru_cache
-def _grain() -> np.ndarray:
-    """Noise of a film around 128, of which each photograph shows another piece."""
-    noise_HWC = np.random.default_rng(0).normal(128, 7, (2 * HEIGHT, 2 * WIDTH, 3))
-    return np.rint(cv2.GaussianBlur(noise_HWC, (0, 0), 0.8)).astype(np.uint8)

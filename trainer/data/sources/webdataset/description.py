@@ -1,4 +1,4 @@
-"""What the user says of shards that another program wrote: the YAML behind `paretrain data index`."""
+"""The YAML file in which the user describes shards that another program wrote, for `paretrain data index`."""
 
 import itertools
 import json
@@ -22,30 +22,30 @@ tasks:
 """
 
 MAX_NUMBERED = 1_000_000
-"""Classes without names."""
+"""Limit of classes given by their number instead of their names."""
 
 
 class Description(Part):
-    """What no shard says of itself."""
+    """The part of a manifest that cannot be derived from shards."""
 
     splits: dict[SplitName, str] = Field(min_length=1)
-    """Name -> pattern of the shards' names in the folder."""
+    """Split -> pattern of its shards' file names."""
     input: ImageSpec
-    """What images become; they may be stored at any size. Channels are 3, and mean and std 0 and 1, if not given."""
+    """What images decode to; they may be stored at any size. Defaults: 3 channels, mean 0, std 1."""
     labels: str = "json"
-    """Extension of the member with the labels: a JSON object by task, or, of the only task, its label alone."""
+    """Extension of the labels member: a JSON object, task -> label, or the bare label if there is only one task."""
     tasks: TaskSpecs
-    """As in a manifest. A number of classes stands for their numbers as names; mean and std are as for the input."""
+    """As in a manifest. `classes` may be their number; mean and std default to 0 and 1."""
 
 
 def read_description(path: Path) -> tuple[Description, dict[str, Any]]:
-    """Reads a description.
+    """Read a description.
 
     Returns:
-        The description, with what was left out, and the YAML as it was written.
+        The description with defaults filled in, and the original YAML.
 
     Raises:
-        UserError: the file cannot be read, or is no description.
+        UserError: the file cannot be read, or is not a description.
     """
     try:
         written = read_yaml(path)
@@ -55,11 +55,11 @@ def read_description(path: Path) -> tuple[Description, dict[str, Any]]:
         return Description.model_validate_json(json.dumps(_completed(written))), written
     except ValidationError as error:
         fault = explain(error)
-    raise UserError(f"{path} is no description of shards:\n{fault}\nExpected something like:\n{TEMPLATE}")
+    raise UserError(f"{path} is not a description of shards:\n{fault}\nExpected something like:\n{TEMPLATE}")
 
 
 def ask(folder: Path) -> str:
-    """What to tell a user who gave no description: what is there, and what to write."""
+    """Return a message for a user who gave no description: what the shards contain, and what to write."""
     shards = sorted(path for path in folder.rglob("*.tar") if path.is_file())
     if not shards:
         return f"{folder} has no shards: no *.tar anywhere in it."
@@ -68,13 +68,13 @@ def ask(folder: Path) -> str:
         names = [f"{member.name} ({member.size} bytes)" for member in members]
     return (
         f"{shards[0]} begins with {', '.join(names)}.\n"
-        "Which member is the input, which holds the labels, and what do they mean?\n"
-        f"Write it into a file, something like\n{TEMPLATE}and type --tasks FILE."
+        "Which member is the input, which has the labels, and what do they mean?\n"
+        f"Write that into a file such as\n{TEMPLATE}and add --tasks FILE."
     )
 
 
 def _completed(values: Any) -> Any:
-    """Plain values with what may be left out; what is of another type is left to the validation."""
+    """Fill in defaults. Values of wrong types are left to the validation."""
     if not isinstance(values, dict):
         return values
     values = dict(values)

@@ -1,6 +1,6 @@
-"""An index for WebDataset shards that another program wrote. The shards stay as they are, where they are.
+"""Index WebDataset shards that another program wrote. The shards are neither changed nor moved.
 
-Shapes: N samples of a split, M members that hold arrays, H rows, W columns, C channels.
+Shapes: N samples of a split, M array members, H rows, W columns, C channels.
 """
 
 import logging
@@ -43,16 +43,17 @@ MAX_MEASURED = 1000
 
 
 def index_folder(folder: Path, description: Path | None, out: Path | None = None) -> Manifest:
-    """Makes a data folder of a folder of shards: reads them once, and writes index, labels table and manifest.
+    """Turn a folder of shards into a data folder: read them once, and write index, labels table and manifest.
 
     Args:
-        folder: with the shards.
-        description: a YAML file, as `description.TEMPLATE`. Means and standard deviations that it leaves out are
+        folder: the folder of the shards.
+        description: a YAML file like `description.TEMPLATE`. Means and standard deviations that it leaves out are
             measured.
-        out: an empty folder, which gets links to the shards; None: write beside the shards.
+        out: an empty folder, which gets links to the shards; None: write into the folder of the shards.
 
     Raises:
-        UserError: no description or a faulty one, no shard, one that is damaged or holds other samples than described.
+        UserError: there is no description or a faulty one, no shard, or a shard that is damaged or contains other
+            samples than described.
     """
     if description is None:
         raise UserError(ask(folder))
@@ -60,13 +61,13 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
     shards = {split: _find(folder, pattern) for split, pattern in found.splits.items()}
     names = _names(folder, [path for paths in shards.values() for path in paths], linked=out is not None)
     foreign = ForeignSpec(labels=found.labels)
-    with _beside(folder) if out is None else publishing(out, MANIFEST_NAME) as place:
+    with _in_place(folder) if out is None else publishing(out, MANIFEST_NAME) as target:
         splits, tables = {}, {}
         for split, paths in shards.items():
-            splits[split], tables[split] = _index(place, split, paths, names, found, foreign)
+            splits[split], tables[split] = _index(target, split, paths, names, found, foreign)
         if out is not None:
             for path, name in names.items():
-                (place / name).symlink_to(path.resolve())
+                (target / name).symlink_to(path.resolve())
         first = "train" if "train" in tables else next(iter(tables))
         index_NM, labels_NT = tables[first]
         measured = {"mean", "std"} & written["input"].keys()
@@ -80,14 +81,14 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
                 foreign=foreign,
                 splits=splits,
             )
-        write_manifest(place, manifest)
+        write_manifest(target, manifest)
     for warning in warnings(folder if out is None else out, manifest):
         logger.warning("%s", warning)
     return manifest
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def _in_place(folder: Path) -> Iterator[Path]:
     if (folder / MANIFEST_NAME).exists():
         raise UserError(f"{folder} already is a data folder: it has a {MANIFEST_NAME}.")
     try:
@@ -95,7 +96,7 @@ def _beside(folder: Path) -> Iterator[Path]:
         sync(folder)
     except OSError as error:
         raise UserError(
-            f"Writing into {folder} failed: {error}.\nGive --out a new folder, to hold links to the shards."
+            f"Writing into {folder} failed: {error}.\nChoose a new folder with --out, which gets links to them."
         ) from None
 
 
@@ -113,23 +114,25 @@ def _find(folder: Path, pattern: str) -> list[Path]:
 
 
 def _names(folder: Path, paths: Sequence[Path], *, linked: bool) -> dict[Path, str]:
-    """What the shards are called in the data folder."""
+    """Return the shards' names in the data folder."""
     if doubles := doubled(str(path) for path in paths):
-        raise UserError(f"{doubles[0]} is in two splits. A sample for testing is none for training.")
+        raise UserError(f"{doubles[0]} is in two splits. Test data must not be used for training.")
     names = {path: "-".join(path.relative_to(folder).parts) if linked else path.name for path in paths}
     for path, name in names.items():
         if path.parent != folder and not linked:
-            raise UserError(f"{path} lies deeper than {folder}.\nGive --out a new folder, to hold links to the shards.")
+            raise UserError(
+                f"{path} is in a subfolder of {folder}.\nChoose a new folder with --out, which gets links to them."
+            )
         if not re.fullmatch(FILE_NAME, name):
             raise UserError(
-                f"{path}: the names of shards in a data folder are made of letters, digits, '.', '_' and '-'.\n"
-                "Rename it" + ("." if linked else ", or give --out a new folder, to hold links to the shards.")
+                f"{path}: shards of a data folder have names of letters, digits, '.', '_' and '-'.\n"
+                "Rename it" + ("." if linked else ", or choose a new folder with --out, which gets links to them.")
             )
     return names
 
 
 def _index(
-    place: Path,
+    target: Path,
     split: str,
     paths: Sequence[Path],
     names: Mapping[Path, str],
@@ -146,14 +149,14 @@ def _index(
         tables.append(table)
     index_NM, labels_NT = (np.concatenate(parts) for parts in zip(*tables, strict=True))
     files = {
-        "index": write_array(place / f"{split}.index.npy", index_NM),
-        "labels": write_array(place / f"{split}.labels.npy", labels_NT),
+        "index": write_array(target / f"{split}.index.npy", index_NM),
+        "labels": write_array(target / f"{split}.labels.npy", labels_NT),
     }
     return SplitSpec(shards=tuple(shards), **files), (index_NM, labels_NT)
 
 
 def _measure(image: ImageSpec, paths: Sequence[Path], rows_N: np.ndarray) -> ImageSpec:
-    """The spec with mean and standard deviation of the pixels of some images, evenly taken."""
+    """Return the spec with mean and standard deviation of the pixels of evenly spaced images."""
     moments, slot_HWC = PixelMoments(image.channels), np.empty(image.shape, np.uint8)
     for row in rows_N[np.linspace(0, len(rows_N) - 1, min(len(rows_N), MAX_MEASURED)).astype(int)]:
         with paths[row["shard"]].open("rb") as file:
@@ -162,7 +165,7 @@ def _measure(image: ImageSpec, paths: Sequence[Path], rows_N: np.ndarray) -> Ima
         try:
             decode_into(slot_HWC, data, image)
         except BadImageError:
-            continue  # a bad sample is counted when it is trained on
+            continue  # training counts it as a bad sample
         moments.add(slot_HWC)
     return moments.fill(image, paths[0].parent)
 
@@ -170,7 +173,7 @@ def _measure(image: ImageSpec, paths: Sequence[Path], rows_N: np.ndarray) -> Ima
 def _standardised(
     tasks: Sequence[TaskSpec], labels_NT: np.ndarray, written: Sequence[Mapping[str, Any]]
 ) -> list[TaskSpec]:
-    """The tasks, a regression with mean and standard deviation of its labels where the description has none."""
+    """Return the tasks; regressions get mean and standard deviation of their labels, if the description has none."""
     columns = {task.name: column for column, task in enumerate(scalar_tasks(tasks))}
     found: list[TaskSpec] = []
     for task, values in zip(tasks, written, strict=True):

@@ -1,8 +1,8 @@
-"""CelebA's raw files: names, numbers, and the two text files that label 202,599 aligned faces.
+"""CelebA's annotations: its names and sizes, and the two text files that label 202,599 aligned faces.
 
-The data set is Liu et al. 2015, "Deep Learning Face Attributes in the Wild". Its text files go around in several
-shapes: with a count line or without, as CSV, with 0 for -1, with a byte order mark or Windows line ends. All of these
-are read; whatever else is wrong with a row is an error with its line.
+The data set is Liu et al. 2015, "Deep Learning Face Attributes in the Wild". Its text files exist in several variants:
+with or without a count line, as CSV, with 0 for -1, with a byte order mark or Windows line ends. All of these are
+accepted; any other fault in a row is an error that names its line.
 
 Shapes: N images, T = 40 attributes.
 """
@@ -27,12 +27,12 @@ ATTRIBUTES = tuple(_NAMES.split())
 """In the order of list_attr_celeba.txt."""
 
 SPLITS = ("train", "val", "test")
-"""By the codes 0, 1 and 2 of list_eval_partition.txt."""
+"""For the codes 0, 1 and 2 of list_eval_partition.txt."""
 
 OFFICIAL_SIZES = {"train": 162_770, "val": 19_867, "test": 19_962}
 
 WIDTH, HEIGHT = 178, 218
-"""Of the aligned images."""
+"""Size of the aligned images."""
 
 ATTRIBUTES_STEM, PARTITION_STEM, IMAGES_STEM = "list_attr_celeba", "list_eval_partition", "img_align_celeba"
 
@@ -43,25 +43,25 @@ Row = tuple[int, list[str]]
 
 
 def read_attributes(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
-    """Reads list_attr_celeba.txt or .csv.
+    """Read list_attr_celeba.txt or .csv.
 
     Args:
-        content: of the file.
-        path: its name, for errors; the suffix says whether it is CSV.
+        content: content of the file.
+        path: its path, for error messages; the suffix says whether it is CSV.
 
     Returns:
         The images' names, and their attributes as uint8 0 or 1, shape (N, T), in the order of ATTRIBUTES.
 
     Raises:
-        UserError: naming the line that is wrong.
+        UserError: a line is wrong; the message names it.
     """
     rows = list(_rows(content, path))
     promised = rows.pop(0)[1] if _is_count(rows[0][1]) else None
     if not rows:
-        raise UserError(f"{path} holds a count and nothing else.\n{_fetch_again(path)}")
+        raise UserError(f"{path} contains a count and nothing else.\n{_fetch_again(path)}")
     columns_T = _columns(*rows.pop(0), path)
     if promised is not None and promised[0].lstrip("0") != str(len(rows)):
-        raise UserError(f"{path}:1: promises {promised[0][:20]} images, found {len(rows)} rows.\n{_fetch_again(path)}")
+        raise UserError(f"{path}:1: says {promised[0][:20]} images, found {len(rows)} rows.\n{_fetch_again(path)}")
     names, values, texts = [], bytearray(), set[str]()
     for line, fields in rows:
         if len(fields) != 1 + len(ATTRIBUTES):
@@ -75,23 +75,23 @@ def read_attributes(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
         except KeyError as error:
             raise UserError(f"{path}:{line}: values should be -1 or 1 (or 0 or 1), found {error}.") from None
     if {"-1", "0"} <= texts:
-        raise UserError(f"{path} holds -1 and 0 both. Which of them means no? Write one for the other.")
+        raise UserError(f"{path} contains both -1 and 0, so it is unclear which means no. Replace one of them.")
     _refuse_doubles(names, rows, path)
     return names, np.frombuffer(bytes(values), np.uint8).reshape(-1, len(ATTRIBUTES))[:, columns_T]
 
 
 def read_partition(content: bytes, path: Path) -> dict[str, int]:
-    """Reads list_eval_partition.txt or .csv.
+    """Read list_eval_partition.txt or .csv.
 
     Args:
-        content: of the file.
-        path: its name, for errors; the suffix says whether it is CSV.
+        content: content of the file.
+        path: its path, for error messages; the suffix says whether it is CSV.
 
     Returns:
-        Number in SPLITS by image name.
+        Image name -> index in SPLITS.
 
     Raises:
-        UserError: naming the line that is wrong.
+        UserError: a line is wrong; the message names it.
     """
     rows = list(_rows(content, path))
     if rows[0][1][0] == "image_id":
@@ -110,7 +110,7 @@ def read_partition(content: bytes, path: Path) -> dict[str, int]:
 
 
 def write_attributes(path: Path, names: Sequence[str], attributes_NT: np.ndarray) -> None:
-    """Writes list_attr_celeba.txt as CelebA has it, the blank after the last name included."""
+    """Write list_attr_celeba.txt exactly like CelebA, including the space after the last name."""
     texts = np.where(attributes_NT, " 1", "-1")
     with path.open("w", newline="\n") as file:
         file.write(f"{len(names)}\n{' '.join(ATTRIBUTES)} \n")
@@ -118,7 +118,7 @@ def write_attributes(path: Path, names: Sequence[str], attributes_NT: np.ndarray
 
 
 def write_partition(path: Path, names: Sequence[str], codes: Sequence[int]) -> None:
-    """Writes list_eval_partition.txt as CelebA has it."""
+    """Write list_eval_partition.txt exactly like CelebA."""
     with path.open("w", newline="\n") as file:
         file.writelines(f"{name} {code}\n" for name, code in zip(names, codes, strict=True))
 
@@ -137,7 +137,7 @@ def _rows(content: bytes, path: Path) -> Iterator[Row]:
     try:
         yield from ((number, fields) for number, fields in enumerate(table, 1) if fields)
     except csv.Error as error:
-        raise UserError(f"{path} is no CSV: {error}.\n{_fetch_again(path)}") from None
+        raise UserError(f"{path} is not CSV: {error}.\n{_fetch_again(path)}") from None
 
 
 def _is_count(fields: list[str]) -> bool:
@@ -145,7 +145,7 @@ def _is_count(fields: list[str]) -> bool:
 
 
 def _columns(line: int, fields: list[str], path: Path) -> list[int]:
-    """Where each attribute stands among the values of a row."""
+    """Return the position of each attribute among the values of a row."""
     names = fields[1:] if fields[0] == "image_id" else fields
     for name in names:
         if name not in ATTRIBUTES:
@@ -166,9 +166,9 @@ def _refuse_doubles(names: Sequence[str], rows: Sequence[Row], path: Path) -> No
     first: dict[str, int] = {}
     for name, (line, _) in zip(names, rows, strict=True):
         if name in first:
-            raise UserError(f"{path}:{line}: {name} stands twice, first in line {first[name]}.")
+            raise UserError(f"{path}:{line}: {name} appears twice, first in line {first[name]}.")
         first[name] = line
 
 
 def _fetch_again(path: Path) -> str:
-    return f"It may be a broken or mistaken download: fetch {path.name} again."
+    return f"The download may be damaged, or another file: fetch {path.name} again."

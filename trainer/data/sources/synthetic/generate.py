@@ -1,8 +1,8 @@
-"""A stand-in for CelebA: drawn faces with 40 attributes, in CelebA's own raw files.
+"""Generate a synthetic CelebA: drawn faces with 40 attributes, in the format of CelebA's raw files.
 
-So that everything can be tried without the licensed data, at full scale. A picture depends on (seed, its number) alone.
+It lets users try everything at full scale without the licensed data. A picture depends on the seed and its number only.
 
-Shapes: N images, K rolls of the dice.
+Shapes: N images, K random numbers per image.
 """
 
 import os
@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from trainer.data.format.publish import publishing
 from trainer.data.reading.order import hash64
-from trainer.data.sources.celeba.format import (
+from trainer.data.sources.celeba.annotations import (
     ATTRIBUTES,
     ATTRIBUTES_STEM,
     IMAGES_STEM,
@@ -40,30 +40,30 @@ JPEG_QUALITY = 84
 """Gives files of CelebA's mean size, 7.1 kB."""
 
 MIN_SAMPLES = 10
-"""Fewer would leave a split empty."""
+"""With fewer, a split would be empty."""
 
 _CHUNK = 100
 
 
 def write_synthetic_celeba(out: Path, *, samples: int, seed: int = 0) -> None:
-    """Writes a folder in CelebA's raw format: img_align_celeba/, list_attr_celeba.txt, list_eval_partition.txt.
+    """Write a folder in CelebA's raw format: img_align_celeba/, list_attr_celeba.txt, list_eval_partition.txt.
 
-    The splits have CelebA's shares, and with 202,599 samples its sizes. An interrupted call leaves a folder without the
-    text files, and the next one starts afresh.
+    The splits have CelebA's proportions, and with 202,599 samples its sizes. An interrupted call leaves a folder
+    without the text files, and the next one starts over.
 
     Args:
-        out: a folder that does not exist yet, is empty, or holds an interrupted call's work.
-        samples: images of all splits together.
-        seed: decides every picture.
+        out: a folder that does not exist yet, is empty, or contains an interrupted call's work.
+        samples: number of images of all splits together.
+        seed: determines every picture.
 
     Raises:
-        UserError: too few samples, a folder in use, a full disk.
+        UserError: there are too few samples, the folder is in use, or the disk is full.
     """
     if samples < MIN_SAMPLES:
         raise UserError(f"Expected at least {MIN_SAMPLES} samples, found {samples}.")
     numbers_N = np.arange(samples)
     names = [file_name(number) for number in numbers_N.tolist()]
-    # The attributes come last: without them nobody takes the folder for a whole one.
+    # The attributes are moved last: without them, the folder is not accepted as complete.
     with publishing(out, f"{ATTRIBUTES_STEM}.txt") as folder:
         images = folder / IMAGES_STEM
         images.mkdir()
@@ -73,12 +73,12 @@ def write_synthetic_celeba(out: Path, *, samples: int, seed: int = 0) -> None:
 
 
 def file_name(number: int) -> str:
-    """CelebA's name of an image; numbers count from 0, names from 000001.jpg."""
+    """Return CelebA's name of an image; numbers start at 0, names at 000001.jpg."""
     return f"{number + 1:06d}.jpg"
 
 
 def attributes(seed: int, numbers_N: np.ndarray) -> np.ndarray:
-    """The attributes of images: bool, shape (N, 40)."""
+    """Return the attributes of images: bool, shape (N, 40)."""
     return draw_attributes(_rolls(seed, numbers_N, 0, len(ATTRIBUTES)))
 
 
@@ -96,7 +96,7 @@ def _rolls(seed: int, numbers_N: np.ndarray, first: int, count: int) -> np.ndarr
 
 
 def split_codes(samples: int) -> list[int]:
-    """Of each image, its split's number in SPLITS: CelebA's shares, the first images for training."""
+    """Return the index in SPLITS for each image: CelebA's proportions, the first images for training."""
     total = sum(OFFICIAL_SIZES.values())
     train, val = (round(samples * OFFICIAL_SIZES[split] / total) for split in SPLITS[:2])
     return [0] * train + [1] * val + [2] * (samples - train - val)
@@ -109,7 +109,7 @@ def _draw_all(folder: Path, samples: int, seed: int) -> None:
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_prepare_worker)
     with progress, pool:
         bar = progress.add_task("drawing faces", total=samples)
-        # Ctrl-C reaches every process of the terminal; this one alone decides what it means.
+        # Ctrl-C reaches every process of the terminal, but only this one should handle it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         drawn_chunks = pool.map(_draw_chunk, [folder] * len(chunks), chunks, [seed] * len(chunks))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,4 +1,4 @@
-"""Where CelebA's raw files lie, in any of the ways in which it is handed out, packed or not."""
+"""Find and read CelebA's raw files, in any of the layouts in which they are distributed, zipped or not."""
 
 import os
 import zipfile
@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.sources.celeba.format import ATTRIBUTES_STEM, IMAGES_STEM, PARTITION_STEM
+from trainer.data.sources.celeba.annotations import ATTRIBUTES_STEM, IMAGES_STEM, PARTITION_STEM
 from trainer.errors import UserError
 from trainer.files import MAX_TEXT_BYTES, read_bytes
 
 AnyPath = Path | zipfile.Path
-"""A path on the disk, or inside a zip."""
+"""A path on the disk or inside a zip."""
 
 MAX_IMAGE_BYTES = 1 << 20
-"""No aligned face is larger, whatever a zip's member would unpack to."""
+"""Larger than any aligned face; limits what a zip's member may unpack to."""
 
 
 class UnreadableError(Exception):
-    """An image whose bytes cannot be had; its argument says why."""
+    """An image whose bytes cannot be read; its argument says why."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,23 @@ class RawFiles:
 
 
 def find_celeba(root: Path) -> RawFiles:
-    """Finds the raw files in a folder, or in a zip that holds them all.
+    """Find the raw files in a folder, or in a zip that contains them all.
 
-    Known are the official layout (Anno/, Eval/, Img/), torchvision's (celeba/) and Kaggle's (CSV files, and a folder
-    img_align_celeba in another of that name). The images may be left in img_align_celeba.zip.
+    Supported layouts are the official one (Anno/, Eval/, Img/), torchvision's (celeba/) and Kaggle's (CSV files, and a
+    folder img_align_celeba in another of that name). The images may be in img_align_celeba.zip.
 
     Raises:
-        UserError: a part is not there, or a zip is not one.
+        UserError: a part is missing, or a zip cannot be read.
     """
     base = _open_zip(root) if root.is_file() else root
     tops = (base, base / "celeba")
 
-    def text(stem: str, place: str) -> AnyPath:
-        names = [f"{folder}{stem}{suffix}" for folder in ("", f"{place}/") for suffix in (".txt", ".csv")]
+    def text(stem: str, subfolder: str) -> AnyPath:
+        names = [f"{folder}{stem}{suffix}" for folder in ("", f"{subfolder}/") for suffix in (".txt", ".csv")]
         return _first(root, names, [top / name for top in tops for name in names])
 
-    folders = [f"{place}{IMAGES_STEM}{deeper}" for place in ("", "Img/") for deeper in (f"/{IMAGES_STEM}", "")]
-    zips = [f"{place}{IMAGES_STEM}.zip" for place in ("", "Img/")]
+    folders = [f"{parent}{IMAGES_STEM}{deeper}" for parent in ("", "Img/") for deeper in (f"/{IMAGES_STEM}", "")]
+    zips = [f"{parent}{IMAGES_STEM}.zip" for parent in ("", "Img/")]
     packed = [_open_zip(top / name) / IMAGES_STEM for top in tops for name in zips if _is_file(top / name)]
     return RawFiles(
         attributes=text(ATTRIBUTES_STEM, "Anno"),
@@ -64,7 +64,7 @@ def find_celeba(root: Path) -> RawFiles:
 
 
 def read_whole(path: AnyPath) -> bytes:
-    """The content of one of the text files.
+    """Return the content of one of the text files.
 
     Raises:
         UserError: it cannot be read.
@@ -80,7 +80,10 @@ def read_whole(path: AnyPath) -> bytes:
 
 
 def list_images(folder: AnyPath) -> tuple[set[str], Callable[[str], bytes]]:
-    """The names of the JPEG files of a folder, and what reads one of them or raises UnreadableError.
+    """List the JPEG files of a folder.
+
+    Returns:
+        Their names, and a function that reads one of them or raises UnreadableError.
 
     Raises:
         UserError: it is not a folder, or cannot be read.
@@ -107,7 +110,7 @@ def _first(root: Path, names: Iterable[str], candidates: Iterable[AnyPath]) -> A
         if path.exists():
             return path
     raise UserError(
-        f"{root} holds none of {', '.join(names)}.\n"
+        f"{root} has none of {', '.join(names)}.\n"
         f"Point --root at CelebA as it was downloaded: the folder with {ATTRIBUTES_STEM}.txt, {PARTITION_STEM}.txt and "
         f"{IMAGES_STEM} (unpacked, or {IMAGES_STEM}.zip)."
     )
@@ -122,13 +125,13 @@ def _open_zip(path: AnyPath) -> zipfile.Path:
         return zipfile.Path(str(path))
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read as a zip: {error}.\nIt may be a broken or mistaken download: fetch it again."
+            f"{path} cannot be read as a zip: {error}.\nThe download may be damaged, or another file: fetch it again."
         ) from None
 
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:  # a Path would take longer to make than the file to read
+        with open(path, "rb", buffering=0) as file:  # making a Path would take longer than reading the file
             return file.read()
     except OSError as error:
         raise UnreadableError(str(error)) from None
@@ -140,4 +143,4 @@ def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(member)
     except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UnreadableError(str(error)) from None  # RuntimeError: it is encrypted
+        raise UnreadableError(str(error)) from None  # RuntimeError: encrypted

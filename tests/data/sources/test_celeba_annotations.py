@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tests.support.raw_celeba import NAMES, SAMPLES
-from trainer.data.sources.celeba.format import (
+from trainer.data.sources.celeba.annotations import (
     ATTRIBUTES,
     read_attributes,
     read_partition,
     write_attributes,
     write_partition,
 )
-from trainer.data.sources.synthetic.write import attributes
+from trainer.data.sources.synthetic.generate import attributes
 from trainer.errors import UserError
 
 TXT, CSV = Path("list_attr_celeba.txt"), Path("list_attr_celeba.csv")
@@ -90,7 +90,7 @@ def test_the_partition_is_written_as_it_is_read(tmp_path: Path) -> None:
 
 # What is refused
 
-AGAIN = "\nIt may be a broken or mistaken download: fetch list_attr_celeba.txt again."
+AGAIN = "fetch list_attr_celeba.txt again."
 
 
 def cut_line(text: str, number: int) -> str:
@@ -102,15 +102,15 @@ def cut_line(text: str, number: int) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: "", "list_attr_celeba.txt is empty." + AGAIN),
-        (lambda text: "12\n", "list_attr_celeba.txt holds a count and nothing else." + AGAIN),
+        (lambda text: "", "list_attr_celeba.txt is empty."),
+        (lambda text: "12\n", AGAIN),
         (
             lambda text: "<!DOCTYPE html><title>Google Drive - Quota exceeded</title>",
-            "list_attr_celeba.txt is a web page: the download has failed." + AGAIN,
+            "list_attr_celeba.txt is a web page",
         ),
         (
             lambda text: text.replace("12", "13", 1),
-            "list_attr_celeba.txt:1: promises 13 images, found 12 rows." + AGAIN,
+            "list_attr_celeba.txt:1: says 13 images, found 12 rows",
         ),
         (
             lambda text: cut_line(text, 5),
@@ -122,11 +122,11 @@ def cut_line(text: str, number: int) -> str:
         ),
         (
             lambda text: text.replace("000004.jpg -1", "000004.jpg  0"),
-            "list_attr_celeba.txt holds -1 and 0 both. Which of them means no? Write one for the other.",
+            "list_attr_celeba.txt contains both -1 and 0",
         ),
         (
             lambda text: text.replace("000004.jpg", "000002.jpg"),
-            "list_attr_celeba.txt:6: 000002.jpg stands twice, first in line 4.",
+            "list_attr_celeba.txt:6: 000002.jpg appears twice, first in line 4.",
         ),
         (
             lambda text: text.replace("Eyeglasses", "Eyeglases"),
@@ -150,7 +150,7 @@ def cut_line(text: str, number: int) -> str:
 def test_attributes_that_are_wrong(content: str, change: object, message: str) -> None:
     with pytest.raises(UserError) as error:
         read_attributes(change(content).encode(), TXT)  # type: ignore[operator]
-    assert str(error.value) == message
+    assert message in str(error.value)
 
 
 def test_bytes_that_are_no_text() -> None:
@@ -163,11 +163,11 @@ def test_bytes_that_are_no_text() -> None:
     [
         ("a.jpg 3\n", ":1: expected a name and 0 (train), 1 (validation) or 2 (test), found 'a.jpg 3'."),
         ("a.jpg 0\nb.jpg\n", ":2: expected a name and 0 (train), 1 (validation) or 2 (test), found 'b.jpg'."),
-        ("a.jpg 0\nb.jpg 1\na.jpg 2\n", ":3: a.jpg stands twice, first in line 1."),
-        ("", " is empty.\nIt may be a broken or mistaken download: fetch list_eval_partition.txt again."),
+        ("a.jpg 0\nb.jpg 1\na.jpg 2\n", ":3: a.jpg appears twice, first in line 1."),
+        ("", " is empty."),
     ],
 )
 def test_a_partition_that_is_wrong(text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         read_partition(text.encode(), PARTITION)
-    assert str(error.value) == f"list_eval_partition.txt{message}"
+    assert f"list_eval_partition.txt{message}" in str(error.value)
