@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.diagnose.diagnosis import diagnose
-from tests.e2e.conftest import ROOT
+from tests.support.command import ROOT
 from trainer.errors import UserError
 
 STARTS = ("2026-01-01T00:59:59.999999", "2026-01-01T01:00:00.000001")

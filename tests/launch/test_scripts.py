@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.node.interface import interface_to
-from tests.e2e.conftest import ROOT, environment
+from tests.support.command import ROOT, environment
 from trainer.errors import UserError
 
 ENTRY = ROOT / "launch" / "node" / "entry.sh"
