@@ -7,8 +7,8 @@ from random import Random
 
 from tests.fuzz import files, folders, mutate
 from tests.fuzz.case import Change, Target
-from tests.observe.test_predictions import seen
 from tests.support.run_folders import write_run
+from tests.support.seen import seen
 from trainer.observe.predictions import keep_predictions
 
 RUN = Path("runs/run")

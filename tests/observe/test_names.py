@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from tests.observe.test_report import Page
+from tests.support.pages import Page
 from tests.support.run_folders import write_run
 from trainer.commands.model_card import code, markdown
 from trainer.data.format.specs import ClassificationSpec

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Classification
+from tests.support.runtimes import ALONE
 from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.files import sha256
@@ -27,10 +28,7 @@ from trainer.runtime.checkpoints.manifest import (
 from trainer.runtime.checkpoints.pieces import Piece, cut, write_pieces
 from trainer.runtime.checkpoints.plain import to_bytes
 from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.distributed import Runtime
 from trainer.training.evaluate import evaluate
-
-ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 
 
 def save_at(folder: Path, step: int) -> list[str]:
