@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from paretrain.balance import Balance, balance_of
 from paretrain.exchange import exchange
 from paretrain.gram import gram
-from paretrain.losses import Numbers, Totals, as_tensors, means
+from paretrain.losses import Counts, Sums, Totals, as_tensors, means
 from paretrain.nonfinite import OnNonFinite, zero_gradients
 from paretrain.parameters import task_gradients
 from paretrain.ranks import Ranks
@@ -130,7 +130,7 @@ class Balancer:
             )
         return stacked_linear(z_BD, weight_TCD, bias_TC, self._begin())
 
-    def total(self, sums: Numbers, counts: Numbers, gradient_scale: float = 1.0) -> Tensor:
+    def total(self, sums: Sums, counts: Counts, gradient_scale: float = 1.0) -> Tensor:
         """Turn this rank's loss sums into the scalar to call `backward` on. Collective: one all-reduce of T numbers.
 
         The scalar is W Σ_t S_t / N_t, where N_t is the number of labelled samples of task t over all W ranks. The
@@ -181,8 +181,8 @@ class Balancer:
 
     def parameter_gradients(
         self,
-        sums: Numbers,
-        counts: Numbers,
+        sums: Sums,
+        counts: Counts,
         shared: Sequence[nn.Parameter],
     ) -> Tensor:
         """Return each task's gradient with respect to `shared`, summed over the ranks. Collective; takes T backwards.
@@ -205,8 +205,8 @@ class Balancer:
 
     def fill_gradients(
         self,
-        sums: Numbers,
-        counts: Numbers,
+        sums: Sums,
+        counts: Counts,
         shared: Sequence[nn.Parameter],
         own: Sequence[nn.Parameter],
     ) -> None:
@@ -243,7 +243,7 @@ class Balancer:
         for parameter, gradient in zip(own, own_gradients, strict=True):
             parameter.grad = self._ranks.sum(gradient).to(gradient.device)
 
-    def _global_means(self, sums: Numbers, counts: Numbers) -> tuple[Tensor, Tensor]:
+    def _global_means(self, sums: Sums, counts: Counts) -> tuple[Tensor, Tensor]:
         """Return this rank's part of the global mean losses, and the labelled samples over all ranks. Collective."""
         sums_T, counts_T = as_tensors(sums, counts, len(self.names))
         counts_T = self._ranks.sum(counts_T).to(sums_T.device)

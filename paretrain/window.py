@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from paretrain.losses import Numbers, Totals, as_tensors, means
+from paretrain.losses import Counts, Sums, Totals, as_tensors, means
 from paretrain.ranks import Ranks
 from paretrain.split import Weighed, fan_out
 from paretrain.stacked import stacked_linear
@@ -66,7 +66,7 @@ class Window:
         """Apply the first layer of stacked heads; see `Balancer.linear`."""
         return stacked_linear(self._cut(z_BD), weight_TCD, bias_TC, self)
 
-    def look(self, sums: Numbers, counts: Numbers, gradient_scale: float = 1.0) -> None:
+    def look(self, sums: Sums, counts: Counts, gradient_scale: float = 1.0) -> None:
         """Add a micro-batch to the window, in the first pass. No parameter gets a gradient.
 
         Args:
@@ -109,7 +109,7 @@ class Window:
         losses_T = means(self._sums_T, self._counts_T)
         self.found = self._find(self._gram_TT, Totals(losses_T, self._counts_T, self._gradient_scale))
 
-    def total(self, sums: Numbers, counts: Numbers) -> Tensor:
+    def total(self, sums: Sums, counts: Counts) -> Tensor:
         """Turn a micro-batch's loss sums into the scalar to call `backward` on, in the second pass.
 
         The gradients of all micro-batches add up to that of the window.

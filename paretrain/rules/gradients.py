@@ -52,8 +52,8 @@ class GradNorm:
     Let G_t = w_t |g_t|, G its mean over the tasks, and r_t the ratio of the loss to its first value, divided by the
     mean of that ratio over the tasks. Each step makes one step of gradient descent on Σ_t |G_t - G r_t^asymmetry|
     (equation 2) over the weights w, with the target held constant, and rescales w to its former sum. α is the w before
-    that step, scaled to sum 1. The norms are those of the gradients with respect to the representation, in units of their root
-    mean square; the paper uses the last shared layer. A weight that would fall below `SMALLEST` stops there.
+    that step, scaled to sum 1. The norms are those of the gradients with respect to the representation, in units of
+    their root mean square; the paper uses the last shared layer. A weight that would fall below `SMALLEST` stops there.
 
     Args:
         num_tasks: T.
