@@ -3,7 +3,7 @@
 Shapes: T tasks, B samples of this rank, D representation width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ class Network(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleList(nn.Linear(width, 2) for _ in range(NUM_TASKS))
 
-    def forward(self, x_BCHW: Tensor, split) -> list[Tensor]:
+    def forward(self, x_BCHW: Tensor, split: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         """Apply encoder, `split` (that of a Balancer) and heads. Return the outputs of each task, (B, 2)."""
         views = split(self.encoder(x_BCHW))
         return [head(view) for head, view in zip(self.heads, views, strict=True)]
