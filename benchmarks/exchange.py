@@ -1,8 +1,8 @@
-"""Measures what α costs several processes:  python -m benchmarks.exchange [--processes 2] [--group dedicated]
+"""Measure the cost of α with several processes:  python -m benchmarks.exchange [--processes 2] [--group dedicated]
 
-Each process runs DDP over gloo on ResNet-18, 64 images of 64 x 64 a process, one thread. The share is the wall time
-within the exchange (pack, reduce, solve, broadcast) over that of the step: of each step the shortest among the
-processes, since the one that arrives last waits for nobody; then the median over steps. The last line printed is one
+Each process runs DDP over gloo on ResNet-18 with 64 images of 64 x 64 and one thread. The share is the wall time of the
+exchange (pack, reduce, solve, broadcast) relative to that of the step: for each step the shortest exchange among the
+processes, since the process that arrives last does not wait; then the median over steps. The last line printed is one
 JSON object.
 """
 
@@ -31,7 +31,7 @@ NUM_STEPS = 5
 
 
 def measure(num_tasks: int, group: str) -> list[tuple[float, float]]:
-    """The seconds of each step and those of the exchange in it."""
+    """Return the seconds of each step and of the exchange in it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     problem = Problem("resnet18", num_tasks, separate=False)
@@ -60,7 +60,7 @@ def measure(num_tasks: int, group: str) -> list[tuple[float, float]]:
 
 
 def share(processes: int, num_tasks: int, group: str) -> tuple[float, float]:
-    """Median seconds of a step, and median share of the exchange."""
+    """Return the median seconds of a step and the median share of the exchange."""
     steps = list(zip(*on_every_rank(processes, measure, num_tasks, group), strict=True))
     seconds = [max(step for step, _ in of_ranks) for of_ranks in steps]
     shares = [min(inside for _, inside in of_ranks) / whole for of_ranks, whole in zip(steps, seconds, strict=True)]

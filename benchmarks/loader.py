@@ -1,8 +1,8 @@
-"""Times the data loader against its own limit and against peers:  python -m benchmarks.loader [--quick]
+"""Time the data loader against its own limit and against peers:  python -m benchmarks.loader [--quick]
 
-Synthetic CelebA: 178 x 218 JPEGs to 64 x 64, 40 labels, batches of 256. All but the workers' scaling is CPU time of one
-process, so that a busy machine disturbs it least; everybody reads some batches in turn, many times, and a ratio is the
-median of the turns' ratios. The last line printed is one JSON object:
+Synthetic CelebA: 178 x 218 JPEGs to 64 x 64, 40 labels, batches of 256. All numbers but the scaling of workers are CPU
+time of one process, which other load affects least. The loaders alternate for many turns, and a ratio is the median of
+the ratios of the turns. The last line printed is one JSON object:
 
     limit_ratio                   speed of the loader / speed of decoding and resizing the same bytes from memory
     vs_webdataset_pillow          speed of the loader / WebDataset with its own decoding by Pillow, resize, floats
@@ -53,7 +53,7 @@ Turn = Callable[[], object]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """How much to measure."""
 
     samples: int
     turns: int
@@ -67,7 +67,7 @@ SIZES = {
 
 
 def bare_decoder(folder: Path) -> Turn:
-    """Nothing but the decoder and the resizer, on bytes in memory: no file, no label, no order, no check."""
+    """Return a turn that only decodes and resizes bytes in memory: no files, labels, order or checks."""
     import simplejpeg
 
     manifest = read_manifest(folder)
@@ -91,7 +91,7 @@ def bare_decoder(folder: Path) -> Turn:
 
 @contextmanager
 def loading(folder: Path, workers: int = 0) -> Iterator[Turn]:
-    """This project's loader."""
+    """Yield a turn of this project's loader."""
     data = DataFolder(folder, read_manifest(folder))
     with closing(
         TrainLoader(data, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, options=RankOptions(workers=workers))
@@ -106,7 +106,7 @@ def cpu_seconds(turn: Turn) -> float:
 
 
 def take_turns(everybody: dict[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    """Seconds of CPU a batch, one number a turn."""
+    """Return the CPU seconds of a batch for each turn."""
     for measure in everybody.values():
         measure()  # warm up
     seconds: dict[str, list[float]] = {name: [] for name in everybody}
@@ -117,13 +117,13 @@ def take_turns(everybody: dict[str, Callable[[], float]], turns: int) -> dict[st
 
 
 def two_worker_scaling(folder: Path, batches: int) -> float:
-    """Wall-clock speed with two workers over that with one: medians of short stretches, in turns."""
+    """Return the wall-clock speed with two workers relative to one: the median over short alternating runs."""
     found = []
     for _ in range(5):
         took = []
         for workers in (1, 2):
             with loading(folder, workers) as turn:
-                for _ in range(4):  # what the workers had ready
+                for _ in range(4):  # batches that the workers have prepared already
                     turn()
                 started = time.perf_counter()
                 for _ in range(batches):
@@ -134,7 +134,7 @@ def two_worker_scaling(folder: Path, batches: int) -> float:
 
 
 def stretch(folder: Path, out: Path) -> None:
-    """A folder with an epoch of LONG_EPOCH samples: the same shards again and again, under other names."""
+    """Write a folder with an epoch of LONG_EPOCH samples: the same shards repeated under other names."""
     manifest = read_manifest(folder)
     split = manifest.split("train")
     index_NM, labels_NT = load_index(folder, manifest, "train")
@@ -154,7 +154,7 @@ def stretch(folder: Path, out: Path) -> None:
 
 
 def first_batch_seconds_at_end(folder: Path) -> float:
-    """A run that goes on near the end of an epoch, from opening its data to its first batch."""
+    """Return the seconds from opening the data to the first batch, for a run resumed near the end of an epoch."""
     num_samples = read_manifest(folder).num_samples("train")
     started = time.perf_counter()
     data = DataFolder(folder, read_manifest(folder))
@@ -220,7 +220,7 @@ def main() -> None:
         "--mosaicml",
         default=sys.executable,
         metavar="PYTHON",
-        help="the Python of an environment with mosaicml-streaming; it wants another numpy than this project",
+        help="the Python of an environment with mosaicml-streaming; it needs another numpy than this project",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
-"""The MosaicML side of benchmarks/loader.py: it imports nothing of this project, whose numpy it cannot live with.
+"""The MosaicML side of benchmarks/loader.py. It imports nothing of this project, as the two need different numpys.
 
-Says "ready", then answers each line on stdin with the CPU seconds that one batch took.
+Prints "ready", then answers each line on stdin with the CPU seconds of one batch.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from streaming import MDSWriter, StreamingDataLoader, StreamingDataset  # type: 
 
 
 class Faces(StreamingDataset):
-    """As its documentation has it: decoded in __getitem__, batched by the loader."""
+    """A data set as in MosaicML's documentation: decode in __getitem__, batch in the loader."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         sample = super().__getitem__(index)

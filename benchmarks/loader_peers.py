@@ -1,4 +1,4 @@
-"""The peers of benchmarks/loader.py, as their own documentation shows them, on the same images in one process."""
+"""The peers of benchmarks/loader.py, used as in their own documentation, on the same images in one process."""
 
 import json
 import subprocess
@@ -15,11 +15,11 @@ from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ImageSpec
 
 SHUFFLE_BUFFER = 1000
-"""Samples, as in WebDataset's own examples."""
+"""Samples in the shuffle buffer, as in WebDataset's own examples."""
 
 
 def pillow_batches(folder: Path, batch: int) -> Callable[[], object]:
-    """WebDataset's documented pipeline: shuffle, decode by Pillow, resize, floats, normalise."""
+    """Return a turn of WebDataset's documented pipeline: shuffle, decode by Pillow, resize, floats, normalise."""
     spec = read_manifest(folder).input
     mean_C, std_C = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
 
@@ -34,7 +34,7 @@ def pillow_batches(folder: Path, batch: int) -> Callable[[], object]:
 
 
 def same_decoder_batches(folder: Path, batch: int) -> Callable[[], object]:
-    """WebDataset's reading and shuffling, this project's decoding, uint8."""
+    """Return a turn of WebDataset's reading and shuffling with this project's decoding to uint8."""
     spec = read_manifest(folder).input
     assert isinstance(spec, ImageSpec)
 
@@ -66,16 +66,16 @@ def _turns(dataset: Any, batch: int) -> Callable[[], object]:
 
 
 class Mosaicml:
-    """MosaicML Streaming in a process of its own, since it cannot share an environment with this project's numpy.
+    """MosaicML Streaming in its own process, since it needs another version of numpy than this project.
 
     Args:
-        python: that can import `streaming`, simplejpeg and cv2.
+        python: a Python that can import `streaming`, simplejpeg and cv2.
         raw: folder of CelebA's raw files.
-        out: where to write its shards.
-        batch: samples a turn.
+        out: folder for its shards.
+        batch: samples per turn.
 
     Attributes:
-        fault: why there is no such peer here; empty where there is one.
+        fault: why it cannot run here; empty if it can.
     """
 
     def __init__(self, python: str, raw: Path, out: Path, batch: int) -> None:
@@ -92,7 +92,7 @@ class Mosaicml:
             self.fault = (self._process.communicate()[1].strip().splitlines() or ["it did not start"])[-1]
 
     def cpu_seconds(self) -> float:
-        """CPU seconds of one batch, all threads together."""
+        """Return the CPU seconds of one batch, over all threads."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()

@@ -1,13 +1,13 @@
-"""One training step on the same network and batch, by five methods: every gradient filled, no optimizer.
+"""One training step on the same network and batch by five methods, which fill every gradient, without optimizer.
 
-plain       the sum of all tasks' mean losses, one backward: the floor
-paretrain   α exact, in that one backward
+plain       the sum of all tasks' mean losses, one backward: the lower bound
+paretrain   exact α in that one backward
 torchjd_ub  TorchJD's MGDA on the gradients with respect to z, composed by hand: T head backwards, one encoder backward
 torchjd     TorchJD's documented path, `mtl_backward` and `jac_to_grad` with MGDA: T encoder backwards
-mgda        exact MGDA in parameter space, one encoder backward a task, with this project's solver
+mgda        exact MGDA in parameter space with this project's solver: T encoder backwards
 
-plain, paretrain and mgda have the stacked heads and the batched loss; TorchJD has one module and one loss a task, as
-its documentation has.
+plain, paretrain and mgda use stacked heads and the batched loss; TorchJD uses one module and one loss per task, as in
+its documentation.
 
 Shapes: T tasks, B samples, P encoder parameters.
 """
@@ -36,7 +36,7 @@ Step = Callable[[], object]
 
 
 def small_cnn() -> nn.Module:
-    """Four convolutions with BatchNorm and a fully connected layer to z."""
+    """Return four convolutions with BatchNorm and a fully connected layer to z."""
     layers: list[nn.Module] = []
     for channels, width, stride in ((3, 32, 2), (32, 64, 1), (64, 64, 2), (64, 128, 2)):
         layers += [nn.Conv2d(channels, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
@@ -47,7 +47,7 @@ ENCODERS: dict[str, Callable[[], nn.Module]] = {"small_cnn": small_cnn, "resnet1
 
 
 class Problem:
-    """A network, a batch and two classes a task, random; the same for every method."""
+    """A random network and batch with two classes per task, the same for every method."""
 
     def __init__(self, model: str, num_tasks: int, separate: bool) -> None:
         torch.manual_seed(0)
@@ -60,12 +60,12 @@ class Problem:
         self.targets = {task.name: torch.randint(0, 2, (NUM_SAMPLES,)) for task in self.tasks}
 
     def mean_losses(self, outputs: Tensor | list[Tensor]) -> Tensor:
-        """(T,)."""
+        """Return the mean loss of each task, (T,)."""
         sums_T, counts_T = task_losses(self.tasks, outputs, self.targets)
         return sums_T / counts_T
 
     def head_losses(self, features: Tensor) -> list[Tensor]:
-        """One loss of one head a task."""
+        """Return the mean loss of each task, one tensor per task."""
         heads = self.model.heads
         assert isinstance(heads, SeparateHeads)
         return [
@@ -74,7 +74,7 @@ class Problem:
 
 
 def build_step(method: str, model: str, num_tasks: int) -> Step:
-    """Prepare a problem of its own. Returns the step."""
+    """Return a step of the method on a new problem."""
     problem = Problem(model, num_tasks, separate=method.startswith("torchjd"))
     step = STEPS[method](problem)
 

@@ -1,9 +1,9 @@
-"""Times the min-norm solver against its peers, one thread, side by side:  python -m benchmarks.minnorm [--quick]
+"""Time the min-norm solver and its peers with one thread, side by side:  python -m benchmarks.minnorm [--quick]
 
-Structures of the T gradients, as multi-task training meets them. Warm means: every gradient changed by 5 %, and the
-solve starts from the support of the answer before. All answers are judged alike, in float64, by gap / (trace(M) / T).
-The solvers take turns on the same matrix. Times are the best of each one's turns in CPU milliseconds, which a busy
-machine disturbs least. The last line printed is one JSON object.
+The structures of the T gradients are those that occur in multi-task training. A warm solve starts from the last support
+after every gradient has changed by 5 %. All answers are compared in float64 by gap / (trace(M) / T). The solvers
+alternate on the same matrix; times are the best turn of each in CPU milliseconds, which other load affects least. The
+last line printed is one JSON object.
 """
 
 import argparse
@@ -28,7 +28,7 @@ QUICK_SIZES = (2, 10, 40, 100, 400, 1000)
 # A peer that failed or spent this long (seconds) at one size is left out at the larger ones.
 PATIENCE_SECONDS = {True: 0.1, False: 0.3}
 REPEAT_SECONDS = {True: 0.02, False: 0.3}
-OWN_REPEATS = 4  # ours is measured at least this often: at T = 1000 one repeat fills the quick budget
+OWN_REPEATS = 4  # measure our solver at least this often: at T = 1000 one repeat uses up the quick budget
 
 Solver = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
@@ -46,12 +46,12 @@ def correlated(rng: np.random.Generator, T: int) -> np.ndarray:
 
 
 def scales(rng: np.random.Generator, T: int) -> np.ndarray:
-    """Norms over six decades, so a Gram over twelve."""
+    """Return gradients with norms over six decades, so a Gram matrix over twelve."""
     return independent(rng, T) * 10 ** np.clip(rng.standard_normal((T, 1)), -3, 3)
 
 
 def low_rank_inside(rng: np.random.Generator, T: int) -> np.ndarray:
-    """Rank T/4: zero lies in the hull, the value is 0 and the answer is not unique."""
+    """Return gradients of rank T/4 with zero in their hull: the value is 0 and the answer is not unique."""
     return rng.standard_normal((T, math.ceil(T / 4)))
 
 
@@ -89,7 +89,7 @@ STRUCTURES = (
 
 
 def grams(structure: Callable[..., np.ndarray], T: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the Gram and the Gram after a 5 % change of every gradient."""
+    """Return a Gram matrix, and that after a 5 % change of every gradient."""
     rng = np.random.default_rng(T)
     now = structure(rng, T)
     change = rng.standard_normal(now.shape)
@@ -142,7 +142,10 @@ def relative_gap(gram_TT: np.ndarray, alpha_T: np.ndarray) -> float:
 def measure(
     solvers: dict[str, Solver], gram_TT: np.ndarray, support: np.ndarray | None, budget_seconds: float
 ) -> dict[str, tuple[float, float] | str]:
-    """Returns each solver's best CPU milliseconds over turns that fill its budget, and relative gap; or its error."""
+    """Return the best CPU milliseconds and the relative gap of each solver, or its error.
+
+    Each solver repeats until it has used the budget.
+    """
     times: dict[str, list[float]] = {name: [] for name in solvers}
     answers: dict[str, np.ndarray] = {}
     found: dict[str, tuple[float, float] | str] = {}
@@ -175,7 +178,7 @@ def run(quick: bool, console: Console) -> list[dict]:
             support = solve(cold_TT).support
             for start, gram_TT, before in (("cold", cold_TT, None), ("warm", warm_TT, support)):
                 console.print(f"{title}: T={T} {start} ...", end="\r", style="dim")
-                # The peers cannot start warm: their cold row says all.
+                # The peers have no warm start, so their cold row is enough.
                 peers = {name: peer for name, peer in PEERS.items() if start == "cold" and name not in tired}
                 found = measure({"paretrain": paretrain, **peers}, gram_TT, before, REPEAT_SECONDS[quick])
                 cells = []

@@ -1,4 +1,4 @@
-"""The same measurement on every process of a group, each in a process of its own on this machine."""
+"""Run a measurement on every rank of a process group on this machine."""
 
 import multiprocessing
 import os
@@ -9,10 +9,13 @@ from typing import Any
 
 
 def on_every_rank(processes: int, measure: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call `measure(*arguments)` with the environment that torch's launchers set. Returns the answers in rank order.
+    """Call `measure(*arguments)` in one process per rank, with the environment that torch's launchers set.
+
+    Returns:
+        The answers in the order of the ranks.
 
     Raises:
-        ChildProcessError: a process ended without an answer; its own words stand above.
+        ChildProcessError: a process ended without an answer; its traceback is printed above.
     """
     context = multiprocessing.get_context("spawn")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,9 +1,9 @@
-"""Times one training step against the plain summed loss and against peers:  python -m benchmarks.step [--quick]
+"""Time one training step against the plain summed loss and against peers:  python -m benchmarks.step [--quick]
 
-Each row is measured in a process of its own, one thread: a plain step and a step of the method take turns, the ratio is
-the median of their CPU times' ratios (which a busy machine disturbs least), and the peak is the process's resident
-memory, PyTorch itself included; the plain step in it needs the least. A method that does not finish its row within the
-time limit is left out there and at more tasks. The last line printed is one JSON object.
+Each row runs in its own process with one thread. A plain step and a step of the method alternate; the ratio is the
+median ratio of their CPU times, which other load on the machine affects least. The peak is the resident memory of the
+process, including PyTorch and the plain step, which needs the least. A method that exceeds the time limit is left out
+of this row and of those with more tasks. The last line printed is one JSON object.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from rich.table import Table
 METHODS = ("plain", "paretrain", "torchjd_ub", "torchjd", "mgda")
 SIZES = (2, 10, 40, 100, 400, 1000, 4096, 10_000)
 FULL = [(model, size, method) for model in ("small_cnn", "resnet18") for size in SIZES for method in METHODS]
-# In the order of what a reader wants to know first: the time may end before the list does.
+# The most important rows first, since the time may run out before the end of the list.
 QUICK = [
     *[("small_cnn", size, "paretrain") for size in (2, 40, 100, 1000)],
     ("resnet18", 1000, "paretrain"),
@@ -36,12 +36,12 @@ QUICK = [
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be spent."""
+    """The time to spend."""
 
     row_seconds: float
-    """After that a row's process is ended."""
+    """The process of a row is killed after this time."""
     measure_seconds: float
-    """Turns are repeated that long, but not more than MAX_TURNS times."""
+    """Turns are repeated for this time, but not more than MAX_TURNS times."""
     all_seconds: float = float("inf")
 
 
@@ -51,7 +51,7 @@ MEMORY_BYTES = 16 * 2**30
 
 
 def measure(answer: Connection, model: str, num_tasks: int, method: str, seconds: float) -> None:
-    """Send one row's numbers, or the reason why there are none. Runs in a process of its own."""
+    """Send the numbers of one row, or the reason why there are none. Runs in its own process."""
     import torch
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -78,12 +78,12 @@ def _take_turns(model: str, num_tasks: int, method: str, seconds: float) -> dict
         turns = []
         started = time.perf_counter()
         while not turns or (len(turns) <= MAX_TURNS and time.perf_counter() - started < seconds):
-            # In turns also who comes first: the second finds the memory that the first has freed.
+            # Alternate which comes first, too: the second one reuses memory that the first has freed.
             if len(turns) % 2:
                 turns.append((_cpu_seconds(plain), _cpu_seconds(step)))
             else:
                 turns.append((_cpu_seconds(step), _cpu_seconds(plain))[::-1])
-    # The first turn warms up; where it took all the time there was, it counts.
+    # The first turn is a warm-up, unless it is the only one.
     turns = turns[1:] or turns
     return {
         "ratio_to_plain": statistics.median(taken / floor for floor, taken in turns),
@@ -99,9 +99,9 @@ def _cpu_seconds(step: Callable[[], object]) -> float:
 
 
 def measure_apart(model: str, num_tasks: int, method: str, row_seconds: float, measure_seconds: float) -> Any:
-    """Numbers of a row, or the reason why there are none."""
+    """Return the numbers of a row, or the reason why there are none."""
     context = multiprocessing.get_context("forkserver")
-    # Torch is imported once, by the server that forks the rows' processes, and not here at all.
+    # Torch is imported once, by the server that forks the processes of the rows, and not here.
     context.set_forkserver_preload(["benchmarks.methods", "rich.table", "threadpoolctl"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(theirs, model, num_tasks, method, measure_seconds))
@@ -127,7 +127,7 @@ def run(quick: bool, console: Console) -> list[dict[str, Any]]:
     for model, num_tasks, method in QUICK if quick else FULL:
         left = limits.all_seconds - (time.perf_counter() - started)
         if left < 1:
-            console.print("the time is up: rows are missing")
+            console.print("out of time: some rows are missing")
             break
         found: Any = given_up.get((model, method))
         if found is None:

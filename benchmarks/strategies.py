@@ -1,10 +1,10 @@
-"""Times a step with α against a step with the plain summed loss, under each strategy:
+"""Time a step with α against a step with the plain summed loss, under each strategy:
 python -m benchmarks.strategies [--quick] [--processes 2] [--device cpu]
 
-ResNet-18 on 64 x 64 images, 40 linear heads, AdamW. Both kinds of step take turns on the same engine: forward,
-backward, optimizer, one thread a process. Of each step counts the CPU time of all processes together, which a busy
-machine disturbs least, and the wall clock of the slowest, which is what a user waits for. A ratio is the median of the
-turns' ratios. The last line printed is one JSON object.
+ResNet-18 on 64 x 64 images, 40 linear heads, AdamW. Both kinds of step (forward, backward, optimizer; one thread per
+process) alternate on the same engine. For each step it measures the CPU time of all processes together, which other
+load affects least, and the wall-clock time of the slowest process, which a user waits for. A ratio is the median of the
+ratios of the turns. The last line printed is one JSON object.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TURNS = {True: 6, False: 30}
 
 
 def measure(strategy: str, processes: int, device: str, num_turns: int) -> list[tuple[list[float], list[float]]]:
-    """Of each turn: CPU and wall seconds of the plain step, and of the one with α, on this rank."""
+    """Return for each turn the CPU and wall seconds of the plain step and of the one with α, on this rank."""
     config = ParallelConfig.model_validate(
         {"strategy": strategy, "processes": processes, "device": device}, strict=False
     )
@@ -47,7 +47,7 @@ def measure(strategy: str, processes: int, device: str, num_turns: int) -> list[
         balancer = Balancer(NUM_TASKS, group=runtime.balance_group)
         turns = []
         for turn in range(num_turns + 1):
-            # In turns also who comes first: the second finds the memory that the first has freed.
+            # Alternate which comes first, too: the second one reuses memory that the first has freed.
             kinds = (None, balancer) if turn % 2 else (balancer, None)
             found = {kind: _seconds(engine, problem, runtime, kind) for kind in kinds}
             turns.append((found[None], found[balancer]))
@@ -68,7 +68,7 @@ def _seconds(engine: Engine, problem: Problem, runtime: Runtime, balancer: Balan
 
 
 def row(strategy: str, processes: int, device: str, num_turns: int) -> dict[str, Any]:
-    """What α costs under a strategy."""
+    """Return the cost of α under a strategy."""
     of_ranks = on_every_rank(processes, measure, strategy, processes, device, num_turns)
     plain, balanced = (
         [

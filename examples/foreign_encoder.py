@@ -1,4 +1,4 @@
-"""Somebody else's encoder: a transformers ViT built from a configuration, on one process.
+"""An encoder of another library: a transformers ViT built from a configuration, on one process.
 
 python examples/foreign_encoder.py
 """
@@ -12,7 +12,7 @@ from paretrain import Balancer
 
 
 class ViTEncoder(nn.Module):
-    """z is the class token: (B, D). Any tensor whose gradient belongs to its own samples would do."""
+    """A ViT whose class token is z, (B, D). Any tensor whose entries depend on their own samples alone would do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class ViTEncoder(nn.Module):
             intermediate_size=64,
         )
         self.vit = ViTModel(config, add_pooling_layer=False)
-        # Recomputes activations in the backward; the non-reentrant kind, so that the balancer's collectives run once.
+        # Recompute activations in the backward. Reentrant checkpointing would run the balancer's collectives twice.
         self.vit.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images -> the class token's last state."""
+        """Return the last hidden state of the class token."""
         return self.vit(x_BCHW).last_hidden_state[:, 0]
 
 

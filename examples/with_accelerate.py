@@ -16,7 +16,7 @@ network = Network(small_encoder(), width=32)
 model, optimizer = accelerator.prepare(network, torch.optim.SGD(network.parameters(), lr=0.1))
 balancer = Balancer(tasks=NUM_TASKS)
 
-# The batches are cut into ranks already, so they do not go through prepare().
+# The batches are already divided among the ranks, so they do not go through prepare().
 for x, labels in batches(rank, world_size):
     sums, counts = loss_sums(model(x, balancer.split), labels)
     accelerator.backward(balancer.total(sums, counts))

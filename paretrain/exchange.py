@@ -68,5 +68,5 @@ def _reduce(gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, ranks: Ranks) -
     reduced_TT = gram_TT.cpu()
     if ranks.rank == 0:
         unpack(message, reduced_TT)
-    means_T, broken_W = message[packed_size(len(losses_T)) :].split([len(losses_T), ranks.size])
+    means_T, broken_W = torch.split(message[packed_size(len(losses_T)) :], [len(losses_T), ranks.size])
     return Batch(reduced_TT.numpy(), means_T.numpy(), counts, broken_W.numpy())

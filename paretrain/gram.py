@@ -1,8 +1,8 @@
-"""Gram matrices of task gradients, in float64: of gradients in memory, and of the first layer of stacked heads.
+"""Gram matrices of task gradients in float64: from gradients in memory, and from the first layer of stacked heads.
 
-Products of float32 numbers are exact in float64. A sum in float32 would leave dependent gradients with a matrix that is
-indefinite by 1e-7; its minimum would be noise, and the certificate one of noise. For 1000 linear heads on z of width
-512 that costs 20 ms of one core instead of 10.
+Products of float32 numbers are exact in float64. Summed in float32, the Gram matrix of dependent gradients would be
+indefinite by 1e-7, and its minimum and the certificate of it would be noise. For 1000 linear heads on z of width 512,
+float64 takes 20 ms of one core instead of 10.
 
 Shapes: T tasks, B samples, C outputs a task (K after `_reduced`), D representation width, N = B * D entries of z.
 """
@@ -13,29 +13,30 @@ import torch
 from torch import Tensor
 
 CHUNK_ENTRIES = 2**22
-"""Entries of task gradients that are in memory as float64 at a time: 32 MiB."""
+"""Entries of task gradients that are converted to float64 at a time: 32 MiB."""
 
 BLOCK_TASKS = 128
-"""Rows of the matrix that are computed at a time; everything left of the block on the diagonal is known by symmetry."""
+"""Rows of the matrix that are computed at a time; the part left of the diagonal block follows from symmetry."""
 
 
 def gram(gradients_TN: Tensor) -> Tensor:
-    """Gram matrix of the rows: float64, (T, T)."""
+    """Return the Gram matrix of the rows: float64, (T, T)."""
     gram_TT = _zeros(gradients_TN)
     _add(gram_TT, gradients_TN)
     return _mirrored(gram_TT)
 
 
 def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
-    """Gram matrix of the gradients g_t = E_t W_t of T linear maps z -> z W_tᵀ: float64, (T, T).
+    """Return the Gram matrix of the gradients g_t = E_t W_t of T linear maps z -> z W_tᵀ: float64, (T, T).
 
-    Two ways, the one with fewer operations. Factored, <g_s, g_t> = Σ_cc' (E_sᵀ E_t)_cc' (W_s W_tᵀ)_cc', for few
-    outputs, as classifications have. Sample by sample, the gradients of some samples at a time, for many outputs, as a
-    hidden layer has. Neither makes a T x B x D tensor.
+    Uses whichever of two methods takes fewer operations: the factored form
+    <g_s, g_t> = Σ_cc' (E_sᵀ E_t)_cc' (W_s W_tᵀ)_cc' for few outputs, such as those of a classification; or explicit
+    gradients of a few samples at a time for many outputs, such as those of a hidden layer. Neither allocates a
+    T x B x D tensor.
 
     Args:
-        errors_BTC: the gradients of all tasks' losses with respect to the outputs.
-        weight_TCD: the weights.
+        errors_BTC: gradients of the tasks' losses with respect to the outputs.
+        weight_TCD: weights of the linear maps.
     """
     errors_BTK, weight_TKD = _reduced(errors_BTC, weight_TCD)
     num_samples, num_tasks, num_outputs = errors_BTK.shape
@@ -44,16 +45,16 @@ def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
         return _mirrored(_factored(errors_BTK.double(), weight_TKD.double()))
     gram_TT = _zeros(weight_TKD)
     errors_TBK = errors_BTK.transpose(0, 1)
-    for errors_TbK in errors_TBK.split(max(1, _columns(num_tasks) // width), dim=1):
+    for errors_TbK in torch.split(errors_TBK, max(1, _columns(num_tasks) // width), dim=1):
         _add(gram_TT, (errors_TbK @ weight_TKD).flatten(1))
     return _mirrored(gram_TT)
 
 
 def _reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
-    """Use one output less where the errors of each sample and task sum to zero, as those of every softmax do.
+    """Drop one output if the errors of each sample and task sum to zero, as those of a softmax do.
 
-    Then Σ_c e_c w_c = Σ_{c>0} e_c (w_c - w_0). "Zero" is what the rounding of the errors themselves allows, so the
-    answer changes by no more than one more rounding of e_0 would change it, whatever the losses are.
+    Then Σ_c e_c w_c = Σ_{c>0} e_c (w_c - w_0). A sum counts as zero within the rounding of the errors themselves, so
+    for any loss the result changes by no more than another rounding of e_0 would change it.
     """
     num_outputs = errors_BTC.shape[2]
     rounding_BT = num_outputs * torch.finfo(errors_BTC.dtype).eps * errors_BTC.abs().amax(dim=2)
@@ -76,16 +77,16 @@ def _factored(errors_BTK: Tensor, weight_TKD: Tensor) -> Tensor:
 
 
 def _add(gram_TT: Tensor, gradients_TN: Tensor) -> None:
-    """Add the rows' products to the upper blocks."""
+    """Add the products of the rows to the upper blocks."""
     num_tasks = len(gradients_TN)
-    for chunk_Tn in gradients_TN.split(_columns(num_tasks), dim=1):
+    for chunk_Tn in torch.split(gradients_TN, _columns(num_tasks), dim=1):
         wide_Tn = chunk_Tn.double()
         for rows, columns in _upper_blocks(num_tasks):
             gram_TT[rows, columns].addmm_(wide_Tn[rows], wide_Tn[columns].T)
 
 
 def _columns(num_tasks: int) -> int:
-    """Columns of T gradients to make float64 at a time: 32,768 for few tasks, as a longer sum rounds more."""
+    """Return how many columns to convert to float64 at a time: at most 32,768, since longer sums round more."""
     return max(1, CHUNK_ENTRIES // max(num_tasks, BLOCK_TASKS))
 
 
@@ -99,7 +100,7 @@ def _upper_blocks(num_tasks: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _mirrored(gram_TT: Tensor) -> Tensor:
-    """Fill the lower blocks, in place."""
+    """Fill the lower blocks in place."""
     for rows, _ in _upper_blocks(len(gram_TT)):
         gram_TT[rows.stop :, rows] = gram_TT[rows, rows.stop :].T
     return gram_TT

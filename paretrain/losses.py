@@ -9,8 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Numbers = Tensor | Sequence[Tensor]
-"""(T,), or one number a task."""
+Sums = Tensor | Sequence[Tensor]
+"""(T,), or one tensor of no dimension per task."""
+
+Counts = Tensor | Sequence[Tensor] | Sequence[int]
+"""(T,), or one number per task."""
 
 
 class Totals(NamedTuple):
@@ -27,7 +30,7 @@ class Totals(NamedTuple):
     gradient_scale: float = 1.0
 
 
-def as_tensors(sums: Numbers, counts: Numbers, num_tasks: int) -> tuple[Tensor, Tensor]:
+def as_tensors(sums: Sums, counts: Counts, num_tasks: int) -> tuple[Tensor, Tensor]:
     """Return sums and counts (float64) on one device, (T,) both.
 
     Raises:

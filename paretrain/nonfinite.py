@@ -1,4 +1,4 @@
-"""NaN and infinity: what was broken in a step, and what is done about it.
+"""NaN and infinity: what was not finite in a step, and how the gradients of such tasks are zeroed.
 
 Shapes: T tasks, W ranks.
 """
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 
 OnNonFinite = Literal["stop", "skip_step", "drop_task"]
-"""What a Balancer does where a loss, or a gradient with respect to the representation, is NaN or infinite."""
+"""What a Balancer does when a loss, or a gradient with respect to the representation, is NaN or infinite."""
 
 MAX_NAMES = 8
-"""Tasks, and ranks, that a message names; of more it gives the number."""
+"""The most tasks or ranks that a message names; it counts the rest."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """What was not finite in a step, of any task on any rank. The same on every rank.
+    """What was not finite in a step, over all tasks and ranks. Equal on every rank.
 
     Attributes:
-        losses_T: bool, the tasks with such a loss.
-        gradients_T: bool, the tasks with such a gradient with respect to the representation.
-        ranks: where; empty where only the sum over the ranks overflowed.
+        losses_T: bool, tasks whose loss is not finite.
+        gradients_T: bool, tasks whose gradient with respect to the representation is not finite.
+        ranks: the ranks it happened on; empty if only the sum over the ranks overflowed.
     """
 
     losses_T: np.ndarray
@@ -34,11 +34,11 @@ class Broken:
 
     @property
     def tasks(self) -> list[int]:
-        """The indices of the tasks."""
+        """Indices of the broken tasks."""
         return [int(task) for task in np.flatnonzero(self.losses_T | self.gradients_T)]
 
     def describe(self, names: Sequence[str]) -> str:
-        """Say it: "loss and gradient of task 'left' on rank 1"."""
+        """Return a description such as "loss and gradient of task 'left' on rank 1"."""
         both = self.losses_T & self.gradients_T
         kinds = {"loss and gradient": both, "loss": self.losses_T & ~both, "gradient": self.gradients_T & ~both}
         found = [
@@ -51,16 +51,16 @@ class Broken:
 
 
 def zero_gradients(heads: Sequence[nn.Module] | nn.Module, tasks: Sequence[int], num_tasks: int) -> None:
-    """Zero the gradients of some tasks' own parameters, in `.grad`.
+    """Zero `.grad` of the heads of some tasks.
 
     Args:
-        heads: a list of one module a task, or a module made of such lists and of parameters with a row a task.
-        tasks: which.
+        heads: a list of one module per task, or a module made of such lists and of parameters with one row per task.
+        tasks: indices of the tasks.
         num_tasks: T.
 
     Raises:
-        ValueError: `heads` is something else.
-        RuntimeError: a parameter has no `.grad`: no backward came, or the wrapper keeps the gradients to itself.
+        ValueError: `heads` has another form.
+        RuntimeError: a parameter has no `.grad`: there was no backward, or the wrapper does not expose gradients.
     """
     if isinstance(heads, nn.ModuleList | Sequence):
         if len(heads) != num_tasks:
@@ -79,8 +79,8 @@ def zero_gradients(heads: Sequence[nn.Module] | nn.Module, tasks: Sequence[int],
 
 
 def _zero_rows(gradient: Tensor, rows: Sequence[int]) -> None:
-    """In place: also where FSDP2 has spread the rows over the ranks."""
-    from torch.distributed.tensor import DTensor, distribute_tensor  # a second to import, for a rare step
+    """Zero rows in place, also of a gradient whose rows FSDP2 has distributed over the ranks."""
+    from torch.distributed.tensor import DTensor, distribute_tensor  # takes a second to import and is rarely needed
 
     zeroed = torch.zeros([len(gradient)] + [1] * (gradient.ndim - 1), dtype=torch.bool, device=gradient.device)
     zeroed[rows] = True
@@ -94,14 +94,14 @@ def _gradients(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]]
         if parameter.requires_grad:
             if parameter.grad is None:
                 raise RuntimeError(
-                    f"parameter {name} of a head has no .grad to zero: no backward came, or the wrapper keeps the "
-                    "gradients to itself, as ZeRO does. There on_nonfinite takes stop or skip_step"
+                    f"parameter {name} of a head has no .grad to zero: there was no backward, or the wrapper does not "
+                    "expose gradients, as under ZeRO. Use on_nonfinite='stop' or 'skip_step' there"
                 )
             yield name, parameter.grad
 
 
 def _some(word: str, items: Sequence[object]) -> str:
-    """'task a', 'tasks a, b', '9 tasks: a, b, ...'."""
+    """Return "task a", "tasks a, b" or "9 tasks: a, b, ..."."""
     shown = ", ".join(str(item) for item in items[:MAX_NAMES])
     if len(items) > MAX_NAMES:
         return f"{len(items):,} {word}s: {shown}, ..."

@@ -1,7 +1,7 @@
-"""Task gradients in the space of the encoder's parameters: the problem that the representation's bounds.
+"""Task gradients with respect to the encoder's parameters: the problem that MGDA-UB bounds (Sener & Koltun, eq. 4).
 
-T backwards and T x P numbers a step, which is what MGDA-UB exists to avoid. Here to compare with it, and to watch it:
-the paper's claim that an MGDA-UB step descends on every task (Theorem 1b) does not hold in general.
+It takes T backwards and T x P numbers per step, the cost that MGDA-UB avoids. It serves to compare with MGDA-UB and to
+monitor it: the paper's claim that an MGDA-UB step descends on every task (Theorem 1b) does not hold in general.
 
 Shapes: T tasks, P parameters.
 """
@@ -19,13 +19,13 @@ from paretrain.ranks import Ranks
 
 @dataclass(frozen=True)
 class Slopes:
-    """How the losses change, to first order, along the step that α makes: θ moves by -Σ α_t ∂L_t/∂θ.
+    """First-order change of the losses along the step of α, in which θ moves by -Σ α_t ∂L_t/∂θ.
 
     Attributes:
-        slopes_T: (M_θ α)_t, by which L_t falls for a step of length 1; a task with a negative one ascends.
-        worst: the smallest of them, over the step's squared length: 1 at the min-norm point of parameter space, which
-            falls alike on every task in its support; negative where some task ascends.
-        num_ascending: tasks that ascend.
+        slopes_T: (M_θ α)_t, the decrease of L_t per unit of learning rate; negative if the loss of the task increases.
+        worst: the smallest slope of an active task, divided by αᵀM_θα. It is 1 at the min-norm point of parameter
+            space, where all losses in the support decrease alike, and negative if some loss increases.
+        num_ascending: number of active tasks whose loss increases.
     """
 
     slopes_T: np.ndarray
@@ -34,18 +34,18 @@ class Slopes:
 
 
 def task_gradients(means_T: Tensor, parameters: Sequence[nn.Parameter], ranks: Ranks) -> Tensor:
-    """The gradient of every task's global mean loss, on every rank. Collective: one all-reduce of T x P numbers.
+    """Return the gradient of every task's global mean loss, on every rank. Collective: one all-reduce of T x P numbers.
 
-    In parameter space gradients must be added over the ranks BEFORE any inner product; a sum of the ranks' own Gram
-    matrices is wrong here. The graph behind `means_T` is kept.
+    In parameter space gradients must be summed over the ranks BEFORE any inner product; the sum of the ranks' own Gram
+    matrices would be wrong. The graph behind `means_T` is kept.
 
     Args:
-        means_T: this rank's part of the global mean losses (its loss sums over the global counts).
+        means_T: this rank's part of the global mean losses (its loss sums divided by the global counts).
         parameters: the P parameters, as a list of tensors.
         ranks: the processes that share the batch.
 
     Returns:
-        (T, P), the parameters' own precision.
+        (T, P), in the precision of the parameters.
     """
     rows = []
     for mean in means_T.unbind():
@@ -63,7 +63,13 @@ def task_gradients(means_T: Tensor, parameters: Sequence[nn.Parameter], ranks: R
 
 
 def slopes(gradients_TP: Tensor, alpha_T: np.ndarray, active_T: np.ndarray) -> Slopes:
-    """Where the step of `alpha_T` takes the active tasks, in the space of the parameters."""
+    """Return how the step of `alpha_T` changes the losses of the active tasks.
+
+    Args:
+        gradients_TP: the result of `task_gradients`.
+        alpha_T: the weights of the step.
+        active_T: bool, the tasks to include in `worst` and `num_ascending`.
+    """
     falls_T = gram(gradients_TP).cpu().numpy() @ alpha_T
     falls_A = falls_T[active_T]
     length = float(alpha_T @ falls_T)

@@ -44,7 +44,7 @@ def fan_out(z: Tensor, num_tasks: int, weigher: Weigher) -> tuple[Tensor, ...]:
     Forward is the identity and copies nothing. Backward runs once, after the heads of all tasks, gets α from `weigher`
     and hands Σ α_t g_t to the encoder. A view that no loss used contributes zeros.
     """
-    views: tuple[Tensor, ...] = _Split.apply(z, num_tasks, weigher)
+    views: tuple[Tensor, ...] = _Split.apply(z, num_tasks, weigher)  # type: ignore[no-untyped-call]
     return views
 
 

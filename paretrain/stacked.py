@@ -23,7 +23,7 @@ def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, wei
     Backward gives weight and bias their own unweighted gradients (0 for dropped tasks), and z the gradient Σ α_t g_t,
     with the α of `weigher`. The outputs of a task must reach the loss of that task alone.
     """
-    outputs_BTC: Tensor = _StackedLinear.apply(z_BD, weight_TCD, bias_TC, weigher)
+    outputs_BTC: Tensor = _StackedLinear.apply(z_BD, weight_TCD, bias_TC, weigher)  # type: ignore[no-untyped-call]
     return outputs_BTC
 
 
@@ -33,7 +33,7 @@ class _StackedLinear(torch.autograd.Function):
         ctx.save_for_backward(z_BD, weight_TCD)
         ctx.has_bias, ctx.weigher = bias_TC is not None, weigher
         outputs_BN = F.linear(z_BD, weight_TCD.flatten(0, 1), None if bias_TC is None else bias_TC.flatten())
-        return outputs_BN.unflatten(1, weight_TCD.shape[:2])
+        return torch.unflatten(outputs_BN, 1, weight_TCD.shape[:2])
 
     @staticmethod
     @once_differentiable

@@ -1,8 +1,8 @@
-"""The exact α of several micro-batches, as if they were one batch, in the memory of one of them.
+"""The exact α of several micro-batches, as of one batch, in the memory of one micro-batch.
 
-Every sample has its own part of z, so the Gram matrix of a window of micro-batches is the sum of theirs, as that of a
-batch is the sum over its ranks. There are two passes: the first computes the Gram matrix of each micro-batch, the
-second back-propagates each with the one α. Nothing of the size of z is kept in between.
+Every sample has its own part of z, so the Gram matrix of a window of micro-batches is the sum of their Gram matrices,
+just as that of a batch is the sum over its ranks. The first pass computes the Gram matrix of each micro-batch; the
+second back-propagates each with the common α. Nothing of the size of z is kept in between.
 
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
@@ -12,14 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from paretrain.losses import Numbers, Totals, as_tensors, means
+from paretrain.losses import Counts, Sums, Totals, as_tensors, means
 from paretrain.ranks import Ranks
 from paretrain.split import Weighed, fan_out
 from paretrain.stacked import stacked_linear
 
 
 class Window:
-    """The micro-batches of one step. `Balancer.window()` makes it; pass it to the model in place of the balancer.
+    """The micro-batches of one step. `Balancer.window()` returns one; pass it to the model in place of the balancer.
 
         window = balancer.window()
         with torch.random.fork_rng():  # both passes then draw the same dropout
@@ -29,12 +29,13 @@ class Window:
         for x, y in micro_batches:
             window.total(*losses(model(x, window), y)).backward()
 
-    In the first pass z is detached from the encoder: call the bare module, since a wrapper such as DDP would wait for a
-    backward. BatchNorm uses the statistics of one micro-batch at a time, and updates its running ones in both passes.
+    The first pass detaches z from the encoder: call the bare module in it, since a wrapper such as DDP would wait for a
+    backward. BatchNorm uses the statistics of one micro-batch at a time and updates its running statistics in both
+    passes.
 
-    The cost is one more forward of the model and one more backward of its heads. Measured with a small ResNet, 10
-    tasks, 128 samples in 4 micro-batches on one core: 1.6 times the time of one batch, 1.4 times that of four
-    micro-batches with an α each, and 164 MiB where one batch takes 424.
+    The cost is one more forward of the model and one more backward of its heads. With a small ResNet, 10 tasks and 128
+    samples in 4 micro-batches on one core, a step took 1.6 times as long as with one batch, 1.4 times as long as with
+    four micro-batches with an α each, and 164 MiB instead of the 424 of one batch.
 
     Args:
         num_tasks: T.
@@ -43,7 +44,7 @@ class Window:
             Collective.
 
     Attributes:
-        found: α, once `weigh` was called. Implements `split.Weigher`.
+        found: α after `weigh`, None before it. This class implements `split.Weigher`.
     """
 
     def __init__(self, num_tasks: int, ranks: Ranks, find: Callable[[Tensor, Totals], Weighed]) -> None:
@@ -51,36 +52,40 @@ class Window:
         self._num_tasks = num_tasks
         self._ranks = ranks
         self._find = find
-        # Sums over this rank's samples while the first pass runs; the counts are global after it.
+        # Sums over this rank's samples during the first pass; `weigh` replaces the counts with the global ones.
         self._gram_TT = self._sums_T = self._counts_T = torch.zeros((), dtype=torch.float64)
         self._gradient_scale = 1.0
         self._leaf: Tensor | None = None
         self._received_TT: Tensor | None = None
 
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
-        """See `Balancer.split`."""
+        """Give each task its view of z; see `Balancer.split`."""
         return fan_out(self._cut(z), self._num_tasks, self)
 
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None = None) -> Tensor:
-        """See `Balancer.linear`."""
+        """Apply the first layer of stacked heads; see `Balancer.linear`."""
         return stacked_linear(self._cut(z_BD), weight_TCD, bias_TC, self)
 
-    def look(self, sums: Numbers, counts: Numbers, gradient_scale: float = 1.0) -> None:
-        """Add a micro-batch to the window. No parameter gets a gradient.
+    def look(self, sums: Sums, counts: Counts, gradient_scale: float = 1.0) -> None:
+        """Add a micro-batch to the window, in the first pass. No parameter gets a gradient.
 
         Args:
-            sums: as `Balancer.total` takes them.
-            counts: as `Balancer.total` takes them.
-            gradient_scale: as `Balancer.total` takes it; the same for every micro-batch.
+            sums: loss sums, as for `Balancer.total`.
+            counts: sample counts, as for `Balancer.total`.
+            gradient_scale: as for `Balancer.total`; the same for every micro-batch.
+
+        Raises:
+            ValueError: not one sum and one count for each task.
+            RuntimeError: the model did not call `split` or `linear`, or `weigh` was called already.
         """
         sums_T, counts_T = as_tensors(sums, counts, self._num_tasks)
         if self._leaf is None or self.found is not None:
-            raise RuntimeError("look() comes after the model has called split() or linear(), and before weigh()")
+            raise RuntimeError("call look() after the model has called split() or linear(), and before weigh()")
         # Differentiate mean losses, whose gradients fit float16, and rescale the Gram matrix to sums afterwards.
         with torch.autograd.set_multithreading_enabled(False):
             torch.autograd.grad(gradient_scale * means(sums_T, counts_T).sum(), self._leaf)
         gram_TT, weights_T = self._received_TT, counts_T / gradient_scale
-        assert gram_TT is not None, "the backward has just set it"
+        assert gram_TT is not None, "the backward sets it"
         gram_TT *= weights_T[:, None]
         gram_TT *= weights_T
         gram_TT += self._gram_TT
@@ -92,10 +97,11 @@ class Window:
         """Find α for the whole window over all ranks. Collective, with the messages of a single batch.
 
         Raises:
-            NonFiniteError: as in the backward of `Balancer.total`.
+            BalanceError: as in the backward of `Balancer.total`.
+            RuntimeError: no micro-batch was added.
         """
         if not self._gram_TT.dim():
-            raise RuntimeError("weigh() came before look(): there is no micro-batch in the window")
+            raise RuntimeError("call look() before weigh(): the window has no micro-batch")
         self._counts_T = self._ranks.sum(self._counts_T).to(self._counts_T.device)
         weights_T = 1 / self._counts_T.clamp(min=1)
         self._gram_TT *= weights_T[:, None]
@@ -103,17 +109,23 @@ class Window:
         losses_T = means(self._sums_T, self._counts_T)
         self.found = self._find(self._gram_TT, Totals(losses_T, self._counts_T, self._gradient_scale))
 
-    def total(self, sums: Numbers, counts: Numbers) -> Tensor:
-        """Turn a micro-batch's loss sums into the scalar to call `backward` on; the gradients of all add up.
+    def total(self, sums: Sums, counts: Counts) -> Tensor:
+        """Turn a micro-batch's loss sums into the scalar to call `backward` on, in the second pass.
+
+        The gradients of all micro-batches add up to that of the window.
 
         Args:
-            sums: as `Balancer.total` takes them.
-            counts: as `Balancer.total` takes them.
+            sums: loss sums, as for `Balancer.total`.
+            counts: sample counts, as for `Balancer.total`.
+
+        Raises:
+            ValueError: not one sum and one count for each task.
+            RuntimeError: `weigh` was not called yet.
         """
         if self.found is None:
-            raise RuntimeError("total() came before weigh(): there is no α yet")
+            raise RuntimeError("call weigh() before total(): there is no α yet")
         sums_T, _ = as_tensors(sums, counts, self._num_tasks)
-        # W for the wrapper's average over the ranks, as in Balancer.total.
+        # Times W, since the wrapper averages over the ranks, as in Balancer.total.
         return self._ranks.size * means(sums_T, self._counts_T).sum()
 
     def _cut(self, z: Tensor) -> Tensor:
@@ -123,6 +135,6 @@ class Window:
         return z
 
     def receive(self, gram_TT: Tensor) -> Weighed:
-        """Keep a micro-batch's Gram matrix for `look`. Called inside the first pass's backward, which z ends."""
+        """Keep a micro-batch's Gram matrix for `look`. Called in the first pass's backward, which stops at z."""
         self._received_TT = gram_TT
         return Weighed(torch.zeros(self._num_tasks, dtype=torch.float64), [])

@@ -2,7 +2,7 @@
 
 A name may hold terminal escape sequences, line breaks, or characters that reverse the text around them. Each medium has
 one function: `one_line` and `printable` for terminals and logs, terminal.py for tables, `text` in report/tables.py for
-HTML, `label` in report/figures.py for figures, `markdown` in model_card.py for Markdown.
+HTML, `label` in report/svg.py for figures, `markdown` in model_card.py for Markdown.
 """
 
 import re

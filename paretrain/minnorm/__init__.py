@@ -1,21 +1,21 @@
-"""The exact min-norm point of T gradients, from their Gram alone, with a certificate.
+"""The exact min-norm point of T gradients from their Gram matrix alone, with a certificate.
 
     min over alpha of  alpha' M alpha,   alpha >= 0,  sum(alpha) = 1,   M_ts = <g_t, g_s>
 
 is the subproblem of MGDA (Désidéri 2012; Sener & Koltun 2018, eq. 3). It is solved in float64 on the T x T matrix, so
-the width of the gradients does not matter. In the order in which a solve meets them:
+the cost does not depend on the length of the gradients. The parts, in the order in which a solve uses them:
 
 1. Certificate. alpha is optimal if and only if gap(alpha) = alpha' M alpha - min_t (M alpha)_t is zero (the Frank-Wolfe
    gap, Jaggi 2013); the value is at most 2 gap above the optimum. `solve` never returns without it.
-2. Closed forms: one task, two tasks, and a shortest gradient that is itself the answer (a zero row is one).
-3. A guess of the support (guess.py), unless the last step left one.
-4. A linear complementarity problem in its place, without the sum constraint (problem.py). A guess of the support turns
-   it into a linear system: solved in float64 with a proximal ridge (double.py), or, from hundreds of gradients on, with
-   a float32 factor as preconditioner (single.py).
-5. Pivoting from support to support, and what helps where that stalls (search.py).
+2. Closed forms: one task, two tasks, or a shortest gradient that is itself the answer (such as a zero row).
+3. A guess of the support (guess.py), unless the last step's support is given.
+4. An equivalent linear complementarity problem without the sum constraint (problem.py). A guess of the support turns
+   it into a linear system, solved in float64 with a proximal ridge (double.py) or, for hundreds of gradients, with a
+   float32 factor as preconditioner (single.py).
+5. Pivoting from support to support, and the fallbacks for when that stalls (search.py).
 
-Ten tasks take some fifty numpy calls, and their overhead is all the time. That is why `dot` and `argmin` stand where
-`sum` and `min` would read better: those are wrapped in Python, and cost a microsecond more each.
+Ten tasks take about fifty numpy calls, whose overhead dominates the time. That is why this package calls `dot` and
+`argmin` where `sum` and `min` would read better: the latter are wrapped in Python and cost a microsecond more each.
 
 Shapes: T tasks.
 """
@@ -37,11 +37,11 @@ class MinNorm(NamedTuple):
 
     Attributes:
         alpha_T: The weights, float64, non-negative, of sum 1.
-        value: alpha' M alpha, the squared norm of the combined gradient, in the Gram's own units.
+        value: alpha' M alpha, the squared norm of the combined gradient, in the units of the Gram matrix.
         gap: alpha' M alpha - min_t (M alpha)_t, same units. Zero at the optimum, whose value is at least value - 2 gap.
-        support: The indices with alpha > 0, ascending; hand it to the next `solve` as its warm start.
-        iterations: Linear systems solved.
-        method: What found the answer: `closed_form`, `block_pivoting`, `proximal_newton` or `active_set`.
+        support: The indices with alpha > 0, ascending; pass it to the next `solve` as its warm start.
+        iterations: The number of linear systems solved.
+        method: The phase that found the answer: `closed_form`, `block_pivoting`, `proximal_newton` or `active_set`.
         certified: Whether gap <= tolerance * trace(M) / T.
     """
 
@@ -55,24 +55,25 @@ class MinNorm(NamedTuple):
 
 
 def solve(gram_TT: np.ndarray, *, support: np.ndarray | None = None, tolerance: float = 1e-12) -> MinNorm:
-    """Minimises alpha' M alpha over the simplex.
+    """Minimise alpha' M alpha over the simplex.
 
-    A zero row is a zero gradient and takes all the weight, with value 0: that is the optimum; mask absent tasks
-    beforehand. A zero matrix gives equal weights. Where several alphas are optimal, one of them is returned, always the
-    same for the same arguments.
+    A zero row is a zero gradient; the optimum gives it all the weight, with value 0. Leave out absent tasks beforehand.
+    A zero matrix gives equal weights. If several alphas are optimal, one of them is returned, always the same for the
+    same arguments.
 
     Args:
         gram_TT: The Gram matrix of the tasks' gradients, T x T, symmetric, positive semidefinite up to rounding.
-        support: Indices where alpha was positive at the last step. Such a warm start changes the time, not the value.
+        support: The indices with positive alpha in the last step. A warm start changes the time, not the value.
         tolerance: The relative gap, gap / (trace(M) / T), up to which an answer is certified. It cannot be finer than
-            the Gram: summed in float32, dependent gradients leave it indefinite by 1e-7, and 1e-6 is honest.
+            the rounding of the Gram matrix: if that was summed in float32, dependent gradients make it indefinite by
+            1e-7, and 1e-6 is a sensible tolerance.
 
     Returns:
-        The weights with their certificate. An answer above the tolerance (of an indefinite matrix, for instance) comes
-        back with `certified=False`: look at it.
+        The weights with their certificate. An answer whose gap is above the tolerance (for an indefinite matrix, say)
+        has `certified=False`: check it.
 
     Raises:
-        ValueError: The matrix is not square, not finite, not symmetric, or has a negative diagonal.
+        ValueError: The matrix is not square, not finite or not symmetric, or has a negative diagonal.
         IndexError: `support` names a task that does not exist.
     """
     gram_TT = np.ascontiguousarray(gram_TT, dtype=np.float64)
@@ -97,8 +98,8 @@ def solve(gram_TT: np.ndarray, *, support: np.ndarray | None = None, tolerance: 
 
 
 def _check(gram_TT: np.ndarray, diag_T: np.ndarray, ones_T: np.ndarray) -> None:
-    # Two products, one with either triangle, see every entry, at a tenth of the cost of a comparison with the
-    # transpose, which walks against the cache. A NaN or an infinity anywhere leaves no finite sum of squares.
+    # Two products, one with each triangle, cover every entry at a tenth of the cost of comparing with the transpose,
+    # which defeats the cache. A NaN or infinity anywhere makes the sum of squares not finite.
     lower_T, upper_T = dsymv(1.0, gram_TT.T, ones_T, lower=1), dsymv(1.0, gram_TT.T, ones_T, lower=0)
     if not math.isfinite(lower_T.dot(lower_T) + upper_T.dot(upper_T)) and not np.isfinite(gram_TT).all():
         raise ValueError("expected a finite Gram matrix; found NaN or infinite entries")
@@ -116,9 +117,10 @@ def _closed_form(gram_TT: np.ndarray, diag_T: np.ndarray) -> np.ndarray | None:
     if row_T[row_T.argmin()] >= diag_T[shortest]:
         return one_hot(T, shortest) if diag_T[diag_T.argmax()] > 0 else np.full(T, 1 / T)
     if T == 2:
-        # With the shortest ruled out, both are positive: theory's clip to [0, 1] cannot happen.
-        alpha_T = diag_T[::-1] - gram_TT[0, 1]
-        return alpha_T / alpha_T.sum()
+        # Both are positive once the shortest gradient is ruled out as the answer, so nothing is clipped to [0, 1].
+        alpha_T: np.ndarray = diag_T[::-1] - gram_TT[0, 1]
+        alpha_T /= alpha_T.sum()
+        return alpha_T
     return None
 
 

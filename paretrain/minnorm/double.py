@@ -1,8 +1,8 @@
 """The linear systems in float64, with a proximal ridge.
 
-Duplicated or dependent gradients make A singular, so every solve has a ridge = delta diag(M) and a centre c:
-(A + ridge) x = 1 + ridge c. At x = c the ridge cancels, hence repeating c <- x is exact (proximal point method,
-Rockafellar 1976); diag(M) makes it indifferent to the scales of the gradients.
+Duplicated or dependent gradients make A singular, so every solve adds a ridge = delta diag(M) with a centre c:
+(A + ridge) x = 1 + ridge c. At x = c the ridge cancels, so repeating c <- x converges to the exact solution (proximal
+point method, Rockafellar 1976). diag(M) makes the ridge independent of the scales of the gradients.
 
 Shapes: T tasks, F the free ones among them.
 """
@@ -14,7 +14,7 @@ from paretrain.minnorm.problem import Problem, block
 
 
 class Double:
-    """Solves blocks of (A + ridge) x = 1 + ridge c, where c is zero at first. The last factor is kept."""
+    """Solver of blocks of (A + ridge) x = 1 + ridge c, with c zero at first. It keeps the last factor."""
 
     def __init__(self, problem: Problem, delta: float):
         self.problem = problem
@@ -25,16 +25,16 @@ class Double:
         self.factor_FF = np.empty((0, 0))
 
     def recentre(self, centre_T: np.ndarray) -> None:
-        """Makes `centre_T` the c of the solves to come."""
+        """Use `centre_T` as c in the following solves."""
         self.rhs_T = 1.0 + self.ridge_T * centre_T
 
     def minimise(self, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Returns x_T, zero outside `free`; 1 + ridge c - (A + ridge) x, zero inside; and the error of the latter."""
+        """Return x_T (zero outside `free`), 1 + ridge c - (A + ridge) x (zero inside) and the error of the latter."""
         key, rhs_F = free.tobytes(), self.rhs_T.take(free)
         if not key:
-            raise np.linalg.LinAlgError("no positive entry is left: the matrix is indefinite")
+            raise np.linalg.LinAlgError("the free set is empty: the matrix is indefinite")
         if self.matrix_TT is None:
-            # Built when first needed: where float32 serves, it never is.
+            # Built when first needed: float32 may suffice.
             self.matrix_TT = self.problem.gram_TT + self.problem.shift
             self.matrix_TT.reshape(-1)[:: len(self.ridge_T) + 1] += self.ridge_T
         if key == self.factored:

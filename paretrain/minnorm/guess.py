@@ -1,4 +1,4 @@
-"""Where to start: a guess of the support, from the Gram alone. A bad guess costs time, never exactness.
+"""A first guess of the support, from the Gram matrix alone. A bad guess costs time, never exactness.
 
 Shapes: T tasks.
 """
@@ -8,29 +8,33 @@ from scipy.linalg.blas import dsymv
 
 from paretrain.minnorm.problem import EPS, Problem
 
-DESCENT_FROM = 300  # tasks from which a product with the Gram is so much cheaper than a solve that descent pays
+DESCENT_FROM = (
+    300  # from this many tasks, products with the Gram matrix are so much cheaper than solves that descent pays
+)
 DESCENT_STEPS = 16
 
 
 def first_guess(problem: Problem) -> np.ndarray:
-    """Returns the indices, ascending, of the gradients that the min-norm point may well mix."""
+    """Return the indices, ascending, of the gradients that are likely in the support."""
     return _near(problem) if len(problem.diag_T) < DESCENT_FROM else _descent(problem)
 
 
 def _near(problem: Problem) -> np.ndarray:
-    """One product: which gradients lie low in the direction of a first mix, that of orthogonal ones, 1 / diag(M)?"""
+    """Choose the gradients with a small component along a first mix, the optimum for orthogonal ones, 1 / diag(M)."""
     ones_T, diag_T = problem.ones_T, problem.diag_T
     mix_T = 1.0 / (diag_T + EPS * problem.scale)
     heights_T = problem.gram_TT.dot(mix_T)
     mean = float(mix_T.dot(heights_T)) / float(mix_T.dot(ones_T))
     if mean > 2.0:
-        # In the mean, others lift a gradient by more than its own share, 1: few of such a bundle are in the answer.
+        # On average the others contribute more to a gradient's component than the gradient itself, which contributes 1:
+        # few of such strongly correlated gradients are in the support.
         return np.sort(heights_T.argsort(kind="stable")[: 2 + len(diag_T) // 8])
-    return (heights_T < mean + 1.0).nonzero()[0]
+    low_T: np.ndarray = heights_T < mean + 1.0
+    return low_T.nonzero()[0]
 
 
 def _descent(problem: Problem) -> np.ndarray:
-    """Projected gradient steps on the simplex, in the metric of diag(M), of Barzilai & Borwein's length (1988)."""
+    """Take projected gradient steps on the simplex, in the metric diag(M), with Barzilai & Borwein's step (1988)."""
     diag_T = np.maximum(problem.diag_T / problem.scale, EPS)
     alpha_T = 1 / diag_T
     alpha_T /= alpha_T.sum()
@@ -49,9 +53,10 @@ def _descent(problem: Problem) -> np.ndarray:
 
 
 def _projected(point_T: np.ndarray, diag_T: np.ndarray) -> np.ndarray:
-    """The nearest point of the simplex: point - level / diag where that is positive (Duchi et al. 2008)."""
+    """Return the nearest point of the simplex: point - level / diag where that is positive (Duchi et al. 2008)."""
     height_T = point_T * diag_T
     order_T = (-height_T).argsort()
     level_T = (point_T[order_T].cumsum() - 1) / (1 / diag_T[order_T]).cumsum()
     level = level_T[np.count_nonzero(height_T[order_T] > level_T) - 1]
-    return np.maximum(point_T - level / diag_T, 0.0)
+    nearest_T: np.ndarray = np.maximum(point_T - level / diag_T, 0.0)
+    return nearest_T

@@ -1,13 +1,13 @@
-"""The search for the free set whose solution is complementary: three phases, the fastest first.
+"""The search for the free set whose solution is complementary, in three phases, the fastest first.
 
-1. Block principal pivoting (Júdice & Pires 1994) with a tiny ridge: fix the negative, free the violated, all at once,
-   as long as that lowers the number of wrong signs. The set at most doubles in a round, so it stays near the support
-   and, in low rank, near independence. 1 to 4 solves from the guess, 1 to 3 from the last support.
-2. Where that stalls (many dependent gradients), one proximal step with a coarse ridge by semismooth Newton (Li, Sun &
-   Toh 2018; Keerthi & DeCoste 2005): convex and differentiable, with an exact line search, so it converges from
-   anywhere. It finds most of the support; pivoting tries again from there.
-3. Lawson & Hanson's active set (1974; on this problem, the steps of Wolfe 1976) moves one index at a time from the
-   best point so far. It is finite, and it ends the rest.
+1. Block principal pivoting (Júdice & Pires 1994) with a tiny ridge: fix all negative entries and free all violated ones
+   at once, as long as that lowers the number of wrong signs. The set at most doubles per round, so it stays near the
+   support and, at low rank, nearly independent. It takes 1 to 4 solves from the guess, 1 to 3 from the last support.
+2. If that stalls (many dependent gradients), one proximal step with a coarse ridge by semismooth Newton (Li, Sun & Toh
+   2018; Keerthi & DeCoste 2005). The objective is convex and differentiable and the line search exact, so it converges
+   from any start. It finds most of the support, and pivoting tries again from there.
+3. The active-set method of Lawson & Hanson (1974; on this problem, the steps of Wolfe 1976) moves one index at a time
+   from the best point so far. It always terminates.
 
 Shapes: T tasks, F the free ones among them.
 """
@@ -22,46 +22,46 @@ from paretrain.minnorm.guess import first_guess
 from paretrain.minnorm.problem import Problem, certificate
 from paretrain.minnorm.single import Single
 
-TINY = 1e-11  # least ridge that holds for thousands of tasks: above a Cholesky factor's rounding, below alpha's feeling
-COARSE = 1e-3  # ridge of the Newton phase, under which dependent gradients are well conditioned
-PATIENCE = 6  # rounds of pivoting without fewer wrong signs
-CLOSE = 4  # wrong signs, few enough to look closer
+TINY = 1e-11  # smallest ridge for thousands of tasks: above the rounding of a Cholesky factor, too small to move alpha
+COARSE = 1e-3  # ridge of the Newton phase, with which dependent gradients are well conditioned
+PATIENCE = 6  # rounds of pivoting without a lower number of wrong signs
+CLOSE = 4  # with at most this many wrong signs, compute the certificate or a more accurate solution
 NEWTON_STEPS = 30
 REFINEMENTS = 4
-SINGLE_FROM = 512  # free gradients from which a float32 factor with its refinement beats one in float64
-SMALL = 64  # a free set may always grow to this: factoring it costs less than another round
+SINGLE_FROM = 512  # from this many free gradients, a float32 factor with refinement is faster than a float64 one
+SMALL = 64  # a free set may always grow to this size: factoring it costs less than another round
 
 
 def one_hot(T: int, index: np.intp) -> np.ndarray:
-    """All the weight on one task."""
+    """Return the weights that select one task."""
     alpha_T = np.zeros(T)
     alpha_T[index] = 1.0
     return alpha_T
 
 
 class Search:
-    """The phases of one solve. `alpha_T`, `value` and `gap` are of the best point that any phase offered."""
+    """The phases of one solve. `alpha_T`, `value` and `gap` describe the best point found so far."""
 
     def __init__(self, problem: Problem, tolerance: float):
         self.problem = problem
-        # Ten tolerances of ridge leave a gap that one proximal step takes below the tolerance.
+        # A ridge of ten tolerances leaves a gap that one proximal step reduces below the tolerance.
         self.tiny = min(max(TINY, 10 * tolerance), COARSE)
         self.single: Single | None = None
         self.gap, self.solves = math.inf, 0
 
     def run(self, support: np.ndarray | None) -> str:
-        """Goes through the phases, from the support of the last step if there is one. Returns the last phase's name."""
+        """Run the phases, from the support of the last step if there is one. Return the name of the last phase."""
         problem = self.problem
         self.free = first_guess(problem) if support is None else support
         if len(self.free) >= SINGLE_FROM:
             self.single = Single(problem)
-        # A factor's rounding grows with the tasks. Few of them, of an exact Gram, bear so light a ridge that the first
-        # solution needs no proximal step.
+        # The rounding of a factor grows with the number of tasks. With few tasks and an exact Gram matrix, a ridge this
+        # light is enough, and the first solution needs no proximal step.
         light = TINY * min(1.0, len(problem.diag_T) / 1000) if self.tiny == TINY else self.tiny
         if self._succeeds(self._pivot, light):
             return "block_pivoting"
         if self.single is not None:
-            # Where many gradients are dependent, the signs that float32 gives may be those of its rounding.
+            # If many gradients are dependent, the signs found in float32 may be rounding.
             self.single = None
             if self._succeeds(self._pivot, light):
                 return "block_pivoting"
@@ -76,11 +76,11 @@ class Search:
         try:
             return phase()
         except np.linalg.LinAlgError:
-            # The matrix is more indefinite than the ridge can hold, as one summed in float32 may be.
+            # The matrix is more indefinite than the ridge compensates, as one summed in float32 may be.
             return False
 
     def _offer(self, x_T: np.ndarray) -> float:
-        """Keeps alpha = x / sum(x) if it is the best. Returns its gap."""
+        """Keep alpha = x / sum(x) if it is the best so far. Return its gap."""
         alpha_T = np.maximum(x_T, 0.0)
         alpha_T /= alpha_T.dot(self.problem.ones_T)
         value, gap = certificate(self.problem.gram_TT, alpha_T)
@@ -95,7 +95,7 @@ class Search:
             wrong = self._wrong(sign_T)
             if wrong == 0:
                 return self._refine(x_T)
-            # Degenerate entries may be wrong by no more than the certificate allows, on either side, for ever.
+            # Degenerate entries may keep changing sign within what the certificate allows.
             if wrong <= CLOSE and self._offer(x_T) <= 0.1 * self.problem.target:
                 return True
             fewest, patience = (wrong, PATIENCE) if wrong < fewest else (fewest, patience - 1)
@@ -104,7 +104,7 @@ class Search:
         return False
 
     def _signs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns x_T, and what decides the next free set: x where it is free, the slack beyond its error elsewhere."""
+        """Return x_T and the signs that decide the next free set: x inside the free set, slack minus error outside."""
         self.solves += 1
         if self.single is not None and len(self.free) >= SINGLE_FROM:
             try:
@@ -125,7 +125,7 @@ class Search:
         return x_T, sign_T
 
     def _most_promising(self, sign_T: np.ndarray, most: int) -> np.ndarray:
-        """The free that stay, and `most` of the violated: freeing one gains slack^2 / (2 A_tt)."""
+        """Return the free entries that stay, and `most` of the violated: freeing one gains slack^2 / (2 A_tt)."""
         gain_T = np.maximum(sign_T, 0.0) / self.problem.root_T
         gain_T[self.free] = 0.0
         chosen_T = np.zeros(len(sign_T), dtype=bool)
@@ -134,7 +134,7 @@ class Search:
         return chosen_T.nonzero()[0]
 
     def _refine(self, x_T: np.ndarray) -> bool:
-        """Proximal steps on a free set that is right, until the gap is well within the tolerance."""
+        """Take proximal steps on a correct free set until the gap is well within the tolerance."""
         before = math.inf
         for _ in range(REFINEMENTS):
             gap = self._offer(x_T)
@@ -144,20 +144,20 @@ class Search:
             self.double.recentre(x_T)
             x_T = self._proximal(self.free)[0]
             if x_T[x_T.argmin()] < 0:
-                # A degenerate entry: positive thanks to the ridge alone.
+                # A degenerate entry was positive only because of the ridge.
                 self.free = (x_T > 0).nonzero()[0]
                 x_T = self._proximal(self.free)[0]
         return self.gap <= self.problem.target
 
     def _proximal(self, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns x_T, and the slack of the problem without the ridge: ridge * x inside `free`."""
+        """Return x_T and the slack of the problem without the ridge, which is ridge * x inside `free`."""
         self.solves += 1
         x_T, slack_T, _ = self.double.minimise(free)
         slack_T[free] = 0.0
         return x_T, slack_T + self.double.ridge_T * x_T
 
     def _newton(self) -> bool:
-        """One proximal step: minimises 1/2 x'Ax - 1'x + 1/2 x' ridge x over x >= 0, for pivoting to start from."""
+        """Minimise 1/2 x'Ax - 1'x + 1/2 x' ridge x over x >= 0, one proximal step, as a start for pivoting."""
         at_T, slack_T = self._proximal(self.free)
         for _ in range(NEWTON_STEPS):
             free_T = slack_T > 0
@@ -175,7 +175,7 @@ class Search:
         return True
 
     def _active_set(self) -> bool:
-        """Each round lowers the objective of a free set's minimum, so no free set comes twice."""
+        """Change one index at a time. Each round lowers the minimum over the free set, so no free set repeats."""
         x_T = self.alpha_T / (self.value + self.problem.shift)
         self.free = x_T.nonzero()[0]
         for _ in range(3 * len(x_T) + SMALL):
@@ -199,9 +199,9 @@ class Search:
 def _line_search(
     at_T: np.ndarray, slack_T: np.ndarray, move_T: np.ndarray, fall_T: np.ndarray, ridge_T: np.ndarray
 ) -> float:
-    """The step in (0, 1] that minimises  1/2 x'Ax + 1/2 sum max(slack, 0)^2 / ridge  along x = at + step * move.
+    """Return the step in (0, 1] that minimises  1/2 x'Ax + 1/2 sum max(slack, 0)^2 / ridge  at x = at + step * move.
 
-    The derivative is increasing and piecewise linear in the step. Newton on it, inside a bracket, ends in a few rounds.
+    The derivative is increasing and piecewise linear in the step, so Newton's method inside a bracket takes few rounds.
     """
     low, high, step = 0.0, 1.0, 1.0
     linear, quadratic = float(at_T.dot(fall_T)), float(move_T.dot(fall_T))

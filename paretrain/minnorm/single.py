@@ -1,8 +1,8 @@
-"""The linear systems of hundreds of free gradients: factored in float32, in less than half the time, and yet exact.
+"""The linear systems of hundreds of free gradients: factored in float32 in less than half the time, and still exact.
 
-The float32 factor preconditions conjugate gradients on Ax = 1 in float64, and five to eight of their steps reach the
-accuracy that the certificate needs (Carson & Higham 2018, on factors in low precision). A step costs a twentieth of the
-factor. Where the free set has changed little, the factor in hand is bordered instead of made afresh.
+The float32 factor preconditions conjugate gradients on Ax = 1 in float64; five to eight steps reach the accuracy that
+the certificate needs (Carson & Higham 2018, on low-precision factors). A step costs a twentieth of the factorisation.
+If the free set has changed little, the last factor is bordered instead of computed anew.
 
 Shapes: T tasks, S those that were factored, K those that were fixed or freed since.
 """
@@ -15,20 +15,20 @@ from scipy.linalg.lapack import spotrf
 
 from paretrain.minnorm.problem import Problem, block
 
-# Of the diagonal. Dependent gradients leave the solution free; under a lighter ridge float32's rounding would choose
-# it, with signs at random.
+# Relative to the diagonal. Dependent gradients do not determine the solution; with a lighter ridge the rounding of
+# float32 would, with random signs.
 RIDGE = 1e-2
 STEPS = 16
-ROUGH = 1e-5  # of the right-hand side, 1
+ROUGH = 1e-5  # relative to the right-hand side, 1
 BORDER_FRACTION = 16
 
 
 class Single:
-    """Solves blocks of Ax = 1. The last factor is kept."""
+    """Solver of blocks of Ax = 1. It keeps the last factor."""
 
     def __init__(self, problem: Problem):
         self.problem = problem
-        # In units of the mean diagonal: the Gram's own may overflow in float32.
+        # In units of the mean diagonal, since the entries themselves may overflow in float32.
         self.matrix_TT = np.empty(problem.gram_TT.shape, dtype=np.float32)
         np.multiply(problem.gram_TT, 1 / problem.scale, out=self.matrix_TT, casting="same_kind")
         self.matrix_TT += np.float32(problem.shift / problem.scale)
@@ -36,7 +36,7 @@ class Single:
         self.factored = self.freed = np.arange(0)
 
     def minimise(self, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Returns x_T, zero outside `free`; 1 - A x, zero inside; and the error of the latter: enough to pivot by.
+        """Return x_T (zero outside `free`), 1 - A x (zero inside) and the error of the latter, good enough to pivot.
 
         Raises:
             numpy.linalg.LinAlgError: The block is too ill-conditioned for a float32 factor to be of use.
@@ -53,7 +53,7 @@ class Single:
         return self._descend(ROUGH)
 
     def polish(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """Returns the same solution as the last `minimise`, as accurate as the certificate needs it."""
+        """Return the solution of the last `minimise` with the accuracy that the certificate needs."""
         return self._descend(0.0)
 
     def _descend(self, accuracy: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -73,12 +73,13 @@ class Single:
                 break
             self.x_T = self.x_T + decrease / curvature * self.move_T
             self.slack_T = self.slack_T - decrease / curvature * fall_T
-        raise np.linalg.LinAlgError("float32 preconditions too badly")
+        raise np.linalg.LinAlgError("the float32 preconditioner is too inaccurate")
 
     def _prepare(self, free: np.ndarray) -> None:
-        """Factors the free block, or borders the factor in hand.
+        """Factor the free block, or border the last factor.
 
-        Its block is bordered by the rows of the freed, and by rows of the identity that hold the fixed at zero.
+        The border consists of the rows of gradients freed since, and of rows of the identity that keep those fixed
+        since at zero.
         """
         fixed = (self.free_T[self.factored] == 0).nonzero()[0]
         since_T = self.free_T.copy()
@@ -88,7 +89,7 @@ class Single:
         if most < K:
             self.factor_SS, info = spotrf(block(self.matrix_TT, free), lower=1, clean=0, overwrite_a=1)
             if info:
-                raise np.linalg.LinAlgError("float32 cannot hold the block")
+                raise np.linalg.LinAlgError("the block is not positive definite in float32")
             self.factored, self.freed, fixed, K = free, free[:0], free[:0], 0
         freed_rows = self.matrix_TT.take(self.freed, 0)
         border_SK = np.zeros((len(self.factored), K), dtype=np.float32, order="F")
@@ -100,7 +101,7 @@ class Single:
         self.inverse_KK = np.linalg.inv(schur_KK)
 
     def _precondition(self, slack_T: np.ndarray) -> np.ndarray:
-        # LAPACK's spotrs takes four times as long as two strsv: it treats the one right-hand side as a matrix.
+        # LAPACK's spotrs takes four times as long as two strsv, since it treats one right-hand side as a matrix.
         half_S = strsv(self.factor_SS, slack_T[self.factored], lower=1)
         ends_K = -(self.half_SK.T @ half_S)
         ends_K[: len(self.freed)] += slack_T[self.freed]

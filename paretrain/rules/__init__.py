@@ -1,4 +1,4 @@
-"""Rules that turn one step's reduced Gram into task weights α: one idea a file, one protocol (`rule.Weighting`)."""
+"""Rules that turn one step's Gram matrix and losses into task weights α; all follow the protocol `rule.Weighting`."""
 
 from paretrain.rules.constant import Fixed, Random, Uniform
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension

@@ -1,4 +1,4 @@
-"""Rules that look at no gradient and no loss.
+"""Rules that use neither gradients nor losses.
 
 Shapes: T tasks, A active tasks (A <= T).
 """
@@ -15,12 +15,12 @@ class Uniform(Stateless):
     """α = 1/A: the mean of the losses."""
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Weigh all active tasks alike."""
+        """Give every active task the same weight."""
         return Weights(np.full(len(tasks_A), 1 / len(tasks_A)))
 
 
 class Fixed(Stateless):
-    """Constant weights, shared out anew among the active tasks of a step.
+    """Constant weights, rescaled in each step to sum to 1 over its active tasks.
 
     Args:
         weights_T: a weight >= 0 for each task, in task order; they sum to 1. Weight 0 trains the task's head only.
@@ -37,18 +37,18 @@ class Fixed(Stateless):
             raise ValueError(f"fixed weights must sum to 1, found {list(weights_T)} with sum {self._weights_T.sum():g}")
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Give each active task its share; none has any where all active tasks weigh 0."""
+        """Rescale the weights of the active tasks; return zeros if all of them have weight 0."""
         return Weights(share(self._weights_T[tasks_A]))
 
 
 class Random:
     """Random loss weighting (RLW; Lin et al. 2021, arXiv 2111.10603): α = softmax of T standard normal numbers.
 
-    The numbers of a step depend on the seed and on how many steps came before, on nothing else.
+    The numbers of a step depend only on the seed and on the number of steps before it.
 
     Args:
         num_tasks: T.
-        seed: decides the numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, num_tasks: int, seed: int = 0) -> None:
@@ -57,15 +57,15 @@ class Random:
         self._step = 0
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Draw for all tasks, whoever is here, so that an absent task does not change the others' numbers."""
+        """Draw a number for every task, so that an absent task does not change those of the others."""
         scores_T = np.random.default_rng([self._seed, self._step]).standard_normal(self._num_tasks)
         self._step += 1
         return Weights(softmax(scores_T[tasks_A]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed and the steps done."""
+        """Return the seed and the number of steps so far."""
         return {"seed": self._seed, "step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the saved seed, at the saved step."""
+        """Continue with the saved seed, at the saved step."""
         self._seed, self._step = state["seed"], state["step"]

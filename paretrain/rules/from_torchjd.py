@@ -16,23 +16,24 @@ from paretrain.rules.rule import Weights, in_units_of_the_mean
 
 
 class TorchJDWeighting:
-    """A Gram-only weighting of TorchJD, run on the reduced Gram: what TorchJD computes on one process, on any number.
+    """Run a weighting of TorchJD that needs the Gram matrix alone, on any number of processes.
 
-    Such are UPGrad, DualProj, CAGrad, PCGrad, GradVac, IMTLG, AlignedMTL, FairGrad, Krum, PCD and MGDA, given as
-    `torchjd.aggregation.UPGradWeighting` or as the aggregator `UPGrad`. Nash-MTL there works on the Jacobian; the same
-    bargaining solution is FairGradWeighting with alpha=1 (Ban & Ji 2024, section 3).
+    These are UPGrad, DualProj, CAGrad, PCGrad, GradVac, IMTLG, AlignedMTL, FairGrad, Krum, PCD and MGDA, given as
+    `torchjd.aggregation.UPGradWeighting` or as the aggregator `UPGrad`. TorchJD's Nash-MTL works on the Jacobian; the
+    same bargaining solution is FairGradWeighting with alpha=1 (Ban & Ji 2024, section 3).
 
-    - The weights are TorchJD's own: they need not sum to 1 (PCGrad's and FairGrad's do not) nor be >= 0 (IMTL-G's), so
-      the learning rate means another thing under each rule.
-    - The rule sees the Gram with a mean diagonal of 1. TorchJD takes a Gram of trace below 1e-4 for zero, and with
-      respect to z of a batch's mean loss most are: UPGrad would quietly give equal weights, and CAGrad 0.
-    - A rule's random numbers (PCGrad, GradVac) come from the seed and the step, and disturb no other generator.
-    - A rule that remembers (GradVac, PCD) knows no absent tasks: it would forget everything. Such a step is an error.
+    - The weights are returned as TorchJD computes them. They need not sum to 1 (PCGrad, FairGrad) nor be >= 0 (IMTL-G),
+      so a learning rate does not carry over from one rule to another.
+    - The rule gets the Gram matrix scaled to a mean diagonal of 1. TorchJD treats a Gram matrix of trace below 1e-4 as
+      zero, and those of a batch's mean losses with respect to z mostly are: UPGrad would silently return equal weights,
+      and CAGrad 0.
+    - The random numbers of a rule (PCGrad, GradVac) follow from the seed and the step; no other generator is affected.
+    - A rule with memory (GradVac, PCD) cannot handle absent tasks: it would reset its memory. Such a step is an error.
 
     Args:
-        rule: a `torchjd.aggregation.Weighting` on a PSDMatrix, or an aggregator made of one.
+        rule: a `torchjd.aggregation.Weighting` on a PSDMatrix, or an aggregator built from one.
         num_tasks: T.
-        seed: decides a random rule's numbers.
+        seed: seed of a random rule.
 
     Raises:
         ValueError: the rule needs more than the Gram matrix.
@@ -49,12 +50,12 @@ class TorchJDWeighting:
         self._step = 0
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Ask TorchJD, in float64 on the CPU."""
+        """Call TorchJD, in float64 on the CPU."""
         if self._remembers and len(tasks_A) < self._num_tasks:
             absent = sorted(set(range(self._num_tasks)) - set(tasks_A.tolist()))
             raise ValueError(
-                f"{type(self._rule).__name__} keeps numbers of each task and cannot leave one out. In this step the "
-                f"tasks of index {absent} have no label or no gradient: choose a rule without memory"
+                f"{type(self._rule).__name__} keeps a state per task and cannot leave one out. In this step the tasks "
+                f"of index {absent} have no label or no gradient: choose a rule without memory"
             )
         weights_A = self._ask(torch.from_numpy(in_units_of_the_mean(gram_AA)))
         self._step += 1
@@ -64,25 +65,26 @@ class TorchJDWeighting:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             # torch.manual_seed would seed the GPUs too, on this rank alone.
             torch.default_generator.manual_seed(self._seed * 1_000_003 + self._step)
-            return self._rule(gram_AA)
+            weights_A: torch.Tensor = self._rule(gram_AA)
+            return weights_A
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seed, the steps done and the rule's buffers."""
+        """Return the seed, the number of steps so far and the rule's buffers."""
         memory = {name: buffer.tolist() for name, buffer in self._rule.named_buffers()}
         return {"seed": self._seed, "step": self._step, "memory": memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the saved buffers."""
+        """Continue from the saved buffers."""
         self._seed, self._step = state["seed"], state["step"]
         if state["memory"]:
-            # A rule of TorchJD makes its buffers in its first call, and drops those it did not make itself.
+            # A rule of TorchJD creates its buffers in its first call, and replaces any that were set before.
             self._ask(torch.eye(self._num_tasks, dtype=torch.float64))
             for name, buffer in self._rule.named_buffers():
                 buffer.copy_(torch.tensor(state["memory"][name], dtype=buffer.dtype))
 
 
 def is_from_torchjd(build: Any) -> typing.TypeGuard[type[nn.Module]]:
-    """Whether this is a class of TorchJD's rules, or one derived from them."""
+    """Return whether this is a rule class of TorchJD or derived from one."""
     if "torchjd" not in sys.modules:
         return False
     from torchjd.aggregation import Aggregator, Weighting
@@ -91,7 +93,7 @@ def is_from_torchjd(build: Any) -> typing.TypeGuard[type[nn.Module]]:
 
 
 def refuse_more_than_the_gram(kind: type[nn.Module]) -> None:
-    """Raise a ValueError where a class of TorchJD's rules needs more than the Gram matrix."""
+    """Raise ValueError if a rule class of TorchJD needs more than the Gram matrix."""
     from torchjd.aggregation import GramianWeightedAggregator
     from torchjd.linalg import PSDMatrix
 

@@ -1,4 +1,4 @@
-"""Rules that look at the gradients: the min-norm point, and two that watch the gradients' norms over time.
+"""Rules that use the gradients: the min-norm point, and two that follow the gradient norms over time.
 
 Shapes: T tasks, A active tasks (A <= T), H steps of history.
 """
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from paretrain import minnorm
 from paretrain.rules.rule import (
     Weights,
     in_units_of_the_mean,
@@ -23,14 +22,16 @@ from paretrain.rules.rule import (
 class MinNormWeighting:
     """The exact min-norm point of the convex hull of the task gradients (Sener & Koltun 2018, equation 3).
 
-    The support of the last solution starts the next solve: it changes little from step to step.
+    Each solve starts from the support of the last one, which changes little from step to step.
     """
 
     def __init__(self) -> None:
         self._support: list[int] = []
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Solve; `certified` is the solver's own verdict on its duality gap."""
+        """Solve; `certified` says whether the duality gap is within the solver's tolerance."""
+        from paretrain import minnorm  # scipy.linalg takes 0.3 s to import, and only rank 0 needs it
+
         support = np.flatnonzero(np.isin(tasks_A, self._support))
         solution = minnorm.solve(gram_AA, support=support if support.size else None)
         self._support = tasks_A[solution.support].tolist()
@@ -46,26 +47,25 @@ class MinNormWeighting:
 
 
 class GradNorm:
-    """GradNorm (Chen et al. 2018, arXiv 1711.02257): weighted gradient norms pulled towards a common rate of training.
+    """GradNorm (Chen et al. 2018, arXiv 1711.02257): balance the gradient norms and the rates of training.
 
-    With G_t = w_t |g_t|, its mean G over the tasks, and r_t the loss relative to its first value, relative again to the
-    tasks' mean, each step moves the weights once down the gradient of Σ_t |G_t - G r_t^asymmetry|, where the target is
-    held constant, and rescales them; α is the share of each weight before that move. The norms are the square roots of
-    the Gram's diagonal, in units of their root mean square, hence of the gradients with respect to the representation;
-    the paper takes those with respect to the last shared layer. Gradient descent could take a weight below 0, so it
-    stops at `SMALLEST`.
+    Let G_t = w_t |g_t|, G its mean over the tasks, and r_t the ratio of the loss to its first value, divided by the
+    mean of that ratio over the tasks. Each step makes one step of gradient descent on Σ_t |G_t - G r_t^asymmetry|
+    (equation 2) over the weights w, with the target held constant, and rescales w to its former sum. α is the w before
+    that step, scaled to sum 1. The norms are those of the gradients with respect to the representation, in units of
+    their root mean square; the paper uses the last shared layer. A weight that would fall below `SMALLEST` stops there.
 
     Args:
         num_tasks: T.
-        asymmetry: the paper's α, the strength of the pull; its range of good values is 0.5 to 1.5, up to 3.
-        learning_rate: of the weights.
+        asymmetry: the paper's α, the strength of the pull towards a common rate; 0.5 to 1.5 works well there, up to 3.
+        learning_rate: learning rate of the weights.
 
     Raises:
         ValueError: a learning rate that is not positive.
     """
 
     SMALLEST = 1e-3
-    """Least weight, where the mean is 1."""
+    """The smallest weight; their mean is 1."""
 
     def __init__(self, num_tasks: int, asymmetry: float = 1.5, learning_rate: float = 0.025) -> None:
         if not learning_rate > 0:
@@ -76,7 +76,7 @@ class GradNorm:
         self._first_losses_T = np.zeros(num_tasks)
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Weigh by the learned weights; then learn them, of the active tasks."""
+        """Return the learned weights, then update those of the active tasks."""
         weights_A = self._weights_T[tasks_A]
         norms_A = np.sqrt(in_units_of_the_mean(gram_AA).diagonal())
         weighted_A = weights_A * norms_A
@@ -91,14 +91,15 @@ class GradNorm:
         first_A = np.where(fresh_A, losses_A, first_A)
         self._first_losses_T[tasks_A] = first_A
         ratios_A = np.divide(losses_A, first_A, out=np.ones_like(losses_A), where=first_A > 0)
-        return ratios_A / (ratios_A.mean() or 1.0)
+        rates_A: np.ndarray = ratios_A / (ratios_A.mean() or 1.0)
+        return rates_A
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights, and each task's first loss (0 for one not seen yet)."""
+        """Return the weights and each task's first loss (0 for a task not seen yet)."""
         return {"weights": self._weights_T.tolist(), "first_losses": self._first_losses_T.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the saved weights."""
+        """Continue from the saved weights."""
         self._weights_T, self._first_losses_T = (
             per_task(state[name], len(self._weights_T)) for name in ("weights", "first_losses")
         )
@@ -107,18 +108,18 @@ class GradNorm:
 class Tension:
     """Task tensioning (CDTT; arXiv 2204.06698): the centre direction, pulled towards tasks that stopped improving.
 
-    The centre c0 is the min-norm point of the UNIT gradients, un-normalised to sum 1. A task's tension
-    τ_t = A σ(e (rate_t - 1)) + 1 - A grows with rate_t = (its last 10 gradient norms, summed) / (the 10 up to the step
-    before) + log10 L_t, and pulls by τ_t along the unit vector from the centre to g_t. At last each gradient that the
-    result opposes is projected out, in task order; the authors' code also rescales there. A task without 11 steps of
-    history, or at the centre itself, does not pull.
+    The centre is the min-norm point of the UNIT gradients, expressed in weights of the original gradients and scaled to
+    sum 1. Each task then pulls by its tension τ_t along the unit vector from the centre to g_t, where
+    τ_t = A σ(e (rate_t - 1)) + 1 - A and rate_t = (sum of its last 10 gradient norms) / (sum of the 10 up to the step
+    before) + log10 L_t. Finally, in task order, each gradient that the result opposes is projected out; the authors'
+    code also rescales there. A task with fewer than 11 steps of history, or at the centre itself, does not pull.
 
-    Lengths are in units of the root mean squared gradient norm. The weights may be negative, and projections change
-    their sum from 1.
+    Lengths are in units of the root mean squared gradient norm. The weights may be negative, and after projections
+    their sum may differ from 1.
 
     Args:
         num_tasks: T.
-        amount: A above, in [0, 1]: how much of the tension depends on the task's rate; 0.3 in the authors' example.
+        amount: A above, in [0, 1]: the part of the tension that depends on the task's rate; the authors use 0.3.
 
     Raises:
         ValueError: an amount outside [0, 1].
@@ -133,7 +134,9 @@ class Tension:
         self._norms_TH: list[list[float]] = [[] for _ in range(num_tasks)]
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Centre, pull, project."""
+        """Find the centre, pull it and project."""
+        from paretrain import minnorm  # as in MinNormWeighting
+
         norms_A = np.sqrt(gram_AA.diagonal())
         for task, norm in zip(tasks_A, norms_A.tolist(), strict=True):
             self._norms_TH[task] = [*self._norms_TH[task], norm][-self.WINDOW - 1 :]
@@ -147,7 +150,7 @@ class Tension:
 
     def _tensions(self, losses_A: np.ndarray, tasks_A: np.ndarray) -> np.ndarray:
         refuse_negative(losses_A, tasks_A, "tension")
-        with np.errstate(divide="ignore"):  # A loss of 0 has the logarithm -inf, and the tension 1 - A.
+        with np.errstate(divide="ignore"):  # a loss of 0 has the logarithm -inf and the tension 1 - A
             logarithms_A = np.log10(losses_A)
         tensions_A = np.zeros(len(tasks_A))
         for index, task in enumerate(tasks_A):
@@ -163,16 +166,17 @@ class Tension:
     def _pulled(centre_A: np.ndarray, gram_AA: np.ndarray, tensions_A: np.ndarray) -> np.ndarray:
         slopes_A = gram_AA @ centre_A
         squared_A = gram_AA.diagonal() - 2 * slopes_A + centre_A @ slopes_A
-        # Below this, the distance from the centre is rounding, and has no direction.
+        # Below this bound the distance from the centre is rounding error and has no direction.
         apart_A = squared_A > 1e-12 * gram_AA.diagonal()
         pulls_A = np.divide(tensions_A, np.sqrt(squared_A.clip(min=0)), out=np.zeros_like(squared_A), where=apart_A)
-        return centre_A + pulls_A - pulls_A.sum() * centre_A
+        pulled_A: np.ndarray = centre_A + pulls_A - pulls_A.sum() * centre_A
+        return pulled_A
 
     def state_dict(self) -> dict[str, Any]:
         """Return the last gradient norms of each task."""
         return {"norms": [list(norms_H) for norms_H in self._norms_TH]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the saved history."""
+        """Continue with the saved history."""
         refuse_other_tasks(state["norms"], len(self._norms_TH))
         self._norms_TH = [list(norms_H) for norms_H in state["norms"]]

@@ -1,4 +1,4 @@
-"""Rules that look at the losses alone.
+"""Rules that use the losses alone.
 
 Shapes: T tasks, A active tasks (A <= T).
 """
@@ -14,21 +14,21 @@ from paretrain.rules.rule import Weights, per_task, share, softmax, unfinished
 class Uncertainty:
     """Homoscedastic uncertainty (Kendall, Gal & Cipolla 2018, arXiv 1705.07115): α ∝ 1/σ².
 
-    The objective is Σ_t ½ exp(-s_t) L_t + ½ s_t over the log-variances s_t = log σ_t². They start at 0, and each step
-    moves them once by gradient descent: s_t -= learning_rate · ½ (1 - exp(-s_t) L_t), after α = softmax(-s) was taken.
-    Its optimum for given losses is s_t = log L_t, hence the closed form α_t = (1/L_t) / Σ 1/L_s.
+    The objective is Σ_t ½ exp(-s_t) L_t + ½ s_t over the log-variances s_t = log σ_t², which start at 0. Each step
+    returns α = softmax(-s) and then makes one step of gradient descent, s_t -= learning_rate · ½ (1 - exp(-s_t) L_t).
+    For given losses the optimum is s_t = log L_t, which gives the closed form α_t = (1/L_t) / Σ 1/L_s.
 
-    Two differences from the paper: the weights are rescaled to sum 1, so that the rule does not change the learning
-    rate too; and heads keep their own gradient, so that α weighs the encoder's alone. In the closed form a task whose
-    loss is 0 (`FINISHED`) has α = 0, as there is no 1/L_t.
+    Two differences from the paper: the weights are rescaled to sum 1, so that the rule does not also change the
+    learning rate; and α weighs the encoder's gradient only, since heads keep their own. In the closed form a finished
+    task (its loss is 0, see `FINISHED`) has α = 0.
 
     Args:
         num_tasks: T.
-        learning_rate: of the log-variances; 0.01 where it is not given.
-        closed_form: take the optimum of each step's losses in place of learning it; remembers nothing.
+        learning_rate: learning rate of the log-variances; 0.01 by default.
+        closed_form: use the optimum for each step's losses instead of learning it; the rule then has no memory.
 
     Raises:
-        ValueError: a learning rate that is not positive, or one for the closed form, which has none.
+        ValueError: the learning rate is not positive, or is given with the closed form.
     """
 
     def __init__(self, num_tasks: int, learning_rate: float | None = None, closed_form: bool = False) -> None:
@@ -41,7 +41,7 @@ class Uncertainty:
         self._log_variances_T = np.zeros(num_tasks)
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Weigh by the variances; then learn them, of the active tasks."""
+        """Return weights from the variances, then update those of the active tasks."""
         if self._closed_form:
             inverse_A = np.zeros(len(losses_A))
             np.divide(1, losses_A, out=inverse_A, where=unfinished(losses_A, tasks_A, "uncertainty"))
@@ -55,25 +55,25 @@ class Uncertainty:
         return {"log_variances": self._log_variances_T.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the saved log-variances."""
+        """Continue from the saved log-variances."""
         self._log_variances_T = per_task(state["log_variances"], len(self._log_variances_T))
 
 
 class DynamicWeightAverage:
     """Dynamic weight average (DWA; Liu, Johns & Davison 2019, arXiv 1803.10704, equation 7).
 
-    α = softmax(w / temperature), where w_t is a task's mean loss over the last window of steps divided by that over the
-    window before: a task whose loss falls slowly gets more. w_t = 1 until a task has two windows. The paper's window is
-    one epoch. A task without labels in a whole window keeps its w_t; so does one whose mean loss was 0 in the window
-    before.
+    α = softmax(w / temperature), where w_t is the task's mean loss over the last window of steps divided by that over
+    the window before: a task whose loss falls slowly gets more weight. w_t is 1 until a task has two windows. The
+    paper's window is one epoch. A task without labels in a whole window keeps its w_t, and so does a task whose mean
+    loss was 0 in the window before.
 
     Args:
         num_tasks: T.
-        window_steps: steps over which the losses are averaged.
-        temperature: higher is nearer to uniform; the paper's 2 by default.
+        window_steps: number of steps over which the losses are averaged.
+        temperature: a higher one gives more uniform weights; the paper uses 2.
 
     Raises:
-        ValueError: a window or a temperature that is not positive.
+        ValueError: the window or the temperature is not positive.
     """
 
     def __init__(self, num_tasks: int, window_steps: int = 100, temperature: float = 2.0) -> None:
@@ -88,7 +88,7 @@ class DynamicWeightAverage:
         self._rates_T = np.ones(num_tasks)
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Weigh by the last two windows; add this step to the one under way."""
+        """Return weights from the last two windows, and add this step to the current one."""
         weights = Weights(softmax(self._rates_T[tasks_A] / self._temperature))
         self._sums_T[tasks_A] += losses_A
         self._counts_T[tasks_A] += 1
@@ -105,7 +105,7 @@ class DynamicWeightAverage:
         self._sums_T, self._counts_T = np.zeros_like(means_T), np.zeros_like(means_T)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the window under way, the last one's means and the rates."""
+        """Return the current window, the means of the last one, and the rates."""
         return {
             "step": self._step,
             "sums": self._sums_T.tolist(),
@@ -115,7 +115,7 @@ class DynamicWeightAverage:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on within the saved window."""
+        """Continue within the saved window."""
         self._step = state["step"]
         self._sums_T, self._counts_T, self._means_T, self._rates_T = (
             per_task(state[name], len(self._rates_T)) for name in ("sums", "counts", "means", "rates")

@@ -1,4 +1,4 @@
-"""Normalised gradients: a rule on g_t / c_t in place of g_t.
+"""Normalised gradients: apply a rule to g_t / c_t instead of g_t.
 
 Shapes: T tasks, A active tasks (A <= T).
 """
@@ -17,23 +17,24 @@ SCALES: Mapping[Scale, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "loss": lambda norms_A, losses_A: losses_A,
     "loss+": lambda norms_A, losses_A: norms_A * losses_A,
 }
-"""c_t from the gradient's norm and the loss, as the code of Sener & Koltun 2018 names them."""
+"""How c_t follows from the gradient's norm and the loss; the names are those of Sener & Koltun's published code."""
 
 
 class Normalised:
-    """Any rule, on the gradients g_t / c_t: its α belongs to them, so α_t / c_t is what the g_t themselves get.
+    """Apply any rule to the gradients g_t / c_t.
 
-    The result is rescaled so that Σ |α_t| stays what the rule gave: 1, for weights >= 0 that sum to 1.
+    The rule's α weighs the normalised gradients, so each g_t gets α_t / c_t, rescaled to keep the rule's Σ |α_t| (1 for
+    weights >= 0 that sum to 1).
 
-    `loss` and `loss+` leave out a finished task (its loss is 0, or below 1e-12 of the largest one): there is nothing to
-    divide by, and its α is 0 in that step. If all are finished, so are all α. The gradients of active tasks are never
-    0, so `l2` always has something to divide by.
+    `loss` and `loss+` cannot divide by the loss of a finished task (0, or below 1e-12 of the largest loss) and give it
+    α = 0 in that step; if all tasks are finished, every α is 0. `l2` has no such case: the gradients of active tasks
+    are never 0.
 
     Args:
-        rule: sees the Gram matrix of the normalised gradients, and the losses as they are.
-        scale: c_t is `l2`: the gradient's norm; `loss`: the loss; `loss+`: their product.
-        reference: apply the rule's α to the gradients g_t as they are, as the paper's published code does. The combined
-            gradient is then no min-norm point of anything, and may point uphill for some task: for comparison only.
+        rule: gets the Gram matrix of the normalised gradients, and the losses unchanged.
+        scale: `l2`: c_t is the gradient's norm; `loss`: the loss; `loss+`: their product.
+        reference: apply the rule's α to the original gradients g_t, as the published code of Sener & Koltun 2018 does.
+            The combined gradient is then not a min-norm point and may increase the loss of a task: for comparison only.
     """
 
     def __init__(self, rule: Weighting, scale: Scale, reference: bool = False) -> None:
@@ -44,7 +45,7 @@ class Normalised:
         self._reference = reference
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Normalise, ask the rule, and undo the normalisation; `certified` is the rule's own."""
+        """Normalise, apply the rule and undo the normalisation; `certified` is the rule's."""
         alpha_A = np.zeros(len(tasks_A))
         kept = np.arange(len(tasks_A))
         if self._needs_losses:
@@ -58,14 +59,15 @@ class Normalised:
         return Weights(alpha_A, weights.certified)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rule's."""
+        """Return the state of the rule."""
         return self._rule.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back the rule's."""
+        """Restore the state of the rule."""
         self._rule.load_state_dict(state)
 
 
 def _undo(alpha_K: np.ndarray, scales_K: np.ndarray) -> np.ndarray:
     raw_K = alpha_K / scales_K
-    return raw_K * (np.abs(alpha_K).sum() / (np.abs(raw_K).sum() or 1.0))
+    rescaled_K: np.ndarray = raw_K * (np.abs(alpha_K).sum() / (np.abs(raw_K).sum() or 1.0))
+    return rescaled_K

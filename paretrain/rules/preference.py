@@ -1,4 +1,4 @@
-"""Walking the Pareto front on purpose: the point where the losses stand in a given proportion.
+"""Choose a point of the Pareto front: the one where the losses have given ratios.
 
 Shapes: T tasks, A active tasks (A <= T).
 """
@@ -13,35 +13,35 @@ from paretrain.rules.rule import Weights, refuse_negative, share
 
 
 class Chebyshev:
-    """Steers to the weighted Chebyshev point  min max_t p_t L_t : on the front, where all p_t L_t are equal.
+    """Steer towards the weighted Chebyshev point  min max_t p_t L_t : where all p_t L_t of the front are equal.
 
-    A preference p of {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`. Any point of the
-    front, of a convex or a concave one, is the Chebyshev point of some p; a weighted sum of the losses reaches only
-    convex parts. Tasks that conflict with nobody end below their share, as they should.
+    A preference p of {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`. Every point of a
+    convex or concave front is the Chebyshev point of some p; a weighted sum of losses reaches only convex parts.
+    A task that conflicts with no other may end with a smaller p_t L_t than the rest.
 
-    The idea is WC-MGDA's (Momma, Dong & Liu 2022, ICML): minimise ‖Σ α_t p_t g_t‖² minus a multiple of Σ α_t p_t L_t
-    over the simplex. Here the second term is one more coordinate of each gradient, so that the exact and certified
-    min-norm solver serves as it is:
+    The idea is that of WC-MGDA (Momma, Dong & Liu 2022, ICML): minimise ‖Σ α_t p_t g_t‖² minus a multiple of
+    Σ α_t p_t L_t over the simplex. Here the second term becomes one more coordinate of each gradient, so the exact,
+    certified min-norm solver applies unchanged:
 
         h_t = (p_t g_t,  κ (2 - q_t)),    q_t = p_t L_t / max_s p_s L_s,    κ² = strength · Σ_t p_t² M_tt / A²
 
-    κ is the length that the mean gradient would have if the gradients were orthogonal. With α the min-norm point of the
-    h_t and q̄ = Σ α_t q_t, the direction u = Σ α_t p_t g_t fulfils, for each task,
+    κ is the length of the mean gradient if the gradients were orthogonal. With α the min-norm point of the h_t and
+    q̄ = Σ α_t q_t, the direction u = Σ α_t p_t g_t satisfies, for each task,
 
         <p_t g_t, u>  >=  ‖u‖² + κ² (2 - q̄) (q_t - q̄) :
 
-    a task that is worse than the mean descends, in the space of z, and the worst one always does. And u = 0 only where
-    every task of the support has q_t = 1, which is the Chebyshev point, whatever the strength.
+    so every task that is worse than the mean descends in the space of z, and the worst one always does. u = 0 only if
+    every task of the support has q_t = 1, which is the Chebyshev point, for any strength.
 
-    The weights are α_t p_t, rescaled to sum 1.
+    The returned weights are α_t p_t, rescaled to sum 1.
 
     Args:
         preference_T: the relative importance p of each task, in task order; any positive numbers.
-        strength: how hard the losses pull, against the wish to descend in all tasks. Below 0.5 it takes long to get
-            there, above 5 the losses swing about the point.
+        strength: how strongly the losses pull, against descent in all tasks. Below 0.5 convergence is slow, above 5
+            the losses oscillate around the point.
 
     Raises:
-        ValueError: a preference or a strength that is not positive.
+        ValueError: a preference or the strength is not positive.
     """
 
     def __init__(self, preference_T: Sequence[float], strength: float = 1.0) -> None:
@@ -54,7 +54,7 @@ class Chebyshev:
         self._min_norm = MinNormWeighting()
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-        """Weigh; `certified` is the solver's verdict on the min-norm point of the h_t."""
+        """Return the weights; `certified` is that of the min-norm point of the h_t."""
         refuse_negative(losses_A, tasks_A, "preference")
         preference_A = self._preference_T[tasks_A]
         weighted_A = preference_A * losses_A
@@ -65,9 +65,9 @@ class Chebyshev:
         return Weights(share(preference_A * lifted.alpha_A), lifted.certified)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the solver's."""
+        """Return the state of the solver."""
         return self._min_norm.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back the solver's."""
+        """Restore the state of the solver."""
         self._min_norm.load_state_dict(state)

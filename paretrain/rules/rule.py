@@ -1,8 +1,8 @@
-"""What a rule is: one step's reduced Gram and losses -> the weights α of the active tasks.
+"""The protocol of a rule: one step's Gram matrix and losses -> the weights α of the active tasks.
 
-A rule runs on rank 0, in float64, and its α is broadcast: every rank holds the same bits. It sees only the active
-tasks A, those with labels and a gradient in this step; `tasks_A` says which of all T they are. What a rule remembers,
-it keeps for all T tasks; what it knows of an absent task stays as it is.
+A rule runs on rank 0 in float64, and its α is broadcast, so every rank holds the same bits. A rule sees only the active
+tasks A, those with labels and a gradient in this step; `tasks_A` gives their indices among all T. A rule with memory
+keeps it for all T tasks and leaves the entries of absent tasks unchanged.
 
 Shapes: T tasks, A active tasks (A <= T).
 """
@@ -14,19 +14,19 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 FINISHED = 1e-12
-"""A task is finished where its loss is at most this fraction of the largest one: rules that divide by the loss leave it
-out of the step, with α = 0, as a task without a gradient is left out of every rule."""
+"""A task is finished when its loss is at most this fraction of the largest one. Rules that divide by the loss give it
+α = 0 in that step, as every rule does for a task without a gradient."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a rule answers.
+    """The answer of a rule.
 
     Attributes:
-        alpha_A: weights of the active tasks. The rules of this package, `Tension` apart, give weights that are >= 0 and
-            sum to 1, or to 0 where no task is left; those of others give any finite numbers.
+        alpha_A: weights of the active tasks. The rules of this package, except `Tension`, return weights >= 0 that
+            sum to 1, or to 0 when no task is left. Other rules may return any finite numbers.
         certified: whether each min-norm problem that the rule solved is within the solver's tolerance. True for a rule
-            that solves none: it has nothing to certify.
+            that solves none.
     """
 
     alpha_A: np.ndarray
@@ -44,81 +44,84 @@ class Weighting(Protocol):
             gram_AA: float64 Gram matrix of the gradients of the mean task losses with respect to the representation,
                 summed over all ranks; its diagonal is positive.
             losses_A: float64 mean losses over all labelled samples of all ranks.
-            tasks_A: the indices, among all T tasks, of the rows above, ascending.
+            tasks_A: the indices of the active tasks among all T, ascending.
 
         Raises:
-            ValueError: the rule has no answer to these numbers. It stops the step on every rank.
+            ValueError: the rule cannot weigh these numbers. Every rank then raises BalanceError.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step needs from the past ones; plain numbers, strings, lists and dicts."""
+        """Return what the next step needs from past ones: plain numbers, strings, lists and dicts."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         ...
 
 
 class Stateless:
-    """The two state methods of a rule that remembers nothing."""
+    """The two state methods of a rule without memory."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Expect nothing."""
+        """Expect an empty state."""
         assert not state, f"a stateless weighting was given {sorted(state)}"
 
 
 def per_task(values: Sequence[float], num_tasks: int) -> np.ndarray:
-    """One saved number a task -> (T,) float64.
+    """Return a saved list of one number per task as a float64 array, (T,).
 
     Raises:
-        ValueError: the state is of another number of tasks.
+        ValueError: the list has another number of entries.
     """
     refuse_other_tasks(values, num_tasks)
     return np.array(values, dtype=np.float64)
 
 
 def refuse_other_tasks(values: Sequence[Any], num_tasks: int) -> None:
-    """Raise a ValueError where a saved list does not hold one entry a task."""
+    """Raise ValueError unless a saved list has one entry per task."""
     if len(values) != num_tasks:
-        raise ValueError(f"the saved state is of {len(values)} tasks, this rule is of {num_tasks}")
+        raise ValueError(f"the saved state has {len(values)} tasks, this rule has {num_tasks}")
 
 
 def refuse_negative(losses_A: np.ndarray, tasks_A: np.ndarray, rule: str) -> None:
-    """Raise a ValueError that names `rule` and the task, where a loss is negative."""
+    """Raise ValueError, naming `rule` and the task, if a loss is negative."""
     if losses_A.min() < 0:
         worst = losses_A.argmin()
         raise ValueError(f"{rule} needs losses >= 0, and the task of index {tasks_A[worst]} has {losses_A[worst]:.4g}")
 
 
 def unfinished(losses_A: np.ndarray, tasks_A: np.ndarray, rule: str) -> np.ndarray:
-    """Which tasks have a loss to divide by (see `FINISHED`): bool, (A,).
+    """Return which tasks have a loss that can be divided by (see `FINISHED`): bool, (A,).
 
     Raises:
         ValueError: a loss is negative.
     """
     refuse_negative(losses_A, tasks_A, rule)
-    return losses_A > FINISHED * losses_A.max()
+    unfinished_A: np.ndarray = losses_A > FINISHED * losses_A.max()
+    return unfinished_A
 
 
 def in_units_of_the_mean(gram_AA: np.ndarray) -> np.ndarray:
-    """The Gram with the root mean squared gradient norm as the unit of length.
+    """Return the Gram matrix with the root mean squared gradient norm as the unit of length.
 
-    The gradients of a batch's mean loss with respect to the representation shrink with the batch. A rule that compares
-    their length with a constant of its own would else mean another thing at every batch size.
+    The gradient of a batch's mean loss with respect to the representation shrinks as the batch grows. Without this
+    unit, a rule that compares gradient norms with a constant would behave differently at every batch size.
     """
-    return gram_AA / gram_AA.diagonal().mean()
+    scaled_AA: np.ndarray = gram_AA / gram_AA.diagonal().mean()
+    return scaled_AA
 
 
 def share(weights_A: np.ndarray) -> np.ndarray:
-    """Weights >= 0 -> the same, of sum 1; all 0 where none is positive."""
-    return weights_A / (weights_A.sum() or 1.0)
+    """Scale weights >= 0 to sum to 1; return zeros if none is positive."""
+    shares_A: np.ndarray = weights_A / (weights_A.sum() or 1.0)
+    return shares_A
 
 
 def softmax(scores_A: np.ndarray) -> np.ndarray:
-    """exp(scores), of sum 1."""
+    """Return exp(scores), scaled to sum to 1."""
     return share(np.exp(scores_A - scores_A.max()))

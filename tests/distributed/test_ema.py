@@ -3,7 +3,6 @@ trace; it is saved, resumed and moved with the rest.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import MultiTaskModel
-from tests.distributed.test_strategies import (
-    CASES,
-    CLIP_NORM,
-    SKIPPED,
-    Case,
-    a_runtime,
-    new_engine,
-    resnet,
-    stack,
-    train,
-    write,
-)
+from tests.support.averaging import CASE, DECAY, PLAIN, everything, overflow, predicted
 from tests.support.problem import two_pass_step
 from tests.support.ranks import run_ranks
+from tests.support.runtimes import a_runtime
+from tests.support.strategies import CLIP_NORM, SKIPPED, Case, new_engine, stack, train, write
 from trainer.config.schema import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.checkpoints.reading import load
-from trainer.runtime.collectives import Runtime
-from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, keep_average
-from trainer.runtime.engines.engine import Engine
+from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, swap
 from trainer.training.optimizer import build_optimizer
 
-DECAY = 0.8
 STEPS_EACH = 3
 CHAIN = ["ddp", "fsdp2", "zero3", "zero1", "zero2"]
 """The skipped step comes in the third part."""
-
-
-class Scaled(nn.Module):
-    """An encoder with a parameter outside of all lists of layers: FSDP2 leaves it to the root, which stays whole."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.scale = nn.Parameter(torch.ones(128))
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        z_BD: Tensor = self.inner(x_BCHW) * self.scale
-        return z_BD
-
-
-def scaled_resnet() -> MultiTaskModel:
-    model = resnet()
-    return MultiTaskModel(Scaled(model.encoder), model.heads)
-
-
-def averaging_adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    optimizer = PLAIN.optimizer(parameters)
-    keep_average(optimizer, DECAY)
-    return optimizer
-
-
-PLAIN = replace(CASES["ResNet, stacked heads, AdamW"], model=scaled_resnet)
-CASE = replace(PLAIN, optimizer=averaging_adamw)
 
 
 def by_hand(case: Case, num_steps: int) -> dict[str, Tensor]:
@@ -86,24 +44,6 @@ def by_hand(case: Case, num_steps: int) -> dict[str, Tensor]:
         name: sum(weight * state[name] for weight, state in zip(weights, seen, strict=True)).float()  # type: ignore[union-attr]
         for name in seen[0]
     }
-
-
-@torch.no_grad()
-def predicted(model: nn.Module) -> Tensor:
-    outputs: Tensor = model(CASE.batch(0)[0])
-    return outputs.clone()
-
-
-def overflow(engine: Engine, runtime: Runtime) -> bool:
-    """A step whose gradient is not finite, on the last rank alone. Returns whether one was made all the same."""
-    factor = torch.inf if runtime.rank == runtime.world_size - 1 else 1.0
-    engine.backward(factor * engine.model(CASE.batch(0)[0]).sum())
-    return bool(engine.step().isfinite())
-
-
-def everything(engine: Engine) -> dict[str, Tensor]:
-    """What this rank would save."""
-    return {piece.name: piece.values.clone() for piece in (*engine.model_pieces(), *engine.optimizer_pieces())}
 
 
 def moved(rank: int, world_size: int, folder: Path) -> list[dict[str, Any]]:
@@ -196,11 +136,11 @@ def test_an_error_of_all_ranks_brings_the_parameters_back_and_one_of_this_rank_w
         optimizer.step()
     seen: list[float] = []
 
-    def swap() -> None:
+    def swap_and_look() -> None:
         swap(parameter, optimizer.state[parameter])
         seen.append(parameter.item())
 
     for error in (UserError("a sample that cannot be decoded"), LostPeerError("a process is gone")):
-        with pytest.raises(type(error)), averaged(optimizer.state, swap):
+        with pytest.raises(type(error)), averaged(optimizer.state, swap_and_look):
             raise error
     assert seen == [5.0, 8.0, 5.0]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.distributed.test_ema import CASE, everything, overflow, predicted
-from tests.distributed.test_strategies import CLIP_NORM, SKIPPED, a_runtime, train, write
+from tests.support.averaging import CASE, everything, overflow, predicted
 from tests.support.ranks import run_ranks
+from tests.support.runtimes import a_runtime
+from tests.support.strategies import CLIP_NORM, SKIPPED, train, write
 from trainer.config.schema import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.reading import load

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from models import MultiTaskModel
 from models.heads.task_heads import SeparateHeads
-from tests.distributed.test_strategies import a_runtime, whole, write
 from tests.support.ranks import run_ranks
+from tests.support.runtimes import a_runtime
+from tests.support.strategies import whole, write
 from trainer.errors import PublicError, RankError, UserError
 from trainer.runtime.checkpoints import saving
 from trainer.runtime.checkpoints.folder import folder_of_step, latest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Command
+from tests.support.command import Command
 from trainer.cli import main
 from trainer.observe.metrics import read_metrics
 

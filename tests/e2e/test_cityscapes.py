@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Command
+from tests.support.command import ROOT, Command
 from tests.support.raw_cityscapes import write_raw
 from trainer.cli import main
 from trainer.commands.eval import evaluate_run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Command
+from tests.support.command import ROOT, Command
 from tests.support.raw_cityscapes import write_raw
 from trainer.cli import main
 from trainer.data.sources.cityscapes import write_cityscapes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Command
+from tests.support.command import Command
 from trainer.cli import main
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.tables import load_index

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT, environment
+from tests.support.command import ROOT, environment
 
 PYTHON = sys.executable
 CONFIG_FILE = "launch/accelerate/processes.yaml"

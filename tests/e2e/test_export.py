@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.e2e.conftest import ROOT, environment
+from tests.support.command import ROOT, environment
 from tests.support.rich_data import write_rich
 from tests.support.runs import saved
 from trainer.cli import main

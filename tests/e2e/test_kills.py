@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from tests.e2e.conftest import ROOT, Command, command_line, environment
+from tests.support.command import ROOT, Command, command_line, environment
 from tests.support.runs import checkpoint, numbers
 
 NUM_KILLS = 50

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.conftest import ROOT, Command, environment
+from tests.support.command import ROOT, Command, environment
 from tests.support.runs import started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.conftest import Command
+from tests.support.command import Command
 from tests.support.data_server import serving
 from tests.support.tiny_data import spec, write_tiny
 from trainer.cli import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import Command
+from tests.support.command import Command
 from tests.support.runs import checkpoint, numbers, started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
 

@@ -7,9 +7,9 @@ from random import Random
 
 from tests.fuzz import files, folders, mutate
 from tests.fuzz.case import Change, Target
-from tests.observe.test_predictions import seen
 from tests.support.fault_records import fault_record
 from tests.support.run_folders import write_run
+from tests.support.seen import seen
 from trainer.observe.predictions import keep_predictions
 from trainer.runtime.faults.records import LostPeer, write_record
 

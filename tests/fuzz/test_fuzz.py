@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT, environment
+from tests.support.command import ROOT, environment
 
 
 @pytest.mark.processes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.diagnose.diagnosis import diagnose
-from tests.e2e.conftest import ROOT
+from tests.support.command import ROOT
 from tests.support.fault_records import fault_record
 from trainer.errors import UserError
 from trainer.runtime.faults.records import ON_STDERR, FaultRecord, LostPeer, write_record

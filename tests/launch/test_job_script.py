@@ -8,8 +8,8 @@ import pytest
 
 from launch.grid import points
 from launch.submit import LAUNCH, Job, render
-from tests.e2e.conftest import ROOT
-from tests.launch.test_scripts import shellcheck
+from tests.support.command import ROOT
+from tests.support.shellcheck import shellcheck
 from trainer.errors import UserError
 
 PAPER = {

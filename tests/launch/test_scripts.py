@@ -7,15 +7,11 @@ from pathlib import Path
 import pytest
 
 from launch.node.interface import interface_to
-from tests.e2e.conftest import ROOT, environment
+from tests.support.command import ROOT, environment
+from tests.support.shellcheck import shellcheck
 from trainer.errors import UserError
 
 ENTRY = ROOT / "launch" / "node" / "entry.sh"
-
-
-def shellcheck(path: Path) -> str:
-    """What shellcheck has against a script."""
-    return subprocess.run([Path(sys.executable).parent / "shellcheck", path], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("name", ["launch/node/entry.sh", "launch/slurm/train.sbatch", "tests/launch/cluster/box.sh"])

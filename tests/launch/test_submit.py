@@ -11,7 +11,7 @@ import pytest
 
 from launch.grid import points
 from launch.submit import Job, render, submit
-from tests.launch.test_scripts import shellcheck
+from tests.support.shellcheck import shellcheck
 from trainer.errors import UserError
 
 FAKE_SBATCH = """#!/bin/sh

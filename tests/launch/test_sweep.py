@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.grid import points
-from tests.e2e.conftest import Command
+from tests.support.command import Command
 from trainer.config.file import load_config, to_yaml
 from trainer.errors import UserError
 

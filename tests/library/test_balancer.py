@@ -96,7 +96,7 @@ def test_misuse_is_named() -> None:
     first, second = balancer.split(z)
     with pytest.raises(ValueError, match=r"one loss sum and one count a task, \(2,\)"):
         balancer.total([first.sum()], [4])
-    with pytest.raises(RuntimeError, match=r"backward\(\) came before balancer.total"):
+    with pytest.raises(RuntimeError, match="came before balancer"):
         (first.sum() + second.sum()).backward()
     with pytest.raises(ValueError, match="at least one task"):
         Balancer(tasks=0)

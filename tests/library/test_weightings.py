@@ -310,8 +310,8 @@ def test_tension_of_a_finished_task_is_its_least() -> None:
         (lambda: GradNorm(2, learning_rate=-1), "learning_rate must be > 0, found -1"),
         (lambda: DynamicWeightAverage(2, temperature=0), "expected window_steps > 0 and temperature > 0"),
         (lambda: Tension(2, amount=2), "amount must be between 0 and 1, found 2"),
-        (lambda: GradNorm(2).load_state_dict(GradNorm(3).state_dict()), "of 3 tasks, this rule is of 2"),
-        (lambda: Tension(2).load_state_dict(Tension(3).state_dict()), "of 3 tasks, this rule is of 2"),
+        (lambda: GradNorm(2).load_state_dict(GradNorm(3).state_dict()), "has 3 tasks, this rule has 2"),
+        (lambda: Tension(2).load_state_dict(Tension(3).state_dict()), "has 3 tasks, this rule has 2"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: Callable[[], object], message: str) -> None:

@@ -115,7 +115,7 @@ def test_calls_out_of_order_are_refused() -> None:
     losses = task_losses(PROBLEM.tasks, model(x_BCHW), targets)
     with pytest.raises(RuntimeError, match="look"):
         window.look(*losses)
-    with pytest.raises(RuntimeError, match=r"weigh\(\) came before look\(\)"):
+    with pytest.raises(RuntimeError, match=r"look\(\) before weigh\(\)"):
         window.weigh()
-    with pytest.raises(RuntimeError, match=r"total\(\) came before weigh\(\)"):
+    with pytest.raises(RuntimeError, match=r"weigh\(\) before total\(\)"):
         window.total(*losses)

@@ -14,11 +14,10 @@ def records(alpha_of_a: list[float], loss_of_a: list[float]) -> list[dict]:
 
 def test_a_solved_task_with_all_the_weight_is_named() -> None:
     found = [*records([0.5, 0.6, 0.98, 1.0], [2.0, 1.0, 0.01, 0.01]), {"kind": "eval", "errors": {}}]
-    assert solved_task(found) == (
-        "a had 99% of the weight in the second half, with 0.50% of its first loss left: the min-norm point follows the "
-        "shortest gradient, here that of a task which is solved, and the others wait. "
-        "Try balance.normalise=loss+, which divides each gradient by its length and its loss"
-    )
+    said = solved_task(found)
+    assert said is not None
+    assert said.startswith("a had 99% of the weight in the second half, with 0.50% of its first loss left")
+    assert "Try balance.normalise=loss+" in said
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,9 @@
 """The table of `paretrain compare`, of runs whose errors are known: task t of n has scale * t percent."""
 
-import re
-from io import StringIO
 from pathlib import Path
 
-from rich.console import Console
-
+from tests.support.pages import printed, row
 from tests.support.run_folders import write_run
-from trainer.observe.compare import comparison
-from trainer.observe.read_run import read_run
-
-
-def printed(*folders: Path) -> list[list[str]]:
-    """The table's rows as words, with **bold** marked."""
-    page = StringIO()
-    console = Console(file=page, width=200, force_terminal=True, color_system="standard")
-    console.print(comparison([read_run(folder) for folder in folders]))
-    text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\x1b\[1m *", " **", page.getvalue()))
-    return [line.split() for line in text.splitlines() if line.strip()]
-
-
-def row(rows: list[list[str]], name: str) -> list[str]:
-    """The cells of one run."""
-    return next(words[1:] for words in rows if words[0] == name)
 
 
 def test_shows_each_task_the_worst_and_the_mean_and_marks_the_best(tmp_path: Path) -> None:

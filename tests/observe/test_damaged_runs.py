@@ -16,9 +16,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from launch.diagnose.diagnosis import diagnose
-from tests.observe.test_predictions import seen
 from tests.support.fault_records import fault_record
 from tests.support.run_folders import write_run
+from tests.support.seen import seen
 from trainer.errors import UserError
 from trainer.observe.compare import comparison
 from trainer.observe.metrics import MetricsLog

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from tests.observe.test_report import Page
+from tests.support.pages import Page
 from tests.support.run_folders import write_run
 from trainer.commands.model_card import code, markdown
 from trainer.data.format.specs import ClassificationSpec
@@ -24,6 +24,7 @@ from trainer.observe.read_run import read_run
 from trainer.observe.report import figures
 from trainer.observe.report.page import write_report
 from trainer.observe.report.predictions import draw
+from trainer.observe.report.svg import label
 from trainer.observe.tracker import flatten
 from trainer.plain import one_line, printable
 from trainer.terminal import Terminal
@@ -76,7 +77,7 @@ def test_a_drawing_shows_a_name(name: str) -> None:
         drawn = figures.cosine_map(np.eye(2), [name, "y"])
         maps = Maps(name, (), np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)), np.ones((1, 2, 2), bool))
         drawn += draw(Predictions(1, np.zeros((1, 2, 2, 3), np.uint8), (maps,)))
-    assert drawn.count(figures.label(name, 20).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) >= 2
+    assert drawn.count(label(name, 20).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) >= 2
 
 
 @pytest.mark.parametrize("name", NAMES)

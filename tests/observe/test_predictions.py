@@ -1,38 +1,16 @@
 """What is kept of a test batch, and the picture that the report makes of it."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from models import Classification, DenseRegression, Segmentation
-from tests.observe.test_report import report
+from tests.support.pages import report
 from tests.support.run_folders import write_run
+from tests.support.seen import CLASSES, seen
 from trainer.errors import UserError
-from trainer.observe.predictions import Maps, Predictions, Seen, keep_predictions, read_predictions
+from trainer.observe.predictions import Maps, Predictions, keep_predictions, read_predictions
 from trainer.observe.report.predictions import coloured, draw, legend
-
-B, H, W = 6, 8, 16
-CLASSES = ("road <&>", "car", "sky")
-MAPS = (Segmentation("parts", CLASSES), DenseRegression("way", 2), DenseRegression("near", 1))
-
-
-def seen(channels: int = 3, scale: int = 1) -> Seen:
-    torch.manual_seed(0)
-    height, width = scale * H, scale * W
-    parts = torch.randint(0, 2, (B, height, width), dtype=torch.uint8)
-    parts[:, 0] = 255
-    way, near = (torch.randn(B, height, width, size) for size in (2, 1))
-    way[:, :, 0], near[0] = math.nan, math.nan
-    outputs = [torch.randn(B, size, height, width) for size in (3, 2, 1)]
-    return Seen(
-        (MAPS[0], Classification("even", 2), *MAPS[1:]),
-        torch.randint(0, 256, (B, height, width, channels), dtype=torch.uint8),
-        {"parts": parts, "way": way, "near": near, "even": torch.zeros(B)},
-        [outputs[0], torch.randn(B, 2), outputs[1], outputs[2].bfloat16()],
-    )
 
 
 def test_the_first_samples_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
-import re
-import warnings
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.pages import report
 from tests.support.run_folders import write_run
 from trainer.errors import UserError
 from trainer.observe.metrics import MetricsLog
@@ -13,70 +11,7 @@ from trainer.observe.report import figures
 from trainer.observe.report.page import write_report
 from trainer.observe.report.tables import duration
 
-VOID = {"meta", "br", "img", "link", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> & \"quoted\" $x_1$ 'é'"
-
-
-class Page(HTMLParser):
-    """Reads a page as a browser would, strictly: every tag closed in order."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.rows: list[list[str]] = []
-        self.bold: list[str] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")
-        ]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self._open:
-            return
-        self.text += data
-        if self._open and self._open[-1] in ("td", "th", "b"):
-            self.rows[-1][-1] += data
-        if self._open and self._open[-1] == "b":
-            self.bold.append(data)
-
-    def row(self, label: str) -> list[str]:
-        return next(row for row in self.rows if row[0] == label)
-
-
-def report(out: Path, *run_dirs: Path) -> Page:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a warning would be noise on the user's screen
-        write_report(run_dirs, out)
-    page = Page(out)
-    assert "script" not in page.tags
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
-    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]*)", page.source))
-    assert "@import" not in page.source
-    assert not list(out.parent.glob("*.tmp"))
-    return page
 
 
 def test_one_run(tmp_path: Path) -> None:

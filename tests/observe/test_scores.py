@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from models import tasks
-from tests.observe.test_compare import printed, row
-from tests.observe.test_report import report
+from tests.support.pages import printed, report, row
 from tests.support.run_folders import write_run
 from trainer.observe import units
 from trainer.observe.metrics import MetricsLog, errors_so_far

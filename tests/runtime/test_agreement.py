@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import config, digits
 from tests.support.ranks import run_ranks
 from trainer.config.file import load_config
 from trainer.config.schema import Experiment
@@ -16,8 +15,6 @@ from trainer.data.sources.digits import write_digits
 from trainer.errors import UserError
 from trainer.runtime.agreement import difference, facts_of, facts_of_data
 from trainer.train import train
-
-__all__ = ["config", "digits"]
 
 
 def an_experiment(config: Path, **changes: Any) -> Experiment:

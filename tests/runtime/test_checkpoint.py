@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Classification
+from tests.support.runtimes import ALONE
 from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 from trainer.files import sha256
@@ -28,10 +29,7 @@ from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.checkpoints.writing import publish, write_files
-from trainer.runtime.collectives import Runtime
 from trainer.training.evaluate import evaluate
-
-ALONE = Runtime(None, 0, 1, torch.device("cpu"), None)  # type: ignore[arg-type]
 
 
 def save_at(folder: Path, step: int) -> list[str]:

@@ -15,9 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.distributed.test_strategies import a_runtime
-from tests.runtime.test_checkpoint import ALONE
 from tests.support.ranks import run_ranks
+from tests.support.runtimes import ALONE, a_runtime
 from trainer.config.schema import OptimizerConfig
 from trainer.errors import FaultError, UserError
 from trainer.files import sha256

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from tests.e2e.conftest import ROOT, command_line, environment
+from tests.support.command import ROOT, command_line, environment
 from trainer.observe.metrics import read_metrics
 from trainer.runtime.checkpoints.pieces import Tensors, read_pieces
 from trainer.runtime.checkpoints.values import read_values

@@ -1,4 +1,4 @@
-"""What a finished run's numbers say that its user might change."""
+"""Advice that follows from the numbers of a finished run."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -6,18 +6,22 @@ from statistics import fmean
 from trainer.observe.records import Record
 
 MOST_OF_ALPHA = 0.9
+"""A task with at least this mean weight takes nearly all of it."""
 SOLVED = 0.1
-"""Of its first loss: what a task that hardly learns any more has left."""
+"""A task is solved if its loss has fallen to this fraction of its first one."""
 
 
 def solved_task(records: Sequence[Record]) -> str | None:
-    """Say which task held nearly all of the min-norm point's α in the second half of the run, although it was solved.
+    """Name the task that took nearly all of α in the second half of the run although it was solved; None if none did.
 
-    The gradient of a task that is solved is short, and the point of least norm lies at the shortest gradient: the
-    direction is still one in which no task gets worse, but hardly one in which another gets better.
+    The gradient of a solved task is short, and the min-norm point moves to the shortest gradient. No task gets worse in
+    that direction, but the others hardly improve.
 
     Args:
-        records: of metrics.jsonl, in order.
+        records: the records of metrics.jsonl, in order.
+
+    Returns:
+        A sentence with the numbers and a setting to try.
     """
     trained = [record for record in records if record["kind"] == "train"]
     late = trained[len(trained) // 2 :]
@@ -32,6 +36,6 @@ def solved_task(records: Sequence[Record]) -> str | None:
     left_words = f"{left:.2%}" if left >= 1e-4 else "under 0.01%"
     return (
         f"{task} had {shares[task]:.0%} of the weight in the second half, with {left_words} of its first loss left: "
-        "the min-norm point follows the shortest gradient, here that of a task which is solved, and the others wait. "
+        "the min-norm point follows the shortest gradient, here that of a solved task, and the others hardly learn. "
         "Try balance.normalise=loss+, which divides each gradient by its length and its loss"
     )

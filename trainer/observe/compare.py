@@ -1,4 +1,4 @@
-"""`paretrain compare`: runs side by side in the terminal, from their folders alone."""
+"""`paretrain compare`: show runs side by side in the terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,20 +15,24 @@ from trainer.plain import one_line, shortened
 from trainer.terminal import Terminal
 
 MAX_TASK_COLUMNS = 6
-"""With more tasks than this the worst one and the mean stand for them; `paretrain report` shows all."""
+"""With more tasks than this, only the worst and the mean are shown; `paretrain report` shows all."""
 MAX_LETTERS = 24
-"""Of a task's name or unit, above a column."""
+"""The longest name of a task or unit above a column."""
 WIDTH = 200
+"""Columns of the output when it goes to a file, which has no width of its own."""
 
 
 def print_comparison(runs: Sequence[RunFolder]) -> None:
-    """Print `comparison`, in a file without the limits of a terminal's width."""
+    """Print the table of `comparison`."""
     is_terminal = Terminal().is_terminal
     Terminal(width=None if is_terminal else WIDTH).print(comparison(runs))
 
 
 def comparison(runs: Sequence[RunFolder]) -> Table:
-    """A row a run: final errors by task, their worst and mean, time and speed. The best of each column is bold."""
+    """Return a table with one row per run: final errors by task, their worst and mean, time and speed.
+
+    The best of each column is bold.
+    """
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
     finals = [{task: error for task, error in run.errors["final_errors"].items() if error is not None} for run in runs]
@@ -45,7 +49,7 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
         columns.append(_cells(list(values), form, best))
 
     for unit, group in by_unit(tasks, units).items():
-        # Of runs that have them all: the mean of fewer tasks is not comparable.
+        # Only for runs with all these tasks: a mean over fewer of them is not comparable.
         found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
         form, best = partial(number_in, unit), best_in(unit)
         if len(tasks) <= MAX_TASK_COLUMNS:

@@ -1,7 +1,7 @@
-"""What a run measures: one JSON object a line in `metrics.jsonl`, and the clock behind samples/s and data wait.
+"""The measurements of a run: `metrics.jsonl` with one JSON object per line, and the clock of samples/s and data wait.
 
 The file is the source of truth for the report, the progress lines and wandb. Every record has a `kind` ("train",
-"monitor", "fault", "gram", "eval" or "note") and the optimizer `step` that it speaks of.
+"monitor", "fault", "gram", "eval" or "note") and the optimizer `step` that it describes.
 """
 
 import json
@@ -22,23 +22,23 @@ from trainer.observe.records import RECORD, Eval, Record, validated
 from trainer.observe.units import PERCENT, by_unit, shortfall
 
 MAX_BYTES = 4 << 30
-"""Of a metrics file that is read back."""
+"""The largest metrics file that is read back."""
 
 MAX_LINE_BYTES = 64 << 20
-"""Of one record; a Gram matrix of 256 tasks has 1.5 MB."""
+"""The longest record; a Gram matrix of 256 tasks has 1.5 MB."""
 
 
 class MetricsLog:
-    """Appends records to `metrics.jsonl`, each on the disk's side of the process before `write` returns.
+    """Append records to `metrics.jsonl`; each is handed to the operating system before `write` returns.
 
-    A resumed run repeats every step after its checkpoint, so their old records are dropped first: the file then equals
-    that of an uninterrupted run, but for the clock. Write a step's records before its checkpoint, or a stop between
-    the two loses them.
+    A resumed run repeats every step after its checkpoint, so the old records of these steps are dropped first. The file
+    then equals that of an uninterrupted run, except for times. Write the records of a step before its checkpoint: a
+    stop between the two would lose them.
 
     Args:
         path: The file, usually `runs/NAME/metrics.jsonl`; its folder exists.
-        resume_step: None starts a new, empty file. Otherwise the step of the checkpoint that the run continues from:
-            records past it, and a last line that was torn by a crash, are dropped.
+        resume_step: None to start a new, empty file; otherwise the step of the checkpoint that the run continues from.
+            Later records are dropped, and so is a last line that a crash has cut off.
 
     Raises:
         UserError: The file cannot be written; on resume, it is missing or damaged before its last line.
@@ -50,28 +50,28 @@ class MetricsLog:
         self._file = Appender(path, anew=resume_step is None)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends one record. A number that is not finite becomes null: JSON knows neither NaN nor infinity."""
+        """Append one record. A number that is not finite becomes null, since JSON has neither NaN nor infinity."""
         self._file.append(_to_line(record))
 
     def close(self) -> None:
-        """Closes the file; no record can be written after it."""
+        """Close the file; no record can be written afterwards."""
         self._file.close()
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """A metrics file as it was read."""
+    """The content of a metrics file."""
 
     records: list[Record]
-    """In order."""
+    """All records, in order."""
     lines: list[bytes]
-    """The complete lines, one a record."""
+    """The line of each record."""
     is_torn: bool
-    """Whether a last line was left out that a crash has torn, or that is just being written."""
+    """Whether the last line was incomplete, after a crash or while the run writes it, and was left out."""
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Read every record of a metrics file, in order; raises as `parse_metrics`."""
+    """Return the records of a metrics file, in order; raise the errors of `parse_metrics`."""
     return parse_metrics(path).records
 
 
@@ -79,7 +79,7 @@ def parse_metrics(path: Path) -> Metrics:
     """Read a metrics file.
 
     Raises:
-        UserError: The file cannot be read, or a complete line of it is not a record.
+        UserError: The file cannot be read, or one of its complete lines is not a record.
     """
     try:
         file = open_regular(path)
@@ -96,7 +96,7 @@ def parse_metrics(path: Path) -> Metrics:
         try:
             while line := file.readline(MAX_LINE_BYTES):
                 number = len(records) + 1
-                is_last = not line.endswith(b"\n")  # a line is written at once, its end last: only a torn one lacks it
+                is_last = not line.endswith(b"\n")  # lines are written whole: only a torn one lacks its end
                 if len(line) == MAX_LINE_BYTES:
                     raise UserError(f"{path}, line {number} has {MAX_LINE_BYTES:,} bytes or more: it is no record.")
                 try:
@@ -118,13 +118,13 @@ def parse_metrics(path: Path) -> Metrics:
 
 
 def errors_so_far(records: Sequence[Record]) -> dict[str, Any]:
-    """What the evaluations among `records` say: `final_errors`, `best_errors`, `best_step` and the tasks' `units`.
+    """Summarise the evaluations among `records`: `final_errors`, `best_errors`, `best_step` and the tasks' `units`.
 
-    Final is the last evaluation, best the one whose mean error over the tasks is lowest (the first of equals): all its
-    errors belong to one and the same model. Where the tasks have several units, that is the mean of each error as a
-    share of the task's first one. An evaluation with fewer errors that are null comes before one with more. Of a score,
-    such as % mIoU, what it lacks is the error.
-    Without an evaluation errors and units are empty and the step is None.
+    The final errors are those of the last evaluation. The best evaluation has the lowest mean error over the tasks (the
+    first one among equals), so all best errors belong to the same model. If the tasks have several units, each error is
+    first divided by the task's first one. Evaluations with fewer null errors rank before those with more. A score such
+    as % mIoU counts by how much it lacks to 100.
+    Without an evaluation, errors and units are empty and the step is None.
     """
     evaluations = [record for record in records if record["kind"] == "eval"]
     if not evaluations:
@@ -150,9 +150,10 @@ def errors_so_far(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def faults_so_far(records: Sequence[Record]) -> dict[str, Any]:
-    """How often something was not finite: `skipped_steps`, and `broken`, task -> {"loss": steps, "gradient": steps}.
+    """Count what was not finite: `skipped_steps`, `overflow_steps` and `broken`.
 
-    Tasks that were always sound are left out. `overflow_steps` were skipped because float16 had no room for them.
+    `overflow_steps` were skipped because a gradient exceeded the range of float16. `broken` maps each task that was
+    ever not finite to {"loss": steps, "gradient": steps}.
     """
     faults = [record for record in records if record["kind"] == "fault"]
     broken: dict[str, dict[str, int]] = {}
@@ -165,11 +166,11 @@ def faults_so_far(records: Sequence[Record]) -> dict[str, Any]:
 
 
 class Throughput:
-    """Measures samples per second and the share of time spent waiting for data, between two readings.
+    """Measure samples per second and the share of time spent waiting for data, between two readings.
 
     Args:
-        elapsed_seconds: What earlier parts of a resumed run have taken; the run's clock goes on from there.
-        clock: Seconds from an arbitrary start; tests pass their own.
+        elapsed_seconds: Time that earlier parts of a resumed run have taken; the run's clock continues from it.
+        clock: Returns seconds since an arbitrary start; tests pass their own.
     """
 
     def __init__(self, *, elapsed_seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -182,16 +183,16 @@ class Throughput:
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds that the whole run has taken, earlier parts and pauses included; save it in the checkpoint."""
+        """Seconds that the whole run has taken, including earlier parts and pauses; saved in the checkpoint."""
         return self._clock() - self._started_at
 
     def count(self, num_samples: int) -> None:
-        """Adds the samples of a step, those of all ranks together."""
+        """Add the samples of a step, summed over all ranks."""
         self._num_samples += num_samples
 
     @contextmanager
     def data_wait(self) -> Iterator[None]:
-        """Times the wait for the next batch: `with throughput.data_wait(): batch = next(batches)`."""
+        """Time the wait for the next batch: `with throughput.data_wait(): batch = next(batches)`."""
         entered_at = self._clock()
         try:
             yield
@@ -200,7 +201,7 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps an evaluation or a checkpoint out of both numbers; the run's clock goes on."""
+        """Exclude an evaluation or a checkpoint from both numbers; the run's clock continues."""
         entered_at = self._clock()
         try:
             yield
@@ -208,10 +209,10 @@ class Throughput:
             self._paused_seconds += self._clock() - entered_at
 
     def read(self) -> dict[str, float]:
-        """Closes the interval since the last reading and opens the next one.
+        """Return the numbers since the last reading, and start the next interval.
 
         Returns:
-            `seconds` of the whole run; `samples_per_second` and `data_wait_percent` of the interval.
+            `seconds` of the whole run, `samples_per_second` and `data_wait_percent` of the interval.
         """
         now = self._clock()
         interval_seconds = now - self._read_at - self._paused_seconds
@@ -227,7 +228,7 @@ class Throughput:
 
 
 def _drop_records_after(path: Path, step: int) -> None:
-    # Written aside and renamed: a crash right here must not cost the history.
+    # `replace` writes a new file and renames it, so a crash here does not lose the history.
     found = parse_metrics(path)
     kept = (line for line, record in zip(found.lines, found.records, strict=True) if record["step"] <= step)
     replace(path, b"".join(kept))

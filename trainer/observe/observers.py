@@ -1,4 +1,4 @@
-"""Everybody who is told a run's numbers, on rank 0: metrics.jsonl, the progress line, the tracker."""
+"""Where the loop publishes its records: to metrics.jsonl, the progress line and the tracker, on rank 0 alone."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,36 +13,36 @@ from trainer.observe.tracker import Tracker
 
 
 class Observers(Protocol):
-    """Where the loop publishes its records."""
+    """The interface that the loop publishes its records to."""
 
     def publish(self, record: Mapping[str, Any]) -> None:
-        """Tell everybody."""
+        """Publish a record."""
         ...
 
     def note(self, step: int, text: str) -> None:
-        """Tell everybody something in words."""
+        """Publish a remark in words."""
         ...
 
     def look(self, step: int, seen: Seen) -> None:
-        """Show a batch of the test split."""
+        """Keep some predictions of a batch of the test split."""
         ...
 
 
 class Nobody:
-    """The observers of every rank but 0."""
+    """The observers of every rank but 0: they do nothing."""
 
     def publish(self, record: Mapping[str, Any]) -> None:
-        """Rank 0 tells."""
+        """Do nothing."""
 
     def note(self, step: int, text: str) -> None:
-        """Rank 0 tells."""
+        """Do nothing."""
 
     def look(self, step: int, seen: Seen) -> None:
-        """Rank 0 shows its own."""
+        """Do nothing."""
 
 
 class Everybody:
-    """The observers of rank 0. The metrics file comes first: it is the source of truth."""
+    """The observers of rank 0. The metrics file is written first, as it is the source of truth."""
 
     def __init__(self, metrics: MetricsLog, progress: Progress, tracker: Tracker, predictions: Path) -> None:
         self._metrics = metrics
@@ -54,7 +54,7 @@ class Everybody:
         """Write, show and track a record.
 
         Raises:
-            RankError: the disk is full, say; the others cannot know.
+            RankError: the record cannot be written, for example because the disk is full.
         """
         with writing_records():
             self._publish(record)
@@ -64,10 +64,10 @@ class Everybody:
         self.publish({"kind": "note", "step": step, "text": text})
 
     def look(self, step: int, seen: Seen) -> None:
-        """Keep some of its samples, where a task has a target a pixel.
+        """Keep some samples with their predictions, if a task has one output per pixel.
 
         Raises:
-            RankError: as `publish`.
+            RankError: the file cannot be written.
         """
         if seen.maps:
             with writing_records():
@@ -88,8 +88,8 @@ class Everybody:
 
 @contextmanager
 def writing_records() -> Iterator[None]:
-    """Turn a fault of the disk inside the block into a RankError."""
+    """Raise a RankError for any failure to write inside the block."""
     try:
         yield
     except (OSError, UserError) as error:
-        raise RankError(f"the run's records cannot be written: {error}. The last checkpoint stands") from error
+        raise RankError(f"the run's records cannot be written: {error}. The last checkpoint is intact") from error

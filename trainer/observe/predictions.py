@@ -1,4 +1,4 @@
-"""Some test images with what the model makes of them, beside their labels: kept by a run, drawn by the report.
+"""Some test images with the labels and predictions of each pixel: a run keeps them and the report draws them.
 
 Shapes: S samples, H rows, W columns, C channels.
 """
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 4
 MAX_SIDE = 256
-"""Pixels; of larger images every second or third one is kept."""
-
+"""The longest side in pixels; of larger images only every second or third pixel is kept."""
 
 MAX_BYTES = 256 << 20
-"""Of a file that is read back, packed and unpacked: four samples of 256 x 256 pixels and 40 dense tasks are less."""
+"""The largest file that is read back, also unpacked. Four samples of 256 x 256 pixels with 40 dense tasks are less."""
 
 _DAMAGE = (
     OSError,
@@ -55,7 +54,7 @@ class _AboutMaps(BaseModel):
 
 
 class _About(BaseModel):
-    """What the arrays are."""
+    """The description of the arrays."""
 
     model_config = ConfigDict(strict=True)
 
@@ -68,14 +67,14 @@ _ABOUT: TypeAdapter[_About] = TypeAdapter(_About)
 
 @dataclass(frozen=True)
 class Maps:
-    """A task's labels and answers, a value or some a pixel.
+    """The labels and predictions of a task, for each pixel.
 
     Attributes:
-        task: its name.
-        classes: what the values stand for; empty: they are numbers.
+        task: name of the task.
+        classes: names of the classes; empty if the values are numbers.
         labels: uint8 (S, H, W) classes, or float (S, H, W, C) numbers.
-        answers: the same, of the model.
-        known_SHW: where there is a label.
+        answers: predictions of the model, of the same type and shape.
+        known_SHW: bool, where there is a label.
     """
 
     task: str
@@ -87,7 +86,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What is kept of an evaluation: images_SHWC uint8, and the maps of the tasks that have one."""
+    """The predictions kept of an evaluation: uint8 images and the maps of the tasks with one output per pixel."""
 
     step: int
     images_SHWC: np.ndarray
@@ -99,10 +98,10 @@ class Seen:
     """A batch of the test split.
 
     Attributes:
-        tasks: in the order of `outputs`.
-        inputs: as the loader gives them; of images uint8 (B, H, W, C).
-        targets: by task, as the loader gives them.
-        outputs: the model's.
+        tasks: the tasks in the order of `outputs`.
+        inputs: the loader's inputs; images are uint8 (B, H, W, C).
+        targets: the loader's targets by task name.
+        outputs: the outputs of the model.
     """
 
     tasks: Sequence["Task"]
@@ -112,18 +111,18 @@ class Seen:
 
     @property
     def maps(self) -> list[tuple["Task", "Tensor"]]:
-        """The tasks that have an output a pixel, (B, C, H, W); heads that are stacked have none."""
+        """Tasks with one output per pixel, (B, C, H, W), and these outputs; stacked heads have none."""
         outputs = self.outputs if isinstance(self.outputs, list) else []
         return [(task, output) for task, output in zip(self.tasks, outputs, strict=False) if output.dim() == 4]
 
 
 def keep_predictions(path: Path, step: int, seen: Seen) -> None:
-    """Writes the first samples of a batch, with all that has a value a pixel; replaces an earlier file.
+    """Write the first samples of a batch with the labels and predictions of each pixel, replacing an earlier file.
 
     Args:
-        path: the file, .npz.
-        step: of the evaluation.
-        seen: the batch, of images.
+        path: the .npz file.
+        step: step of the evaluation.
+        seen: a batch of images.
     """
     every = -(-max(seen.inputs.shape[1:3]) // MAX_SIDE)
     cut = (slice(NUM_SAMPLES), slice(None, None, every), slice(None, None, every))
@@ -142,7 +141,7 @@ def keep_predictions(path: Path, step: int, seen: Seen) -> None:
 
 
 def read_predictions(path: Path) -> Predictions | None:
-    """Read what `keep_predictions` wrote; None where there is no file.
+    """Read the file that `keep_predictions` wrote; return None if there is none.
 
     Raises:
         UserError: the file is damaged.
@@ -156,7 +155,7 @@ def read_predictions(path: Path) -> Predictions | None:
             return _parse(archive)
     except FileNotFoundError:
         return None
-    # Everything that zipfile, zlib and numpy's reader of headers raise on what is no archive of arrays.
+    # The errors that zipfile, zlib and numpy's header reader raise for a file that is not an archive of arrays.
     except (*_DAMAGE, UserError) as error:
         raise UserError(f"{path} is damaged: {error}.\nRemove it to leave it out of the report: rm {path}") from error
 
@@ -193,7 +192,7 @@ def _maps(archive: zipfile.ZipFile, number: int, about: "_AboutMaps", shape: tup
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array, whose header is believed only where it fits the bytes that are there; nothing is unpickled."""
+    """Read one array, without unpickling; its header must match the number of bytes."""
     content = archive.read(f"{name}.npy")
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):

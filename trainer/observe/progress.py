@@ -1,6 +1,6 @@
-"""How the training is doing, for the person who watches: a live bar on a terminal, plain lines everywhere else.
+"""Show the progress of a training: a live bar on a terminal, plain lines everywhere else.
 
-The plain lines carry no time of day and go to the run's log.txt in every case, so two runs can be compared with diff.
+The plain lines contain no time of day and always go to the run's log.txt too, so two runs can be compared with diff.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,20 +19,20 @@ from trainer.observe.units import MIOU, by_unit, cache_words, with_unit, worst_t
 from trainer.plain import one_line, printable
 
 MAX_TASKS_A_LINE = 4
-"""With more tasks a line speaks of their mean, the worst one and the largest weight."""
+"""With more tasks than this, a line shows their mean, the worst one and the largest weight."""
 
 ETA_WINDOW_SECONDS = 600
-"""The speed behind the ETA is that of the last ten minutes, evaluations and checkpoints included."""
+"""The ETA follows from the speed of the last ten minutes, including evaluations and checkpoints."""
 
 
 class Progress:
-    """Shows records to people; a context manager, so that the terminal is restored whatever happens.
+    """Show records in the terminal and append them to log.txt. Leaving the context restores the terminal.
 
     Args:
         log_path: The run's log.txt; lines are appended.
         total_steps: Optimizer steps of the whole run.
-        start_step: Steps done before: 0, or the step of the checkpoint that the run continues from.
-        console: Where to show; the process's stdout by default.
+        start_step: The step of the checkpoint that the run continues from, or 0.
+        console: The console to write to; the process's stdout by default.
     """
 
     def __init__(self, log_path: Path, total_steps: int, start_step: int, console: Console | None = None) -> None:
@@ -45,7 +45,7 @@ class Progress:
             self._bar.start()
 
     def train(self, record: Mapping[str, Any]) -> None:
-        """Shows a "train" record: moves the bar, or writes a line."""
+        """Show a "train" record: move the bar, or write a line."""
         self._log(train_line(record, self._total_steps))
         if self._bar is None:
             self._print(train_line(record, self._total_steps))
@@ -53,17 +53,17 @@ class Progress:
             self._bar.show(record)
 
     def eval(self, record: Mapping[str, Any]) -> None:
-        """Shows an "eval" record, as a line that stays."""
+        """Write the line of an "eval" record."""
         self._log(eval_line(record))
         self._print(eval_line(record))
 
     def note(self, text: str) -> None:
-        """Shows a sentence, as a line that stays."""
+        """Write a line of text."""
         self._print(printable(text))
         self._log(printable(text))
 
     def close(self) -> None:
-        """Leaves the bar as it stands and closes the log."""
+        """Stop the bar and close the log."""
         if self._bar is not None:
             self._bar.stop()
         self._file.close()
@@ -84,7 +84,7 @@ class Progress:
 
 
 def train_line(record: Mapping[str, Any], total_steps: int) -> str:
-    """The plain line of a "train" record."""
+    """Return the plain line of a "train" record."""
     return one_line(
         "  ".join(
             [
@@ -111,7 +111,7 @@ def _bad_samples(record: Mapping[str, Any]) -> list[str]:
 
 
 def eval_line(record: Mapping[str, Any]) -> str:
-    """The plain line of an "eval" record."""
+    """Return the plain line of an "eval" record."""
     errors, groups = record["errors"], by_unit(record["errors"], record.get("units", {}))
 
     def show(unit: str) -> str:
@@ -125,21 +125,21 @@ def eval_line(record: Mapping[str, Any]) -> str:
 
 
 def fault_line(record: Mapping[str, Any]) -> str:
-    """The plain line of a "fault" record."""
+    """Return the plain line of a "fault" record."""
     done = "left out of this step" if record["action"] == "drop_task" else "step skipped"
     return one_line(f"step {record['step']}: {record['found']}: {done}")
 
 
 def status_line(record: Mapping[str, Any], width: int) -> str:
-    """The losses and weights of a "train" record: of every task if they fit into `width` cells, else summed up."""
+    """Return the losses and weights of a "train" record: of every task if they fit `width` cells, else a summary."""
     full = one_line("   ".join(_numbers(record, brief=False)))
     return full if cell_len(full) <= width else one_line("   ".join(_numbers(record, brief=True)))
 
 
 class _Bar(progress.Progress):
-    """One line with the bar, one with the numbers.
+    """A line with the bar and a line with the numbers.
 
-    It redraws when there is news and has no thread of its own: nothing runs beside the training.
+    It redraws only when `show` is called and starts no thread, so nothing runs beside the training.
     """
 
     def __init__(self, console: Console, total_steps: int, start_step: int) -> None:
@@ -174,7 +174,7 @@ class _Bar(progress.Progress):
 
 
 def _printable(text: str, console: Console) -> str:
-    # A task's name may hold letters that the terminal's encoding lacks: a question mark there must not end a training.
+    # A task name may have characters that the terminal's encoding lacks: show a question mark rather than raise.
     return text.encode(console.encoding, "replace").decode(console.encoding)
 
 

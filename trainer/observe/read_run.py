@@ -1,4 +1,4 @@
-"""What a run has left in its folder, read back for the report."""
+"""Read the folder of a run, for the report and the comparison."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from trainer.files import read_json, read_text
 from trainer.observe.metrics import Metrics, errors_so_far, parse_metrics
 from trainer.observe.predictions import Predictions, read_predictions
 from trainer.observe.records import (
+    CONFIG_EXCERPT,
     INFO,
     MAX_NUMBER,
     SUMMARY,
-    TOLD,
+    ConfigExcerpt,
     Info,
     Record,
     Summary,
-    Told,
     validated,
 )
 
@@ -36,26 +36,26 @@ class RunFolder:
 
     path: Path
     config_text: str
-    """config.yaml as it stands."""
-    told: Told
-    """What config.yaml says of the length of the run and the weights."""
+    """The text of config.yaml."""
+    config: ConfigExcerpt
+    """The settings of config.yaml that a report needs."""
     info: Info | None
-    """run.json: versions, git state, command, world size; None when the run has not written it."""
+    """run.json: versions, git state, command, world size; None if the run has not written it."""
     summary: Summary | None
-    """summary.json; None while the run has not finished, or trains on after it had."""
+    """summary.json; None if the run has not finished, or was continued after it had."""
     metrics: Metrics
     """metrics.jsonl."""
     predictions: Predictions | None = None
-    """predictions.npz; None where no task has a target a pixel, or before the first evaluation."""
+    """predictions.npz; None if no task has one target per pixel, or before the first evaluation."""
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.path.resolve().name
 
     @property
     def records(self) -> list[Record]:
-        """Those of metrics.jsonl, in order."""
+        """Records of metrics.jsonl, in order."""
         return self.metrics.records
 
     @cached_property
@@ -73,43 +73,43 @@ class RunFolder:
 
     @cached_property
     def units(self) -> dict[str, str]:
-        """What each task's error is counted in; a task that is not here has percent."""
+        """Unit of each task's error; tasks that are missing here have percentages."""
         return self.errors.get("units", {})
 
     def of_kind(self, kind: str) -> list[Any]:
-        """The records of one kind, in order; see records.py for their fields."""
+        """Return the records of one kind, in order; see records.py for their fields."""
         return [record for record in self.records if record["kind"] == kind]
 
     def latest(self, key: str) -> Any:
-        """The value of `key` in the summary, else in the last "train" record; None if neither has it."""
+        """Return `key` of the summary, else of the last "train" record; None if neither has it."""
         sources = (self.summary, *self.of_kind("train")[-1:])
         return next((source[key] for source in sources if source and source.get(key) is not None), None)
 
     @property
     def world_size(self) -> int | None:
-        """The number of processes."""
+        """Number of processes."""
         return self.latest("world_size") or (self.info.world_size if self.info else None)
 
     def steps(self, kind: str) -> np.ndarray:
-        """The S steps at which records of a kind were written."""
+        """Return the S steps at which records of a kind were written."""
         return np.array([record["step"] for record in self.of_kind(kind)], dtype=float)
 
     def series(self, kind: str, key: str) -> np.ndarray:
-        """One number of each of the S records of a kind; NaN where it was null or absent."""
+        """Return one number of each of the S records of a kind; NaN if it is null or missing."""
         values_S = np.array([record.get(key) for record in self.of_kind(kind)], dtype=float)
         return np.clip(values_S, -MAX_NUMBER, MAX_NUMBER)
 
     def by_task(self, kind: str, key: str, tasks: Sequence[str]) -> np.ndarray:
-        """The S x T numbers by task of the records of a kind; NaN where one was null or absent."""
+        """Return one number per task of each of the S records of a kind, (S, T); NaN if it is null or missing."""
         rows = [[record[key].get(task) for task in tasks] for record in self.of_kind(kind)]
         return np.array(rows, dtype=float).reshape(len(rows), len(tasks))
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read a run folder; everything but config.yaml may still be missing.
+    """Read a run folder. Only config.yaml must be there.
 
     Raises:
-        UserError: the folder is not a run, or a file of it is damaged.
+        UserError: the folder is not a run, or one of its files is damaged.
     """
     config = path / "config.yaml"
     try:
@@ -127,7 +127,7 @@ def read_run(path: Path) -> RunFolder:
     run = RunFolder(
         path=path,
         config_text=config_text,
-        told=validated(TOLD, parse_yaml(config_text, str(config)), str(config)),
+        config=validated(CONFIG_EXCERPT, parse_yaml(config_text, str(config)), str(config)),
         info=_read(path / "run.json", INFO),
         summary=None if outdated else summary,
         metrics=found,
@@ -136,7 +136,7 @@ def read_run(path: Path) -> RunFolder:
     for record in run.of_kind("gram"):
         if {len(run.tasks)} != {len(record["gram"]), *map(len, record["gram"])}:
             raise UserError(
-                f"{metrics}: the Gram matrix of step {record['step']} is not of the run's {len(run.tasks)} tasks."
+                f"{metrics}: the Gram matrix of step {record['step']} does not match the run's {len(run.tasks)} tasks."
             )
     return run
 

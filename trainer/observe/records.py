@@ -1,7 +1,7 @@
-"""The schema of what a run writes about itself, one typed dictionary a kind of record.
+"""The schema of the files that a run writes: a typed dictionary for each kind of record, summary.json and run.json.
 
-What is read back may have been written by an older version, or damaged: a field that is not required may be absent, a
-field that is not known here is left out, and every other is of its type.
+A file that is read back may come from an older version or be damaged. Validation drops unknown fields, allows optional
+fields to be missing, and checks the type of all others.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from trainer.errors import UserError
 from trainer.plain import one_line, shortened
 
 MAX_NUMBER = 1e100
-"""Bound of the numbers that are read back, so that their sums are finite. Squares of float32 lie far below."""
+"""Bound of the numbers that are read back, so that their sums are finite. Squares of float32 numbers are far below."""
 
 MAX_COUNT = 2**53
-"""Bound of steps, samples and bytes: integers above it are not all float64, which figures are drawn in."""
+"""Bound of steps, samples and bytes: larger integers are not all exact in float64, which figures use."""
 
 MAX_GRAM_TASKS = 1024
-"""Ordering the tasks of a Gram matrix takes time that grows with their cube."""
+"""The most tasks of a Gram matrix: ordering them takes time that grows with their cube."""
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Measured = Number | None
-"""null: it was not finite."""
+"""null if the number was not finite."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 ByTask = dict[str, Measured]
 
@@ -71,12 +71,12 @@ class Eval(TypedDict):
 
 @with_config(_STRICT)
 class Monitor(TypedDict):
-    """How much a step lowers the loss that it lowers least."""
+    """How much a step lowers the loss that falls least."""
 
     kind: Literal["monitor"]
     step: Count
     worst_slope: float | None
-    """A ratio, of any size: it is drawn, never summed."""
+    """A ratio of any size: it is drawn, never summed."""
     num_ascending: Count
 
 
@@ -103,7 +103,7 @@ class Gram(TypedDict):
 
 @with_config(_STRICT)
 class Note(TypedDict):
-    """A remark."""
+    """A remark in words."""
 
     kind: Literal["note"]
     step: Count
@@ -143,7 +143,7 @@ SUMMARY: TypeAdapter[Summary] = TypeAdapter(Summary)
 
 
 class Git(BaseModel):
-    """The code that trained."""
+    """The version of the code that ran."""
 
     model_config = _STRICT
 
@@ -152,7 +152,7 @@ class Git(BaseModel):
 
 
 class Info(BaseModel):
-    """run.json. The report shows what a version adds to it, too."""
+    """run.json. Fields that other versions add are kept, and the report shows them."""
 
     model_config = ConfigDict(**_STRICT, extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -175,8 +175,8 @@ class _BalanceSection(BaseModel):
     weighting: str | None = None
 
 
-class Told(BaseModel):
-    """What a report asks config.yaml for. It may be that of another version, so nothing else is looked at."""
+class ConfigExcerpt(BaseModel):
+    """The settings of config.yaml that a report needs. The file may be of another version, so no other is read."""
 
     model_config = _STRICT
 
@@ -184,19 +184,19 @@ class Told(BaseModel):
     balance: _BalanceSection = _BalanceSection()
 
 
-TOLD: TypeAdapter[Told] = TypeAdapter(Told)
+CONFIG_EXCERPT: TypeAdapter[ConfigExcerpt] = TypeAdapter(ConfigExcerpt)
 
 
 def validated(schema: TypeAdapter[T], value: Any, where: str) -> T:
-    """Return a value as its schema has it.
+    """Validate a value that was read from a file.
 
     Args:
-        schema: of what is expected.
-        value: what was read.
-        where: begins the sentence of an error: the file, and the line where there are several.
+        schema: the expected type.
+        value: the value that was read.
+        where: the start of an error message: the file, and the line if there are several.
 
     Raises:
-        UserError: the first field that is missing or wrong.
+        UserError: a field is missing or wrong; the message names the first one.
     """
     try:
         return schema.validate_python(value)

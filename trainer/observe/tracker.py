@@ -1,7 +1,7 @@
-"""The run's numbers in Weights & Biases, if the user wants them there.
+"""Log a run to Weights & Biases, if the user asks for it.
 
-wandb is a view, never the record: metrics.jsonl holds everything, so nothing that happens to wandb in mid-run stops the
-training. Rank 0 alone opens a tracker.
+metrics.jsonl is the record and wandb only a view of it, so no failure of wandb during the run stops the training. Only
+rank 0 opens a tracker.
 """
 
 import re
@@ -17,7 +17,7 @@ from trainer.plain import one_line
 Mode = Literal["auto", "online", "offline", "off"]
 
 MAX_CURVES = 100
-"""wandb draws one chart a task; with more tasks than this their minimum, mean and maximum are logged instead."""
+"""wandb draws one chart per task; with more tasks than this, their minimum, mean and maximum are logged instead."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -26,17 +26,17 @@ FINISH_TIMEOUT_SECONDS = 120
 
 
 class Tracker:
-    """The tracker of mode "off": it does nothing. The others log to wandb."""
+    """The tracker of mode "off", which does nothing; the subclass logs to wandb."""
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Logs a record of metrics.jsonl, against its own `step`."""
+        """Log a record of metrics.jsonl at its `step`."""
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """Ends the run; waits at most FINISH_TIMEOUT_SECONDS for the upload.
+        """End the run in wandb, waiting at most FINISH_TIMEOUT_SECONDS for the upload.
 
         Args:
-            summary: The content of summary.json; None when the run ends early and is marked as failed. A resume goes on
-                with the same wandb run in both cases.
+            summary: The content of summary.json; None if the run ended early, which marks it as failed. A resumed run
+                continues the same wandb run in both cases.
         """
 
 
@@ -50,25 +50,25 @@ def open_tracker(
     *,
     group: str | None = None,
 ) -> Tracker:
-    """Opens the run in wandb, under the id saved in `run_dir/wandb_id`, so that a resumed run stays one run.
+    """Open the run in wandb under the id saved in `run_dir/wandb_id`, so that a resumed run continues it.
 
     Args:
-        mode: "auto" is online when wandb has a key (WANDB_API_KEY or netrc) and answers, offline when not, and off when
-            it is not installed; it says which. The others mean what they say, or fail.
+        mode: "auto" means online if wandb has a key (WANDB_API_KEY or netrc) and answers, offline if not, and off if
+            wandb is not installed; a message says which. The other modes do as they say or raise.
         project: The wandb project.
-        name: The run's name as wandb shows it.
+        name: The name of the run in wandb.
         run_dir: The run's folder; wandb's own files go to `run_dir/wandb`.
         config: The resolved configuration.
-        say: Where one-line messages for the user go.
-        group: The runs that wandb shows together with this one.
+        say: Called with one-line messages for the user.
+        group: The name under which wandb groups this run with others.
 
     Raises:
-        UserError: wandb is not installed or not reachable although the mode asks for it, or the key is not valid.
+        UserError: wandb is not installed or cannot be reached although the mode requires it, or the key is not valid.
     """
     if mode == "off":
         return Tracker()
     try:
-        # By name: a folder `wandb` in the working directory would pass for the package itself.
+        # Names, not the package: a folder `wandb` in the working directory would import as an empty package.
         from wandb import Settings, errors, init, login, setup, teardown
     except ImportError as error:
         if mode == "auto":
@@ -80,7 +80,7 @@ def open_tracker(
             "or train without it: wandb.mode=off"
         ) from error
 
-    quiet = {"silent": True, "console": "off"}  # wandb's own lines, and its hold on stdout, would tear the progress bar
+    quiet = {"silent": True, "console": "off"}  # wandb's own output and its capture of stdout break the progress bar
     limits = {
         "init_timeout": INIT_TIMEOUT_SECONDS,
         "finish_timeout": FINISH_TIMEOUT_SECONDS,
@@ -124,19 +124,19 @@ def open_tracker(
             raise UserError(
                 f"wandb.mode is {mode}, but wandb cannot start: {error}\nTrain without the network: wandb.mode=offline"
             ) from error
-        teardown()  # its service process would hold on to the run's id
+        teardown()  # its service process would keep the run's id in use
         setup(Settings(**quiet))
         run = go_offline(f" ({str(error).splitlines()[0]})")
 
-    # The step is a column of the log and not wandb's own counter: that one never goes back, and a resumed run does.
+    # The step is a column of the log rather than wandb's own counter, which cannot go back as a resumed run does.
     run.define_metric("*", step_metric="step")
     return _WandbTracker(run, say)
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, float]:
-    """Turns a record into wandb's flat names: `train/losses/left`, `eval/by_class/semantic/road`, `step`.
+    """Return the numbers of a record under wandb's flat names: `train/losses/left`, `eval/by_class/parts/road`, `step`.
 
-    Only numbers remain. More than MAX_CURVES tasks become `train/losses/min`, `/mean` and `/max`.
+    More than MAX_CURVES tasks become `train/losses/min`, `/mean` and `/max`.
     """
     named = {f"{record['kind']}/{key}": value for key, value in record.items() if key != "step"}
     return {"step": record["step"], **_numbers(named)}
@@ -157,7 +157,7 @@ def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _key(name: str) -> str:
-    """A task's or class's name as one part of a path: two names never make the same key."""
+    """Escape the name of a task or class as one part of a path; different names give different keys."""
     return one_line(name).replace("%", "%25").replace("/", "%2F")
 
 
@@ -171,7 +171,7 @@ class _WandbTracker(Tracker):
             return
         try:
             self._run.log(flatten(record))
-        except Exception as error:  # whatever it is, it is wandb's and not the training's
+        except Exception as error:  # a failure of wandb must not stop the training
             self._run = None
             self._say(f"wandb: stopped logging ({error}); metrics.jsonl still holds everything")
 
@@ -195,7 +195,7 @@ def _saved_id(path: Path) -> str:
         replace(path, f"{run_id}\n".encode())
     if not _RUN_ID.fullmatch(run_id):
         raise UserError(
-            f"{path} holds no id of a wandb run, but {one_line(run_id[:40])!r}.\n"
-            f"Put it back, or begin a new run in wandb: rm {path}"
+            f"{path} should hold the id of a wandb run, found {one_line(run_id[:40])!r}.\n"
+            f"Restore the file, or start a new run in wandb: rm {path}"
         )
     return run_id

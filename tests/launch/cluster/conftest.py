@@ -11,12 +11,10 @@ import pytest
 import yaml
 from safetensors.torch import save
 
-from tests.e2e.conftest import ROOT, command_line, environment, paretrain
+from tests.support.command import ROOT, command_line, environment
 from tests.support.runs import saved
 from trainer.data.sources.digits import write_digits
 from trainer.observe.metrics import read_metrics
-
-__all__ = ["paretrain"]
 
 BOX = Path(os.environ["BOX"])
 STEPS = 40

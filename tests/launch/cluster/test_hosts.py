@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from launch.diagnose.diagnosis import diagnose
-from tests.e2e.conftest import ROOT, environment
 from tests.launch.cluster.conftest import STEPS, TIMEOUT_SECONDS, parameters, steps, wait_until
+from tests.support.command import ROOT, environment
 from tests.support.slurm import NODES, on_host
 
 Start = Callable[..., list["subprocess.Popen[str]"]]

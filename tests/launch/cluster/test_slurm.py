@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Command
 from tests.launch.cluster.conftest import BOX, STEPS, parameters, steps, wait_until
+from tests.support.command import ROOT, Command
 from tests.support.slurm import Slurm, slurm
 
 UNDER = {"pgid": ("pgid",), "linuxproc": ("linuxproc",), "linuxproc-term": ("linuxproc", False)}

@@ -1,4 +1,4 @@
-"""The report's picture of predictions: test images, and below each the labels and the model's answers as colours.
+"""The report's picture of predictions: test images, and below each the labels and predictions as colours.
 
 Shapes: S samples, H rows, W columns, C channels; 4 is red, green, blue and opacity.
 """
@@ -6,16 +6,16 @@ Shapes: S samples, H rows, W columns, C channels; 4 is red, green, blue and opac
 import numpy as np
 
 from trainer.observe.predictions import Maps, Predictions
-from trainer.observe.report.figures import PAGE_WIDTH, canvas, label
+from trainer.observe.report.svg import PAGE_WIDTH, canvas, label
 
 GAP = 0.04
-"""Between the tiles, in heights of one."""
+"""Space between tiles, relative to their height."""
 TITLE_INCHES = 1.1
 MAX_LETTERS = 20
 
 
 def draw(shown: Predictions) -> str:
-    """A column a sample: the image, then for each task the label and the answer, blank where there is no label."""
+    """Draw one column per sample: the image, then label and prediction of each task, blank without a label."""
     rows = [("image", _opaque(shown.images_SHWC))]
     for maps in shown.maps:
         rows += zip((f"{label(maps.task, MAX_LETTERS)}\nlabel", "prediction"), coloured(maps), strict=True)
@@ -32,7 +32,7 @@ def draw(shown: Predictions) -> str:
 
 
 def legend(maps: Maps) -> list[tuple[str, str]]:
-    """The classes that are seen, in their colours; none of numbers."""
+    """Return the visible classes and their colours; nothing if the values are numbers."""
     if not maps.classes:
         return []
     seen = np.union1d(maps.labels[maps.known_SHW], maps.answers[maps.known_SHW])
@@ -41,18 +41,18 @@ def legend(maps: Maps) -> list[tuple[str, str]]:
 
 
 def _row(tiles_SHW4: np.ndarray, gap: int) -> np.ndarray:
-    """The tiles side by side, and a blank gap behind and below each."""
+    """Join tiles horizontally, with a blank gap to the right of and below each."""
     return np.hstack(list(np.pad(tiles_SHW4, ((0, 0), (0, gap), (0, gap), (0, 0)))))
 
 
 def _opaque(colours: np.ndarray) -> np.ndarray:
-    """Grey or RGB pixels with opacity."""
+    """Return grey or RGB pixels with full opacity."""
     rgb = np.broadcast_to(colours, (*colours.shape[:-1], 3))
     return np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], axis=-1)
 
 
 def coloured(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and answers on one scale, that of the labels."""
+    """Return labels and predictions as colours, both on the scale of the labels."""
     if maps.classes:
         colours_C4 = _class_colours(len(maps.classes))
         both = [colours_C4[np.minimum(values, len(maps.classes) - 1)] for values in (maps.labels, maps.answers)]
@@ -65,11 +65,16 @@ def coloured(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
 def _class_colours(count: int) -> np.ndarray:
     from matplotlib import colormaps
 
-    return colormaps["tab20"](np.arange(count) / max(count - 1, 1), bytes=True)  # as on the data's contact sheet
+    return colormaps["tab20"](
+        np.arange(count) / max(count - 1, 1), bytes=True
+    )  # the colours of the data's contact sheet
 
 
 def _numbers_coloured(maps: Maps) -> list[np.ndarray]:
-    """Two channels as a direction and a length: hue, and how far from grey. One as it is, of more the length."""
+    """Return the colours of numbers: one channel by its value, two as a vector, more by their length.
+
+    The hue of a vector is its direction; short vectors are grey.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import hsv_to_rgb
 

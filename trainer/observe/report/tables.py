@@ -1,4 +1,4 @@
-"""The report's numbers: runs -> headline, key figures and tables, as HTML fragments."""
+"""The report's headline, key figures and tables, as HTML fragments."""
 
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ from trainer.plain import printable
 
 MAX_TABLE_TASKS = 16
 NUM_WORST_TASKS = 10
-"""With more than MAX_TABLE_TASKS tasks, these many stand in the table and the others are folded away below it."""
+"""With more than MAX_TABLE_TASKS tasks, the table shows this many, and all of them in a folded one below it."""
 
 NONE = "–"
 
@@ -35,12 +35,12 @@ Form = Callable[[float], str]
 
 
 def text(value: object) -> str:
-    """Escapes what came from a user for a place between tags; control characters are shown as escapes."""
+    """Escape a value for HTML text; control characters are shown as escapes."""
     return html.escape(printable(str(value)))
 
 
 def headline(run: RunFolder) -> str:
-    """What was trained, in one line; what the run does not know yet is left out."""
+    """Return one line about what was trained, without what is not known yet."""
     weighting = _weighting(run)
     counted = {"parameters": run.latest("parameters"), "processes": run.world_size, "samples": run.latest("samples")}
     parts = [f"{len(run.tasks):,} tasks" if run.tasks else None, f"{weighting} weights" if weighting else None]
@@ -49,7 +49,7 @@ def headline(run: RunFolder) -> str:
 
 
 def notices(run: RunFolder, name: str) -> str:
-    """Lines that say how far a run without a summary has come, and whether a record was left out."""
+    """Return notices that the run has not finished, or that an incomplete record was left out."""
     found = [] if run.summary is not None else [f"{name} has not finished: {_reached(run)}."]
     if run.metrics.is_torn:
         found.append(f"The last line of {name}'s metrics.jsonl is incomplete and was left out.")
@@ -57,7 +57,7 @@ def notices(run: RunFolder, name: str) -> str:
 
 
 def key_figures(run: RunFolder) -> str:
-    """The few numbers that one would tell a friend."""
+    """Return the few most important numbers of a run."""
     found: list[tuple[str, str, str]] = []
     errors = _known(run.errors["final_errors"])
     for unit, tasks in by_unit(errors, run.units).items():
@@ -90,7 +90,7 @@ def key_figures(run: RunFolder) -> str:
 
 
 def task_table(run: RunFolder) -> str:
-    """Final and best error, last loss and mean weight of every task of one run."""
+    """Return the table of final and best error, last loss and mean weight of every task of one run."""
     if not run.tasks:
         return ""
     final, best, best_step = (run.errors[key] for key in ("final_errors", "best_errors", "best_step"))
@@ -130,7 +130,7 @@ def task_table(run: RunFolder) -> str:
 
 
 def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]]) -> str:
-    """Final errors of several runs, the best in bold, and what each run cost."""
+    """Return the table of the final errors of several runs, the best in bold, and what each run cost."""
     tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
     finals = [_known(run.errors["final_errors"]) for run in runs]
     units = {task: unit for run in runs for task, unit in run.units.items()}
@@ -173,7 +173,7 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
 
 
 def class_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
-    """What each mIoU is the mean of: the classes' own, at the last evaluation of each run. Folded away."""
+    """Return folded tables of each class's intersection over union at the last evaluation of each run."""
     last = [run.of_kind("eval")[-1].get("by_class", {}) if run.of_kind("eval") else {} for run in runs]
     tables = ""
     for task in dict.fromkeys(task for found in last for task in found):
@@ -189,7 +189,7 @@ def class_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 8.1 s, 2 min 14 s, 3 h 07 min."""
+    """Format seconds: 8.1 s, 2 min 14 s, 3 h 07 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -197,11 +197,11 @@ def duration(seconds: float) -> str:
 
 
 def _weighting(run: RunFolder) -> str | None:
-    return run.latest("weighting") or run.told.balance.weighting
+    return run.latest("weighting") or run.config.balance.weighting
 
 
 def _reached(run: RunFolder) -> str:
-    total = run.told.train.steps
+    total = run.config.train.steps
     reached = run.latest("step")
     return "no step is logged yet" if reached is None else f"step {reached:,}{f' of {total:,}' if total else ''}"
 
@@ -222,7 +222,7 @@ def _fold(
     by_error: Sequence[str],
     below: list[list[str]],
 ) -> str:
-    """A table with a row a task; of many tasks the worst stand in it, and all of them are folded away after it."""
+    """Return a table with one row per task; with many tasks, one with the worst and a folded one with all."""
     if len(tasks) <= MAX_TABLE_TASKS:
         return _table(header, above + [row(task) for task in tasks] + below)
     return (
@@ -244,7 +244,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _best_bold(values: Sequence[float | None], form: Form, best_of: Choice) -> list[str]:
     known = [value for value in values if value is not None]
-    best = form(best_of(known)) if len(known) > 1 else None  # as printed: equal to the eye is equally good
+    best = form(best_of(known)) if len(known) > 1 else None  # compare as printed: values that look equal are all bold
     cells = [_number(value, form) for value in values]
     return [f"<b>{cell}</b>" if cell == best else cell for cell in cells]
 
