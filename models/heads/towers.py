@@ -22,15 +22,15 @@ Heads = TypeVar("Heads", SeparateHeads, StackedHeads)
 
 @dataclass(frozen=True)
 class Tower:
-    """What to build for each task, beside its head.
+    """A second head to build for each task.
 
     Attributes:
-        name: as a head's: a name that is known, or a dotted path. The authors' towers are linear.
+        head: a name in HEADS or a class or function, as for the head. The authors' towers are linear.
         options: its keyword arguments.
-        weight: γ, what a tower's loss counts for in its task's loss.
+        weight: γ, the factor of the tower's loss in its task's loss.
     """
 
-    name: str = "linear"
+    head: str | Callable[..., nn.Module] = "linear"
     options: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
 
