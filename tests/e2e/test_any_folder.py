@@ -166,7 +166,8 @@ def test_a_folder_without_an_init_hides_ours_where_we_are_installed_as_editable(
     """Such an installation is asked last, after every folder on the path."""
     (tmp_path / "models").mkdir()
     program = (
-        f"import paretrain_command as p, sys; sys.path.remove({str(ROOT)!r}); sys.path.insert(0, ''); print(p.hidden())"
+        f"import paretrain_command as p, sys; sys.path.remove({str(ROOT)!r}); sys.path.insert(0, ''); "
+        "sys.meta_path[:] = [f for f in sys.meta_path if not f.__module__.startswith('__editable')]; print(p.hidden())"
     )
     said = run(tmp_path, sys.executable, "-P", "-c", program).stdout
     assert f"{tmp_path}/models hides the package `models` of paretrain. Type PYTHONSAFEPATH=1" in said
