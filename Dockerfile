@@ -20,7 +20,7 @@ WORKDIR /src
 # First what changes rarely, so that a change of the code does not fetch torch again. The empty packages leave a build
 # folder, which later files would not replace: theirs are older.
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir paretrain trainer models launch && touch trainer/__init__.py models/__init__.py launch/__init__.py \
+RUN mkdir paretrain trainer models launch && touch paretrain_command.py trainer/__init__.py models/__init__.py launch/__init__.py \
     && echo '__version__ = "0"' > paretrain/__init__.py \
     && pip install --no-cache-dir --constraint constraints.txt '.[train,wandb,s3,torchjd,deepspeed]' \
     && rm -r build

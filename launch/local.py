@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.node.accelerated import accelerate_launch
-from launch.node.restarts import kept_running
+from launch.node.restarts import run_with_restarts
 
 ACCELERATE_CONFIG = Path(__file__).parent / "accelerate" / "processes.yaml"
 
@@ -20,4 +20,4 @@ def launch(processes: int, arguments: Sequence[str], run_dir: Path, max_restarts
     """
     options = ["--config_file", str(ACCELERATE_CONFIG), "--num_processes", str(processes)]
     command = [*options, "-m", "trainer.train", *arguments]
-    return kept_running(lambda restart: accelerate_launch(command, restart), run_dir, max_restarts)
+    return run_with_restarts(lambda restart: accelerate_launch(command, restart), run_dir, max_restarts)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.grid import Point
+from paretrain_command import safe_path
 from trainer.config.machine import refuse_flood
 from trainer.config.resume import differences
 from trainer.errors import EXIT_UNFINISHED, UserError
@@ -106,7 +107,8 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[P
 
 def _start(config: Path, point: Point, log: Path | None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "trainer", "train", str(config), *point.overrides]
-    environment = os.environ | {LAUNCHER: str(os.getpid())}  # It ends when the sweep does, however that ends.
+    # With LAUNCHER, the run ends when the sweep does, however that ends.
+    environment = os.environ | safe_path() | {LAUNCHER: str(os.getpid())}
     if log is None:
         return subprocess.Popen(command, env=environment)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Encoders, heads and tasks. This package knows torch and einops only: nothing of processes, files or training."""
+"""Encoders, heads and tasks. This package imports torch and einops only; it knows no processes, files or training."""
 
 from models.activation_checkpointing import checkpoint_activations
 from models.build import build_encoder, build_model

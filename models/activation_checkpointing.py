@@ -1,4 +1,4 @@
-"""Activation checkpointing: memory for time (Chen et al. 2016, arXiv 1604.06174)."""
+"""Activation checkpointing: less memory for more time (Chen et al. 2016, arXiv 1604.06174)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -11,14 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_activations(encoder: nn.Module) -> None:
-    """Let each block of the encoder keep its input alone and compute the rest once more in the backward.
+    """Make each block of the encoder store its input only, and recompute the rest in the backward.
 
-    A block is what an outermost list (nn.Sequential, nn.ModuleList) holds and has layers of its own: a residual block,
-    a transformer's layer. Outputs, gradients, random masks, buffers and the names in checkpoints stay what they were,
-    bit for bit; a step has one more forward of the blocks. Nothing is recomputed at evaluation.
+    A block is a child of an outermost nn.Sequential or nn.ModuleList that has layers of its own, such as a residual
+    block or a transformer layer. Outputs, gradients, random masks, buffers and the names in checkpoints stay the same,
+    bit for bit. A training step runs the forward of the blocks twice; an evaluation runs it once.
 
     Args:
-        encoder: changed in place; before it is wrapped or sharded.
+        encoder: changed in place. Call this before it is wrapped or sharded.
 
     Raises:
         ValueError: the encoder has no such block.
@@ -26,12 +26,12 @@ def checkpoint_activations(encoder: nn.Module) -> None:
     blocks = list(_blocks(encoder))
     if not blocks:
         raise ValueError(
-            f"{type(encoder).__name__} has no blocks whose activations could be computed again: no nn.Sequential or "
+            f"{type(encoder).__name__} has no blocks whose activations could be recomputed: no nn.Sequential or "
             "nn.ModuleList in it holds modules of several layers"
         )
     for block in blocks:
-        # Not a wrapping module, which would rename the parameters. Hooks, those of FSDP too, stay outside.
-        block.forward = partial(_twice, block, block.forward)
+        # A wrapping module would rename the parameters. Hooks, including those of FSDP, stay outside.
+        block.forward = partial(_checkpointed, block, block.forward)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -43,10 +43,10 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _twice(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if torch.compiler.is_compiling():  # A compiled backward computes values again, not what a forward does to buffers.
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.compiler.is_compiling():  # A compiled backward recomputes values, but not changes of buffers.
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    # The reentrant kind would run a backward inside the backward, and need an input that has a gradient.
+    # Reentrant checkpointing runs a backward inside the backward and needs an input that requires a gradient.
     return checkpoint(forward, *args, use_reentrant=False, context_fn=partial(_contexts, block), **kwargs)
 
 
@@ -55,9 +55,10 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 
 class _UnchangedBuffers(AbstractContextManager[None]):
-    """BatchNorm moves its running statistics in each forward: the second one of a step must not.
+    """Keep the recomputation from updating buffers, such as the running statistics of BatchNorm, a second time.
 
-    Entered once a backward: one forward may have several, as when each task's parameter gradients are looked at.
+    It is entered once for each backward. One forward may have several, for example to measure the parameter gradient of
+    each task.
     """
 
     def __init__(self, block: nn.Module) -> None:

@@ -1,4 +1,7 @@
-"""Names and options -> modules. A name stands in a literal dict below, or is the dotted path of the user's own code."""
+"""Build an encoder and the heads of all tasks from names and options.
+
+A name is a key of the dictionaries below. In place of a name stands the user's own class or function.
+"""
 
 import difflib
 import inspect
@@ -7,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from models import dotted
+from models.calls import errors_named
 from models.encoders.lenet import LeNet
 from models.encoders.mlp import MLP
 from models.encoders.resnet import resnet18, resnet34, resnet50
@@ -19,7 +22,10 @@ from models.heads.vector import linear_head, mlp_head, pooled, pyramid_head, ups
 from models.multitask import MultiTaskModel
 from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task
 
-ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
+Build = Callable[..., nn.Module]
+"""A class or function that returns a module."""
+
+ENCODERS: Mapping[str, Build] = {
     "lenet": LeNet,
     "mlp": MLP,
     "resnet18": resnet18,
@@ -28,137 +34,146 @@ ENCODERS: Mapping[str, Callable[..., nn.Module]] = {
     "vit": ViT,
     "transformers": TransformersEncoder,
 }
-"""`build(input_shape, **options)` -> a module with an attribute `width`: of z (B, D), D; of a spatial z (B, D, h, w), D
-too, and then it has an attribute `stride`, H / h."""
+"""`build(input_shape, **options)` returns a module with an attribute `width`: D, if z has the shape (B, D) or the
+spatial shape (B, D, h, w). With a spatial z it also has an attribute `stride`: H / h."""
 
 HEADS: Mapping[str, Callable[..., nn.Sequential]] = {"linear": linear_head, "mlp": mlp_head}
-"""`build(width, outputs, **options)` -> layers that `StackedHeads` can stack; a dotted path may give any module."""
+"""`build(width, outputs, **options)` returns layers that `StackedHeads` can stack; the user's own may be any module."""
 
-DENSE_HEADS: Mapping[str, Callable[..., nn.Module]] = {"upsampling": upsampling_head, "pyramid": pyramid_head}
-"""`build(width, outputs, stride, **options)` for tasks with a target for every pixel; the others beside them get the
-linear head. Under the names in HEADS, dense tasks have the upsampling head as it is without options."""
+DENSE_HEADS: Mapping[str, Build] = {"upsampling": upsampling_head, "pyramid": pyramid_head}
+"""`build(width, outputs, stride, **options)`, for tasks with a target for every pixel. Other tasks of the model get the
+linear head. Conversely, with a name from HEADS, dense tasks get the upsampling head without options."""
 
 EXPECTED = "expected a torch.nn.Module"
 
 
-def build_encoder(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
-    """Build the encoder `name` for images of `input_shape` (C, H, W), or for so many features (F,).
+def build_encoder(encoder: str | Build, options: Mapping[str, Any], input_shape: tuple[int, ...]) -> nn.Module:
+    """Build an encoder for images of `input_shape` (C, H, W), or for vectors of features (F,).
+
+    Args:
+        encoder: a name in ENCODERS, or a class or function that is called as those are.
+        options: its keyword arguments.
+        input_shape: shape of one sample.
 
     Raises:
-        ValueError: no such name, dotted path or option, a value it refuses, an encoder without a `width`, or a spatial
-            z whose cells do not cover the image.
+        ValueError: the name or an option is unknown, a value is refused, the encoder has no `width`, or the cells of a
+            spatial z do not cover the image.
     """
-    encoder = _build("encoder", ENCODERS, name, options, input_shape)
-    if not _number(encoder, "width"):
-        raise ValueError(f"encoder '{name}' has no attribute `width`: the length of its representation z, an int")
-    stride = _number(encoder, "stride")
+    module = _build("encoder", ENCODERS, encoder, options, input_shape)
+    if not _number(module, "width"):
+        raise ValueError(
+            f"encoder '{_name(encoder)}' has no attribute `width`: the length of its representation z, an int"
+        )
+    stride = _number(module, "stride")
     if stride and any(side % stride for side in input_shape[1:]):
         raise ValueError(
-            f"each cell of the z of encoder '{name}' stands for {stride} x {stride} pixels, and images of "
+            f"each cell of the z of encoder '{_name(encoder)}' covers {stride} x {stride} pixels, and images of "
             f"{' x '.join(map(str, input_shape[1:]))} are not made of such cells: give them sides that {stride} divides"
         )
-    return encoder
+    return module
 
 
 def build_model(
     encoder: nn.Module,
     tasks: Sequence[Task],
-    head: str,
+    head: str | Build,
     options: Mapping[str, Any],
     tower: Tower | None = None,
 ) -> MultiTaskModel:
-    """Put one head of the kind `head` for each task on the encoder; of tasks that are alike, as one stack.
+    """Add one head for each task to the encoder. Heads of equal tasks are stacked if their kind allows it.
 
     Args:
         encoder: has an attribute `width`.
         tasks: one head each, in this order.
-        head: name in HEADS, or dotted path.
+        head: a name in HEADS or DENSE_HEADS, or a class or function that is called as those in HEADS are.
         options: the head's keyword arguments.
-        tower: what each task gets beside its head; None: nothing.
+        tower: a second head for each task; None: no such heads.
 
     Raises:
-        ValueError: no such name, dotted path or option, or a value it refuses.
+        ValueError: a name or an option is unknown, or a value is refused.
     """
-    _refuse_idle(head, options, tasks)
-    known = head in HEADS and (tower is None or tower.name in HEADS)
-    stackable = known and _alike(tasks) and not _number(encoder, "stride")
+    _refuse_unused_head(head, options, tasks)
+    known = head in HEADS and (tower is None or tower.head in HEADS)
+    stackable = known and _are_equal(tasks) and not _number(encoder, "stride")
     kind = StackedHeads if stackable else SeparateHeads
 
-    def one_each(what: str, name: str, keywords: Mapping[str, Any]) -> Any:
-        modules: list[Any] = [_build_head(what, name, keywords, encoder, task) for task in tasks]
+    def one_each(what: str, build: str | Build, keywords: Mapping[str, Any]) -> Any:
+        modules: list[Any] = [_build_head(what, build, keywords, encoder, task) for task in tasks]
         return kind(modules)
 
     heads = one_each("head", head, options)
     if tower is None:
         return MultiTaskModel(encoder, heads)
-    return MultiTaskModel(encoder, HeadsWithTowers(heads, one_each("tower", tower.name, tower.options), tower.weight))
+    return MultiTaskModel(encoder, HeadsWithTowers(heads, one_each("tower", tower.head, tower.options), tower.weight))
 
 
-def _refuse_idle(head: str, options: Mapping[str, Any], tasks: Sequence[Task]) -> None:
-    """Refuse a head, or its options, that no task would get."""
+def _refuse_unused_head(head: str | Build, options: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    """Refuse a head, or options of a head, that no task would get."""
     dense = [isinstance(task, Segmentation | DenseRegression) for task in tasks]
     if head in DENSE_HEADS and not any(dense):
         raise ValueError(
-            f"head '{head}' is for tasks with a target for every pixel, and there is none. For those that there are: "
-            + ", ".join(HEADS)
+            f"head '{head}' is for tasks with a target for every pixel, and this data has none. For tasks with one "
+            f"target a sample: {', '.join(HEADS)}"
         )
     if head in HEADS and options and all(dense):
         raise ValueError(
-            f"head '{head}' is for tasks with one target a sample, and there is none to use its options "
-            f"({', '.join(options)}). For those that there are: {', '.join(DENSE_HEADS)}"
+            f"head '{head}' is for tasks with one target a sample, and this data has none that could use its options "
+            f"({', '.join(options)}). For tasks with a target for every pixel: {', '.join(DENSE_HEADS)}"
         )
 
 
-def _alike(tasks: Sequence[Task]) -> bool:
-    """Whether the first task's loss and error serve for all of them."""
+def _are_equal(tasks: Sequence[Task]) -> bool:
+    """Return whether the first task's loss and measure can be applied to all tasks at once."""
     kinds = {(type(task), task.num_outputs) for task in tasks}
     return len(kinds) == 1 and isinstance(tasks[0], Classification | Regression)
 
 
-def _build_head(what: str, name: str, options: Mapping[str, Any], encoder: nn.Module, task: Task) -> nn.Module:
-    """Build a head for z as the encoder gives it: a vector, or a map that dense tasks need and others average."""
+def _build_head(what: str, build: str | Build, options: Mapping[str, Any], encoder: nn.Module, task: Task) -> nn.Module:
+    """Build one head. A spatial z is a map for dense tasks, and is averaged for the others."""
     width, stride = _number(encoder, "width"), _number(encoder, "stride")
-    if name not in HEADS and name not in DENSE_HEADS:
-        return _build(what, {**HEADS, **DENSE_HEADS}, name, options, width, task.num_outputs)
+    if build not in HEADS and build not in DENSE_HEADS:
+        return _build(what, {**HEADS, **DENSE_HEADS}, build, options, width, task.num_outputs)
     dense = isinstance(task, Segmentation | DenseRegression)
-    if not stride and (dense or name in DENSE_HEADS):
-        found = f"task '{task.name}' has a target for every pixel and" if dense else f"{what} '{name}'"
+    if not stride and (dense or build in DENSE_HEADS):
+        found = f"task '{task.name}' has a target for every pixel and" if dense else f"{what} '{build}'"
         raise ValueError(
             f"{found} needs a spatial z: an encoder with an attribute `stride`, such as resnet18 with options "
             "{pool: null}"
         )
-    if dense and name in DENSE_HEADS:
-        return _build(what, DENSE_HEADS, name, options, width, task.num_outputs, stride)
+    if dense and build in DENSE_HEADS:
+        return _build(what, DENSE_HEADS, build, options, width, task.num_outputs, stride)
     if dense:
         return upsampling_head(width, task.num_outputs, stride)
-    if name in DENSE_HEADS:
+    if build in DENSE_HEADS:
         return pooled(linear_head(width, task.num_outputs))
-    head = _build(what, {**HEADS, **DENSE_HEADS}, name, options, width, task.num_outputs)
+    head = _build(what, {**HEADS, **DENSE_HEADS}, build, options, width, task.num_outputs)
     return pooled(head) if stride else head
 
 
 def _number(encoder: nn.Module, attribute: str) -> int:
-    """What an encoder says of its z; 0 where it says nothing."""
+    """Return an int that describes the encoder's z; 0 if the encoder has no such attribute."""
     found = getattr(encoder, attribute, None)
     return found if isinstance(found, int) else 0
 
 
 def _build(
-    what: str, known: Mapping[str, Callable[..., nn.Module]], name: str, options: Mapping[str, Any], *arguments: Any
+    what: str, known: Mapping[str, Build], build: str | Build, options: Mapping[str, Any], *arguments: Any
 ) -> nn.Module:
-    build = known.get(name) or _of_the_user(what, known, name)
-    allowed = list(inspect.signature(build).parameters)[len(arguments) :]
+    name = _name(build)
+    function = _known(what, known, build) if isinstance(build, str) else build
+    allowed = list(inspect.signature(function).parameters)[len(arguments) :]
     for option in options:
         if option not in allowed:
-            having = [other for other, build in known.items() if option in _options(build)]
-            others = f". '{option}' belongs to: {', '.join(having)}" if having else ""
+            owners = [other for other, builder in known.items() if option in _optional(builder)]
+            others = f". '{option}' belongs to: {', '.join(owners)}" if owners else ""
             hint = _did_you_mean(option, allowed)
             raise ValueError(
                 f"{what} '{name}' has no option '{option}'.{hint} Its options: {', '.join(allowed) or 'none'}{others}"
             )
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
     doing = f"{what} '{name}' cannot be built with {shown} on {arguments}"
-    module = dotted.call(build, *arguments, doing=doing, **options)
+    with errors_named(doing):
+        module = function(*arguments, **options)
     if not isinstance(module, nn.Module):
         raise ValueError(f"{what} '{name}' gave {type(module).__name__}; {EXPECTED}")
     empty = [key for key, parameter in module.named_parameters() if parameter.numel() == 0]
@@ -167,19 +182,23 @@ def _build(
     return module
 
 
-def _options(build: Callable[..., Any]) -> list[str]:
-    """The keyword arguments that may be left out."""
+def _name(build: str | Build) -> str:
+    return build if isinstance(build, str) else str(getattr(build, "__qualname__", build))
+
+
+def _known(what: str, known: Mapping[str, Build], name: str) -> Build:
+    if name in known:
+        return known[name]
+    raise ValueError(
+        f"no {what} '{name}'.{_did_you_mean(name, known)} Known: {', '.join(known)}, or your own, such as "
+        "my_nets/tiny.py:Net or my_nets.tiny.Net"
+    )
+
+
+def _optional(build: Build) -> list[str]:
+    """Return the keyword arguments that have a default."""
     parameters = inspect.signature(build).parameters.values()
     return [parameter.name for parameter in parameters if parameter.default is not parameter.empty]
-
-
-def _of_the_user(what: str, known: Mapping[str, Any], path: str) -> Callable[..., nn.Module]:
-    if "." not in path:
-        raise ValueError(
-            f"no {what} '{path}'.{_did_you_mean(path, known)} Known: {', '.join(known)}, or a dotted path such as "
-            "my.module.Name"
-        )
-    return dotted.find(path, nn.Module, named=f"{what} '{path}'", expected=EXPECTED)
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """One encoder, the heads of all tasks, one forward.
 
-Shapes: B samples, T tasks, C outputs a task.
+Shapes: B samples, T tasks, C outputs per task.
 """
 
 from torch import Tensor, nn
@@ -10,16 +10,15 @@ from models.heads.towers import HeadsWithTowers, TowerOutputs
 
 
 class MultiTaskModel(nn.Module):
-    """A shared encoder and the heads of all tasks, as one module, so that one wrapper can shard it.
+    """Hold a shared encoder and the heads of all tasks as one module, which one wrapper can shard.
 
-    The names of its parameters, as checkpoints hold them: `encoder.*`; where the heads are stacked,
-    `heads.first.weight_TCD` and `heads.first.bias_TC`, and for an MLP's second layer the same under `heads.rest.2`;
-    where they are separate, `heads.<task index>.*`. With towers, `heads.main.*` and `heads.towers.*` in place of
-    `heads.*`.
+    Checkpoints use these parameter names: `encoder.*`; for stacked heads `heads.first.weight_TCD` and
+    `heads.first.bias_TC`, and the same under `heads.rest.2` for the second layer of an MLP; for separate heads
+    `heads.<task index>.*`. With towers, `heads.main.*` and `heads.towers.*` replace `heads.*`.
 
     Args:
-        encoder: images -> z.
-        heads: of all tasks, in task order.
+        encoder: maps images to z.
+        heads: the heads of all tasks, in task order.
     """
 
     def __init__(self, encoder: nn.Module, heads: SeparateHeads | StackedHeads | HeadsWithTowers) -> None:
@@ -28,13 +27,13 @@ class MultiTaskModel(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor, balancer: BalancerLike | None = None) -> Tensor | list[Tensor] | TowerOutputs:
-        """Images -> outputs: (B, T, C) where the heads are stacked, else a list of one output a task.
+        """Return the outputs: (B, T, C) if the heads are stacked, otherwise a list with one output per task.
 
-        With towers, both their outputs and the heads' while training, the heads' alone at evaluation.
+        With towers, return the outputs of heads and towers in training, and those of the heads alone in evaluation.
 
         Args:
             x: a batch of images.
-            balancer: stands between encoder and heads while training; None: all heads read z as it is.
+            balancer: measures the gradient of z for each task; None: all heads read z directly.
         """
         outputs: Tensor | list[Tensor] | TowerOutputs = self.heads(self.encoder(x), balancer)
         return outputs

@@ -1,7 +1,7 @@
-"""Tasks: what an output means, its loss and its error, each as a sum and a count over labelled samples or pixels.
+"""Tasks: the meaning of an output, its loss and its measure, both as sum and count over labelled samples or pixels.
 
-Sums and counts, not means: only they can be added over ranks, micro-batches and ragged batches. What people read is a
-ratio of the two, or the mean of several: a segmentation has one a class.
+Sums and counts can be added over ranks, micro-batches and ragged batches; means cannot. Users see the ratio of the two,
+or the mean of several ratios: a segmentation has one per class.
 
 Shapes: B samples, T tasks, C classes or channels, H rows, W columns, N ratios of all tasks; `...` is T for stacked
 tasks, nothing for one.
@@ -17,58 +17,58 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MISSING = -1
-"""The class index of a sample without a label; a number without one is NaN."""
+"""The class index of a sample without a label. For a number, NaN means no label."""
 
 UNLABELLED = 255
 """The class index of a pixel without a label."""
 
 SPREAD = "σ"
-"""The unit of an error that is counted in standard deviations of the train split."""
+"""The unit of an error in standard deviations of the train split."""
 
 MIOU = "% mIoU"
-"""The unit of the mean intersection over union. It is a score and no error: more is better."""
+"""The unit of the mean intersection over union. It is a score, not an error: higher is better."""
 
 
 class Task(Protocol):
-    """What the trainer asks of a task. `loss` and `measure` take batches, the samples first."""
+    """The interface of a task. `loss` and `measure` take batches, with the samples along the first axis."""
 
     @property
     def name(self) -> str:
-        """The task's name, as in the data's manifest."""
+        """Name of the task, as in the manifest of the data."""
         ...
 
     @property
     def num_outputs(self) -> int:
-        """The width that its head must have."""
+        """Number of outputs of its head."""
         ...
 
     @property
     def unit(self) -> str:
-        """What people read the measure in."""
+        """Unit of the measure."""
         ...
 
     @property
     def scale(self) -> float:
-        """A ratio times this is in `unit`. Stacked tasks differ in it, and share all the rest."""
+        """Factor from a ratio to `unit`. Stacked tasks may differ in it, but in nothing else."""
         ...
 
     @property
     def parts(self) -> Sequence[str]:
-        """What has a ratio each, of which the measure is the mean: classes. Empty: there is one ratio."""
+        """Names of the ratios whose mean is the measure, such as classes. Empty: there is one ratio."""
         ...
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the losses over what is labelled, differentiable, and the number of labelled samples or pixels."""
+        """Return the sum of the losses, which is differentiable, and the number of labelled samples or pixels."""
         ...
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What people read, as a sum in float64 and a count over what is labelled; of several parts, one of each."""
+        """Return the measure as a sum in float64 and a count over labelled samples or pixels, for each part."""
         ...
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One class out of C a sample: cross-entropy, and the percentage of wrong answers."""
+    """One of C classes per sample. Loss: cross-entropy. Measure: the percentage of wrong answers."""
 
     name: str
     num_classes: int
@@ -78,17 +78,17 @@ class Classification:
 
     @property
     def num_outputs(self) -> int:
-        """One logit a class."""
+        """One logit per class."""
         return self.num_classes
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies in nats. `output` (B, ..., C) logits, `target` (B, ...) class or MISSING."""
+        """Return the sum of the cross-entropies. `output`: (B, ..., C) logits; `target`: (B, ...) class or MISSING."""
         labelled = target != MISSING
         losses = _cross_entropy(output, target.where(labelled, 0))
         return losses.where(labelled, 0).sum(dim=0), labelled.sum(dim=0)
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """1 for each wrong answer. Shapes as for `loss`."""
+        """Count the wrong answers. Shapes as for `loss`."""
         labelled = target != MISSING
         wrong = labelled & (output.argmax(dim=-1) != target)
         return wrong.sum(dim=0, dtype=torch.float64), labelled.sum(dim=0)
@@ -96,10 +96,10 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    """One number a sample, standardised: the Huber loss, and the mean absolute error.
+    """One standardised number per sample. Loss: Huber. Measure: the mean absolute error.
 
-    The Huber loss (1964) is half the squared error up to one standard deviation and linear beyond: one outlier pulls
-    no harder than a sample one standard deviation off, so it cannot decide the batch's Gram matrix alone.
+    The Huber loss (1964) is half the squared error up to one standard deviation, and linear beyond: the gradient of an
+    outlier is no larger than at one standard deviation, so it cannot dominate the Gram matrix of the batch.
     """
 
     name: str
@@ -109,23 +109,23 @@ class Regression:
 
     @property
     def num_outputs(self) -> int:
-        """The number itself."""
+        """One: the number."""
         return 1
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the Huber losses. `output` (B, ..., 1), `target` (B, ...) number or NaN."""
+        """Return the sum of the Huber losses. `output`: (B, ..., 1); `target`: (B, ...) number or NaN."""
         residual, labelled = _residual(output.squeeze(-1), target)
         return F.huber_loss(residual, torch.zeros_like(residual), reduction="none").sum(dim=0), labelled.sum(dim=0)
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the absolute errors. Shapes as for `loss`."""
+        """Return the sum of the absolute errors. Shapes as for `loss`."""
         residual, labelled = _residual(output.squeeze(-1), target)
         return residual.abs().sum(dim=0, dtype=torch.float64), labelled.sum(dim=0)
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One class out of C a pixel: cross-entropy, and the mean over the classes of intersection over union."""
+    """One of C classes per pixel. Loss: cross-entropy. Measure: the mean intersection over union of the classes."""
 
     name: str
     classes: Sequence[str]
@@ -134,7 +134,7 @@ class Segmentation:
 
     @property
     def num_outputs(self) -> int:
-        """One logit a class."""
+        """One logit per class."""
         return len(self.classes)
 
     @property
@@ -143,16 +143,16 @@ class Segmentation:
         return self.classes
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies in nats. `output` (B, C, H, W) logits, `target` (B, H, W) class or UNLABELLED."""
+        """Return the sum of the cross-entropies. `output`: (B, C, H, W); `target`: (B, H, W) class or UNLABELLED."""
         target_BHW = target.long()
         losses = F.cross_entropy(_widened(output), target_BHW, ignore_index=UNLABELLED, reduction="sum")
         return losses, (target_BHW != UNLABELLED).sum()
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels that a class has in answer and label both, and in either: (C,) and (C,). Shapes as for `loss`.
+        """Return each class's pixels in the intersection and in the union of answer and label: (C,) and (C,).
 
-        As Cityscapes has it: the ratio of the pixels of all images together, not a mean over images. A class in neither
-        is left out of the mean; an answer where there is no label counts for nothing.
+        As in Cityscapes, the ratio is that of all images together, not a mean over images. A class that occurs in
+        neither is left out of the mean; unlabelled pixels do not count. Shapes as for `loss`.
         """
         labelled = target != UNLABELLED
         label_N, answer_N = target[labelled].long(), output.argmax(dim=1)[labelled]
@@ -165,7 +165,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class DenseRegression:
-    """C numbers a pixel: the absolute error, as loss and as error (Sener & Koltun 2018, section 5.3)."""
+    """C numbers per pixel. Loss and measure: the absolute error (Sener & Koltun 2018, section 5.3)."""
 
     name: str
     num_outputs: int
@@ -174,12 +174,12 @@ class DenseRegression:
     parts: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the absolute errors. `output` (B, C, H, W), `target` (B, H, W, C) number or NaN; each NaN counts 0."""
+        """Return the sum of the absolute errors. `output`: (B, C, H, W); `target`: (B, H, W, C) number or NaN."""
         residual, labelled = _residual(output.permute(0, 2, 3, 1), target)
         return residual.abs().sum(), labelled.sum()
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of the absolute errors. Shapes as for `loss`."""
+        """Return the sum of the absolute errors. Shapes as for `loss`."""
         residual, labelled = _residual(output.permute(0, 2, 3, 1), target)
         return residual.abs().sum(dtype=torch.float64), labelled.sum()
 
@@ -187,12 +187,12 @@ class DenseRegression:
 def task_losses(
     tasks: Sequence[Task], outputs: Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Every task's loss, summed over this rank's labelled samples, and the number of those samples: (T,) and (T,).
+    """Return each task's loss, summed over this rank's labelled samples, and the number of those: (T,) and (T,).
 
     Args:
         tasks: in the order of the outputs.
-        outputs: what `MultiTaskModel` gives: (B, T, C) of tasks that are alike, or one output a task.
-        targets: task name -> target, on any device.
+        outputs: of `MultiTaskModel`: (B, T, C) for stacked heads, or one output per task.
+        targets: the target of each task by its name, on any device.
     """
     return _applied(lambda task, output, target: task.loss(output, target), tasks, outputs, targets)
 
@@ -200,15 +200,15 @@ def task_losses(
 def task_measures(
     tasks: Sequence[Task], outputs: Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Sums and counts of all tasks' measures, one task after another, to be added up: (N,) and (N,).
+    """Return the sums and counts of the measures of all tasks, one task after another: (N,) and (N,).
 
-    N is T, or more where a task has parts. Arguments as for `task_losses`.
+    N is T, or more if tasks have parts. Arguments as for `task_losses`.
     """
     return _applied(lambda task, output, target: task.measure(output, target), tasks, outputs, targets)
 
 
 def ratios(tasks: Sequence[Task], sums_N: Tensor, counts_N: Tensor) -> list[list[float | None]]:
-    """Sums over counts of each task, a part each, in the task's unit; None where there is nothing to count."""
+    """Return the ratios of each task's parts, in the task's unit; None where the count is zero."""
     found = iter(zip(sums_N.tolist(), counts_N.tolist(), strict=True))
     each = [list(itertools.islice(found, len(task.parts) or 1)) for task in tasks]
     return [
@@ -233,22 +233,22 @@ def _applied(
 
 
 def _widened(output: Tensor) -> Tensor:
-    """Losses are sums over many samples: under autocast the outputs are too narrow for that."""
+    """Widen outputs under autocast: losses are sums over many samples and need float32."""
     return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def _residual(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Output minus target, 0 where the target is NaN, and where it is not."""
+    """Return output minus target, 0 where the target is NaN; and where it is not NaN."""
     labelled = ~target.isnan()
     output = _widened(output)
     return (output - target.to(output.dtype).where(labelled, 0)).where(labelled, 0), labelled
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """log Σ_c exp(x_c - x_target), with the target's own term as the constant 1.
+    """Return log Σ_c exp(x_c - x_target), with the term of the target as the constant 1.
 
-    So the target's derivative is minus the sum of the others and not p - 1: it keeps its digits where p is nearly 1,
-    and the derivatives sum to zero within the rounding of their own size. The Gram of stacked heads needs that.
+    The derivative at the target is then minus the sum of the others instead of p - 1. It stays accurate when p is
+    nearly 1, and the derivatives sum to zero within their own rounding, which the Gram matrix of stacked heads needs.
     """
     logits = _widened(logits)
     index = target.unsqueeze(-1)

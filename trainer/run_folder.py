@@ -21,6 +21,7 @@ from trainer.config.yaml_file import read_yaml
 from trainer.errors import UserError
 from trainer.files import replace
 from trainer.observe.metrics import read_metrics
+from trainer.runtime.agreement import names_of_code
 from trainer.runtime.checkpoints.folder import (
     LATEST,
     folder_of_step,
@@ -33,6 +34,7 @@ from trainer.runtime.checkpoints.folder import (
 from trainer.runtime.checkpoints.manifest import MANIFEST, run_of
 from trainer.runtime.checkpoints.reading import Found, Snapshot, find_newest
 from trainer.runtime.collectives import Runtime
+from trainer.user_code import loaded_files
 
 CONFIG = "config.yaml"
 RUN = "run.json"
@@ -247,6 +249,7 @@ def _provenance(experiment: Experiment) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "world_size": experiment.parallel.processes,
         "git": _git_state(),
+        "user_code": loaded_files(names_of_code(experiment)),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
 

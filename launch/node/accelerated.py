@@ -1,4 +1,4 @@
-"""One start of a run's processes on this host by `accelerate launch`, with one line in place of tracebacks."""
+"""Start the processes of a run on this host by `accelerate launch`, with one line in place of tracebacks."""
 
 import argparse
 import logging
@@ -10,29 +10,30 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from paretrain_command import safe_path
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.faults.roll_call import answer_seconds
 from trainer.runtime.launcher import LAUNCHER, OUTCOME
 
 LOG = "launcher.log"
-"""Beside the ranks' logs: the line that is also printed."""
+"""The file beside the logs of the ranks that repeats the line that is printed."""
 SPARE_SECONDS = 3.0
-"""How much longer than its roll call a rank may take to end when another one has failed."""
+"""Time that a rank gets, beyond its roll call, to end after another rank has failed."""
 HOST = "host"
-"""Beside the ranks' logs: the name of their host."""
+"""The file beside the logs of the ranks that holds the name of their host."""
 
 
 def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
-    """Start processes here and wait for them. Returns 0, or the exit code of the first that ended with another one.
+    """Start processes on this host and wait for them. Returns 0, or the exit code of the first one that failed.
 
-    Where a process dies without a word, one line says which and how. The processes of a run on one machine meet over
-    the loopback interface, and nothing of them listens on another one.
+    If a process dies without a message, print one line that says which process, and how it died. The processes of a run
+    on one machine use the loopback interface and listen on no other.
 
     Args:
-        arguments: accelerate's options, the module and what it is given. With --log_dir, each start keeps its logs
-            there in a folder of its own, named by the time.
-        restart: how often it was started before. Each start meets the other hosts at a port of its own, since they do
-            not end the last one at the same moment.
+        arguments: options of accelerate, the module, and the module's arguments. With --log_dir, each start writes its
+            logs to a new folder in there, named by the time.
+        restart: how often the run was started before. Each start uses another port to meet the other hosts, because
+            they do not all end the last start at the same moment.
 
     Raises:
         UserError: the logs cannot be written.
@@ -42,32 +43,36 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # Its report of a rank that ended is said below in one line; the rank itself has said why.
+    # Torch's report of a failed rank is replaced by one line below; the rank itself has printed why.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     options = launch_command_parser().parse_args(arguments)
-    # When a rank has failed, torch kills the others 30 seconds later, which is long for one that is stopped, and has no
-    # setting for it. These are the defaults of `death_sig` and `timeout`.
+    # After a rank has failed, torch waits 30 seconds before it kills the others, too long if one is stopped, and offers
+    # no setting. These are the defaults of `death_sig` and `timeout`.
     PContext.close.__defaults__ = None, answer_seconds(int(options.num_processes)) + SPARE_SECONDS
     if options.main_process_port:
         options.main_process_port += restart
     log_dir = None if options.log_dir is None else _own_folder(Path(options.log_dir))
-    options.log_dir = str(log_dir or os.devnull)  # Without one, torch would make a temporary folder and leave it.
+    options.log_dir = str(log_dir or os.devnull)  # Otherwise torch leaves a temporary folder.
     if not options.main_process_ip:
         from launch.node import loopback
 
         loopback.use_loopback()
         options.rdzv_backend = loopback.BACKEND
     host = socket.gethostname()
-    # A file that is gone when this process is.
+    # A file in memory, which ends with this process.
     with open(os.memfd_create("outcome")) as outcome:
-        os.environ |= {LAUNCHER: str(os.getpid()), OUTCOME: f"/proc/{os.getpid()}/fd/{outcome.fileno()}"}
+        own = {LAUNCHER: str(os.getpid()), OUTCOME: f"/proc/{os.getpid()}/fd/{outcome.fileno()}"}
+        os.environ |= safe_path() | own
         try:
             launch_command(options)
         except SignalException as stopped:
             if exit_code := outcome.read():
                 return int(exit_code)
             name = signal.Signals(stopped.sigval).name
-            _say(f"stopped by {name}. The last checkpoint stands: type the same command again ({host})", log_dir)
+            _say(
+                f"stopped by {name} on {host}. The last checkpoint is kept: type the same command again to go on",
+                log_dir,
+            )
             return 128 + stopped.sigval
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
@@ -75,14 +80,14 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
                 name = signal.Signals(-failure.exitcode).name
                 _say(
                     f"error: rank {rank} (process {failure.pid}) was ended by {name} on {host}; the other processes "
-                    "were stopped. The last checkpoint stands: type the same command again to go on",
+                    "were stopped. The last checkpoint is kept: type the same command again to go on",
                     log_dir,
                 )
                 return 128 - failure.exitcode
-            if failure.exitcode == 1:  # Python's own, for an exception that nobody caught.
+            if failure.exitcode == 1:  # Python's exit code after an uncaught exception.
                 _say(
                     f"error: rank {rank} (process {failure.pid}) failed on {host}, with the traceback above; the other "
-                    "processes were stopped. The last checkpoint stands",
+                    "processes were stopped. The last checkpoint is kept",
                     log_dir,
                 )
             return failure.exitcode
@@ -93,14 +98,14 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
 
 
 def _own_folder(logs: Path) -> Path:
-    """This start's own, with the host's name in it."""
+    """Make a folder for the logs of this start, with the host's name in it."""
     folder = logs / f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     try:
         folder.mkdir(parents=True)
         (folder / HOST).write_text(f"{socket.gethostname()}\n")
     except OSError as error:
         raise UserError(
-            f"{socket.gethostname()} cannot write to {folder}: {error}. The run's folder has to be on a file system "
+            f"{socket.gethostname()} cannot write to {folder}: {error}. The run's folder must be on a file system "
             "that all nodes share"
         ) from None
     os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(folder / "flight_")

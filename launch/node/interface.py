@@ -1,4 +1,4 @@
-"""Print the network interface that leads to another host: python -m launch.node.interface HEAD_HOST."""
+"""Print the network interface that reaches another host: python -m launch.node.interface HEAD_HOST."""
 
 import fcntl
 import socket
@@ -12,19 +12,19 @@ SIOCGIFADDR = 0x8915
 
 
 def interface_to(host: str) -> str:
-    """The name of the interface whose address packets to `host` leave from; on `host` itself, the one that has it.
+    """Return the name of the interface through which this machine reaches `host`; on `host` itself, the one it owns.
 
     Raises:
-        UserError: `host` is unknown, or this machine takes its name for itself.
+        UserError: `host` is unknown, or its name leads to a loopback address of this machine.
     """
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # of UDP: nothing is sent
+            probe.connect((host, 9))  # UDP: connecting sends nothing.
             source = probe.getsockname()[0]
     except OSError as error:
         raise UserError(
-            f"{socket.gethostname()} cannot reach HEAD_HOST={host}: {error}. Give node 0's IPv4 address, or say which "
-            "interface to use: GLOO_SOCKET_IFNAME=NAME NCCL_SOCKET_IFNAME=NAME (ip -brief address lists them)"
+            f"{socket.gethostname()} cannot reach HEAD_HOST={host}: {error}. Give node 0's IPv4 address, or name the "
+            "interface: GLOO_SOCKET_IFNAME=NAME NCCL_SOCKET_IFNAME=NAME (ip -brief address lists them)"
         ) from None
     name = next((name for _, name in socket.if_nameindex() if _address_of(name) == source), None)
     if name is None or source.startswith("127."):
@@ -39,13 +39,13 @@ def _address_of(name: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             found = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError:  # it has no address
+        except OSError:  # The interface has no address.
             return None
     return socket.inet_ntoa(found[20:24])
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the command line."""
     if len(sys.argv) != 2:
         raise UserError("expected a host: python -m launch.node.interface HEAD_HOST")
     print(interface_to(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""A run on one machine: its processes meet on the loopback interface, where no other machine can reach them."""
+"""Let the processes of a run on one machine meet on the loopback interface, which no other machine can reach."""
 
 import os
 import socket
@@ -10,14 +10,17 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as 
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 BACKEND = "loopback"
-"""What accelerate is given as --rdzv_backend."""
+"""The value of accelerate's option --rdzv_backend."""
 ADDRESS = "127.0.0.1"
 INTERFACE = "lo"
 TIMEOUT_SECONDS = 600
 
 
 class LoopbackRendezvous(StaticTCPRendezvous):
-    """torch's rendezvous of a single node, which would listen on every interface, on this one and a port of its own."""
+    """A rendezvous of a single node that listens on the loopback interface alone, on a free port.
+
+    Torch's own listens on every interface.
+    """
 
     def __init__(self, run_id: str) -> None:
         listener = socket.create_server((ADDRESS, 0))
@@ -34,12 +37,12 @@ class LoopbackRendezvous(StaticTCPRendezvous):
         )
 
     def get_backend(self) -> str:
-        """Its name."""
+        """Return the name under which it is registered."""
         return BACKEND
 
 
 def use_loopback() -> None:
-    """Make `BACKEND` known to torch's launcher, and let gloo and NCCL listen on the loopback interface alone."""
+    """Register `BACKEND` with torch's launcher, and make gloo and NCCL use the loopback interface alone."""
     registry.register(BACKEND, _create)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", INTERFACE)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", INTERFACE)

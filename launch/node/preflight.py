@@ -1,6 +1,6 @@
-"""Try every node of a job before training, in less than a minute, and name the one that would spoil it.
+"""Test every node of a job before training, in less than a minute, and name the faulty ones.
 
-Started like a training, by entry.sh: MODULE=launch.node.preflight launch/node/entry.sh CONFIG [a.b=c ...], or
+entry.sh starts it like a training: MODULE=launch.node.preflight launch/node/entry.sh CONFIG [a.b=c ...], or
 `paretrain submit ... --preflight only`.
 """
 
@@ -24,24 +24,24 @@ from trainer.runtime.distributed import joined
 from trainer.runtime.launcher import end_with_launcher
 
 SLOW = 0.5
-"""A host below this part of the median is taken for broken; healthy ones of one kind differ by a tenth."""
+"""A host below this fraction of the median speed is faulty. Healthy hosts of one kind differ by a tenth."""
 MAX_CLOCK_SECONDS = 5.0
-"""Further from the median, a clock spoils logs, and the times by which file systems tell what is new."""
+"""The largest difference from the median clock. Beyond it, logs and the times of files mislead."""
 FOLDER_SECONDS = 10.0
-"""How long a network file system may take to show one host what another one wrote."""
+"""How long a network file system may take to show a host the files of another host."""
 REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one process found.
+    """The measurements of one process.
 
     Attributes:
-        host: its machine.
+        host: name of its machine.
         clock: seconds since the epoch, read by all processes at the same moment.
-        gigaflops: 10^9 floating point operations a second in a float32 matrix product.
-        receives: GB/s from the process before this one, all of them at once; None with one process.
-        misses: hosts whose files in the run's folder it does not see.
+        gigaflops: 10^9 floating point operations per second in a float32 matrix product.
+        receives: GB/s from the previous rank while all ranks send; None with one process.
+        misses: hosts whose files in the run's folder it cannot see.
     """
 
     host: str
@@ -52,10 +52,10 @@ class Facts:
 
 
 def preflight(config: Path, overrides: Sequence[str]) -> None:
-    """Measure on every process, and print a line a host. Collective.
+    """Measure in every process, and print one line for each host. Collective.
 
     Raises:
-        UserError: a host is not like the others; on every rank.
+        UserError: a host is faulty; raised on every rank.
     """
     end_with_launcher()
     experiment = load_config(config, overrides)
@@ -83,13 +83,13 @@ def preflight(config: Path, overrides: Sequence[str]) -> None:
 
 
 def faults(found: Sequence[Facts]) -> list[str]:
-    """What is wrong, a line each that begins with the host's name; `found` has the processes in the order of ranks."""
+    """Return one line for each fault, which begins with the host's name. `found` is in the order of ranks."""
     hosts = list(dict.fromkeys(facts.host for facts in found))
-    noon = median(facts.clock for facts in found)
+    median_clock = median(facts.clock for facts in found)
     problems = [
-        f"{facts.host}: its clock is {facts.clock - noon:+.0f} s off: set up NTP there"
+        f"{facts.host}: its clock is {facts.clock - median_clock:+.0f} s off: set up NTP there"
         for facts in found
-        if abs(facts.clock - noon) > MAX_CLOCK_SECONDS
+        if abs(facts.clock - median_clock) > MAX_CLOCK_SECONDS
     ]
     for host in hosts:
         missed = sorted(set().union(*(facts.misses for facts in found if facts.host == host)))
@@ -110,7 +110,7 @@ def faults(found: Sequence[Facts]) -> list[str]:
 
 
 def summary(found: Sequence[Facts], reduced: float | None) -> str:
-    """A line a host."""
+    """Return one line for each host."""
     lines = [f"preflight: {len(found)} processes" + (f", all-reduce {reduced:.3g} GB/s" if reduced else "")]
     for host in dict.fromkeys(facts.host for facts in found):
         here = [facts for facts in found if facts.host == host]
@@ -134,7 +134,7 @@ def _slow(verb: str, speeds: Mapping[str, float], unit: str) -> list[str]:
 
 
 def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least of some times: what the machine can do when nobody disturbs it."""
+    """Return the shortest of several times: the speed of the machine while nothing disturbs it."""
     times = []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -152,7 +152,7 @@ def _gigaflops(device: torch.device) -> float:
 
 
 def _all_reduces(runtime: Runtime) -> float:
-    """GB/s that leave and enter each process in an all-reduce, as NCCL's tests count them (bus bandwidth)."""
+    """Return the bus bandwidth of an all-reduce in GB/s, as defined by NCCL's tests."""
     payload = _payload(runtime.device)
     seconds = _best_seconds(lambda: dist.all_reduce(payload), runtime.device)
     return 2 * (runtime.world_size - 1) / runtime.world_size * payload.nbytes / seconds / 1e9
@@ -176,7 +176,7 @@ def _payload(device: torch.device) -> torch.Tensor:
 
 
 def _misses(run_dir: Path, runtime: Runtime, hosts: Sequence[str]) -> frozenset[str]:
-    """The hosts whose files this process does not see. Collective."""
+    """Return the hosts whose files this process cannot see. Collective."""
     mark = runtime.gather(f"{time.time_ns():x}")[0]
 
     def path(rank: int) -> Path:
@@ -191,7 +191,7 @@ def _misses(run_dir: Path, runtime: Runtime, hosts: Sequence[str]) -> frozenset[
     deadline = time.monotonic() + FOLDER_SECONDS
     missing = set(range(runtime.world_size))
     while missing and time.monotonic() < deadline:
-        # A listing, since a network file system may remember that a single name was not there.
+        # List the folder: a network file system may cache that a single name does not exist.
         seen = {entry.name for entry in run_dir.iterdir()}
         missing = {rank for rank in missing if path(rank).name not in seen}
         if missing:
@@ -202,7 +202,7 @@ def _misses(run_dir: Path, runtime: Runtime, hosts: Sequence[str]) -> frozenset[
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the command line."""
     if len(sys.argv) < 2:
         raise UserError("expected a configuration: python -m launch.node.preflight configs/digits.yaml [a.b=c ...]")
     preflight(Path(sys.argv[1]), sys.argv[2:])

@@ -1,7 +1,7 @@
-"""Start a run again by itself when a fault has ended it, from its last checkpoint.
+"""Restart a run from its last checkpoint after a fault has ended it.
 
-What entry.sh runs, with its RUN_DIR and MAX_RESTARTS: python -m launch.node.restarts OPTIONS -m MODULE ARGUMENTS; the
-options are those of `accelerate launch`.
+entry.sh runs it with RUN_DIR and MAX_RESTARTS in the environment: python -m launch.node.restarts OPTIONS -m MODULE
+ARGUMENTS. The options are those of `accelerate launch`.
 """
 
 import os
@@ -15,24 +15,24 @@ from trainer.errors import EXIT_UNFINISHED, UserError, run_command
 from trainer.run_folder import CHECKPOINTS
 from trainer.runtime.checkpoints.folder import latest
 
-HANDS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
-STAYS_ENDED = {0, EXIT_UNFINISHED, UserError.exit_code, *(128 + number for number in HANDS)}
-"""Exit codes of what is no fault: a run that is complete or was asked to end, a mistake for the user to mend, a signal
-to the launcher before the first step."""
+SENT_BY_USERS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
+STAYS_ENDED = {0, EXIT_UNFINISHED, UserError.exit_code, *(128 + number for number in SENT_BY_USERS)}
+"""Exit codes without a restart: the run is complete or was asked to end, the user has to correct a mistake, or the
+launcher received a signal before the first step."""
 
 
-def kept_running(start: Callable[[int], int], run_dir: Path, max_restarts: int) -> int:
-    """Start a run, and again each time that a fault ends it. Returns the last exit code.
+def run_with_restarts(start: Callable[[int], int], run_dir: Path, max_restarts: int) -> int:
+    """Start a run, and restart it each time a fault ends it. Returns the last exit code.
 
-    Several hosts decide this each for itself, from what they all see: a fault of one ends the processes of all.
+    Each host decides for itself. All come to the same decision, since a fault on one host ends the processes on all.
 
     Args:
-        start: runs it once, given how often it was started before; returns its exit code.
+        start: takes the number of earlier starts, runs the processes once, and returns their exit code.
         run_dir: the run's folder.
-        max_restarts: how often at most. A start that has published no checkpoint is the last one in any case.
+        max_restarts: the maximum number of restarts. There is none after a start that published no checkpoint.
 
     Raises:
-        UserError: it is negative.
+        UserError: `max_restarts` is negative.
     """
     if max_restarts < 0:
         raise UserError(f"--max-restarts {max_restarts}: expected 0 or more")
@@ -43,7 +43,7 @@ def kept_running(start: Callable[[int], int], run_dir: Path, max_restarts: int) 
             return exit_code
         saved = latest(run_dir / CHECKPOINTS)
         if saved is None or saved == saved_before:
-            _say("not started again: it has saved nothing since it started, and would only end in the same way")
+            _say("not started again: this start has saved no checkpoint, so another one would end in the same way")
             return exit_code
         _say(f"starts again from {saved.name}, {restart} of {max_restarts} times")
     return start(max_restarts)
@@ -54,12 +54,12 @@ def _say(line: str) -> None:
 
 
 def main() -> int:
-    """Read the command line."""
+    """Run the command line."""
 
     def start(restart: int) -> int:
         return accelerate_launch(sys.argv[1:], restart)
 
-    return kept_running(start, Path(os.environ["RUN_DIR"]), int(os.environ["MAX_RESTARTS"]))
+    return run_with_restarts(start, Path(os.environ["RUN_DIR"]), int(os.environ["MAX_RESTARTS"]))
 
 
 if __name__ == "__main__":

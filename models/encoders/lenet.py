@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 class LeNet(nn.Module):
-    """Conv 1-10-20 and a fully connected layer to z (Sener & Koltun 2018, Figure 5 and the authors' code).
+    """Two convolutions and a fully connected layer to z (Sener & Koltun 2018, Figure 5 and the authors' code).
 
     Args:
         image_shape: (C, H, W) of the input; the paper has (1, 28, 28).
         width: D, the length of z.
         dropout: probability of dropping a channel of the second convolution. The authors' code drops one half with
-            one mask for the whole batch and without rescaling; this is the usual Dropout2d, one mask a sample.
+            one mask for the whole batch, without rescaling; this is the usual Dropout2d, with one mask per sample.
 
     Attributes:
         width: D.
@@ -38,6 +38,6 @@ class LeNet(nn.Module):
         self.project = nn.Sequential(nn.Linear(num_features, width), nn.ReLU())
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images -> z_BD."""
+        """Map images to z_BD."""
         z_BD: Tensor = self.project(self.features(x_BCHW))
         return z_BD

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Fully connected layers, each with layer normalisation: every sample for itself, so z does not hang on the batch.
+    """Fully connected layers, each with layer normalisation, so that z does not depend on the rest of the batch.
 
     Args:
         input_shape: (F,) features, or any other shape.
-        hidden: width of every layer; the last one is that of z.
+        hidden: width of every layer; the last one is the width of z.
         dropout: probability of dropping an entry after each layer.
 
     Attributes:
         width: D.
 
     Raises:
-        ValueError: no layer at all.
+        ValueError: `hidden` is empty.
     """
 
     def __init__(self, input_shape: Sequence[int], hidden: Sequence[int] = (256, 256), dropout: float = 0.0) -> None:
@@ -35,7 +35,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*(_layer(before, after, dropout) for before, after in pairwise(widths)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features, or anything else of `input_shape` -> z_BD."""
+        """Map features, or any input of `input_shape`, to z_BD."""
         z_BD: Tensor = self.layers(rearrange(x, "b ... -> b (...)"))
         return z_BD
 

@@ -9,45 +9,46 @@ from functools import partial
 from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]
-"""Number of channels -> their normalisation."""
+"""Takes a number of channels; returns their normalisation."""
 
 NORMS: Mapping[str, Norm] = {"batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "group": partial(nn.GroupNorm, 32)}
-"""What each channel is normalised over while training, and what that means where W processes share a batch.
+"""Over what each channel is normalised in training, and the effect if W processes share a batch.
 
-batch: the process's own samples. W processes then compute another function than one does: representation gradients and
-Pareto weights are exact for it, but not equal to those of one process. Running statistics are each process's own too.
-sync: the samples of all processes, by one exchange a layer. W processes compute what one does. Needs GPUs: torch has no
-SyncBatchNorm of several processes on CPUs.
-group: 1/32 of the sample's own channels, and no other sample (Wu & He 2018, arXiv 1803.08494). W processes compute what
-one does, without an exchange.
+batch: the samples of the process. W processes then compute another function than one process does: representation
+gradients and Pareto weights are exact for it, but differ from those of one process. So do the running statistics, which
+each process keeps for itself.
+sync: the samples of all processes, with one exchange per layer. W processes compute the same as one. Needs GPUs: torch
+has no SyncBatchNorm for several processes on CPUs.
+group: 1/32 of the channels of the same sample (Wu & He 2018, arXiv 1803.08494). W processes compute the same as one,
+without an exchange.
 """
 
 
 class ResNet(nn.Module):
-    """Stem, four stages of residual blocks, average pooling to z.
+    """A stem, four stages of residual blocks, and average pooling to z.
 
     Args:
-        block: the kind of block.
-        num_blocks: of each stage. The stages have 64, 128, 256 and 512 channels (times 4 where the block is a
-            bottleneck); each but the first halves height and width, unless `output_stride` says otherwise.
-        image_channels: of the input.
+        block: the class of the blocks.
+        num_blocks: number of blocks in each stage. The stages have 64, 128, 256 and 512 channels (times 4 for
+            bottlenecks); each but the first halves height and width, unless `output_stride` limits it.
+        image_channels: channels of the input.
         stem: "imagenet", a 7 x 7 convolution and a max pool, each of stride 2; or "cifar", a 3 x 3 convolution of
             stride 1, for small images.
         pool: z is the average over each cell of a pool x pool grid. The authors' CelebA code for images of 64 x 64
             (Sener & Koltun 2018) is ResNet-18 with stem="cifar", pool=2, layer by layer, but starts from torch's
-            default weights. None: no average but a spatial z, for dense tasks.
-        output_stride: the rows and columns of the input that one of the last features stands for. Where the stages
-            would go beyond, they keep height and width and dilate their convolutions instead (Yu et al. 2017, arXiv
-            1705.09914). The authors' Cityscapes encoder is ResNet-50 with pool=None, output_stride=8, pretrained. None:
-            no dilation, which is 32 with the stem "imagenet" and 8 with "cifar".
-        norm: name in NORMS, where the effect on several processes is told.
+            default weights. None: no average, but a spatial z, for dense tasks.
+        output_stride: height of the input divided by that of the last features. Stages beyond it keep height and width
+            and dilate their convolutions instead (Yu et al. 2017, arXiv 1705.09914). The authors' Cityscapes encoder is
+            ResNet-50 with pool=None, output_stride=8, pretrained. None: no dilation, which gives 32 with the stem
+            "imagenet" and 8 with "cifar".
+        norm: a key of NORMS, which describes the effect on several processes.
 
     Attributes:
-        width: D, the last stage's channels times pool².
-        stride: of a spatial z only: the rows and columns of the input that one of z stands for.
+        width: D, the channels of the last stage times pool².
+        stride: height of the input divided by that of z; only with a spatial z.
 
     Raises:
-        ValueError: no such stem or norm, a pool below 1, or an output stride that the stages cannot have.
+        ValueError: the stem or norm is unknown, `pool` is below 1, or the stages cannot have this output stride.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ResNet(nn.Module):
             elif stage > 0:
                 dilation *= 2
             for index in range(depth):
-                # Up to the convolution that would have halved, features are as dense as the stage before left them.
+                # The features are as dense as in the stage before, up to the convolution that would have halved them.
                 dilations = (before if index == 0 else dilation, dilation)
                 blocks.append(block(channels, 64 * 2**stage, 2 if halves and index == 0 else 1, dilations, NORMS[norm]))
                 channels = 64 * 2**stage * block.expansion
@@ -102,20 +103,20 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images -> z_BD, or a spatial z: (B, D, H / stride, W / stride)."""
+        """Map images to z_BD, or to a spatial z: (B, D, H / stride, W / stride)."""
         z: Tensor = self.pool(self.blocks(self.stem(x_BCHW)))
         return z
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions, of which the first has the stride, and the shortcut around them.
+    """Two 3 x 3 convolutions, the first with the stride, and a shortcut around them.
 
     Args:
-        channels: of the input.
+        channels: channels of the input.
         width: channels of the convolutions.
-        stride: of the block.
-        dilations: of what stands where the stride is, and of 3 x 3 convolutions behind it.
-        norm: behind each convolution.
+        stride: stride of the block.
+        dilations: dilation of the convolution with the stride, and of 3 x 3 convolutions after it.
+        norm: normalisation after each convolution.
     """
 
     expansion = 1
@@ -137,12 +138,12 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(channels, width, norm, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Features -> features of `width` channels."""
+        """Map features to features of `width` channels."""
         return (self.residual(x_BCHW) + self.shortcut(x_BCHW)).relu_()
 
 
 class Bottleneck(nn.Module):
-    """Convolutions 1 x 1, 3 x 3 (which has the stride) and 1 x 1, and the shortcut around them; as `BasicBlock`."""
+    """Convolutions 1 x 1, 3 x 3 (with the stride) and 1 x 1, and a shortcut. Arguments: see `BasicBlock`."""
 
     expansion = 4
 
@@ -165,7 +166,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(channels, width * self.expansion, norm, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Features -> features of 4 `width` channels."""
+        """Map features to features of 4 `width` channels."""
         return (self.residual(x_BCHW) + self.shortcut(x_BCHW)).relu_()
 
 
@@ -176,7 +177,7 @@ def resnet18(
     output_stride: int | None = None,
     norm: str = "batch",
 ) -> ResNet:
-    """18 layers; z has 512 entries (times pool²). `image_shape` is (C, H, W); options as for `ResNet`."""
+    """Return a ResNet of 18 layers; z has 512 entries (times pool²). Options: see `ResNet`."""
     return ResNet(BasicBlock, (2, 2, 2, 2), image_shape[0], stem, pool, output_stride, norm)
 
 
@@ -187,7 +188,7 @@ def resnet34(
     output_stride: int | None = None,
     norm: str = "batch",
 ) -> ResNet:
-    """34 layers; z has 512 entries (times pool²)."""
+    """Return a ResNet of 34 layers; z has 512 entries (times pool²)."""
     return ResNet(BasicBlock, (3, 4, 6, 3), image_shape[0], stem, pool, output_stride, norm)
 
 
@@ -198,7 +199,7 @@ def resnet50(
     output_stride: int | None = None,
     norm: str = "batch",
 ) -> ResNet:
-    """50 layers; z has 2048 entries (times pool²)."""
+    """Return a ResNet of 50 layers; z has 2048 entries (times pool²)."""
     return ResNet(Bottleneck, (3, 4, 6, 3), image_shape[0], stem, pool, output_stride, norm)
 
 

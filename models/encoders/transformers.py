@@ -1,4 +1,4 @@
-"""Vision backbones of transformers, from a configuration or a folder on this machine; nothing is downloaded.
+"""Vision models of Hugging Face transformers, from a configuration or a local folder; nothing is downloaded.
 
 Shapes: B samples, C channels, H x W pixels, D representation width.
 """
@@ -15,25 +15,26 @@ from models.encoders.vit import MAX_DEPTH
 
 
 class TransformersEncoder(nn.Module):
-    """Any model of transformers that takes images alone, such as ViT, DINOv2, Swin, ConvNeXt or clip_vision_model.
+    """Any model of transformers whose only input is images, such as ViT, DINOv2, Swin, ConvNeXt or clip_vision_model.
 
-    Parameters that z does not hang on (a pooler that is not used, a mask token) become buffers under the same name:
-    they have no gradient, and data parallelism waits for one of every parameter.
+    Parameters that do not affect z (an unused pooler, a mask token) become buffers of the same name: they get no
+    gradient, and data parallelism waits for a gradient of every parameter.
 
     Args:
         image_shape: (C, H, W) of the input.
         config: the model's configuration with its `model_type`, to train from scratch, such as {model_type: vit,
-            patch_size: 8}. `image_size` and `num_channels` are the data's where they are left out.
-        folder: what `save_pretrained` wrote: config.json and safetensors. One of `config` and `folder` is given.
-        representation: "pooled", what the model itself pools; "mean", the average of its last hidden state over all
-            tokens or cells.
+            patch_size: 8}. `image_size` and `num_channels` default to those of the data.
+        folder: a folder written by `save_pretrained`, with config.json and safetensors. Give either `config` or
+            `folder`.
+        representation: "pooled", the output of the model's own pooling; "mean", the average of its last hidden state
+            over all tokens or cells.
 
     Attributes:
         width: D.
 
     Raises:
-        ValueError: transformers is not installed, there is no such model, folder or representation, the folder lacks
-            weights that z hangs on, or the model cannot take such images.
+        ValueError: transformers is not installed, the model, folder or representation does not exist, the folder lacks
+            weights that z depends on, or the model cannot take such images.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class TransformersEncoder(nn.Module):
         if representation not in ("pooled", "mean"):
             raise ValueError(f"representation is 'pooled' or 'mean', found '{representation}'")
         if (config is None) == (folder is None):
-            raise ValueError("give one of `config`, to train from scratch, and `folder`, to go on from its weights")
+            raise ValueError("give one of `config`, to train from scratch, and `folder`, to start from its weights")
         self.representation = representation
         missing: set[str] = set()
         if config is not None:
@@ -58,12 +59,12 @@ class TransformersEncoder(nn.Module):
         untrained = sorted(missing & {name for name, _ in self.backbone.named_parameters()})
         if untrained:
             raise ValueError(
-                f"{folder} lacks {len(untrained)} weights that z hangs on, such as {untrained[0]}; "
+                f"{folder} lacks {len(untrained)} weights that z depends on, such as {untrained[0]}; "
                 "representation: mean may do without them"
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images -> z_BD."""
+        """Map images to z_BD."""
         found = self.backbone(pixel_values=x_BCHW)
         if self.representation == "pooled":
             pooled: Tensor | None = found.get("pooler_output")
@@ -74,7 +75,7 @@ class TransformersEncoder(nn.Module):
         return last.mean(dim=1) if last.ndim == 3 else last.flatten(2).mean(dim=2)
 
     def _settle(self, image_shape: tuple[int, int, int]) -> int:
-        """Try one black image: the width of z, and buffers of all parameters that it does not hang on."""
+        """Run one black image. Turn the parameters that z does not depend on into buffers; return the width of z."""
         z_BD = self.eval()(torch.zeros(1, *image_shape))
         z_BD.sum().backward()
         unused = {parameter for parameter in self.parameters() if parameter.grad is None}
@@ -117,7 +118,7 @@ def _from_config(config: Mapping[str, Any], image_shape: tuple[int, int, int]) -
 
 
 def _from_folder(folder: Path) -> tuple[nn.Module, set[str]]:
-    """The model, and the names of the parameters that the folder does not hold."""
+    """Return the model, and the names of the parameters that the folder lacks."""
     transformers = _import_transformers()
     if not (folder / "config.json").is_file():
         raise ValueError(
@@ -128,7 +129,7 @@ def _from_folder(folder: Path) -> tuple[nn.Module, set[str]]:
         backbone, found = transformers.AutoModel.from_pretrained(
             folder,
             local_files_only=True,
-            use_safetensors=True,  # Nothing is unpickled.
+            use_safetensors=True,  # Never unpickle.
             trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,

@@ -9,28 +9,28 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 MAX_DEPTH = 1000
-"""Blocks. No machine here could train so many; a slip of the keyboard would take hours to build."""
+"""Maximum number of blocks. A typing error beyond it would take hours to build."""
 
 
 class ViT(nn.Module):
-    """Patches as tokens, transformer blocks, and z from the last tokens. The defaults are ViT-S/16.
+    """A vision transformer: patches as tokens, transformer blocks, and z from the last tokens. Defaults: ViT-S/16.
 
     Args:
         image_shape: (C, H, W) of the input.
         patch_size: height and width of a patch.
         embed_dim: D, the width of every token.
         depth: number of blocks, at most `MAX_DEPTH`.
-        num_heads: of each attention; divides `embed_dim`.
-        mlp_ratio: the width of a block's hidden layer over D.
+        num_heads: attention heads of each block; divides `embed_dim`.
+        mlp_ratio: width of a block's hidden layer, divided by D.
         global_pool: z is the class token ("token"), the average over the patches ("avg"), or all patches as a spatial z
-            (None), for dense tasks. Only "token" has a class token.
+            (None), for dense tasks. There is a class token only with "token".
 
     Attributes:
         width: D.
-        stride: of a spatial z only: the patch size.
+        stride: the patch size; only with a spatial z.
 
     Raises:
-        ValueError: patches that do not cover the image, heads that do not divide the width, or no such pool.
+        ValueError: the patches do not cover the image, the heads do not divide the width, or the pool is unknown.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ViT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images -> z_BD, or a spatial z: (B, D, h, w)."""
+        """Map images to z_BD, or to a spatial z: (B, D, h, w)."""
         patches_BDhw = self.embed(x_BCHW)
         tokens_BND = rearrange(patches_BDhw, "b d h w -> b (h w) d")
         if self.class_token_D is not None:
@@ -89,7 +89,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a multilayer perceptron, each normalised before and added to its input.
+    """Attention and a multilayer perceptron, each with normalised input and a residual connection.
 
     Args:
         width: D.
@@ -108,7 +108,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Tokens -> tokens."""
+        """Map tokens to tokens."""
         x_BND = x_BND + self._attend(self.attention_norm(x_BND))
         x_BND = x_BND + self.mlp(x_BND)
         return x_BND

@@ -1,6 +1,6 @@
-"""The heads of all tasks as one module, apart or stacked.
+"""The heads of all tasks as one module, separate or stacked.
 
-Shapes: B samples, T tasks, C outputs a task, D representation width.
+Shapes: B samples, T tasks, C outputs per task, D representation width.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class BalancerLike(Protocol):
-    """What stands between encoder and heads while training: `trainer.Balancer`, or anything with its two methods."""
+    """Stands between encoder and heads in training: `paretrain.Balancer`, or anything with these two methods."""
 
     def split(self, z: Tensor) -> Sequence[Tensor]:
-        """Give z's T views, in the order of the tasks."""
+        """Return T views of z, in the order of the tasks."""
         ...
 
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None) -> Tensor:
@@ -24,16 +24,16 @@ class BalancerLike(Protocol):
 
 
 class SeparateHeads(nn.ModuleList):
-    """T heads of any kind, in task order."""
+    """Hold T heads of any kind, in task order."""
 
     def forward(self, z: Tensor, balancer: BalancerLike | None) -> list[Tensor]:
-        """Give each head its view of z; one output a task."""
+        """Apply each head to its view of z; return one output per task."""
         views = balancer.split(z) if balancer else [z] * len(self)
         return [head(view) for head, view in zip(self, views, strict=True)]
 
 
 class _Stack(nn.Module):
-    """The parameters of T linear layers of equal shape; copies, so that the stack starts as the layers would."""
+    """Hold copies of the parameters of T linear layers of equal shape."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Stack(nn.Module):
 
 
 class SharedLinear(_Stack):
-    """T linear layers on the same input."""
+    """Apply T linear layers to the same input."""
 
     def forward(self, z_BD: Tensor, balancer: BalancerLike | None) -> Tensor:
         """Apply every task's layer to z: (B, T, C)."""
@@ -58,7 +58,7 @@ def shared_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor, balancer: B
 
 
 class BatchedLinear(_Stack):
-    """T linear layers, each on an input of its own."""
+    """Apply T linear layers, each to its own input."""
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply each task's layer to that task's input: (B, T, C)."""
@@ -67,11 +67,11 @@ class BatchedLinear(_Stack):
 
 
 class StackedHeads(nn.Module):
-    """T heads of the same layers as one, each linear layer of which is one batched product.
+    """Compute T heads that have the same layers at once, with one batched product for each linear layer.
 
     Args:
-        heads: what to stack: linear layers, the first of them in front, and layers without parameters. A stack starts
-            with the parameters that the heads have, and draws other dropout masks than they would.
+        heads: the heads to stack. Their first layer is linear; the others are linear or have no parameters. A stack
+            starts with the parameters of the heads, but draws other dropout masks than they would.
     """
 
     def __init__(self, heads: Sequence[nn.Sequential]) -> None:
@@ -82,6 +82,6 @@ class StackedHeads(nn.Module):
         self.rest = nn.Sequential(*stacked)
 
     def forward(self, z_BD: Tensor, balancer: BalancerLike | None) -> Tensor:
-        """All tasks' outputs: (B, T, C)."""
+        """Return the outputs of all tasks: (B, T, C)."""
         outputs_BTC: Tensor = self.rest(self.first(z_BD, balancer))
         return outputs_BTC

@@ -1,10 +1,10 @@
-"""Small Towers: a second, smaller head a task while training (Wang et al. 2020, arXiv 2008.05808).
+"""Small Towers: a second, smaller head for each task in training (Wang et al. 2020, arXiv 2008.05808).
 
-A tower reads the same z and learns the same labels as its task's head, and its loss is a part of the task's own:
-L_t + γ L_t^tower. So the gradients to balance stay T, not 2T. A tower too small for its task makes the encoder hold
-what the task needs within easy reach. Evaluation asks the heads alone.
+A tower reads the same z and learns the same labels as the head of its task, and its loss is added to that of the task:
+L_t + γ L_t^tower. So there are T gradients to balance, not 2T. A tower that is too small for its task makes the encoder
+represent what the task needs in a simple form. Evaluation uses the heads alone.
 
-Shapes: T tasks, B samples, C outputs a task, D representation width.
+Shapes: T tasks, B samples, C outputs per task, D representation width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,25 +22,25 @@ Heads = TypeVar("Heads", SeparateHeads, StackedHeads)
 
 @dataclass(frozen=True)
 class Tower:
-    """What to build for each task, beside its head.
+    """A second head to build for each task.
 
     Attributes:
-        name: as a head's: a name that is known, or a dotted path. The authors' towers are linear.
+        head: a name in HEADS or a class or function, as for the head. The authors' towers are linear.
         options: its keyword arguments.
-        weight: γ, what a tower's loss counts for in its task's loss.
+        weight: γ, the factor of the tower's loss in its task's loss.
     """
 
-    name: str = "linear"
+    head: str | Callable[..., nn.Module] = "linear"
     options: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
 
 
 class TowerOutputs(NamedTuple):
-    """What a model with towers gives while training.
+    """The outputs of a model with towers in training.
 
     Attributes:
-        heads: (B, T, C) where the heads are stacked, else a list of one output a task.
-        towers: the same of the towers.
+        heads: (B, T, C) if the heads are stacked, otherwise a list with one output per task.
+        towers: the outputs of the towers, in the same form.
         weight: γ.
     """
 
@@ -50,11 +50,11 @@ class TowerOutputs(NamedTuple):
 
 
 class HeadsWithTowers(nn.Module):
-    """The heads of all tasks, and a tower for each.
+    """Hold the heads and the towers of all tasks.
 
     Args:
-        heads: of all tasks, in task order.
-        towers: of all tasks, in task order; stacked if the heads are.
+        heads: the heads of all tasks, in task order.
+        towers: the towers of all tasks, in task order; stacked if the heads are.
         weight: γ.
     """
 
@@ -65,7 +65,7 @@ class HeadsWithTowers(nn.Module):
         self.weight = weight
 
     def forward(self, z: Tensor, balancer: BalancerLike | None) -> TowerOutputs | Tensor | list[Tensor]:
-        """Outputs of heads and towers while training, at evaluation those of the heads alone."""
+        """Return the outputs of heads and towers in training, and those of the heads alone in evaluation."""
         if not self.training:
             heads_alone: Tensor | list[Tensor] = self.main(z, balancer)
             return heads_alone
@@ -77,7 +77,7 @@ class HeadsWithTowers(nn.Module):
 def training_losses(
     tasks: Sequence[Task], outputs: TowerOutputs | Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Every task's loss as it is trained: `task_losses`, and where there are towers, plus γ times their own."""
+    """Return the training loss of every task as sum and count: `task_losses`, plus γ times those of the towers."""
     if not isinstance(outputs, TowerOutputs):
         return task_losses(tasks, outputs, targets)
     sums_T, counts_T = task_losses(tasks, outputs.heads, targets)
@@ -88,7 +88,7 @@ def training_losses(
 def _separate(
     heads: SeparateHeads, towers: SeparateHeads, z: Tensor, balancer: BalancerLike | None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Give a task's head and tower the same view, whose gradient is then the sum of both."""
+    """Give the head and the tower of a task the same view of z, which sums both gradients."""
     views = balancer.split(z) if balancer else [z] * len(heads)
     main = [head(view) for head, view in zip(heads, views, strict=True)]
     return main, [tower(view) for tower, view in zip(towers, views, strict=True)]
@@ -97,7 +97,7 @@ def _separate(
 def _stacked(
     heads: StackedHeads, towers: StackedHeads, z_BD: Tensor, balancer: BalancerLike | None
 ) -> tuple[Tensor, Tensor]:
-    """Make one product of both first layers, with the head's and the tower's outputs side by side along C."""
+    """Compute both first layers as one product, with the outputs of head and tower side by side along C."""
     first = heads.first, towers.first
     weight_TCD = torch.cat([layer.weight_TCD for layer in first], dim=1)
     bias_TC = torch.cat([layer.bias_TC for layer in first], dim=1)

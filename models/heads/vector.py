@@ -1,4 +1,4 @@
-"""One task's head: z -> output.
+"""Heads of a single task: they map z to the output.
 
 Shapes: B samples, D representation width, O outputs, H x W pixels of the input, h x w cells of a spatial z.
 """
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 GROUPS = 32
-"""Of a GroupNorm (Wu & He 2018, arXiv 1803.08494)."""
+"""Number of groups of a GroupNorm (Wu & He 2018, arXiv 1803.08494)."""
 
 
 def mlp_head(width: int, outputs: int, hidden: int = 50, dropout: float = 0.5) -> nn.Sequential:
-    """Two fully connected layers, D - hidden - O, as in the paper's MultiMNIST experiment."""
+    """Return two fully connected layers, D - hidden - O, as in the paper's MultiMNIST experiment."""
     return nn.Sequential(
         nn.Linear(width, hidden),
         nn.ReLU(),
@@ -22,19 +22,19 @@ def mlp_head(width: int, outputs: int, hidden: int = 50, dropout: float = 0.5) -
 
 
 def linear_head(width: int, outputs: int) -> nn.Sequential:
-    """One fully connected layer, D - O, as in the paper's CelebA experiment."""
+    """Return one fully connected layer, D - O, as in the paper's CelebA experiment."""
     return nn.Sequential(nn.Linear(width, outputs))
 
 
 def upsampling_head(width: int, outputs: int, stride: int, hidden: int = 64, kernel_size: int = 3) -> nn.Sequential:
-    """Spatial z (B, D, h, w) -> (B, O, H, W): two convolutions, D - hidden - O, and bilinear upsampling.
+    """Return two convolutions, D - hidden - O, and bilinear upsampling: spatial z (B, D, h, w) -> (B, O, H, W).
 
     Args:
         width: D.
         outputs: O.
         stride: H / h.
         hidden: channels between the convolutions.
-        kernel_size: cells a side that the first one sees; the second one sees one.
+        kernel_size: of the first convolution, in cells; that of the second is 1.
     """
     return nn.Sequential(
         nn.Conv2d(width, hidden, kernel_size, padding=_same(kernel_size)),
@@ -45,12 +45,12 @@ def upsampling_head(width: int, outputs: int, stride: int, hidden: int = 64, ker
 
 
 def pooled(head: nn.Module) -> nn.Sequential:
-    """The head behind an average over the cells of a spatial z."""
+    """Return the head preceded by an average over the cells of a spatial z."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 class PyramidPooling(nn.Module):
-    """Spatial z beside its own averages over grids of 1, 2, 3 and 6 cells a side (Zhao et al. 2017, arXiv 1612.01105).
+    """Append to a spatial z its averages over grids of 1, 2, 3 and 6 cells a side (Zhao et al. 2017, arXiv 1612.01105).
 
     Args:
         width: D.
@@ -65,24 +65,24 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, z_BDhw: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D + 4 hidden, h, w)."""
+        """Map (B, D, h, w) to (B, D + 4 hidden, h, w)."""
         size = z_BDhw.shape[2:]
         averages = (interpolate(level(z_BDhw), size, mode="bilinear") for level in self.levels)
         return torch.cat([z_BDhw, *averages], dim=1)
 
 
 def pyramid_head(width: int, outputs: int, stride: int, hidden: int = 512, kernel_size: int = 3) -> nn.Sequential:
-    """Spatial z (B, D, h, w) -> (B, O, H, W): PSPNet's decoder, as in the paper's Cityscapes experiment.
+    """Return PSPNet's decoder, as in the paper's Cityscapes experiment: spatial z (B, D, h, w) -> (B, O, H, W).
 
-    The authors normalise each average too, over the batch, and compare with labels of h x w pixels. Here every sample
-    is for itself, by one GroupNorm of 32 groups, and upsampling reaches H x W.
+    The authors also normalise each average, over the batch, and compare with labels of h x w pixels. Here one GroupNorm
+    of 32 groups keeps the samples independent, and the output is upsampled to H x W.
 
     Args:
         width: D.
         outputs: O.
         stride: H / h.
         hidden: channels of each average and between the convolutions, a multiple of 32.
-        kernel_size: cells a side that the first convolution sees.
+        kernel_size: of the first convolution, in cells.
     """
     if hidden % GROUPS:
         raise ValueError(f"hidden is a multiple of {GROUPS}, found {hidden}")
@@ -97,7 +97,7 @@ def pyramid_head(width: int, outputs: int, stride: int, hidden: int = 512, kerne
 
 
 def _same(kernel_size: int) -> int:
-    """The padding that keeps height and width."""
+    """Return the padding that keeps height and width."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is odd, such as 1 or 3, found {kernel_size}")
     return kernel_size // 2

@@ -71,7 +71,7 @@ def test_a_folder_without_the_pooler_serves_the_mean_alone(tmp_path: Path) -> No
     from transformers import ViTModel
 
     ViTModel(build(config=VIT).backbone.config, add_pooling_layer=False).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"lacks 2 weights that z hangs on, such as pooler.dense.bias"):
+    with pytest.raises(ValueError, match=r"such as pooler.dense.bias"):
         build(folder=str(tmp_path))
     assert build(folder=str(tmp_path), representation="mean").width == 8
 

@@ -61,10 +61,8 @@ def test_a_dense_head_has_options(name: str, widths: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("tasks", "name", "options", "message"),
     [
-        (TASKS[2:], "pyramid", {}, "head 'pyramid' is for tasks with a target for every pixel, and there is none. "
-         "For those that there are: linear, mlp"),
-        (TASKS[:2], "mlp", {"hidden": 9}, "head 'mlp' is for tasks with one target a sample, and there is none to use "
-         "its options (hidden). For those that there are: upsampling, pyramid"),
+        (TASKS[2:], "pyramid", {}, "tasks with a target for every pixel, and this data has none"),
+        (TASKS[:2], "mlp", {"hidden": 9}, "one target a sample, and this data has none that could use its options"),
         (TASKS, "linear", {"kernel_size": 3}, "head 'linear' has no option 'kernel_size'. Its options: none. "
          "'kernel_size' belongs to: upsampling, pyramid"),
         (TASKS, "upsampling", {"kernel_size": 4}, "kernel_size is odd, such as 1 or 3, found 4"),

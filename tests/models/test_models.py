@@ -71,7 +71,7 @@ class NoWidth(nn.Module):
 
 def test_an_encoder_without_a_width_is_refused() -> None:
     with pytest.raises(ValueError, match="has no attribute `width`"):
-        build_encoder(f"{__name__}.NoWidth", {}, (1, 8, 8))
+        build_encoder(NoWidth, {}, (1, 8, 8))
 
 
 @pytest.mark.processes

@@ -58,7 +58,7 @@ def own_head(width: int, outputs: int) -> nn.Module:
 def test_a_head_of_the_users_own_and_unequal_tasks_stay_separate() -> None:
     alike = [Classification(f"t{task}", 3) for task in range(2)]
     assert isinstance(build_model(encoder(), alike, "linear", {}).heads, StackedHeads)
-    assert isinstance(build_model(encoder(), alike, f"{__name__}.own_head", {}).heads, SeparateHeads)
+    assert isinstance(build_model(encoder(), alike, own_head, {}).heads, SeparateHeads)
     assert isinstance(build_model(encoder(), [*alike, Classification("x", 2)], "linear", {}).heads, SeparateHeads)
 
 

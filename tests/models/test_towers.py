@@ -31,7 +31,7 @@ CASES = {
     "an MLP beside a linear": (ALIKE, ("linear", {}), Tower("mlp", NECK, 2.0)),
     "linear beside linear: the errors of both sum to zero": (ALIKE, ("linear", {}), Tower()),
     "tasks of different classes": (RAGGED, MLP, Tower(weight=0.5)),
-    "a tower of the user's own": (ALIKE, ("linear", {}), Tower(f"{__name__}.own_tower", {}, 3.0)),
+    "a tower of the user's own": (ALIKE, ("linear", {}), Tower(own_tower, {}, 3.0)),
 }
 
 

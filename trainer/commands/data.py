@@ -181,7 +181,7 @@ def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         write_custom(options.function, options.overrides, options.out)
 
     parser = sources.add_parser("from", help="samples that a function of your own gives")
-    parser.add_argument("function", metavar="MODULE.FUNCTION", help="returns a trainer.data.format.shards.Source")
+    parser.add_argument("function", metavar="FILE.py:FUNCTION", help="or MODULE.FUNCTION; returns a Source")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keyword arguments")
     _add_out(parser)
     parser.set_defaults(run=run)

@@ -10,6 +10,7 @@ import yaml
 
 from trainer.observe.units import MIOU, PERCENT, with_unit
 from trainer.plain import one_line
+from trainer.user_code import is_user_code
 
 MAX_CLASSES_SHOWN = 12
 
@@ -28,22 +29,22 @@ def predict(features_BF):
         return model(((x - mean) / std).nan_to_num(nan=0.0))'''
 
 LOAD = """\
-import json
+import json{runpy}
 
 import torch
 from safetensors import safe_open
 
 import models
-
+{imports}
 with safe_open({file}, framework="pt") as file:
     about = {{key: json.loads(text) for key, text in file.metadata().items()}}
     weights = {{name: file.get_tensor(name) for name in file.keys()}}
 encoder, head, inputs = about["encoder"], about["head"], about["input"]
 tasks = [getattr(models, task["type"])(**task["arguments"]) for task in about["tasks"]]
 model = models.build_model(
-    models.build_encoder(encoder["name"], encoder["options"], tuple(inputs["shape"])),
+    models.build_encoder({encoder}, encoder["options"], tuple(inputs["shape"])),
     tasks,
-    head["name"],
+    {head},
     head["options"],
 )
 model.load_state_dict(weights)
@@ -123,13 +124,26 @@ def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
         predict = IMAGES.format(outputs=outputs, **{key: spec[key] for key in ("height", "width", "channels")})
     else:
         predict = FEATURES.format(outputs=outputs, num_features=len(spec["names"]))
-    name = about["encoder"]["name"], about["head"]["name"]
-    own = [one for one in name if "." in one]
-    also = f", and {' and '.join(map(code, own))}, which must be importable" if own else ""
+    parts = {part: about[part]["name"] for part in ("encoder", "head")}
+    own = {part: name for part, name in parts.items() if is_user_code(name)}
+    also = f", and {' and '.join(map(code, own.values()))}" if own else ""
+    imports = "\n".join(["", *(_import(part, name) for part, name in own.items()), ""]) if own else ""
+    runpy = "\nimport runpy" if any(":" in name for name in own.values()) else ""
+    used = {part: f"own_{part}" if part in own else f'{part}["name"]' for part in parts}
+    load = LOAD.format(file=json.dumps(file), predict=predict, imports=imports, runpy=runpy, **used)
     return (
         f"With torch, einops, safetensors and the folder `models/` of paretrain{also}; its trainer is not needed.\n\n"
-        f"```python\n{LOAD.format(file=json.dumps(file), predict=predict)}\n```"
+        f"```python\n{load}\n```"
     )
+
+
+def _import(part: str, name: str) -> str:
+    """Return the line that finds the user's own code again, from the same folder."""
+    file, _, attribute = name.rpartition(":")
+    if file:
+        return f"own_{part} = runpy.run_path({json.dumps(file)})[{json.dumps(attribute)}]"
+    module, _, attribute = name.rpartition(".")
+    return f"from {module} import {attribute} as own_{part}"
 
 
 def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:

@@ -5,12 +5,11 @@ exchanged in full only if they differ.
 """
 
 import hashlib
-import importlib.util
 import json
 import platform
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from trainer.config.schema import Experiment
 from trainer.errors import UserError
 from trainer.files import sha256
 from trainer.plain import shortened
+from trainer.user_code import OURS, is_user_code, python_files
 
-OURS = ("paretrain", "trainer", "models", "launch")
-"""Packages whose files are compared."""
 PACKAGES = ("torch", "accelerate", "deepspeed", "numpy", "scipy", "opencv-python-headless", "torchjd", "transformers")
 """Packages whose versions are compared."""
 MISSING = "missing"
@@ -38,7 +36,7 @@ Facts = Mapping[str, str]
 def facts_of(experiment: Experiment) -> dict[str, str]:
     """Return the facts of this process, except those of its data, which may not be here yet."""
     fields = _fields(experiment.model_dump(mode="json"))
-    return {**fields, **_versions(), **_code([*OURS, *_modules(experiment)])}
+    return {**fields, **_versions(), **_code(_own_files()), **_code(_users_files(experiment))}
 
 
 def facts_of_data(manifest: Path) -> dict[str, str]:
@@ -123,29 +121,27 @@ def _version(package: str) -> str:
         return MISSING
 
 
-def _modules(experiment: Experiment) -> list[str]:
-    """Return the top-level modules that a configuration names by dotted paths."""
+def names_of_code(experiment: Experiment) -> list[str]:
+    """Return the names in a configuration that lead to the user's own code; see `trainer.user_code`."""
     heads = [head.name for head in (experiment.model.head, experiment.model.tower) if head is not None]
-    paths = [experiment.model.encoder.name, *heads, experiment.balance.weighting]
-    return [path.partition(".")[0] for path in paths if "." in path]
+    names = [experiment.model.encoder.name, *heads, experiment.balance.weighting]
+    return [name for name in dict.fromkeys(names) if is_user_code(name)]
 
 
-def _code(modules: Sequence[str]) -> dict[str, str]:
-    """Return the checksums of all Python files of some modules, except those whose versions are compared."""
-    own = [module for module in modules if module not in PACKAGES]
-    return {f"code: {name}": sha256(path) for module in own for name, path in _files(module)}
+def _code(files: Iterable[tuple[str, Path]]) -> dict[str, str]:
+    return {f"code: {name}": sha256(path) for name, path in files}
 
 
-def _files(module: str) -> Iterator[tuple[str, Path]]:
-    """Yield a module's files, each with a name that is the same on every host."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return  # An error when the model is built.
-    if spec is None:
-        return
-    for folder in spec.submodule_search_locations or ():
-        for path in sorted(Path(folder).rglob("*.py")):
-            yield f"{module}/{path.relative_to(folder).as_posix()}", path
-    if not spec.submodule_search_locations and spec.has_location and spec.origin:
-        yield f"{module}.py", Path(spec.origin)
+def _own_files() -> Iterator[tuple[str, Path]]:
+    """Yield the Python files of this project's packages, which lie beside one another."""
+    root = Path(__file__).parents[2]
+    for package in OURS:
+        for path in sorted((root / package).rglob("*.py")):
+            yield path.relative_to(root).as_posix(), path
+
+
+def _users_files(experiment: Experiment) -> Iterator[tuple[str, Path]]:
+    """Yield the Python files behind the names in a configuration, except packages whose versions are compared."""
+    for name in names_of_code(experiment):
+        if ":" in name or name.partition(".")[0] not in PACKAGES:
+            yield from python_files(name)

@@ -18,6 +18,7 @@ from models import (
     build_model,
     checkpoint_activations,
 )
+from models.build import EXPECTED, Build
 from models.tasks import SPREAD
 from paretrain import Balancer
 from trainer.config.schema import BalanceConfig, Experiment
@@ -26,6 +27,7 @@ from trainer.data.format.specs import ClassificationSpec, RegressionSpec, Segmen
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.rules import build_weighting
+from trainer.user_code import is_user_code, load, place_of
 
 
 def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
@@ -47,11 +49,15 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
     config = experiment.model
     torch.manual_seed(experiment.seed)
     try:
-        encoder = build_encoder(config.encoder.name, config.encoder.options, manifest.input.encoder_shape)
-        tower = Tower(config.tower.name, config.tower.options, config.tower.weight) if config.tower else None
-        network = build_model(encoder, tasks, config.head.name, config.head.options, tower)
+        encoder = build_encoder(
+            _load("encoder", config.encoder.name), config.encoder.options, manifest.input.encoder_shape
+        )
+        head, tower = _load("head", config.head.name), None
+        if config.tower:
+            tower = Tower(_load("tower", config.tower.name), config.tower.options, config.tower.weight)
+        network = build_model(encoder, tasks, head, config.head.options, tower)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}{place_of(error)}") from error
     _refuse_tied(network)
     if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
         raise UserError(
@@ -61,6 +67,11 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         checkpoint_activations(encoder)
     # The order in which images arrive, and the faster one for convolution and pooling: 1.4x a LeNet step on a CPU.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _load(what: str, name: str) -> str | Build:
+    """Return the user's own class or function, or the name as it is if it is a short one."""
+    return load(name, nn.Module, named=f"{what} '{name}'", expected=EXPECTED) if is_user_code(name) else name
 
 
 def fill(network: MultiTaskModel, weights: Mapping[str, Tensor], checkpoint: Path, data: str) -> None:

@@ -1,4 +1,4 @@
-"""Names and options -> rules. A name stands in a literal dict below, or is a dotted path: TorchJD's or your own."""
+"""Build a rule from its name and options. A name is a key of RULES, or leads to a rule of TorchJD or to your own."""
 
 import importlib.util
 import inspect
@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 
-from models import dotted
 from paretrain.rules.constant import Fixed, Random, Uniform
 from paretrain.rules.from_torchjd import TorchJDWeighting, is_from_torchjd, refuse_more_than_the_gram
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
@@ -16,6 +15,7 @@ from paretrain.rules.normalise import Normalised, Scale
 from paretrain.rules.preference import Chebyshev
 from paretrain.rules.rule import Weighting
 from trainer.errors import did_you_mean
+from trainer.user_code import call, errors_explained, is_user_code, load
 
 RULES: Mapping[str, Callable[..., Weighting]] = {
     "min_norm": MinNormWeighting,
@@ -27,7 +27,7 @@ RULES: Mapping[str, Callable[..., Weighting]] = {
     "dwa": DynamicWeightAverage,
     "tension": Tension,
 }
-"""`rule(**options)`, with `num_tasks` and `seed` besides where it takes them."""
+"""`build(**options)` returns a rule; `num_tasks` and `seed` are passed to those that take them."""
 
 EXPECTED = "expected a rule, which has __call__, state_dict and load_state_dict"
 
@@ -46,37 +46,29 @@ def build_weighting(
     """Build a rule.
 
     Args:
-        name: one of `RULES`; the dotted path of a Gram-only weighting of TorchJD, called with `options`, where lists
-            become vectors; or that of your own rule, called as those in `RULES` are.
-        options: keyword arguments of the rule.
+        name: a key of `RULES`; the dotted path of a weighting of TorchJD that needs the Gram matrix alone; or your own
+            rule (see `trainer.user_code`), called as those in `RULES` are.
+        options: keyword arguments of the rule. TorchJD gets lists as vectors.
         tasks: names of all T tasks, in order.
-        weights: for `fixed`, by task.
-        preference: by task; makes `min_norm` a `Chebyshev` rule.
-        normalise: what each gradient is divided by (`Normalised`).
+        weights: for `fixed`, a weight for each task.
+        preference: an importance for each task; makes `min_norm` a `Chebyshev` rule.
+        normalise: what each gradient is divided by; see `Normalised`.
         reference: see `Normalised`.
-        seed: of random rules.
+        seed: decides what random rules draw.
 
     Raises:
-        ValueError: no such name, dotted path or option, a value it refuses, or weights that do not fit the tasks.
+        ValueError: the name or an option is unknown, a value is refused, or the weights do not fit the tasks.
     """
     given: dict[str, Any] = {"num_tasks": len(tasks), "seed": seed}
-    build = _of_the_user(name) if "." in name else _known(name)
+    build = _load(name) if is_user_code(name) else _known(name)
     if weights is not None:
         given["weights_T"] = _in_task_order("weights", weights, tasks, example=1 / len(tasks))
     if preference is not None:
         build, given["preference_T"] = Chebyshev, _in_task_order("preference", preference, tasks, example=1)
     if is_from_torchjd(build):
         refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
-        # TorchJD takes vectors as tensors only, and YAML has none.
-        torch_options = {
-            key: dotted.call(
-                torch.tensor, value, dtype=torch.float64, doing=f"weighting '{name}' cannot take {key}={value!r}"
-            )
-            if isinstance(value, list)
-            else value
-            for key, value in options.items()
-        }
-        rule = TorchJDWeighting(_call(name, build, torch_options, {}), len(tasks), seed)
+        vectors = {key: _vector(name, key, value) for key, value in options.items() if isinstance(value, list)}
+        rule = TorchJDWeighting(_call(name, build, {**options, **vectors}, {}), len(tasks), seed)
     else:
         rule = _call(name, build, options, given)
     if not isinstance(rule, Weighting):
@@ -88,18 +80,18 @@ def _known(name: str) -> Callable[..., Weighting]:
     if name in RULES:
         return RULES[name]
     raise ValueError(
-        f"no weighting '{name}'{did_you_mean(name, RULES)} Known: {', '.join(RULES)}, or a dotted path such as "
-        "torchjd.aggregation.UPGradWeighting"
+        f"no weighting '{name}'{did_you_mean(name, RULES)} Known: {', '.join(RULES)}; a rule of TorchJD, "
+        "such as torchjd.aggregation.UPGradWeighting; or your own, such as my_rules.py:Rule"
     )
 
 
-def _of_the_user(path: str) -> Callable[..., Any]:
+def _load(path: str) -> Callable[..., Any]:
     named = f"weighting '{path}'"
     if path.startswith("torchjd.") and importlib.util.find_spec("torchjd") is None:
         raise ValueError(
             f"{named} cannot be imported: No module named 'torchjd'; type pip install 'paretrain[torchjd]'"
         )
-    return dotted.find(path, Weighting, named=named, expected=EXPECTED)
+    return load(path, Weighting, named=named, expected=EXPECTED)
 
 
 def _call(name: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -113,7 +105,13 @@ def _call(name: str, build: Callable[..., Any], options: Mapping[str, Any], give
             )
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
     taken = {key: value for key, value in given.items() if key in parameters}
-    return dotted.call(build, doing=f"weighting '{name}' cannot be built with {shown}", **taken, **options)
+    return call(build, doing=f"weighting '{name}' cannot be built with {shown}", **taken, **options)
+
+
+def _vector(name: str, key: str, value: list[Any]) -> torch.Tensor:
+    """Return a list as a tensor: TorchJD takes vectors in no other form, and YAML has no tensors."""
+    with errors_explained(f"weighting '{name}' cannot take {key}={value!r}"):
+        return torch.tensor(value, dtype=torch.float64)
 
 
 def _in_task_order(key: str, values: Mapping[str, float], tasks: Sequence[str], *, example: float) -> list[float]:

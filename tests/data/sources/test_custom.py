@@ -57,12 +57,14 @@ def test_a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert main(["data", "from", "waves_of_mine.load", "--out", "data"]) == 0
     assert read_manifest(tmp_path / "data").num_samples("test") == 4
+    assert main(["data", "from", "waves_of_mine.py:load", "--out", "again", "count=5"]) == 0
+    assert read_manifest(tmp_path / "again").num_samples("test") == 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["load"], "Expected the dotted path of a function, such as my_data.load, found 'load'"),
+        (["load"], "Expected a function, such as my_data.py:load or my_data.load, found 'load'"),
         (["my.own.load"], "my.own.load cannot be imported: No module named 'my'"),
         ([f"{__name__}.wave"], f"{__name__}.wave cannot be imported: module '{__name__}' has no attribute 'wave'"),
         ([f"{__name__}.waves", "cuont=3"], "waves cannot be called with cuont=3: got an unexpected keyword argument"),

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import dotted
 from trainer.config.yaml_file import parse_yaml
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.shards import Source, write_shards
 from trainer.errors import UserError
+from trainer.user_code import call, is_user_code, load
 
 EXPECTED = "expected a function that returns a trainer.data.format.shards.Source"
 
@@ -18,8 +18,7 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
     """Call the function `path` and write the samples that it returns.
 
     Args:
-        path: dotted path of a function that returns a `trainer.data.format.shards.Source`; also searched for in the
-            current folder.
+        path: names a function that returns a `trainer.data.format.shards.Source`; see `trainer.user_code`.
         options: the function's keyword arguments, `key=value` with YAML values.
         out: the data folder to write.
 
@@ -34,7 +33,7 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
         raise UserError(f"{path} cannot be called with {', '.join(options) or 'no options'}: {error}.") from None
     # Samples may come from generators, so the user's code also runs while shards are written.
     try:
-        return dotted.call(_write, path, keywords, function, out, doing=f"{path} failed")
+        return call(_write, path, keywords, function, out, doing=f"{path} failed")
     except ValueError as error:
         raise UserError(f"{error}.") from error
 
@@ -54,10 +53,10 @@ def _write(path: str, keywords: Mapping[str, Any], function: Callable[..., Any],
 
 
 def _find(path: str) -> Callable[..., Any]:
-    if "." not in path:
-        raise UserError(f"Expected the dotted path of a function, such as my_data.load, found {path!r}.")
+    if not is_user_code(path):
+        raise UserError(f"Expected a function, such as my_data.py:load or my_data.load, found {path!r}.")
     try:
-        return dotted.find(path, Source, named=path, expected=EXPECTED)
+        return load(path, Source, named=path, expected=EXPECTED)
     except ValueError as error:
         raise UserError(f"{error}.") from error
 
