@@ -52,7 +52,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(config: Path, capsys: py
     assert main(["check", str(config), "name=before", "--processes", "2", "train.global_batch=48"]) == 0
     shown = capsys.readouterr().out
     assert "before: ready to train" in shown
-    assert "48 samples a step = 2 processes x 24" in shown
+    assert "48 samples per step = 2 processes x 24" in shown
 
 
 def test_an_unknown_option_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

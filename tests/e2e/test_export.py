@@ -147,7 +147,7 @@ def test_check_says_whether_a_run_fits(config: Path, capsys: pytest.CaptureFixtu
     command = ["check", str(config), "--processes", "4", "--strategy", "fsdp2"]
     assert main([*command, "--gpu-memory", "80GiB"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "a process under fsdp2" in shown
+    assert "per process under fsdp2" in shown
     assert "fits a GPU of 80 GiB" in shown
     assert main([*command, "--gpu-memory", "0.0005"]) == 2
     assert "does not fit a GPU of 0.0005 GiB" in capsys.readouterr().err

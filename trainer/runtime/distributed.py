@@ -22,6 +22,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from trainer.config.schema import ParallelConfig
+from trainer.config.strategies import STRATEGIES
 from trainer.errors import LostPeerError, SharedError, UserError, say_error
 from trainer.runtime.agreement import Facts, refuse_differences
 from trainer.runtime.faults.guard import FAULTS, guarded
@@ -208,7 +209,7 @@ def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
     check_world_size(asked=config.processes, launched=launched, joined=launched)
     _allow_many_connections()
     timeout = timedelta(seconds=config.timeout_seconds)
-    if launched == 1 and config.strategy not in ("single", "ddp"):
+    if launched == 1 and STRATEGIES[config.strategy].shards:
         # FSDP2 and DeepSpeed want a process group even of one.
         store = dist.HashStore()  # type: ignore[attr-defined]
         backend = "gloo" if config.device == "cpu" else "nccl"
