@@ -33,7 +33,8 @@ TURNS = {True: 6, False: 30}
 
 
 def measure(
-    strategy: StrategyName, processes: int, device: str, num_turns: int) -> list[tuple[list[float], list[float]]]:
+    strategy: StrategyName, processes: int, device: str, num_turns: int
+) -> list[tuple[list[float], list[float]]]:
     """Of each turn: CPU and wall seconds of the plain step, and of the one with α, on this rank."""
     config = ParallelConfig.model_validate(
         {"strategy": strategy, "processes": processes, "device": device}, strict=False

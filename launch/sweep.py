@@ -37,7 +37,7 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
     if parallel < 1:
         raise UserError(f"--parallel {parallel}: expected 1 or more runs at a time")
     for point in points:
-        refuse_flood(point.experiment, min(parallel, len(points)))
+        refuse_flood(point.experiment.parallel, point.experiment.data.workers, min(parallel, len(points)))
     missing = [point for point in points if not _is_complete(point)]
     print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
     ended = _train(config, missing, parallel)

@@ -29,7 +29,11 @@ VALUES: dict[str, Any] = {
     [
         ({}, {"strategy": "single", "processes": 2}, "type parallel.strategy=ddp"),
         ({}, {"strategy": "zero4"}, "'zero3'"),
-        ({"space": "parameters"}, {"strategy": "zero1"}, "balance.space=parameters: not available under parallel.strategy=zero1"),
+        (
+            {"space": "parameters"},
+            {"strategy": "zero1"},
+            "balance.space=parameters: not available under parallel.strategy=zero1",
+        ),
         ({"monitor_every_steps": 5}, {"strategy": "fsdp2"}, "where no process holds whole gradients"),
         ({"on_nonfinite": "drop_task"}, {"strategy": "zero3"}, "Type parallel.strategy=ddp, or leave it out"),
     ],

@@ -158,7 +158,7 @@ def stacked_bytes(num_tasks: int, z_bytes: int, errors_bytes: int, weight_bytes:
 
 
 def parameter_gradients_bytes(num_tasks: int, encoder_bytes: int) -> int:
-    """Return what MGDA in parameter space needs: every task's gradient of the encoder, stacked, and summed over ranks."""
+    """Return what MGDA in parameter space needs: all tasks' encoder gradients, stacked, and summed over ranks."""
     return 3 * num_tasks * encoder_bytes + _gram_bytes(num_tasks)
 
 

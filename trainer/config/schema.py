@@ -89,7 +89,7 @@ class EncoderConfig(Section):
     """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (a vision model of Hugging Face, from a configuration
     or a local folder), or the dotted path of your own: called with (input_shape, **options), with an attribute `width`,
     the length of z; and `stride`, the pixels per cell, where z is a map."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """Keyword arguments of the encoder."""
 
 
@@ -100,7 +100,7 @@ class HeadConfig(Section):
     """For tasks with one target per sample: linear, mlp. For tasks with one target per pixel: upsampling (two
     convolutions), pyramid (as in PSPNet). Where both kinds of tasks occur, the name applies to its own kind; the other
     kind gets linear or upsampling. Or the dotted path of your own: called with (width, outputs, **options)."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """Keyword arguments of the head: hidden and dropout of mlp; hidden and kernel_size of upsampling and pyramid."""
 
 
@@ -138,7 +138,7 @@ class BalanceConfig(Section):
     monitor_every_steps: Steps | None = None
     """Steps between measurements of the tasks' gradients in parameter space: the decrease of the worst task, and the
     number of tasks whose loss ascends. Each costs one more forward, and one backward per task. null: never."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     """Keyword arguments of the rule, such as {learning_rate: 0.01} for `uncertainty`."""
     weights: Annotated[dict[str, float] | None, OnlyWith("weighting", "fixed", required=True)] = None
     """A weight >= 0 for each task. They sum to 1. A task of weight 0 trains its head only."""

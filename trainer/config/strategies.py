@@ -1,4 +1,4 @@
-"""What each parallel.strategy can do: the one table that the configuration, the engines and the memory estimate read."""
+"""What each parallel.strategy can do: one table, read by the configuration, the engines and the memory estimate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
