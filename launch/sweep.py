@@ -106,7 +106,7 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[P
 
 def _start(config: Path, point: Point, log: Path | None) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "trainer", "train", str(config), *point.overrides]
-    environment = os.environ | {LAUNCHER: str(os.getpid())}  # It ends with the sweep, however that ends.
+    environment = os.environ | {LAUNCHER: str(os.getpid())}  # It ends when the sweep does, however that ends.
     if log is None:
         return subprocess.Popen(command, env=environment)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -126,17 +126,17 @@ def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
     else:
         predict = FEATURES.format(outputs=outputs, num_features=len(spec["names"]))
     name = about["encoder"]["name"], about["head"]["name"]
-    own = [part for part in name if "." in part]
+    own = [one for one in name if "." in one]
     also = f", and {' and '.join(map(code, own))}, which must be importable" if own else ""
     return (
-        f"To load it takes torch, einops, safetensors and the folder `models/` of paretrain{also}, not the trainer.\n\n"
+        f"With torch, einops, safetensors and the folder `models/` of paretrain{also}; its trainer is not needed.\n\n"
         f"```python\n{LOAD.format(file=json.dumps(file), predict=predict)}\n```"
     )
 
 
 def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:
     num_encoder = sum(name.startswith("encoder.") for name in shapes)
-    lines = [f"- `encoder.*`: {num_encoder} parameters and buffers, under torch's names."]
+    lines = [f"- `encoder.*`: {num_encoder} parameters and buffers, named as torch names them."]
     if stacked:
         lines.append(
             "- `heads.*`: all heads, stacked. The first axis is the task t, in the order above: its linear layer is "
