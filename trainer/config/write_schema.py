@@ -106,16 +106,17 @@ def _type(field: Schema) -> str:
         return "section"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
-    kind = field["type"]
+    kind: str = field["type"]
     if kind == "array":
         return f"list of {_type(field['items'])}"
+    if kind == "string":
+        return "path" if field.get("format") == "path" else "text"
     if kind == "object":
         values = field["additionalProperties"]
         return "mapping" if values is True else f"mapping of names to {_type(values)}"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     bounds = [f"{sign} {field[key]:g}" for key, sign in signs.items() if abs(field.get(key, SAFETY)) < SAFETY]
-    words = {"string": "path" if field.get("format") == "path" else "text", "number": "number", "integer": "integer"}
-    return ", ".join([words.get(kind, kind), *bounds])
+    return ", ".join([kind, *bounds])
 
 
 def _one_line(text: str) -> str:
