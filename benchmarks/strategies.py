@@ -23,17 +23,19 @@ from benchmarks.ranks import on_every_rank
 from models import task_losses
 from paretrain import Balancer
 from trainer.config.schema import ParallelConfig
+from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 
-STRATEGIES = ("single", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 NUM_TASKS = 40
 TURNS = {True: 6, False: 30}
 
 
-def measure(strategy: str, processes: int, device: str, num_turns: int) -> list[tuple[list[float], list[float]]]:
+def measure(
+    strategy: StrategyName, processes: int, device: str, num_turns: int
+) -> list[tuple[list[float], list[float]]]:
     """Return for each turn the CPU and wall seconds of the plain step and of the one with α, on this rank."""
     config = ParallelConfig.model_validate(
         {"strategy": strategy, "processes": processes, "device": device}, strict=False
@@ -67,7 +69,7 @@ def _seconds(engine: Engine, problem: Problem, runtime: Runtime, balancer: Balan
     return [time.process_time() - cpu, time.perf_counter() - wall]
 
 
-def row(strategy: str, processes: int, device: str, num_turns: int) -> dict[str, Any]:
+def row(strategy: StrategyName, processes: int, device: str, num_turns: int) -> dict[str, Any]:
     """Return the cost of α under a strategy."""
     of_ranks = on_every_rank(processes, measure, strategy, processes, device, num_turns)
     plain, balanced = (
@@ -97,7 +99,7 @@ def main() -> None:
     table = Table("strategy", "processes", "α / plain, CPU time", "α / plain, wall clock", "plain step (s)")
     rows = []
     for strategy in STRATEGIES:
-        processes = 1 if strategy == "single" else arguments.processes
+        processes = arguments.processes if STRATEGIES[strategy].several_processes else 1
         found = row(strategy, processes, arguments.device, TURNS[arguments.quick])
         table.add_row(*(str(value) for value in found.values()))
         rows.append(found)

@@ -1,4 +1,4 @@
-"""A grid of runs: every combination of the values that some keys of a configuration may take."""
+"""Expand a grid: one run for every combination of the values of some configuration keys."""
 
 import math
 import re
@@ -12,16 +12,16 @@ from trainer.config.schema import Experiment
 from trainer.errors import UserError
 
 MAX_RUNS = 1000
-"""As many as an array of jobs may have, where Slurm is as it comes."""
+"""Slurm's default limit for an array of jobs."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run.
+    """One run of a grid.
 
     Attributes:
-        overrides: what makes it of the configuration file.
-        experiment: the result.
+        overrides: the overrides of the configuration file that give this run.
+        experiment: the resulting configuration.
     """
 
     overrides: tuple[str, ...]
@@ -29,15 +29,15 @@ class Point:
 
 
 def points(config: Path, overrides: Sequence[str], grid: Sequence[str]) -> list[Point]:
-    """The runs of a grid, each with a name of its values and in one group of Weights & Biases; without a grid, one run.
+    """Return the runs of a grid, named after their values and in one Weights & Biases group; one run without a grid.
 
     Args:
         config: a YAML file.
-        overrides: for all runs, such as `train.steps=100`.
+        overrides: overrides for all runs, such as `train.steps=100`.
         grid: axes such as `seed=0,1,2` or `balance.weights={left: 1, right: 0},{left: 0, right: 1}`.
 
     Raises:
-        UserError: an axis or a run is not valid; found before any of them starts.
+        UserError: an axis or a run is invalid.
     """
     if not grid:
         return [Point(tuple(overrides), load_config(config, overrides))]
@@ -52,7 +52,7 @@ def points(config: Path, overrides: Sequence[str], grid: Sequence[str]) -> list[
     found = []
     for values in product(*(values for _, values in axes)):
         chosen = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        # Only a whole point need be valid: weighting=fixed, say, may get its weights from the grid.
+        # Only the whole point must be valid: weighting=fixed may get its weights from another axis.
         base = load_config(config, [*overrides, *chosen])
         name = "-".join([base.name, *map(_label, keys, values)])
         point = (*overrides, *chosen, f"wandb.group={base.wandb.group or base.name}", f"name={name}")
@@ -60,7 +60,7 @@ def points(config: Path, overrides: Sequence[str], grid: Sequence[str]) -> list[
     names = [point.experiment.name for point in found]
     same = {name for name in names if names.count(name) > 1}
     if same:
-        raise UserError(f"--grid gives several runs the same folder, {', '.join(sorted(same))}: a value stands twice")
+        raise UserError(f"--grid gives several runs the same folder, {', '.join(sorted(same))}: a value occurs twice")
     return found
 
 
@@ -70,12 +70,12 @@ def _axis(text: str) -> tuple[str, list[str]]:
     if not equals or not key or not all(found):
         raise UserError(f"found --grid {text!r}, expected key=value,value,..., such as --grid seed=0,1,2")
     if key == "name":
-        raise UserError("--grid name=...: the runs get their names from their values")
+        raise UserError("--grid name=...: runs get their names from their values")
     return key, found
 
 
 def _split(text: str) -> list[str]:
-    """Cut at the commas that stand in no bracket."""
+    """Split at the commas outside of brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[{") - (character in "]}")
@@ -87,6 +87,6 @@ def _split(text: str) -> list[str]:
 
 
 def _label(key: str, value: str) -> str:
-    """`balance.weighting`, `min_norm` -> `weighting-min_norm`: what a file's name can hold."""
+    """Return a part of a file name: `weighting-min_norm` for `balance.weighting` and `min_norm`."""
     short = re.sub(r"[^A-Za-z0-9._]+", "_", value).strip("_")
     return f"{key.rpartition('.')[2]}-{short}"

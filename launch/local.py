@@ -10,13 +10,13 @@ ACCELERATE_CONFIG = Path(__file__).parent / "accelerate" / "processes.yaml"
 
 
 def launch(processes: int, arguments: Sequence[str], run_dir: Path, max_restarts: int) -> int:
-    """Run `python -m trainer.train *arguments` in `processes` processes. Returns the exit code of the first to fail.
+    """Run `python -m trainer.train *arguments` in several processes. Return the exit code of the first that failed.
 
     Args:
-        processes: how many.
+        processes: number of processes.
         arguments: the configuration file and overrides.
-        run_dir: the run's folder.
-        max_restarts: how often it is started again after a fault; see `launch.node.restarts`.
+        run_dir: folder of the run.
+        max_restarts: how often to restart after a fault; see `launch.node.restarts`.
     """
     options = ["--config_file", str(ACCELERATE_CONFIG), "--num_processes", str(processes)]
     command = [*options, "-m", "trainer.train", *arguments]

@@ -1,4 +1,4 @@
-"""`paretrain submit`: fill in launch/slurm/train.sbatch, keep it in the run's folder, and give it to sbatch."""
+"""`paretrain submit`: fill in launch/slurm/train.sbatch, keep it in the run's folder, and submit it with sbatch."""
 
 import os
 import re
@@ -20,24 +20,24 @@ from trainer.runtime.stopping import refuse_stopped
 LAUNCH = Path(__file__).parent
 TEMPLATE = LAUNCH / "slurm" / "train.sbatch"
 BODY = "set -euo pipefail\n"
-"""Where what the job does begins, in the template."""
+"""First line of the template's body; the lines before it are options."""
 SCRIPT = "submit.sbatch"
 MIN_TRAINING_SECONDS = 300
-"""Of a job's time, what must remain before it is asked to save; less, and a job would come back again and again."""
+"""Shortest training time of a job before it is asked to save. With less, it would be requeued again and again."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of Slurm.
+    """The resources and options of a Slurm job.
 
     Attributes:
-        nodes: machines.
-        processes_per_node: processes on each of them.
-        parallel: of several runs, how many may run at a time; None: as many as there is room for.
-        preflight: "yes": try the nodes before training; "only": try them and end; "no".
-        container: an image to run in, as pyxis takes it; None: this Python's environment.
-        mounts: what the container sees beside this folder and the run's, such as `/shared/data:/shared/data`.
-        options: more options of sbatch, such as `--partition=gpu`; they replace ours.
+        nodes: number of machines.
+        processes_per_node: processes on each machine.
+        parallel: number of runs of an array at a time; None: all.
+        preflight: "yes": test the nodes before training; "only": test them and end; "no".
+        container: image to run in, in pyxis's format; None: this Python's environment.
+        mounts: folders that the container sees besides this one and the run's, such as `/shared/data:/shared/data`.
+        options: further options of sbatch, such as `--partition=gpu`. They override the template's.
     """
 
     nodes: int
@@ -51,32 +51,32 @@ class Job:
     def __post_init__(self) -> None:
         for name, value in {"--container": self.container, "--container-mounts": self.mounts}.items():
             if value == "":
-                raise UserError(f"{name} is empty: give a value, or leave it out")
+                raise UserError(f"{name} is empty: give a value, or leave the option out")
         if min(self.nodes, self.processes_per_node, self.parallel or 1) < 1:
             raise UserError(
                 f"--nodes {self.nodes} --processes-per-node {self.processes_per_node} --parallel {self.parallel}: "
                 "expected 1 or more of each"
             )
         if self.mounts is not None and self.container is None:
-            raise UserError(f"--container-mounts {self.mounts} without --container IMAGE: nothing to mount it in")
+            raise UserError(f"--container-mounts {self.mounts} needs --container IMAGE")
 
     @property
     def overrides(self) -> list[str]:
-        """What the job decides of the configuration."""
+        """Return the configuration overrides that the job implies."""
         return [f"parallel.processes={self.nodes * self.processes_per_node}"]
 
 
 def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) -> None:
-    """Submit one job for one run, an array of jobs for several; or print the script alone.
+    """Submit a job for one run, or an array of jobs for several; or only print the script.
 
     Args:
-        config: the YAML file, as it was typed.
-        points: see `launch.grid.points`; made with `job.overrides`.
-        job: where they run.
-        dry_run: print exactly what would be submitted, and leave nothing.
+        config: the YAML file, as typed.
+        points: the runs, from `launch.grid.points` with `job.overrides`.
+        job: the resources to ask for.
+        dry_run: print exactly what would be submitted, and write nothing.
 
     Raises:
-        UserError: Slurm is not here or refuses the job, a run was stopped, or the time asked for is too short.
+        UserError: there is no Slurm here, it refuses the job, a run was stopped, or the time limit is too short.
     """
     script = render(config, points, job)
     if dry_run:
@@ -84,7 +84,7 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         return
     if shutil.which("sbatch") is None:
         raise UserError(
-            "no sbatch on this machine: it is none that jobs are submitted from.\n"
+            "no sbatch on this machine. Submit from a login node of the cluster.\n"
             "  to see the script: add --dry-run\n"
             f"  to train here: paretrain train {config} --processes {job.processes_per_node}\n"
             "  on several machines without Slurm: see launch/README.md"
@@ -98,23 +98,23 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
     replace(path, script.encode())
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
-        raise UserError(f"sbatch did not take the job:\n{done.stderr.strip()}\nThe script stands in {path}")
+        raise UserError(f"sbatch refused the job:\n{done.stderr.strip()}\nThe script is {path}")
     number = done.stdout.strip().partition(";")[0]
     what = points[0].experiment.name if len(points) == 1 else f"{len(points)} runs of {config}"
     where = [point.experiment.run_dir for point in points]
     print(
         f"job {number}: {what}, each on {job.nodes} x {job.processes_per_node} processes\n"
-        f"what it says: {folder / 'logs'}/slurm-{number}{'_*' if len(points) > 1 else ''}.out\n"
-        f"to end it, saved, for good: touch {shlex.join(str(run_dir / 'stop') for run_dir in where[:3])}"
+        f"output: {folder / 'logs'}/slurm-{number}{'_*' if len(points) > 1 else ''}.out\n"
+        f"to save and end it for good: touch {shlex.join(str(run_dir / 'stop') for run_dir in where[:3])}"
         f"{' ...' if len(where) > 3 else ''}"
     )
 
 
 def render(config: Path, points: Sequence[Point], job: Job) -> str:
-    """The whole batch script: our options of sbatch, the values that the template asks for, and its body.
+    """Return the batch script: the options of sbatch, the variables of the template, and its body.
 
     Raises:
-        UserError: an option is no option, or the time asked for is too short.
+        UserError: an option is malformed, or the time limit is too short.
     """
     head, _, body = TEMPLATE.read_text().partition(BODY)
     options = dict(_option(line.removeprefix("#SBATCH ")) for line in head.splitlines() if line.startswith("#SBATCH "))
@@ -162,13 +162,13 @@ def _own_options(points: Sequence[Point], job: Job) -> dict[str, str]:
 
 
 def _folder(points: Sequence[Point]) -> Path:
-    """Where the script and what Slurm writes stand."""
+    """Return the folder of the script and of Slurm's output."""
     first = points[0].experiment
     return first.run_dir if len(points) == 1 else first.output / f"{first.wandb.group}.array"
 
 
 def _choice(config: Path, points: Sequence[Point]) -> list[str]:
-    """The lines that set the run's folder and arguments."""
+    """Return the lines that set the run's folder and arguments."""
 
     def line(point: Point) -> str:
         run_dir = _quoted(str(point.experiment.run_dir.absolute()))
@@ -188,14 +188,14 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def _quoted(value: str) -> str:
-    """Quote a value for one line of the script; a second line would be a command, or an option of sbatch."""
+    """Quote a value for one line of the script. A line break would start a command, or an option of sbatch."""
     if not is_printable(value):
         raise UserError(f"found {value!r}, expected text without line breaks and control characters")
     return shlex.quote(value)
 
 
 def _check_time(options: dict[str, str]) -> None:
-    """Refuse a limit that leaves no time to train before the signal to save."""
+    """Refuse a time limit that leaves too little training time before the signal to save."""
     found = re.search(r"@([0-9]{1,6})$", options.get("signal", ""))
     if "time" not in options or not found:
         return
@@ -203,13 +203,13 @@ def _check_time(options: dict[str, str]) -> None:
     seconds = _seconds(options["time"])
     if seconds < warning + MIN_TRAINING_SECONDS:
         raise UserError(
-            f"--time {options['time']} is {seconds} s; the job is asked to save {warning} s before its end and would "
-            f"hardly train: expected at least --time {-(-(warning + MIN_TRAINING_SECONDS) // 60)} (minutes)"
+            f"--time {options['time']} is {seconds} s, but the job is asked to save {warning} s before its end, which "
+            f"leaves little to train: expected at least --time {-(-(warning + MIN_TRAINING_SECONDS) // 60)} (minutes)"
         )
 
 
 def _seconds(text: str) -> int:
-    """Slurm's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+    """Parse Slurm's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
     found = re.fullmatch(r"(?:(N)-)?(N)(?::(N))?(?::(N))?".replace("N", "[0-9]{1,6}"), text)
     if not found:
         raise UserError(f"found --time {text[:40]!r}, expected minutes, hours:minutes:seconds or days-hours")

@@ -1,4 +1,4 @@
-"""`paretrain sweep`: the runs of a grid on this machine, one after another or some at a time; done ones stay as are."""
+"""`paretrain sweep`: train the runs of a grid on this machine, one or several at a time. Complete runs are kept."""
 
 import os
 import subprocess
@@ -18,27 +18,27 @@ from trainer.observe.report.tables import duration
 from trainer.run_folder import CONFIG, read_config
 from trainer.runtime.launcher import LAUNCHER
 
-LOOK_EVERY_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
-    """Train every point that is not complete, go on with those that were begun, and print a table of all.
+    """Train or resume every run that is not complete, and print a table of all.
 
     Args:
         config: the YAML file.
-        points: see `launch.grid.points`.
-        parallel: runs at a time. With more than one, what RUN says goes to `RUN.txt`, beside its folder.
+        points: the runs, from `launch.grid.points`.
+        parallel: runs at a time. With more than one, the output of each goes to `RUN.txt` beside its folder.
 
     Returns:
-        The exit code: 0 if all are complete, EXIT_UNFINISHED if some were asked to end and saved.
+        The exit code: 0 if all are complete, EXIT_UNFINISHED if some were asked to end and were saved.
 
     Raises:
-        UserError: a run failed; the others were trained nevertheless.
+        UserError: a run failed. The others were trained nevertheless.
     """
     if parallel < 1:
         raise UserError(f"--parallel {parallel}: expected 1 or more runs at a time")
     for point in points:
-        refuse_flood(point.experiment, min(parallel, len(points)))
+        refuse_flood(point.experiment.parallel, point.experiment.data.workers, min(parallel, len(points)))
     missing = [point for point in points if not _is_complete(point)]
     print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
     ended = _train(config, missing, parallel)
@@ -49,8 +49,8 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
     if failed:
         names = ", ".join(point.experiment.name for point in failed)
         raise UserError(
-            f"{len(failed)} of {len(points)} runs failed: {names}. Mend what they say, and type the same command "
-            "again: it trains what is missing"
+            f"{len(failed)} of {len(points)} runs failed: {names}. Fix what they report, and type the same command "
+            "again: it trains the missing runs"
         )
     return EXIT_UNFINISHED if ended else 0
 
@@ -59,16 +59,16 @@ def _is_complete(point: Point) -> bool:
     experiment = point.experiment
     run_dir = experiment.run_dir
     if not (run_dir / CONFIG).exists() or differences(read_config(run_dir), experiment):
-        return False  # a folder of another configuration is the training's to refuse
+        return False  # `train` refuses the folder of another configuration.
     summary = read_run(run_dir).summary
     return summary is not None and summary["steps"] >= experiment.train.steps
 
 
 def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[Point, int]]:
-    """Train the points, each in processes of its own, none of which outlives the sweep.
+    """Train the runs, each in its own processes, none of which outlives the sweep.
 
     Returns:
-        Those that ended before their last step, and their exit codes.
+        The runs that ended before their last step, and their exit codes.
     """
     failed: list[tuple[Point, int]] = []
     waiting = list(enumerate(points, start=1))
@@ -81,7 +81,7 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[P
         while waiting or running:
             while waiting and len(running) < parallel:
                 number, point = waiting.pop(0)
-                say(number, point, f"starts; it speaks in {_log(point)}" if parallel > 1 else "starts")
+                say(number, point, f"starts; its output goes to {_log(point)}" if parallel > 1 else "starts")
                 process = _start(config, point, _log(point) if parallel > 1 else None)
                 running[process] = number, point, time.perf_counter()
             ended = [process for process in running if process.poll() is not None]
@@ -96,7 +96,7 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[P
                     )
                     failed.append((point, process.returncode))
             if not ended:
-                time.sleep(LOOK_EVERY_SECONDS)
+                time.sleep(POLL_SECONDS)
     finally:
         for process in running:
             process.terminate()

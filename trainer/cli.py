@@ -1,27 +1,49 @@
-"""The `paretrain` command. Each command imports what it needs when it runs, so that --help answers at once."""
+"""The `paretrain` command.
+
+Each command imports what it needs when it runs: --help answers at once, and a missing package is reported in one line.
+"""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import whole
 from trainer.commands.data import add_data_commands
-from trainer.errors import run_command
+from trainer.errors import UserError, run_command
 
 MAX_GIB = 2**20
 """Far beyond any GPU."""
+TRAIN_EXTRA = {
+    *("accelerate", "cv2", "einops", "matplotlib", "pydantic", "rich", "safetensors", "simplejpeg", "sklearn"),
+    *("webdataset", "yaml"),
+}
+"""Modules that the extra `train` installs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code; launch/README.md lists them."""
+    """Run one command. Return its exit code; launch/README.md lists them."""
     options = _parse(arguments)
-    return run_command(lambda: options.run(options))
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int | None:
+    try:
+        exit_code: int | None = options.run(options)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in TRAIN_EXTRA:
+            raise
+        raise UserError(
+            f"the package {module} is missing: this command needs the extra. Type: pip install 'paretrain[train]'"
+        ) from None
+    return exit_code
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    # argparse takes the values of one `nargs="*"` in one run only; here --processes may stand between overrides.
+    # argparse accepts the values of a `nargs="*"` only in one piece; here an option may stand between overrides.
     unknown = [word for word in rest if word.startswith("-") or "overrides" not in options]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -33,20 +55,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _train(options: argparse.Namespace) -> int:
     from trainer.config.file import load_config
     from trainer.config.machine import refuse_flood
-    from trainer.runtime.launcher import end_with_launcher
+    from trainer.runtime.launcher import end_with_launcher, tell_launcher
 
     end_with_launcher()
     overrides = _overrides(options)
     experiment = load_config(options.config, overrides)
-    refuse_flood(experiment)
-    if experiment.parallel.processes > 1 or options.max_restarts:
-        from launch.local import launch
+    launched = "RANK" in os.environ  # By `accelerate launch` or torchrun, say: this process is one rank of the run.
+    if launched and options.max_restarts:
+        raise UserError(
+            f"--max-restarts {options.max_restarts}: this process is rank {os.environ['RANK']} of a run that another "
+            "launcher started, and only that one can start it again. Leave the option out"
+        )
+    if not launched:
+        refuse_flood(experiment.parallel, experiment.data.workers)
+        if experiment.parallel.processes > 1 or options.max_restarts:
+            from launch.local import launch
 
-        arguments = [str(options.config), *overrides]
-        return launch(experiment.parallel.processes, arguments, experiment.run_dir, options.max_restarts)
+            arguments = [str(options.config), *overrides]
+            return launch(experiment.parallel.processes, arguments, experiment.run_dir, options.max_restarts)
     from trainer.train import train
 
-    return train(experiment)
+    exit_code = train(experiment)
+    tell_launcher(exit_code)
+    return exit_code
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -119,18 +150,19 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="paretrain",
-        description="Train many tasks on one shared encoder, balanced exactly, on any number of processes.",
+        description="Train many tasks on one shared encoder, with exact Pareto weights, on any number of processes.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train a run, or go on with it, on this machine")
+    train = commands.add_parser("train", help="train a run on this machine, or resume it from its last checkpoint")
     _add_config(train)
     train.add_argument(
         "--max-restarts",
         type=whole(0),
         default=0,
         metavar="N",
-        help="start again by itself, from the last checkpoint, when a fault has ended it (default: 0 times)",
+        help="restart up to N times from the last checkpoint after a fault (default: 0)",
     )
     train.set_defaults(run=_train)
 
@@ -138,40 +170,40 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(check)
     check.add_argument("--strategy", metavar="NAME", help="short for parallel.strategy=NAME")
     check.add_argument(
-        "--gpu-memory", type=_gib, metavar="GiB", help="say whether a process fits a GPU of so much, such as 80GiB"
+        "--gpu-memory", type=_gib, metavar="GiB", help="check that each process fits a GPU of this size, such as 80GiB"
     )
     check.set_defaults(run=_check)
 
-    evaluate = commands.add_parser("eval", help="evaluate a run's checkpoint")
-    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
+    evaluate = commands.add_parser("eval", help="print the errors of a run's checkpoint")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a run, such as runs/digits")
     evaluate.add_argument("--split", default="test", help="split of the run's data (default: test)")
-    evaluate.add_argument(
-        "--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)"
-    )
+    evaluate.add_argument("--step", type=whole(0, 99_999_999), help="step of the checkpoint (default: the last one)")
     evaluate.set_defaults(run=_eval)
 
-    export = commands.add_parser("export", help="write a run's model as one plain file, with a model card")
-    export.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="model.safetensors; the card: model.md")
-    export.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
+    export = commands.add_parser("export", help="write a run's model as one safetensors file, with a model card")
+    export.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a run, such as runs/digits")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="such as model.safetensors; the card becomes model.md"
+    )
+    export.add_argument("--step", type=whole(0, 99_999_999), help="step of the checkpoint (default: the last one)")
     export.set_defaults(run=_export)
 
-    report = commands.add_parser("report", help="draw one or several runs as one page")
-    report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="runs' folders, such as runs/digits")
+    report = commands.add_parser("report", help="write one HTML page about one or several runs")
+    report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html, in the folder of a single run")
     report.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="print the errors and speed of several runs side by side")
-    compare.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="runs' folders, such as runs/digits")
+    compare.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
     compare.set_defaults(run=_compare)
 
-    sweep = commands.add_parser("sweep", help="train every combination of some values, on this machine")
+    sweep = commands.add_parser("sweep", help="train every combination of some values on this machine")
     _add_config(sweep)
     _add_grid(sweep, required=True)
     sweep.add_argument("--parallel", type=whole(1), default=1, metavar="N", help="runs at a time (default: 1)")
     sweep.set_defaults(run=_sweep)
 
-    submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, as an array of jobs")
+    submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, an array of jobs")
     _add_run(submit)
     _add_grid(submit, required=False)
     _add_job(submit)
@@ -179,6 +211,18 @@ def _parser() -> argparse.ArgumentParser:
 
     add_data_commands(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata
+
+        # Of the installed package: paretrain.__version__ is the same, but to import it would import torch.
+        try:
+            print(f"paretrain {metadata.version('paretrain')}")
+        except metadata.PackageNotFoundError:
+            parser.error("paretrain is not installed here. Type: pip install -e '.[train]'")
+        parser.exit()
 
 
 def _gib(text: str) -> float:
@@ -198,7 +242,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that replace those of the file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="values that replace those of the file, such as train.steps=100"
+    )
 
 
 def _add_grid(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -208,32 +254,36 @@ def _add_grid(parser: argparse.ArgumentParser, required: bool) -> None:
         default=[],
         required=required,
         metavar="a.b=c,d,...",
-        help="values to try; with several --grid, every combination of them",
+        help="values to try; several --grid options give every combination",
     )
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=whole(1), required=True, metavar="N", help="machines")
-    parser.add_argument("--processes-per-node", type=whole(1), required=True, metavar="G", help="with GPUs: one a GPU")
+    parser.add_argument("--nodes", type=whole(1), required=True, metavar="N", help="number of machines")
     parser.add_argument(
-        "--time", metavar="T", help="limit of each start, as sbatch has it; the job comes back after it"
+        "--processes-per-node", type=whole(1), required=True, metavar="G", help="processes on each machine: one per GPU"
     )
-    parser.add_argument("--partition", metavar="NAME")
-    parser.add_argument("--account", metavar="NAME")
-    parser.add_argument("--parallel", type=whole(1), metavar="N", help="of an array: runs at a time (default: all)")
+    parser.add_argument(
+        "--time", metavar="T", help="time limit of each start, in sbatch's format; the job is requeued after it"
+    )
+    parser.add_argument("--partition", metavar="NAME", help="partition of the cluster")
+    parser.add_argument("--account", metavar="NAME", help="account to charge")
+    parser.add_argument("--parallel", type=whole(1), metavar="N", help="for an array: runs at a time (default: all)")
     parser.add_argument(
         "--preflight",
         choices=("no", "yes", "only"),
         default="no",
-        help="try every node before training, or without training (default: no)",
+        help="test every node before training, or only test them (default: no)",
     )
-    parser.add_argument("--container", metavar="IMAGE", help="run in this image, on clusters that have pyxis")
-    parser.add_argument("--container-mounts", metavar="HOST:CONTAINER,...", help="what it sees beside this folder")
+    parser.add_argument("--container", metavar="IMAGE", help="run in this image, on clusters with pyxis")
+    parser.add_argument(
+        "--container-mounts", metavar="HOST:CONTAINER,...", help="folders that it sees besides this one"
+    )
     parser.add_argument(
         "--sbatch",
         action="append",
         default=[],
         metavar="OPTION",
-        help="any other option, as --sbatch=--constraint=h100",
+        help="any other option of sbatch, such as --sbatch=--constraint=h100",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")

@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from models import Classification, MultiTaskModel, build_encoder, build_model, task_losses
 from paretrain import Balancer
 from tests.support.ranks import run_ranks
-from trainer.commands.memory import ZERO_BUCKET_BYTES, Estimate, Sizes, estimate, optimizer_bytes
-from trainer.commands.sizes import parts_of_fsdp2, saved_bytes
+from trainer.commands.measure import parts_of_fsdp2, saved_bytes
+from trainer.commands.memory import ZERO_BUCKET_BYTES, MemoryEstimate, Sizes, estimate_memory, optimizer_bytes
 from trainer.config.schema import OffloadConfig, OptimizerConfig
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
@@ -122,7 +122,7 @@ def sent_bytes(events: Any, world_size: int) -> int:
 def test_what_ranks_hold_and_send_is_what_the_estimate_says() -> None:
     for name, found in run_ranks(2, what_a_rank_holds_and_sends, 2, limit_seconds=120)[0].items():
         strategy, offload = CASES[name]
-        expected = estimate(found["sizes"], strategy, world_size=2, offload=offload)
+        expected = estimate_memory(found["sizes"], strategy, world_size=2, offload=offload)
         for what in ("parameters", "optimizer", "offloaded", "sent"):
             # Shards are padded to equal lengths.
             assert found[what] == pytest.approx(getattr(expected, what), rel=0.01), (name, what)
@@ -145,17 +145,17 @@ def test_activations_of_an_mlp_are_those_counted_by_hand() -> None:
 
 def test_shares_add_up_to_the_whole() -> None:
     sizes = Sizes(800, 400, buffers=8, optimizer=1600, parts=(100, 300, 400), batch=90, activations=5000, balancer=70)
-    alone = estimate(sizes, "single", 1)
-    assert alone == Estimate(808, 800, 1600, 0, 90, 5000, 70, sent=0)
-    assert alone.memory == 8368
+    alone = estimate_memory(sizes, "single", 1)
+    assert alone == MemoryEstimate(808, 800, 1600, 0, 90, 5000, 70, sent=0)
+    assert alone.total == 8368
     for strategy, copies in (("fsdp2", 1), ("zero3", 2)):
-        shared = estimate(sizes, strategy, 8)
+        shared = estimate_memory(sizes, strategy, 8)
         assert (shared.parameters, shared.gradients, shared.optimizer) == (8 + 100 * copies, 100, 200)
         assert (shared.activations, shared.balancer) == (5000, 70), "each process has a micro-batch of its own"
 
 
 def test_a_gpu_needs_room_beyond_the_estimate() -> None:
-    needed = estimate(Sizes(100, 10, 0, 200, (), 0, 500, 0), "single", 1)
-    assert needed.memory == 900
+    needed = estimate_memory(Sizes(100, 10, 0, 200, (), 0, 500, 0), "single", 1)
+    assert needed.total == 900
     assert needed.fits(1000)
     assert not needed.fits(999)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from trainer.config.file import load_config, parse_config, to_yaml
 from trainer.config.resume import differences
 from trainer.config.schema import Experiment
+from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
@@ -83,6 +84,31 @@ def test_a_section_that_may_be_absent_is_as_strict() -> None:
     assert load_config(CONFIG).model.tower is None
     with pytest.raises(UserError, match=r"unknown key 'model\.tower\.wieght'; did you mean 'weight'\?"):
         load_config(CONFIG, ["model.tower.wieght=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.momentum=0.9", "momentum=0.9 has no effect with name=adamw: it belongs to name=sgd"),
+        ("optimizer.decay_factor=0.5", "decay_factor=0.5 has no effect with schedule=cosine"),
+        ("optimizer.schedule=step", "schedule=step needs decay_every_steps and decay_factor"),
+        ("balance={preference: {left: 2}, weighting: uniform}", "it belongs to weighting=min_norm"),
+    ],
+)
+def test_a_key_that_has_no_effect_is_refused(override: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(CONFIG, [override])
+    assert said in str(error.value)
+
+
+def test_a_key_that_has_no_effect_may_keep_its_default() -> None:
+    """As a run's own config.yaml has it, where every default is written."""
+    overrides = ["optimizer.name=adam", "optimizer.momentum=0.0", "optimizer.decay_factor=null"]
+    assert load_config(CONFIG, overrides).optimizer.name == "adam"
+
+
+def test_every_strategy_has_its_line_in_the_table() -> None:
+    assert set(STRATEGIES) == set(get_args(StrategyName))
 
 
 @pytest.mark.parametrize(

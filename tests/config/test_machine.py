@@ -16,12 +16,16 @@ CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
 @pytest.mark.parametrize("override", ["data.workers", "parallel.threads", "parallel.processes"])
 def test_a_flood_of_processes_is_refused_before_one_starts(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.config.machine.num_cores", lambda: 1)
-    experiment = load_config(CONFIG, ["train.global_batch=1024", f"{override}=64"])
+
+    def refuse(number: int, runs: int = 1) -> None:
+        experiment = load_config(CONFIG, ["train.global_batch=1024", f"{override}={number}"])
+        refuse_flood(experiment.parallel, experiment.data.workers, runs)
+
     with pytest.raises(UserError, match=f"{override}=64.*this machine has 1 cores"):
-        refuse_flood(experiment)
+        refuse(64)
     with pytest.raises(UserError, match="8 runs at a time x"):
-        refuse_flood(load_config(CONFIG, ["train.global_batch=1024", f"{override}=8"]), runs=8)
-    refuse_flood(load_config(CONFIG, ["train.global_batch=1024", f"{override}=8", "parallel.strategy=ddp"]))
+        refuse(8, runs=8)
+    refuse(8)
 
 
 def test_train_refuses_a_flood(capsys: pytest.CaptureFixture[str]) -> None:

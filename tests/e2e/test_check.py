@@ -15,10 +15,10 @@ def said(shown: str) -> str:
 def test_the_batch_is_told_as_its_factors(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["check", str(config), "--processes", "2"]
     assert main(command) == 0
-    assert "40 samples a step = 2 processes x 20 " in said(capsys.readouterr().out)
+    assert "40 samples per step = 2 processes x 20 " in said(capsys.readouterr().out)
     assert main([*command, "train.accumulation.steps=4", "optimizer.ema_decay=0.9"]) == 0
     shown = said(capsys.readouterr().out)
-    assert "40 samples a step = 2 processes x 4 micro-batches x 5 " in shown
+    assert "40 samples per step = 2 processes x 4 micro-batches x 5 " in shown
     assert "Offloaded" not in shown
 
 
@@ -28,7 +28,7 @@ def test_a_run_for_a_larger_machine_is_tried_within_this_one(
     monkeypatch.setattr("trainer.commands.check.num_cores", lambda: 1)
     options = ["--processes", "20", "data.workers=1024", "parallel.threads=1024"]
     assert main(["check", str(config), *options]) == 0
-    assert "40 samples a step = 20 processes x 2 " in said(capsys.readouterr().out)
+    assert "40 samples per step = 20 processes x 2 " in said(capsys.readouterr().out)
     assert not run_dir.parent.exists()
 
 

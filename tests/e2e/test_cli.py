@@ -1,20 +1,24 @@
 """The command itself: what it imports, what it shows, and that every configuration of the project passes it."""
 
+import configparser
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import ROOT, Command
+import paretrain
+from tests.support.command import ROOT
 from tests.support.raw_cityscapes import write_raw
-from trainer.cli import main
+from trainer.cli import TRAIN_EXTRA, main
 from trainer.data.sources.cityscapes import write_cityscapes
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def test_help_waits_for_no_heavy_import(paretrain: Command) -> None:
+def test_help_waits_for_no_heavy_import() -> None:
     program = (
         "import sys; from trainer.cli import main\n"
         "try: main(['--help'])\n"
@@ -25,6 +29,58 @@ def test_help_waits_for_no_heavy_import(paretrain: Command) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
     for name in ("train", "check", "eval", "report", "data"):
         assert f"  {name} " in done.stdout
+
+
+WITHOUT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from trainer.cli import main
+sys.exit(main({arguments}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blocked"),
+    [
+        (["train", "configs/digits.yaml"], TRAIN_EXTRA),
+        (["train", "configs/digits.yaml"], {"yaml"}),
+        (["check", "configs/digits.yaml"], {"rich"}),
+        (["sweep", "configs/digits.yaml", "--grid", "seed=0,1"], {"pydantic"}),
+        (["data", "digits", "--out", "nowhere"], {"sklearn"}),
+    ],
+)
+def test_without_the_extra_one_line_says_what_to_install(arguments: list[str], blocked: set[str]) -> None:
+    program = WITHOUT.format(blocked=sorted(blocked), arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith("Type: pip install 'paretrain[train]'\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_extra_is_the_one_that_setup_cfg_declares() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options.extras_require"]["train"].splitlines()
+    declared = {re.split(r"[>=\[]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    distributions = metadata.packages_distributions()
+    assert {name.lower() for module in TRAIN_EXTRA for name in distributions[module]} == declared
+
+
+def test_the_version_is_printed_without_torch() -> None:
+    program = (
+        "import sys; from trainer.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"paretrain {paretrain.__version__}\nFalse\n"
 
 
 SMALLER = {"celeba": ["train.global_batch=16"], "cityscapes": ["model.head.options.hidden=64"]}
@@ -52,7 +108,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(config: Path, capsys: py
     assert main(["check", str(config), "name=before", "--processes", "2", "train.global_batch=48"]) == 0
     shown = capsys.readouterr().out
     assert "before: ready to train" in shown
-    assert "48 samples a step = 2 processes x 24" in shown
+    assert "48 samples per step = 2 processes x 24" in shown
 
 
 def test_an_unknown_option_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

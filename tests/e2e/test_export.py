@@ -113,14 +113,14 @@ def test_what_cannot_be_exported_is_refused(
     assert "no checkpoint step_00000004; found: step_00000003, step_00000006" in refused(out, "--step", 4)
     assert "ends in .safetensors, such as --out" in refused(tmp_path / "model")
     out.with_suffix(".md").write_text("notes of my own")
-    assert f"{out.with_suffix('.md')} is there already" in refused(out)
+    assert f"{out.with_suffix('.md')} exists already" in refused(out)
     assert out.with_suffix(".md").read_text() == "notes of my own"
     assert not out.exists()
     out.with_suffix(".md").unlink()
 
     assert main(["export", str(run_dir), "--out", str(tmp_path / "third.safetensors"), "--step", "3"]) == 0
     assert "for 3 steps, 120 samples" in (tmp_path / "third.md").read_text()
-    assert "third.safetensors is there already" in refused(tmp_path / "third.safetensors")
+    assert "third.safetensors exists already" in refused(tmp_path / "third.safetensors")
 
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(tmp_path / "file" / "model.safetensors")
@@ -147,7 +147,7 @@ def test_check_says_whether_a_run_fits(config: Path, capsys: pytest.CaptureFixtu
     command = ["check", str(config), "--processes", "4", "--strategy", "fsdp2"]
     assert main([*command, "--gpu-memory", "80GiB"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "a process under fsdp2" in shown
+    assert "per process under fsdp2" in shown
     assert "fits a GPU of 80 GiB" in shown
     assert main([*command, "--gpu-memory", "0.0005"]) == 2
     assert "does not fit a GPU of 0.0005 GiB" in capsys.readouterr().err

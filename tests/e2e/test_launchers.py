@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.command import ROOT, Command, environment
+from tests.support.command import ROOT, Command, command_line, environment
 from tests.support.runs import started, wait_for_rank
+from trainer.cli import main
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
 
@@ -69,6 +70,30 @@ def test_node_entry_returns_what_the_ranks_do_and_does_not_start_again(config: P
     assert done.returncode == EXIT_UNFINISHED, done.stderr
     assert "error" not in done.stderr
     assert notes(run_dir) == ["train.max_hours have passed: saved; type the same command to resume"]
+
+
+def test_paretrain_train_is_a_rank_where_a_launcher_has_started_it(config: Path, run_dir: Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--no_python"]
+    options = ["--config_file", ROOT / "launch" / "accelerate" / "processes.yaml"]
+    done = subprocess.run(
+        [*launcher, *options, *command_line("train", config, "parallel.processes=2", "train.steps=3")],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on 2 processes; ") == 1
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 3
+
+
+def test_a_rank_cannot_restart_its_run(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert main(["train", str(config), "--max-restarts", "1"]) == 2
+    assert "only that one can start it again" in capsys.readouterr().err
 
 
 def test_a_sweep_of_runs_that_were_saved_is_unfinished(config: Path, paretrain: Command) -> None:

@@ -33,7 +33,7 @@ def test_a_grid_has_every_combination_in_order(config: Path) -> None:
         (["seed=0,1", "seed=2"], "names seed twice"),
         (["seed=1,1"], "the same folder, run-seed-1"),
         (["balance.normalise=loss,loss+"], "the same folder, run-normalise-loss"),
-        (["name=a,b"], "the runs get their names from their values"),
+        (["name=a,b"], "get their names from their values"),
         (["sed=0,1"], "unknown key 'sed'"),
     ],
 )

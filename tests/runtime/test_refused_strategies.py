@@ -29,8 +29,12 @@ VALUES: dict[str, Any] = {
     [
         ({}, {"strategy": "single", "processes": 2}, "type parallel.strategy=ddp"),
         ({}, {"strategy": "zero4"}, "'zero3'"),
-        ({"space": "parameters"}, {"strategy": "zero1"}, "balance.space=parameters: needs every parameter's whole"),
-        ({"monitor_every_steps": 5}, {"strategy": "fsdp2"}, "parallel.strategy=fsdp2 cuts in shards"),
+        (
+            {"space": "parameters"},
+            {"strategy": "zero1"},
+            "balance.space=parameters: not available under parallel.strategy=zero1",
+        ),
+        ({"monitor_every_steps": 5}, {"strategy": "fsdp2"}, "where no process holds whole gradients"),
         ({"on_nonfinite": "drop_task"}, {"strategy": "zero3"}, "Type parallel.strategy=ddp, or leave it out"),
     ],
 )
@@ -44,29 +48,28 @@ def test_settings_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"parallel": {"precision": "fp16"}}, "precision 'fp16' needs device 'cuda': type parallel.precision=bf16"),
+        ({"parallel": {"precision": "fp16"}}, "precision 'fp16' needs device 'cuda'"),
         ({"train": {"accumulation": {"steps": 3}}}, r"train.accumulation.steps=3: type train.global_batch=3"),
         ({"train": {"accumulation": {"alpha": "micro"}}}, "no effect with steps: 1. Type train.accumulation.steps=4"),
         (
             {"train": {"accumulation": {"steps": 2}}, "balance": {"monitor_every_steps": 5}},
-            "balance.monitor_every_steps: does not go together with train.accumulation.steps=2",
+            "balance.monitor_every_steps: cannot be used with train.accumulation.steps=2",
         ),
         (
             {"parallel": {"precision": "fp16", "device": "cuda"}, "balance": {"space": "parameters"}},
-            "balance.space=parameters: does not go together with parallel.precision=fp16",
+            "balance.space=parameters: cannot be used with parallel.precision=fp16",
         ),
         (
             {"parallel": {"strategy": "ddp", "offload": {"optimizer": "cpu"}}},
-            "offload of optimizer to 'cpu' and parameters to 'none' goes together with strategy zero1 and zero2 and "
-            "zero3 alone, found 'ddp'. Type parallel.strategy=zero3",
+            "offload of optimizer to 'cpu' needs strategy zero1 or zero2 or zero3, found 'ddp'",
         ),
         (
             {"parallel": {"strategy": "zero2", "offload": {"optimizer": "cpu", "parameters": "cpu"}}},
-            "with strategy zero3 alone, found 'zero2'",
+            "offload of parameters to 'cpu' needs strategy zero3, found 'zero2'",
         ),
         (
             {"parallel": {"strategy": "zero2", "offload": {"optimizer": "nvme", "nvme_dir": "disk"}}},
-            "offload of optimizer to 'nvme' and parameters to 'none' goes together with strategy zero3 alone",
+            "offload of optimizer to 'nvme' needs strategy zero3",
         ),
         (
             {"parallel": {"strategy": "zero3", "offload": {"parameters": "cpu"}}},
@@ -74,7 +77,7 @@ def test_settings_that_do_not_go_together_are_refused(
         ),
         (
             {"parallel": {"strategy": "zero3", "offload": {"optimizer": "nvme"}}},
-            "nvme and a folder go together. Type parallel.offload.nvme_dir=/local/scratch, say",
+            "Type parallel.offload.nvme_dir=/local/scratch",
         ),
         (
             {"parallel": {"strategy": "zero3", "offload": {"optimizer": "cpu", "nvme_dir": "disk"}}},
@@ -89,12 +92,12 @@ def test_settings_that_do_not_go_together_are_refused(
                     "device": "cuda",
                 }
             },
-            "offload does not go together with precision 'fp16': type parallel.precision=bf16",
+            "offload cannot be used with precision 'fp16'",
         ),
         ({"optimizer": {"ema_decay": 1.0}}, "optimizer.ema_decay: input should be less than 1, found 1.0"),
         (
             {"parallel": {"strategy": "zero2"}, "model": {"compile": True}},
-            "model.compile: true goes together with parallel.strategy=single and ddp alone, found zero2",
+            "model.compile: true needs parallel.strategy single or ddp, found zero2",
         ),
     ],
 )

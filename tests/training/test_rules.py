@@ -132,9 +132,9 @@ def test_the_weights_that_an_error_tells_to_type_are_taken() -> None:
 @pytest.mark.parametrize(
     ("balance", "message"),
     [
-        ("{weighting: fixed}", "'fixed' and weights go together"),
-        ("{weights: {left: 1.0}}", "'fixed' and weights go together"),
-        ("{weighting: dwa, preference: {left: 1}}", "preference has no effect with weighting 'dwa'"),
+        ("{weighting: fixed}", "weighting=fixed needs weights"),
+        ("{weights: {left: 1.0}}", "has no effect with weighting=min_norm: it belongs to weighting=fixed"),
+        ("{weighting: dwa, preference: {left: 1}}", "it belongs to weighting=min_norm"),
         (
             "{preference: {left: 0}}",
             "balance.preference.left: input should be greater than or equal to 0.000001, found 0",

@@ -1,4 +1,4 @@
-"""Types of command-line arguments, for argparse: a bad value ends in one sentence that names the option."""
+"""Argument types for argparse, which reports a bad value in one line that names the option."""
 
 import argparse
 from collections.abc import Callable
@@ -7,10 +7,10 @@ MAX_COUNT = 1_000_000
 
 
 def whole(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]:
-    """Return what reads a whole number from `minimum` to `maximum`."""
+    """Return a function that reads a whole number from `minimum` to `maximum`."""
 
     def read(text: str) -> int:
-        # Nothing that int() takes beside digits, such as 1_000, and no number that is long to read.
+        # Only digits: int() also takes 1_000, and is slow for very long numbers.
         number = int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
         if number is None or not minimum <= number <= maximum:
             raise argparse.ArgumentTypeError(

@@ -4,9 +4,10 @@ import time
 
 from rich.table import Table
 
+from paretrain import Balance
 from paretrain.exchange import message_bytes
-from trainer.commands.memory import Estimate, estimate
-from trainer.commands.sizes import measure_sizes
+from trainer.commands.measure import measure_sizes
+from trainer.commands.memory import MemoryEstimate, estimate_memory
 from trainer.config.machine import num_cores, try_to_write
 from trainer.config.schema import Experiment, TrainConfig
 from trainer.data.format.manifest import Manifest
@@ -17,25 +18,24 @@ from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
 from trainer.training.gradients import forward_backward
 from trainer.training.prepare_data import open_data
-from trainer.training.run import Run, build_run
+from trainer.training.run import build_run
 
 MAX_TASKS_SHOWN = 8
 
 
 def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
-    """Validate configuration, shards, batch arithmetic and model, on one process; print what a run would do and need.
+    """Check configuration, shards, batch arithmetic and model on one process; print what the run would do and need.
 
     Args:
-        experiment: one of any number of processes is tried, under its own strategy.
-        gpu_gib: memory of the GPU that each process will have; None: unknown.
+        experiment: one of its processes is tried here, under its own strategy.
+        gpu_gib: memory of each process's GPU; None: unknown.
 
     Raises:
-        UserError: the first thing found wrong, a run's folder that `train` would refuse included, or that the run does
-            not fit the GPU.
+        UserError: something is wrong, `train` would refuse the run's folder, or the run does not fit the GPU.
     """
     config, processes = experiment.train, experiment.parallel.processes
     try_to_write(experiment.run_dir)
-    # The run may be meant for a larger machine; its threads and workers change none of what is found here.
+    # The run may be meant for a larger machine; fewer threads and workers here do not change what is found.
     alone = experiment.parallel.model_copy(
         update={"processes": 1, "threads": min(experiment.parallel.threads, num_cores())}
     )
@@ -49,52 +49,34 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime, None)
         batch = run.augmented(next(run.train_batches))
         started = time.perf_counter()
-        forward_backward(run, batch)
+        balance = forward_backward(run, batch)
         seconds = time.perf_counter() - started
         sizes = measure_sizes(run, manifest, batch)
-        needed = estimate(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
-    Terminal().print(_table(experiment, manifest, run, seconds, needed))
+    needed = estimate_memory(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
+    num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
+    sent = message_bytes(len(run.tasks), processes)
+    rows = {
+        "data": _data(manifest, experiment.data.path),
+        "tasks": f"{len(run.tasks)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
+        "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
+        "batch": _batch(config, processes),
+        "length": _length(config, manifest.num_samples("train")),
+        "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",
+        "memory": _memory(needed, experiment.parallel.strategy),
+        "one batch": f"{seconds:.3f} s forward and backward; {_losses(balance, run.task_names)}",
+        "balance": f"{experiment.balance.weighting}: min-norm {balance.min_norm:.3g}, duality gap {balance.gap:.1g}",
+    }
+    table = Table(title=f"{experiment.name}: ready to train", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Terminal().print(table)
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
 
 
-def _compare(needed: Estimate, gpu_gib: float) -> None:
-    found = f"the estimate of {_amount(needed.memory)} a process"
-    if not needed.fits(int(gpu_gib * 2**30)):
-        raise UserError(
-            f"{found} does not fit a GPU of {gpu_gib:g} GiB, of which a tenth is left for what the estimate does not "
-            "hold.\nMore --processes share the batch, and under --strategy fsdp2 or zero3 the model too; "
-            "train.global_batch decides the activations"
-        )
-    Terminal().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
-
-
-def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float, needed: Estimate) -> Table:
-    config, processes = experiment.train, experiment.parallel.processes
-    encoder, heads = (run.num_parameters[part] for part in ("encoder", "heads"))
-    steps_per_epoch = manifest.num_samples("train") // config.global_batch
-    balance = run.balancer.last
-    assert balance is not None, "a batch was tried"
-    shown = list(zip(run.task_names, balance.losses_T, balance.alpha_T, strict=True))[:MAX_TASKS_SHOWN]
-    table = Table(title=f"{experiment.name}: ready to train", show_header=False)
-    rows = {
-        "data": f"{manifest.name} in {experiment.data.path}: "
-        + ", ".join(f"{manifest.num_samples(split):,} {split}" for split in manifest.splits)
-        + " samples, as the manifest says",
-        "tasks": f"{len(run.tasks)}: " + ", ".join(run.task_names[:MAX_TASKS_SHOWN]),
-        "parameters": f"{encoder + heads:,}: encoder {encoder:,}, heads {heads:,}",
-        "batch": _batch(config, processes),
-        "length": f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps",
-        "exchange": f"{message_bytes(len(run.tasks), processes):,} bytes a process and step for α, "
-        f"{needed.sent:,} bytes sent for parameters and gradients",
-        "memory": _memory(needed, experiment.parallel.strategy),
-        "one batch": f"{seconds:.3f} s forward and backward; "
-        + ", ".join(f"{name} loss {loss:.3f} α {alpha:.3f}" for name, loss, alpha in shown),
-        "balance": f"{experiment.balance.weighting}: min-norm {balance.min_norm:.3g}, duality gap {balance.gap:.1g}",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+def _data(manifest: Manifest, path: str) -> str:
+    samples = ", ".join(f"{manifest.num_samples(split):,} {split}" for split in manifest.splits)
+    return f"{manifest.name} in {path}: {samples} samples, as the manifest says"
 
 
 def _batch(config: TrainConfig, processes: int) -> str:
@@ -102,10 +84,20 @@ def _batch(config: TrainConfig, processes: int) -> str:
     if config.accumulation.steps > 1:
         factors.append(f"{config.accumulation.steps} micro-batches")
     each = config.global_batch // (processes * config.accumulation.steps)
-    return f"{config.global_batch} samples a step = {' x '.join(factors)} x {each}"
+    return f"{config.global_batch} samples per step = {' x '.join(factors)} x {each}"
 
 
-def _memory(needed: Estimate, strategy: str) -> str:
+def _length(config: TrainConfig, num_samples: int) -> str:
+    steps_per_epoch = num_samples // config.global_batch
+    return f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps"
+
+
+def _losses(balance: Balance, names: list[str]) -> str:
+    shown = list(zip(names, balance.losses_T, balance.alpha_T, strict=True))[:MAX_TASKS_SHOWN]
+    return ", ".join(f"{name} loss {loss:.3f} α {alpha:.3f}" for name, loss, alpha in shown)
+
+
+def _memory(needed: MemoryEstimate, strategy: str) -> str:
     parts = {
         "parameters": needed.parameters,
         "gradients": needed.gradients,
@@ -116,11 +108,22 @@ def _memory(needed: Estimate, strategy: str) -> str:
         "balancer": needed.balancer,
     }
     return (
-        f"an estimate of {_amount(needed.memory)} a process under {strategy}: "
+        f"an estimate of {_amount(needed.total)} per process under {strategy}: "
         + ", ".join(f"{name} {_amount(size)}" for name, size in parts.items() if size)
-        + ". Not in it: a GPU's context, workspaces of its libraries, fragmentation"
-        + (f". Offloaded to the host: {_amount(needed.offloaded)} a process" if needed.offloaded else "")
+        + ". Not included: a GPU's context, workspaces of its libraries, fragmentation"
+        + (f". Offloaded to the host: {_amount(needed.offloaded)} per process" if needed.offloaded else "")
     )
+
+
+def _compare(needed: MemoryEstimate, gpu_gib: float) -> None:
+    found = f"the estimate of {_amount(needed.total)} per process"
+    if not needed.fits(int(gpu_gib * 2**30)):
+        raise UserError(
+            f"{found} does not fit a GPU of {gpu_gib:g} GiB, a tenth of which is kept free for what the estimate does "
+            "not include.\nUse more --processes, which share the batch, and --strategy fsdp2 or zero3, under which "
+            "they share the model too; a smaller train.global_batch shrinks the activations"
+        )
+    Terminal().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.total / gpu_gib / 2**30:.0%} of it")
 
 
 def _amount(size: int) -> str:

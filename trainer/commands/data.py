@@ -1,4 +1,4 @@
-"""`paretrain data ...`: one function a subcommand. Each imports what it needs when it runs, so that --help is quick."""
+"""`paretrain data ...`: one function per subcommand, which imports what it needs when it runs."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from trainer.commands.arguments import whole
 
 def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `data` and its subcommands to the `paretrain` command."""
-    data = commands.add_parser("data", help="make a data folder of WebDataset shards")
+    data = commands.add_parser("data", help="convert data to a folder of WebDataset shards, or check one")
     sources = data.add_subparsers(title="sources", required=True, metavar="SOURCE")
     for add in (
         _add_digits,
@@ -32,7 +32,7 @@ def _add_digits(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         write_digits(options.out, seed=options.seed)
 
     parser = sources.add_parser(
-        "digits", help="pairs of scikit-learn's bundled handwritten digits, nothing to download"
+        "digits", help="pairs of the handwritten digits that scikit-learn includes; no download"
     )
     _add_out(parser)
     _add_seed(parser, "the pairs")
@@ -46,7 +46,7 @@ def _add_multimnist(sources: "argparse._SubParsersAction[argparse.ArgumentParser
         write_multimnist(options.mnist, options.out, seed=options.seed)
 
     parser = sources.add_parser("multimnist", help="pairs of MNIST digits, as in Sener & Koltun 2018")
-    parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder of the four IDX files")
+    parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder with the four IDX files")
     _add_out(parser)
     _add_seed(parser, "the pairs")
     parser.set_defaults(run=run)
@@ -60,13 +60,13 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             options.root, options.out, size=options.size, store=options.store, skip_missing=options.skip_missing
         )
 
-    parser = sources.add_parser("celeba", help="CelebA: 40 attributes of 202,599 faces, each a task")
+    parser = sources.add_parser("celeba", help="CelebA: 202,599 faces with 40 attributes, each a task")
     parser.add_argument(
-        "--root", type=Path, required=True, metavar="DIR", help="CelebA as it was downloaded: a folder, or a zip of all"
+        "--root", type=Path, required=True, metavar="DIR", help="CelebA as downloaded: a folder, or one zip file"
     )
     _add_out(parser)
     parser.add_argument(
-        "--size", type=_side, default=64, metavar="N", help="pixels a side that a trainer gets (default: 64)"
+        "--size", type=_side, default=64, metavar="N", help="height and width of the images in pixels (default: 64)"
     )
     store = parser.add_mutually_exclusive_group()
     store.add_argument(
@@ -75,7 +75,7 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_const",
         const="resized",
         default="resized",
-        help="store pixels of that size: the fastest to train on (default)",
+        help="store the resized images: fastest to train on (default)",
     )
     store.add_argument(
         "--jpeg",
@@ -83,12 +83,12 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_const",
         const="jpeg",
         default="resized",
-        help="store the files as they are and resize them while training: less disk",
+        help="store the original files and resize them while training: takes less disk",
     )
     parser.add_argument(
         "--skip-missing",
         action="store_true",
-        help="leave out images that are missing, damaged or without labels, and say how many",
+        help="skip images that are missing, damaged or unlabelled, and print their number",
     )
     parser.set_defaults(run=run)
 
@@ -99,13 +99,13 @@ def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
         write_synthetic_celeba(options.out, samples=options.samples, seed=options.seed)
 
-    parser = sources.add_parser("synth", help="drawn stand-ins for data that needs a licence, in its raw format")
-    parser.add_argument("--kind", choices=["celeba"], required=True, help="what to stand in for")
+    parser = sources.add_parser("synth", help="generate synthetic data in the raw format of a licensed data set")
+    parser.add_argument("--kind", choices=["celeba"], required=True, help="the data set to imitate")
     parser.add_argument(
-        "--samples", type=whole(1, 10_000_000), required=True, metavar="N", help="how many; CelebA has 202599"
+        "--samples", type=whole(1, 10_000_000), required=True, metavar="N", help="number of samples; CelebA has 202599"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder to make, for `paretrain data celeba --root`"
+        "--out", type=Path, required=True, metavar="DIR", help="folder to create, for `paretrain data celeba --root`"
     )
     _add_seed(parser, "every picture")
     parser.set_defaults(run=run)
@@ -125,10 +125,12 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             split_column=options.split,
         )
 
-    parser = sources.add_parser("table", help="rows of a CSV file: some columns to predict from the others")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="with a header, commas, UTF-8")
+    parser = sources.add_parser("table", help="rows of a CSV file: predict some columns from the others")
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="CSV file with a header, in UTF-8")
     _add_columns(parser, targets="columns to predict", required=True)
-    parser.add_argument("--ignore", type=_names, default=[], metavar="A,B*", help="columns to leave out")
+    parser.add_argument(
+        "--ignore", type=_names, default=[], metavar="A,B*", help="columns to leave out; * matches any text"
+    )
     _add_out(parser)
     parser.set_defaults(run=run)
 
@@ -148,11 +150,15 @@ def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             size=options.size,
         )
 
-    parser = sources.add_parser("folder", help="images in a folder, with a CSV file of their labels")
+    parser = sources.add_parser("folder", help="a folder of images with a CSV file of labels")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of JPEG or PNG files")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="its first column names the files")
-    _add_columns(parser, targets="columns to predict (default: all others)", required=False)
-    parser.add_argument("--size", type=_size, metavar="HxW", help="resize images to this while they are decoded")
+    parser.add_argument(
+        "--csv", type=Path, required=True, metavar="FILE", help="CSV file whose first column names the image files"
+    )
+    _add_columns(parser, targets="columns to predict (default: all but the first)", required=False)
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="resize the images to this size when they are decoded"
+    )
     _add_out(parser)
     parser.set_defaults(run=run)
 
@@ -163,12 +169,12 @@ def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser
 
         write_cityscapes(options.root, options.out, size=options.size)
 
-    parser = sources.add_parser("cityscapes", help="Cityscapes: 19 classes, instances and disparity for every pixel")
+    parser = sources.add_parser("cityscapes", help="Cityscapes: 19 classes, instance centres and disparity per pixel")
     parser.add_argument(
         "--root", type=Path, required=True, metavar="DIR", help="folder with leftImg8bit, gtFine and disparity"
     )
     parser.add_argument(
-        "--size", type=_size, default=(256, 512), metavar="HxW", help="of images and targets (default: 256x512)"
+        "--size", type=_size, default=(256, 512), metavar="HxW", help="size of images and targets (default: 256x512)"
     )
     _add_out(parser)
     parser.set_defaults(run=run)
@@ -180,7 +186,7 @@ def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
         write_custom(options.function, options.overrides, options.out)
 
-    parser = sources.add_parser("from", help="samples that a function of your own gives")
+    parser = sources.add_parser("from", help="samples from a Python function of your own")
     parser.add_argument("function", metavar="FILE.py:FUNCTION", help="or MODULE.FUNCTION; returns a Source")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keyword arguments")
     _add_out(parser)
@@ -193,10 +199,14 @@ def _add_index(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
         index_folder(options.folder, options.tasks, options.out)
 
-    parser = sources.add_parser("index", help="use WebDataset shards that another program wrote, where they are")
+    parser = sources.add_parser("index", help="use existing WebDataset shards in place")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the shards")
-    parser.add_argument("--tasks", type=Path, metavar="FILE", help="YAML: what the members mean (default: ask)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write here, with links to the shards (default: DIR)")
+    parser.add_argument(
+        "--tasks", type=Path, metavar="FILE", help="YAML file that describes the members (default: ask)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the manifest here, with links to the shards (default: DIR)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -206,7 +216,7 @@ def _add_check(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
         check_folder(options.folder)
 
-    parser = sources.add_parser("check", help="verify every byte of a data folder; count labels; draw some samples")
+    parser = sources.add_parser("check", help="verify every byte of a data folder, count labels, and draw some samples")
     parser.add_argument("folder", type=Path, metavar="DIR", help="a data folder")
     parser.set_defaults(run=run)
 
@@ -220,9 +230,11 @@ def _add_columns(parser: argparse.ArgumentParser, *, targets: str, required: boo
         metavar="A=KIND",
         help="classification or regression",
     )
-    parser.add_argument("--units", type=_pairs, default={}, metavar="A=UNIT", help="what regressions are measured in")
+    parser.add_argument("--units", type=_pairs, default={}, metavar="A=UNIT", help="units of regression targets")
     parser.add_argument(
-        "--split", metavar="COLUMN", help="names the split of each row (default: a fifth is test, by a hash of the row)"
+        "--split",
+        metavar="COLUMN",
+        help="column with the split of each row (default: a hash of the row puts a fifth in test)",
     )
 
 
@@ -254,7 +266,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to make")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="data folder to create")
 
 
 def _add_seed(parser: argparse.ArgumentParser, decides: str) -> None:

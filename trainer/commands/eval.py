@@ -1,4 +1,4 @@
-"""`paretrain eval`: the errors of a checkpoint."""
+"""`paretrain eval`: print the errors of a checkpoint."""
 
 from pathlib import Path
 
@@ -20,10 +20,15 @@ from trainer.training.prepare_data import open_split
 
 
 def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
-    """Evaluate the checkpoint of `step` (None: the last one) on one process, and print its errors.
+    """Evaluate a checkpoint on one process and print its errors.
+
+    Args:
+        run_dir: folder of the run.
+        split: split of the run's data.
+        step: step of the checkpoint; None: the last one.
 
     Raises:
-        UserError: no such run, checkpoint or split, or a damaged one.
+        UserError: there is no such run, checkpoint or split, or it is damaged.
     """
     experiment = read_config(run_dir)
     path = checkpoint_of(run_dir, step)
@@ -34,7 +39,7 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         tasks = build_tasks(manifest, data.tasks)
         names = [task.name for task in tasks]
         network = build_network(experiment, manifest, tasks)
-        # As many at a time as the run itself evaluates on a process: that fits into memory.
+        # The batch that the run itself evaluates on each process: it fits into memory.
         batch_size = experiment.train.global_batch // experiment.parallel.processes
         folder = DataFolder(opened.folder, manifest, opened.copy)
         batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
@@ -44,8 +49,8 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         found = evaluate(
             network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime
         )
-    of = "averaged weights, " if has_averages(snapshot.optimizer) else ""
-    table = Table(title=f"{run_dir}, step {snapshot.state['step']}: {of}{split} split, {found.samples} samples")
+    averaged = "averaged weights, " if has_averages(snapshot.optimizer) else ""
+    table = Table(title=f"{run_dir}, step {snapshot.state['step']}: {averaged}{split} split, {found.samples} samples")
     for column in ("task", "error or score" if found.by_class else "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name in names:

@@ -1,4 +1,4 @@
-"""`paretrain export`: a checkpoint's model as one plain file, with all that it takes to use it, and a model card."""
+"""`paretrain export`: write a checkpoint's model as one self-contained safetensors file, and a model card."""
 
 import json
 import os
@@ -30,18 +30,19 @@ SUFFIX = ".safetensors"
 
 
 def export_run(run_dir: Path, out: Path, step: int | None) -> None:
-    """Write the model of `step` (None: of the last checkpoint) to `out`, and a model card beside it.
+    """Write a checkpoint's model to `out`, and a model card beside it.
 
-    The file holds the encoder and the heads, without towers, which no evaluation asks. Its metadata are JSON under
-    `encoder`, `head`, `input`, `tasks`, `run` and `config`. It needs safetensors and this project's `models` alone.
+    The file holds the encoder and the heads; evaluations do not use the towers, so they are left out. Its metadata are
+    JSON under `encoder`, `head`, `input`, `tasks`, `run` and `config`. To load it takes safetensors and this project's
+    `models`.
 
     Args:
-        run_dir: a run's folder.
+        run_dir: folder of the run.
         out: NAME.safetensors, which must not exist; the card becomes NAME.md.
-        step: of one of the run's checkpoints.
+        step: step of the checkpoint; None: the last one.
 
     Raises:
-        UserError: no such run or checkpoint, a damaged one, or a file that is there already or cannot be written.
+        UserError: there is no such run or checkpoint, it is damaged, or a file exists already or cannot be written.
     """
     card = _card_beside(out)
     experiment = read_config(run_dir)
@@ -67,23 +68,23 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
         card.unlink()
         raise
     Terminal(soft_wrap=True).print(
-        f"{out}: {path.name} of {run_dir}, {len(content):,} bytes\n{card}: what it is, and how to load it"
+        f"{out}: {path.name} of {run_dir}, {len(content):,} bytes\n{card}: what the model is, and how to load it"
     )
 
 
 def _card_beside(out: Path) -> Path:
-    """Where the card goes; refuses a name that is taken or does not end in SUFFIX."""
+    """Return the path of the card. Refuse a name that is taken or does not end in SUFFIX."""
     if out.suffix != SUFFIX:
         raise UserError(f"--out {out}: expected a file name that ends in {SUFFIX}, such as --out {out}{SUFFIX}")
     card = out.with_suffix(".md")
     for path in (out, card):
         if os.path.lexists(path):
-            raise UserError(f"{path} is there already. Type another --out, or remove it first: rm {path}")
+            raise UserError(f"{path} exists already. Type another --out, or remove it first: rm {path}")
     return card
 
 
 def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of a model that never had towers."""
+    """Return the weights without those of the towers, under the names of a model that never had any."""
     kept = {name: tensor for name, tensor in model.items() if not name.startswith("heads.towers.")}
     return {name.replace("heads.main.", "heads.", 1): tensor for name, tensor in kept.items()}
 
@@ -91,7 +92,7 @@ def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _evaluated(
     experiment: Experiment, manifest: Manifest, tasks: list[Task], weights: Mapping[str, Tensor], path: Path
 ) -> MultiTaskModel:
-    """Build the model that evaluations ask, and put the weights in: what is written can be loaded."""
+    """Build the model without towers and load the weights, which shows that the file can be loaded."""
     model = experiment.model.model_copy(update={"tower": None})
     network = build_network(experiment.model_copy(update={"model": model}), manifest, tasks)
     fill(network, weights, path, experiment.data.path)
@@ -111,10 +112,10 @@ def _describe(
     folder = read_run(run_dir)
     if folder.info is None:
         raise UserError(
-            f"{run_dir / RUN} is missing: it says what trained this model. Put it back from a copy of the run"
+            f"{run_dir / RUN} is missing. It says how this model was trained: restore it from a copy of the run"
         )
     evaluated = [record for record in folder.of_kind("eval") if record["step"] == step]
-    told = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
+    provenance = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
     return {
         "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
         "head": {"name": head.name, "options": head.options},
@@ -136,14 +137,14 @@ def _describe(
                 "samples": {split: manifest.num_samples(split) for split in manifest.splits},
                 "fingerprint": manifest.fingerprint("train"),
             },
-            **told,
+            **provenance,
         },
         "config": experiment.model_dump(mode="json"),
     }
 
 
 def _portable(network: MultiTaskModel, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder's options without a folder that only this machine has."""
+    """Return the encoder's options with its configuration in place of a folder, which other machines do not have."""
     encoder = network.encoder
     if not isinstance(encoder, TransformersEncoder) or "folder" not in options:
         return dict(options)

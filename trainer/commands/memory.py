@@ -1,16 +1,17 @@
-"""From sizes to what one process needs: memory and bytes on the wire, under each strategy.
+"""Estimate what one process needs under each strategy, memory and bytes on the wire, from the sizes of a run.
 
-A model of it, written down so that it can be checked. Everything that lives in a step is added up as if it did so at
-the same time, which gradients and activations do not quite.
+The estimate is a written model that can be checked. It adds up everything that lives in a step as if all of it lived at
+the same time, which is not quite so for gradients and activations.
 
-W is the number of processes. Whatever travels goes around a ring, so a process sends (W - 1) / W of what an all-gather
-or a reduce-scatter handles, and twice that for an all-reduce.
+W is the number of processes. Messages go around a ring: a process sends (W - 1) / W of what an all-gather or a
+reduce-scatter handles, and twice that for an all-reduce.
 """
 
 from dataclasses import dataclass
 
 from paretrain.gram import CHUNK_ENTRIES
 from trainer.config.schema import OffloadConfig, OptimizerConfig
+from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.engines.offload import NO_OFFLOAD
 from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES
 
@@ -18,27 +19,27 @@ MOMENTS = {"adam": 2, "adamw": 2}
 ENTRY_BYTES = 4
 """Parameters, gradients and optimizer state are float32."""
 ZERO_BUCKET_BYTES = ENTRY_BYTES * MAX_BUCKET_ENTRIES
-"""What DeepSpeed sets aside on every process for gradients that are about to be sent, at most."""
+"""Upper bound of DeepSpeed's buffer on every process for gradients that are about to be sent."""
 ZERO3_LIVE_BYTES = ENTRY_BYTES * 1_000_000_000
-"""DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: up to here ZeRO-3 keeps what it has gathered
-until the backward has used it."""
+"""DeepSpeed's stage3_max_live_parameters and stage3_max_reuse_distance: up to this size, ZeRO-3 keeps gathered
+parameters until the backward has used them."""
 SPARE = 0.1
-"""Of a GPU's memory: left for what the estimate does not hold."""
+"""Fraction of a GPU's memory that is left for what the estimate does not include."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the whole model and of one process's share of a batch, in bytes.
+    """Sizes of the whole model and of one process's part of a batch, in bytes.
 
     Attributes:
-        parameters: all of them.
-        largest: the largest one.
-        buffers: all of them, such as BatchNorm's running statistics.
-        optimizer: what the optimizer remembers of the parameters.
-        parts: of each part that FSDP2 makes whole by itself, the root first, its parameters; empty elsewhere.
-        batch: the inputs and targets of a step, of all its micro-batches.
-        activations: what the forward of a micro-batch keeps for its backward.
-        balancer: see `split_bytes` and its neighbours.
+        parameters: all parameters.
+        largest: the largest parameter.
+        buffers: all buffers, such as BatchNorm's running statistics.
+        optimizer: the optimizer state of all parameters.
+        parts: the parameters of each part that FSDP2 gathers on its own, the root first; empty under other strategies.
+        batch: the inputs and targets of a step, over all its micro-batches.
+        activations: what the forward of one micro-batch keeps for its backward.
+        balancer: see `split_bytes`, `stacked_bytes` and `parameter_gradients_bytes`.
     """
 
     parameters: int
@@ -52,14 +53,14 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """What one process needs, in bytes.
 
     Attributes:
-        parameters: with the buffers.
-        communication: what a strategy gathers, and room for what it sends.
-        sent: bytes that a process sends in a step, those for α left out.
-        offloaded: in the host's memory, or on its disk, for what was moved there.
+        parameters: parameters and buffers.
+        communication: what the strategy gathers, and its send buffers.
+        sent: bytes that a process sends in a step, without those for α.
+        offloaded: what lies in host memory or on its disk instead.
     """
 
     parameters: int
@@ -73,53 +74,55 @@ class Estimate:
     offloaded: int = 0
 
     @property
-    def memory(self) -> int:
-        """All of it together but what is offloaded."""
+    def total(self) -> int:
+        """Return the sum of everything that is not offloaded."""
         held = self.parameters + self.gradients + self.optimizer + self.communication
         return held + self.batch + self.activations + self.balancer
 
     def fits(self, gpu_bytes: int) -> bool:
-        """Whether a GPU of so much memory has room for it, and for what no estimate holds."""
-        return self.memory <= gpu_bytes * (1 - SPARE)
+        """Return whether a GPU with `gpu_bytes` of memory has room for the total, and `SPARE` for the rest."""
+        return self.total <= gpu_bytes * (1 - SPARE)
 
 
-def estimate(sizes: Sizes, strategy: str, world_size: int, offload: OffloadConfig = NO_OFFLOAD) -> Estimate:
-    """What one of `world_size` processes needs under `strategy` (parallel.strategy) and parallel.offload."""
-    whole, share = sizes.parameters, -(-sizes.parameters // world_size)
-    parameters = gradients = share
-    optimizer, offloaded = -(-sizes.optimizer // world_size), 0
-    if strategy in ("single", "ddp"):
-        parameters = gradients = whole
-        optimizer = sizes.optimizer
+def estimate_memory(
+    sizes: Sizes, strategy: StrategyName, world_size: int, offload: OffloadConfig = NO_OFFLOAD
+) -> MemoryEstimate:
+    """Estimate what one of `world_size` processes needs under `strategy`, with `offload` (parallel.offload)."""
+    shards, stage = STRATEGIES[strategy].shards, STRATEGIES[strategy].zero_stage
+    whole, shard = sizes.parameters, -(-sizes.parameters // world_size)
+    parameters = shard if "parameters" in shards else whole
+    gradients = shard if "gradients" in shards else whole
+    optimizer = -(-sizes.optimizer // world_size) if "optimizer" in shards else sizes.optimizer
+    offloaded = 0
+    if not shards:
         communication = whole if world_size > 1 else 0  # DDP's buckets
         handled = 2 * whole
-    elif strategy == "fsdp2":
+    elif stage is None:
         root, *others = sizes.parts
-        # The root stays whole until the backward. Of the others one computes while the next one comes, and one has
-        # whole gradients, which are copied to be scattered.
+        # FSDP2 keeps the root whole until the backward. One of the other parts computes while the next one is gathered,
+        # and one has whole gradients, which are copied to be scattered.
         communication = root + 4 * max(others)
         handled = 3 * whole - root
     else:
-        gradients = share + (whole if strategy == "zero1" else 0)
         communication = min(whole, ZERO_BUCKET_BYTES)
-        if strategy == "zero3":
+        handled = 3 * whole
+        if stage == 1:
+            gradients += shard
+        if stage == 3:
             communication += min(whole, ZERO3_LIVE_BYTES)
             handled = (2 if whole <= ZERO3_LIVE_BYTES else 3) * whole
-        else:
-            parameters = whole
-            handled = 3 * whole
         if offload.parameters != "none":
             offloaded += parameters
             parameters = 0
         if offload.optimizer == "none":
-            parameters += share  # What the optimizer steps is a copy.
+            parameters += shard  # The optimizer steps a copy.
         else:
-            # That copy, its gradient, and one more of either on its way.
-            offloaded += optimizer + 3 * share
-            gradients, optimizer = gradients - share, 0
-            if strategy != "zero3":  # A gradient travels by a place of its own at both ends.
+            # That copy, its gradient, and one more of each in transit.
+            offloaded += optimizer + 3 * shard
+            gradients, optimizer = gradients - shard, 0
+            if stage != 3:  # A gradient passes through a buffer of its own at both ends.
                 communication, offloaded = communication + sizes.largest, offloaded + sizes.largest
-    return Estimate(
+    return MemoryEstimate(
         parameters=parameters + sizes.buffers,
         gradients=gradients,
         optimizer=optimizer,
@@ -133,30 +136,32 @@ def estimate(sizes: Sizes, strategy: str, world_size: int, offload: OffloadConfi
 
 
 def optimizer_bytes(parameters: int, config: OptimizerConfig) -> int:
-    """What the optimizer remembers of so many bytes of parameters."""
+    """Return the size of the optimizer state for `parameters` bytes of parameters."""
     moments = MOMENTS.get(config.name, 1 if config.momentum else 0)
     return parameters * (moments + (config.ema_decay is not None))
 
 
 def split_bytes(num_tasks: int, z_bytes: int) -> int:
-    """Of `Balancer.split`: every task's gradient of the size of z, all of them stacked, a part of them in float64."""
+    """Return what `Balancer.split` needs: one gradient of the size of z per task, their stack, and a chunk of it in
+    float64.
+    """
     stack = num_tasks * z_bytes
     return 2 * stack + min(2 * stack, 8 * CHUNK_ENTRIES) + _gram_bytes(num_tasks)
 
 
 def stacked_bytes(num_tasks: int, z_bytes: int, errors_bytes: int, weight_bytes: int) -> int:
-    """Of `Balancer.linear`: the errors (B, T, C); they and the weights (T, C, D) once more in float64; a part of every
-    task's gradient.
+    """Return what `Balancer.linear` needs: the errors (B, T, C), a float64 copy of them and of the weights (T, C, D),
+    and a chunk of every task's gradient.
     """
     part = min(3 * num_tasks * z_bytes, 12 * CHUNK_ENTRIES)
     return 3 * errors_bytes + 2 * weight_bytes + part + _gram_bytes(num_tasks)
 
 
 def parameter_gradients_bytes(num_tasks: int, encoder_bytes: int) -> int:
-    """Of MGDA in the space of the parameters: every task's gradient of the encoder, stacked, and summed over ranks."""
+    """Return what MGDA in parameter space needs: all tasks' encoder gradients, stacked, and summed over ranks."""
     return 3 * num_tasks * encoder_bytes + _gram_bytes(num_tasks)
 
 
 def _gram_bytes(num_tasks: int) -> int:
-    """Its own, and as it is packed, reduced and mended."""
+    """Return the size of the Gram matrix and of its packed, reduced and unpacked copies."""
     return 4 * 8 * num_tasks**2

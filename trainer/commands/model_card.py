@@ -1,4 +1,4 @@
-"""What a model is, for people: the Markdown beside an exported file, with the lines that load it."""
+"""Write the model card, the Markdown beside an exported model: what it is, and the lines that load it."""
 
 import html
 import json
@@ -16,14 +16,14 @@ MAX_CLASSES_SHOWN = 12
 
 IMAGES = '''\
 def predict(pixels_BHWC):
-    """Images as bytes, (B, {height}, {width}, {channels}) uint8 -> {outputs}."""
+    """Return {outputs}, for images (B, {height}, {width}, {channels}) uint8."""
     x = torch.as_tensor(pixels_BHWC).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         return model((x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))'''
 
 FEATURES = '''\
 def predict(features_BF):
-    """Rows of {num_features} numbers, NaN where one is missing -> {outputs}."""
+    """Return {outputs}, for rows of {num_features} numbers, NaN where one is missing."""
     x = torch.as_tensor(features_BF, dtype=torch.float32)
     with torch.no_grad():
         return model(((x - mean) / std).nan_to_num(nan=0.0))'''
@@ -56,12 +56,12 @@ mean, std = torch.tensor(inputs["mean"]), torch.tensor(inputs["std"])
 
 
 def model_card(about: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: str) -> str:
-    """The card's text.
+    """Return the card as Markdown.
 
     Args:
-        about: the file's metadata, as values.
-        shapes: tensor name -> shape.
-        file: the exported file's name.
+        about: the metadata of the exported file, as values.
+        shapes: shape of each tensor, by its name.
+        file: name of the exported file.
     """
     run, stacked = about["run"], "heads.first.weight_TCD" in shapes
     sections = {
@@ -85,19 +85,19 @@ def model_card(about: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
 def _tasks(about: Mapping[str, Any]) -> str:
     run = about["run"]
     if run["errors"] is None:
-        said = f"There was no evaluation at step {run['step']}; `paretrain eval RUN --step {run['step']}` makes one."
+        said = f"The run was not evaluated at step {run['step']}. To do so: `paretrain eval RUN --step {run['step']}`."
     else:
         samples = run["test_samples"]
         said = f"Errors on the {'' if samples is None else f'{samples:,} '}samples of the test split."
         if any(task["data"]["kind"] == "segmentation" for task in about["tasks"]):
-            said += " mIoU is a score, the mean intersection over union of the classes: more is better."
+            said += " mIoU, the mean intersection over union of the classes, is a score: higher is better."
     cells = [(task["data"]["name"], _meaning(task["data"]), _error(task, run["errors"])) for task in about["tasks"]]
     rows = [f"| {index} | {' | '.join(map(markdown, row))} |" for index, row in enumerate(cells)]
     return "\n".join([said, "", "| t | task | its output | error |", "|---|---|---|---|", *rows])
 
 
 def _meaning(data: Mapping[str, Any]) -> str:
-    where = " a pixel" if data["kind"] in ("segmentation", "dense_regression") else ""
+    where = " per pixel" if data["kind"] in ("segmentation", "dense_regression") else ""
     if "classes" in data:
         names = data["classes"]
         more = ", ..." if len(names) > MAX_CLASSES_SHOWN else ""
@@ -119,7 +119,9 @@ def _error(task: Mapping[str, Any], errors: Mapping[str, float | None] | None) -
 
 def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
     spec = about["input"]
-    outputs = "outputs (B, T, C), task t's are outputs[:, t]" if stacked else "a list of one output a task"
+    outputs = (
+        "outputs (B, T, C), where outputs[:, t] belong to task t" if stacked else "a list with one output per task"
+    )
     if spec["kind"] == "image":
         predict = IMAGES.format(outputs=outputs, **{key: spec[key] for key in ("height", "width", "channels")})
     else:
@@ -151,8 +153,8 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:
     lines = [f"- `encoder.*`: {num_encoder} parameters and buffers, named as torch names them."]
     if stacked:
         lines.append(
-            "- `heads.*`: all heads as one stack. The first axis is the task t, in the order above: task t's linear "
-            "layer is `x @ weight_TCD[t].T + bias_TC[t]`."
+            "- `heads.*`: all heads, stacked. The first axis is the task t, in the order above: its linear layer is "
+            "`x @ weight_TCD[t].T + bias_TC[t]`."
         )
         lines += [f"  - `{name}` {shape}" for name, shape in shapes.items() if name.startswith("heads.")]
     else:
@@ -174,7 +176,7 @@ def _data(about: Mapping[str, Any]) -> str:
         )
     else:
         lines.append(
-            f"Input: {len(spec['names'])} numbers a sample, standardised; names, mean and std are in the file."
+            f"Input: {len(spec['names'])} numbers per sample, standardised; names, mean and std are in the file."
         )
     return "\n".join([*lines, "", f"Fingerprint of the train split: `{data['fingerprint']}`."])
 
@@ -197,14 +199,14 @@ def _training(about: Mapping[str, Any]) -> str:
 
 
 def markdown(text: str) -> str:
-    """Escape what came from a user for a place in a line of Markdown, a table's cell too."""
-    # Entities for HTML, since not every reader of Markdown takes a backslash before it.
+    """Escape text for a line of Markdown, or a cell of a table."""
+    # HTML gets entities, since not every Markdown reader accepts a backslash before it.
     entities = html.escape(one_line(text), quote=False)
     return re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", entities)
 
 
 def code(text: str) -> str:
-    """A line of code, within more backticks than it has in a row."""
+    """Return a line of code between more backticks than it has in a row."""
     line, fence = one_line(text), _fence(text, least=1)
     return f"{fence} {line} {fence}" if "`" in line else f"{fence}{line}{fence}"
 

@@ -1,6 +1,6 @@
-"""A configuration's file: YAML and overrides to an `Experiment`, and back.
+"""Read a configuration file, with overrides, into an `Experiment`, and write it back.
 
-Unknown keys and wrong types are errors that say what to type.
+Unknown keys and values of the wrong type are errors that say what to type.
 """
 
 import json
@@ -18,9 +18,9 @@ from trainer.config.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
 from trainer.errors import UserError, did_you_mean
 
 MAX_TEXT = 4096
-"""As long as a path may be."""
+"""Longest text; a path may be as long."""
 MAX_FAULTS = 10
-"""Faults that one error names."""
+"""Number of faults that one error names."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
@@ -29,25 +29,30 @@ _short.maxstring = _short.maxother = 100
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a YAML file and apply `a.b=value` overrides, whose values are YAML too.
 
-    Of several overrides of one key the last counts.
+    If a key is overridden several times, the last value counts.
 
     Raises:
-        UserError: the file is missing or not YAML, or a key or value is wrong; names the key and a likely correction.
+        UserError: the file is missing or not YAML, or a key or value is wrong. The message names the key and suggests a
+            correction.
     """
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(f"no configuration file {path}. Configurations of this project: ls configs/") from None
+        raise UserError(f"no configuration file {path}. For examples, type: ls configs/") from None
     if values is None:
-        raise UserError(f"{path} is empty. Configurations of this project: ls configs/")
+        raise UserError(f"{path} is empty. For examples, type: ls configs/")
     return parse_config(_apply(values, overrides), str(path))
 
 
 def parse_config(values: Any, source: str) -> Experiment:
-    """Validate plain values, as YAML gives them.
+    """Validate plain values, such as those of a YAML file.
+
+    Args:
+        values: nested dictionaries.
+        source: begins the message of an error, such as the file's path.
 
     Raises:
-        UserError: a key or value is wrong; all faults are named at once.
+        UserError: a key or value is wrong. The message names all faults.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source} must hold keys and values, found {type(values).__name__}")
@@ -55,14 +60,14 @@ def parse_config(values: Any, source: str) -> Experiment:
     if faults:
         raise _invalid(source, faults)
     try:
-        # As JSON: there a list may become a tuple and a string a Path, but "5" is no number.
+        # Of JSON, strict pydantic takes a list as a tuple and a string as a Path, but still refuses "5" as a number.
         return Experiment.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise _invalid(source, [_explain(fault) for fault in error.errors()]) from None
 
 
 def to_yaml(experiment: Experiment) -> str:
-    """Write every value, defaults included; `parse_config` reads it back unchanged."""
+    """Return a configuration as YAML, defaults included. `parse_config` reads it back unchanged."""
     return dump_yaml(experiment.model_dump(mode="json"))
 
 
@@ -88,7 +93,7 @@ def _apply(values: Any, overrides: Sequence[str]) -> Any:
 
 
 def _unusable(values: Any, key: str = "") -> Iterator[str]:
-    """Name what no field can hold, free `options` included: infinite numbers, and texts that no line can show."""
+    """Yield what no field may hold, not even free `options`: infinite numbers, and text with control characters."""
     if isinstance(values, dict):
         for name, value in values.items():
             if not is_printable(name):
@@ -136,5 +141,5 @@ def _fields_at(location: Sequence[str | int]) -> list[str]:
     section: Any = Experiment
     for part in location:
         annotation = section.model_fields[part].annotation
-        section = next(iter(get_args(annotation)), annotation)  # X of `X | None`
+        section = next(iter(get_args(annotation)), annotation)  # `X | None` holds X.
     return list(section.model_fields)

@@ -1,14 +1,14 @@
-"""What this machine can carry: cores for the processes of a run, and a folder for what it leaves."""
+"""Check what this machine can carry: cores for the processes of a run, and a folder for its output."""
 
 import os
 import tempfile
 from pathlib import Path
 
-from trainer.config.schema import Experiment
+from trainer.config.schema import ParallelConfig
 from trainer.errors import UserError
 
 MAX_BUSY_PER_CORE = 32
-"""Beyond what anybody runs on purpose; a machine that is asked for more comes to a halt."""
+"""Upper bound of processes, workers and threads per core: nobody runs more on purpose, and more stall the machine."""
 
 
 def num_cores() -> int:
@@ -16,17 +16,17 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def refuse_flood(experiment: Experiment, runs: int = 1) -> None:
+def refuse_flood(parallel: ParallelConfig, workers: int, runs: int = 1) -> None:
     """Refuse a run that would start far more processes, workers and threads on this machine than it has cores.
 
     Args:
-        experiment: all of its processes would start here.
-        runs: as many of its kind as would train at a time.
+        parallel: the processes, all of which would start here.
+        workers: data workers of each process.
+        runs: number of such runs at a time.
 
     Raises:
         UserError: it would.
     """
-    parallel, workers = experiment.parallel, experiment.data.workers
     busy, most = runs * parallel.processes * (parallel.threads + workers), MAX_BUSY_PER_CORE * num_cores()
     if busy > most:
         at_a_time = f"{runs} runs at a time x " if runs > 1 else ""
@@ -38,10 +38,10 @@ def refuse_flood(experiment: Experiment, runs: int = 1) -> None:
 
 
 def try_to_write(folder: Path) -> None:
-    """Make folders and a file of the same names as a run would, in a folder that is removed at once.
+    """Try to create a run's folder and a file in it, under a temporary folder that is removed at once.
 
     Raises:
-        UserError: it cannot be done.
+        UserError: it cannot be written.
     """
     folder = Path(os.path.abspath(folder))
     there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))

@@ -1,4 +1,4 @@
-"""What may differ between a run and its continuation."""
+"""Decide which settings may change when a run is resumed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,17 +22,18 @@ RESUMABLE = (
     "balance.monitor_every_steps",
     "balance.on_nonfinite",
 )
-"""What does not decide which numbers come out, unless they are NaN.
-Only train.global_batch and parallel.precision do: a run may have to go on where fewer samples fit, or on another
-machine. With another batch the epoch goes on at the same sample, and the log says so.
+"""Keys that may change. They do not change the results, unless a loss is NaN.
 
-data.path may move: the checkpoint holds the data's fingerprint. train.steps may change: the schedule is a function of
-the step, and `cosine` alone depends on the last one. train.accumulation.steps may change where α is that of the window.
+The exceptions are train.global_batch and parallel.precision, which may change so that a run can resume where fewer
+samples fit, or on another machine. With another batch the epoch continues at the same sample, and the log says so.
+
+data.path may move: the checkpoint holds the data's fingerprint. train.steps may change unless the schedule is cosine,
+the only one that depends on the last step. train.accumulation.steps may change where α is that of the window.
 """
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
-    """Lines `key: old -> new` for every value that a continued run may not change."""
+    """Return a line `key: old -> new` for every changed value that a resumed run must keep."""
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     ignored = list(RESUMABLE)
     if new.optimizer.schedule != "cosine":

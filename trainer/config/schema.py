@@ -1,94 +1,95 @@
-"""One run's configuration: typed, frozen, strict. config_file.py reads it and words the errors.
+"""The configuration of one run: typed, frozen, strict. file.py reads it and words the errors.
 
-A configuration is code: a dotted path in it runs what it names. The upper bounds here are absolute; what this machine
-can carry is checked when a run starts on it (machine.py), since a configuration may be meant for another one.
+A configuration is code: a dotted path in it runs what it names. The upper bounds here hold on any machine; what this
+machine can carry is checked when a run starts on it (machine.py), since a configuration may be meant for another one.
+
+docs/configuration.md and docs/config.schema.json are made from this file: python -m trainer.config.write_schema. The
+file is longer than others so that every key of a configuration is found in one place.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trainer.config.section import OnlyWith, Section
+from trainer.config.strategies import STRATEGIES, StrategyName
 
 MAX_STEPS = 99_999_999
-"""A checkpoint's folder has eight digits."""
+"""The folder of a checkpoint has eight digits."""
 MAX_RATE = 1e6
-"""Of learning rates, decays and factors: far beyond what trains, and far from where float32 ends."""
+"""Bound of learning rates, decays and factors: far beyond what trains, and far from where float32 ends."""
 MAX_SECONDS = 30 * 24 * 3600
 
 Steps = Annotated[int, Field(gt=0, le=MAX_STEPS)]
 WandbName = Annotated[str, Field(pattern=r"^[^/\\#?%:]+$", max_length=200)]
 """Without the characters that Weights & Biases refuses in the names of projects."""
-
-
-class Section(BaseModel):
-    """A part of the configuration. Each field's documentation stands under it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+Place = Literal["none", "cpu", "nvme"]
 
 
 class AugmentConfig(Section):
-    """Random changes of the training images, drawn from seed, epoch and position alone. Nothing is on by default."""
+    """Random changes of the training images, drawn from the seed, the epoch and the position alone. Off by default."""
 
     flip: bool = False
-    """Mirror half of the images left to right; maps of classes with them."""
+    """Mirror half of the images left to right, and their dense targets with them."""
     crop_padding: int = Field(0, ge=0)
-    """Move images by up to so many pixels up, down, left and right; black comes in, and in dense targets "no label"."""
+    """Shift images by up to this many pixels in each direction. Pixels that enter are black; in dense targets they
+    have no label."""
     brightness: float = Field(0.0, ge=0, le=1)
-    """Scale all pixels by a factor from 1 - x to 1 + x."""
+    """Multiply all pixels by a factor from 1 - x to 1 + x."""
     contrast: float = Field(0.0, ge=0, le=1)
-    """Scale the distance to the image's mean grey value by a factor from 1 - x to 1 + x."""
+    """Multiply each pixel's difference from the image's mean grey value by a factor from 1 - x to 1 + x."""
     saturation: float = Field(0.0, ge=0, le=1)
-    """Scale the distance to each pixel's own grey value by a factor from 1 - x to 1 + x."""
+    """Multiply each pixel's difference from its own grey value by a factor from 1 - x to 1 + x."""
 
 
 class CacheConfig(Section):
-    """The copies of remote data on this machine's disk, shared by all its processes and runs."""
+    """Copies of remote data on this machine's disk, shared by all its processes and runs."""
 
     dir: Path = Path("~/.cache/paretrain")
-    """On a disk of the machine's own, where it has one."""
+    """Folder of the copies, best on a local disk."""
     max_gib: float = Field(100.0, gt=0, le=2**30)
-    """Upper bound of all copies together. The shards that nobody has opened for longest are removed first; files that
-    are not of a copy do not count, and are never removed. Data that does not fit is fetched while it is trained on; a
-    disk that holds little needs fewer `shuffle_samples`."""
+    """Upper bound of all copies together, in GiB. The least recently used shards are removed first; files that are not
+    copies neither count nor are removed. Data that does not fit is fetched while training; a small disk needs a
+    smaller `data.shuffle_samples`."""
 
     @property
     def max_bytes(self) -> int:
-        """The bound in bytes."""
+        """Return the bound in bytes."""
         return int(self.max_gib * 2**30)
 
 
 class DataConfig(Section):
-    """Where the samples come from."""
+    """The samples to train on."""
 
     path: str = Field(min_length=1)
-    """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it; or its address: http(s)://, s3://.
-    What lies there is fetched into the cache."""
+    """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it, or its address (http(s)://,
+    s3://). Remote data is fetched into the cache."""
     cache: CacheConfig = CacheConfig()
     tasks: tuple[str, ...] | None = None
-    """The tasks to train, of those in the manifest. null: all of them."""
+    """Names of the tasks to train. null: all tasks of the manifest."""
     workers: int = Field(0, ge=0, le=1024)
-    """Data worker processes a rank. 0: decode in the training process; remote data in one worker all the same, so that
-    the training process can tell of a slow server. Does not change what is trained on."""
+    """Data worker processes per rank. 0: decode in the training process; remote data still takes one worker, so that
+    the training process can report a slow server. The number does not change which samples a step trains on."""
     verify: Literal["checksum", "size"] = "checksum"
-    """What is compared with the manifest before step 1: every shard's SHA-256, or only its size in bytes."""
+    """What is compared with the manifest before step 1: the SHA-256 of every shard, or only its size."""
     augment: AugmentConfig = AugmentConfig()
     shuffle_samples: int = Field(2**22, gt=0, le=2**40)
-    """Samples that are shuffled together, in whole shards; a split of fewer is permuted as a whole. Fewer than the
-    default is for remote shards: those of two such groups and of the test split have to fit the cache together."""
+    """Number of samples that are shuffled together, in whole shards; a smaller split is permuted as a whole. Remote
+    data may need fewer: two such groups and the test split must fit the cache together."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
-    """Of the train samples: how many may be unusable in an epoch before the run stops. They count for nothing."""
+    """Fraction of the training samples that may be unreadable in an epoch before the run stops. Unreadable samples have
+    no effect on the training."""
 
 
 class EncoderConfig(Section):
     """The shared encoder."""
 
     name: str
-    """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (any of its vision models, from a configuration or a
-    local folder), or the dotted path of your own: called with (input_shape, **options), has an attribute `width`, the
-    length of z; and `stride`, pixels a cell, where z is a map."""
-    options: dict[str, Any] = {}
+    """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (a vision model of Hugging Face, from a configuration
+    or a local folder), or the dotted path of your own: called with (input_shape, **options), with an attribute `width`,
+    the length of z; and `stride`, the pixels per cell, where z is a map."""
+    options: dict[str, Any] = Field({})
     """Keyword arguments of the encoder."""
 
 
@@ -96,33 +97,33 @@ class HeadConfig(Section):
     """The head that each task gets."""
 
     name: str = "linear"
-    """For tasks with one target a sample: linear, mlp. For those with a target a pixel: upsampling (two convolutions),
-    pyramid (PSPNet's). Where both kinds stand beside each other, the name is that of the one, and the other gets linear
-    or upsampling. Or the dotted path of your own: called with (width, outputs, **options)."""
-    options: dict[str, Any] = {}
-    """Keyword arguments of the head: of mlp hidden and dropout, of upsampling and pyramid hidden and kernel_size."""
+    """For tasks with one target per sample: linear, mlp. For tasks with one target per pixel: upsampling (two
+    convolutions), pyramid (as in PSPNet). Where both kinds of tasks occur, the name applies to its own kind; the other
+    kind gets linear or upsampling. Or the dotted path of your own: called with (width, outputs, **options)."""
+    options: dict[str, Any] = Field({})
+    """Keyword arguments of the head: hidden and dropout of mlp; hidden and kernel_size of upsampling and pyramid."""
 
 
 class TowerConfig(HeadConfig):
-    """A second, smaller head a task while training: Small Towers (Wang et al. 2020, arXiv 2008.05808)."""
+    """A second, smaller head per task, used in training only: Small Towers (Wang et al. 2020, arXiv 2008.05808)."""
 
     weight: float = Field(1.0, gt=0, le=MAX_RATE)
-    """What the tower's loss counts for in its task's loss; 0.5 to 3 in the authors' code, whose towers are linear."""
+    """Factor of the tower's loss in its task's loss. The authors use linear towers and 0.5 to 3."""
 
 
 class ModelConfig(Section):
-    """One encoder, one head a task."""
+    """One encoder, and one head per task."""
 
     encoder: EncoderConfig
     head: HeadConfig = HeadConfig()
     checkpoint_activations: bool = False
-    """true: the encoder's blocks keep their inputs alone and are computed once more in the backward: a quarter of the
-    memory or less, for 10 to 70 % more time. The numbers stay the same, bit for bit."""
+    """true: keep only the inputs of the encoder's blocks, and compute the blocks again in the backward. It takes a
+    quarter of the memory or less, and 10 to 70 % more time. The results are the same bit for bit."""
     tower: TowerConfig | None = None
-    """null: no towers. {}: linear ones. Training losses then hold the towers' too; evaluation asks the heads alone."""
+    """null: no towers. {}: linear towers. Training losses then include the towers; evaluations use the heads only."""
     compile: bool = False
-    """true: encoder and heads by torch.compile, which needs a C++ compiler; the first step then takes a minute or more.
-    The numbers change within their rounding. Under parallel.strategy=single and ddp."""
+    """true: compile the encoder and the heads with torch.compile, which needs a C++ compiler; the first step then takes
+    a minute or more. Results change within rounding. Needs parallel.strategy single or ddp."""
 
 
 class BalanceConfig(Section):
@@ -130,50 +131,42 @@ class BalanceConfig(Section):
 
     weighting: str = "min_norm"
     """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. random: RLW. uncertainty:
-    Kendall 2018. gradnorm: Chen 2018. dwa: Liu 2019. tension: CDTT. Or a dotted path: a rule of TorchJD that needs the
-    Gram matrix alone, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
+    Kendall 2018. gradnorm: Chen 2018. dwa: Liu 2019. tension: CDTT. Or a dotted path: a rule of TorchJD that needs only
+    the Gram matrix, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
     space: Literal["representation", "parameters"] = "representation"
-    """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward a task, to compare with."""
+    """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task, for comparison."""
     monitor_every_steps: Steps | None = None
-    """Steps between looks at the parameter-space gradients of the tasks: how much the worst task falls, and how many
-    ascend. Each costs one more forward and one backward a task. null: never."""
-    options: dict[str, Any] = {}
+    """Steps between measurements of the tasks' gradients in parameter space: the decrease of the worst task, and the
+    number of tasks whose loss ascends. Each costs one more forward, and one backward per task. null: never."""
+    options: dict[str, Any] = Field({})
     """Keyword arguments of the rule, such as {learning_rate: 0.01} for `uncertainty`."""
-    weights: dict[str, float] | None = None
-    """For `fixed`: a weight >= 0 for each task; they sum to 1. A task of weight 0 trains its head only."""
-    preference: dict[str, Annotated[float, Field(ge=1 / MAX_RATE, le=MAX_RATE)]] | None = None
-    """For `min_norm`: relative importance of each task. Steers to the point of the Pareto front where preference times
-    loss is the same for all tasks: {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`."""
+    weights: Annotated[dict[str, float] | None, OnlyWith("weighting", "fixed", required=True)] = None
+    """A weight >= 0 for each task. They sum to 1. A task of weight 0 trains its head only."""
+    preference: Annotated[
+        dict[str, Annotated[float, Field(ge=1 / MAX_RATE, le=MAX_RATE)]] | None, OnlyWith("weighting", "min_norm")
+    ] = None
+    """Relative importance of each task. The run approaches the point of the Pareto front where preference times loss is
+    the same for all tasks: {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`."""
     normalise: Literal["none", "l2", "loss", "loss+"] = "none"
-    """Apply the rule to gradients divided by their norm (l2), their loss, or both (loss+); α is rescaled to fit the
-    gradients as they are."""
+    """Apply the rule to gradients divided by their norm (l2), by their loss, or by both (loss+). α is rescaled to the
+    original gradients."""
     on_nonfinite: Literal["stop", "skip_step", "drop_task"] = "stop"
-    """A task's loss or gradient that is NaN or infinite, on any process. stop: end the run; the last checkpoint stands.
-    skip_step: nothing changes by this batch, BatchNorm's running statistics included. drop_task: the step goes on
-    without the broken tasks, whose own heads get no gradient, and without new running statistics; it stops where no
-    other task is left. What was not finite past the representation, in the encoder, is skipped by both."""
+    """What to do when the loss or gradient of a task is NaN or infinite on any process. stop: end the run; the last
+    checkpoint remains. skip_step: the batch changes nothing, not even the running statistics of BatchNorm. drop_task:
+    go on without the broken tasks, whose own heads get no gradient, and without new running statistics; stop if no task
+    is left. Both skip a step whose gradients break inside the encoder."""
     reference: bool = False
-    """true: do not rescale α after `normalise`, as the code published with MGDA-UB does. For comparison only."""
-
-    @model_validator(mode="after")
-    def _weights_belong_to_fixed(self) -> Self:
-        if (self.weighting == "fixed") != (self.weights is not None):
-            raise ValueError(
-                f"weighting '{self.weighting}' with weights {self.weights}: 'fixed' and weights go together"
-            )
-        return self
+    """true: do not rescale α after `normalise`, as the published code of MGDA-UB does. For comparison only."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
-        if self.preference is not None and self.weighting != "min_norm":
-            raise ValueError(f"preference has no effect with weighting '{self.weighting}': it belongs to min_norm")
         if self.on_nonfinite == "drop_task" and self.space == "parameters":
             raise ValueError(
-                "on_nonfinite: drop_task needs space: representation. In the space of the parameters NaN of one task "
-                "reaches the gradients of all; type balance.on_nonfinite=skip_step"
+                "on_nonfinite: drop_task needs space: representation. In parameter space, NaN of one task reaches the "
+                "gradients of all tasks. Type balance.on_nonfinite=skip_step"
             )
         if self.reference and self.normalise == "none":
-            raise ValueError("reference: true has no effect with normalise: none; type balance.normalise=l2, say")
+            raise ValueError("reference: true has no effect with normalise: none. Type balance.normalise=l2, say")
         return self
 
 
@@ -181,90 +174,86 @@ class OptimizerConfig(Section):
     """The optimizer and its learning rate at each step."""
 
     name: Literal["sgd", "adam", "adamw"]
+    """The optimizer of torch.optim."""
     learning_rate: float = Field(gt=0, le=MAX_RATE)
-    """The peak; the schedule multiplies it."""
-    momentum: float = Field(0.0, ge=0, lt=1)
-    """For sgd."""
+    """Peak learning rate; the schedule multiplies it."""
+    momentum: Annotated[float, OnlyWith("name", "sgd")] = Field(0.0, ge=0, lt=1)
+    """Momentum factor."""
     weight_decay: float = Field(0.0, ge=0, le=MAX_RATE)
+    """Weight decay: decoupled for adamw, an L2 penalty for the others."""
     schedule: Literal["constant", "step", "cosine"] = "constant"
-    """step: times `decay_factor` every `decay_every_steps`. cosine: down to 0 at the last step."""
-    decay_every_steps: Steps | None = None
-    decay_factor: float | None = Field(None, gt=0, le=1)
+    """step: multiply by `decay_factor` every `decay_every_steps`. cosine: decay to 0 at the last step."""
+    decay_every_steps: Annotated[Steps | None, OnlyWith("schedule", "step", required=True)] = None
+    """Steps between decays."""
+    decay_factor: Annotated[float | None, OnlyWith("schedule", "step", required=True)] = Field(None, gt=0, le=1)
+    """Factor of each decay."""
     warmup_steps: int = Field(0, ge=0, le=MAX_STEPS)
     """Steps of linear growth from 0 to the peak."""
     clip_norm: float | None = Field(None, gt=0, le=1e30)
-    """Upper bound of the gradient's norm over all parameters. null: no clipping."""
+    """Upper bound of the gradient norm over all parameters. null: no clipping."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """0.999, say: keep an exponential moving average of the parameters, which evaluations and `paretrain export` take
-    in their place. BatchNorm's running statistics remain those of the trained parameters. null: no average."""
-
-    @model_validator(mode="after")
-    def _options_belong_together(self) -> Self:
-        decay = (self.decay_every_steps, self.decay_factor)
-        if (self.schedule == "step") != all(decay) or any(decay) != all(decay):
-            raise ValueError(
-                f"schedule '{self.schedule}' with decay_every_steps={decay[0]} and decay_factor={decay[1]}: "
-                "'step' needs both, the others neither"
-            )
-        if self.momentum and self.name != "sgd":
-            raise ValueError(f"momentum={self.momentum} has no effect with '{self.name}': it belongs to sgd")
-        return self
+    """Decay of an exponential moving average of the parameters, such as 0.999. Evaluations and `paretrain export` use
+    the average instead of the trained parameters; BatchNorm keeps the running statistics of the latter. null: no
+    average."""
 
 
 class AccumulationConfig(Section):
-    """The micro-batches that a process works on one after another in a step, in the memory of one of them."""
+    """Gradient accumulation: a step processes several micro-batches, in the memory of one."""
 
     steps: int = Field(1, gt=0, le=2**16)
-    """Micro-batches a step; parallel.processes times it divides global_batch. BatchNorm sees one at a time."""
+    """Micro-batches per step. Times parallel.processes, it divides global_batch. BatchNorm sees one at a time."""
     alpha: Literal["window", "micro"] = "window"
-    """window: the exact α of the whole step, as if it were one batch, for one more forward. micro: an α for each
-    micro-batch, and the mean of their gradients, which is another method: a rule that learns does so `steps` times."""
+    """window: the exact α of the whole step, as if it were one batch, for one more forward. micro: one α per
+    micro-batch, and the mean of their gradients; this is another method, and a rule that learns does so `steps` times
+    per step."""
 
     @model_validator(mode="after")
-    def _alpha_belongs_to_several(self) -> Self:
+    def _micro_needs_several_steps(self) -> Self:
         if self.steps == 1 and self.alpha == "micro":
             raise ValueError("alpha: micro has no effect with steps: 1. Type train.accumulation.steps=4, say")
         return self
 
 
 class TrainConfig(Section):
-    """How long, and on how much at a time."""
+    """Length of the run, and size of a batch."""
 
     steps: Steps
-    """Optimizer steps. `paretrain check` prints the number of steps an epoch."""
+    """Optimizer steps. `paretrain check` prints the number of steps per epoch."""
     global_batch: int = Field(gt=0, le=2**30)
-    """Samples a step over all processes; the number of processes must divide it."""
+    """Samples per step over all processes. The number of processes must divide it."""
     accumulation: AccumulationConfig = AccumulationConfig()
     log_every_steps: Steps = 10
+    """Steps between lines of the log and records of metrics.jsonl."""
     eval_every_steps: Steps
     """Steps between evaluations on the test split. The last step is always evaluated."""
     max_hours: float | None = Field(None, gt=0, le=10_000)
-    """A start of the run that has lasted so long saves and ends; the same command goes on. What would end it otherwise
-    should leave it time for one more step and for saving. null: it trains to its last step."""
+    """Hours after which the run saves a checkpoint and ends; the same command continues it. Leave time for one more
+    step and a checkpoint before any outer limit. null: no limit."""
 
 
 class CheckpointConfig(Section):
-    """What is kept, to be resumed from."""
+    """Checkpoints to resume from."""
 
     every_steps: Steps
-    """Steps between checkpoints. The last step is always saved. Each process writes its share while the training goes
-    on: a step waits for the copy in the host's memory alone."""
+    """Steps between checkpoints. The last step is always saved. Each process writes its part in the background; a step
+    waits only for the copy into host memory."""
     keep: int = Field(2, gt=0, le=MAX_STEPS)
-    """Checkpoints kept; older ones are removed once a newer one is complete."""
+    """Number of checkpoints to keep. An older one is removed once a newer one is complete."""
 
 
 class OffloadConfig(Section):
-    """What DeepSpeed keeps outside of a GPU's memory: ZeRO-Offload (Ren et al. 2021, arXiv 2101.06840), and to a disk
-    ZeRO-Infinity (Rajbhandari et al. 2021, arXiv 2104.07857). The numbers stay the same within their rounding."""
+    """What DeepSpeed keeps outside of GPU memory: ZeRO-Offload (Ren et al. 2021, arXiv 2101.06840), and on a disk
+    ZeRO-Infinity (Rajbhandari et al. 2021, arXiv 2104.07857). Results are the same within rounding."""
 
-    optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """The optimizer's state and its step. cpu: in the host's memory, under zero1, zero2 and zero3. nvme: the state on a
-    disk, under zero3."""
-    parameters: Literal["none", "cpu", "nvme"] = "none"
-    """This process's share of the parameters, while they do not run: under zero3, where the optimizer's state, which is
-    larger, has gone before."""
+    optimizer: Place = "none"
+    """Optimizer state and step. cpu: in host memory, under zero1, zero2 and zero3. nvme: the state on a disk, under
+    zero3."""
+    parameters: Place = "none"
+    """This process's shard of the parameters while they are not in use, under zero3. Needs the optimizer, which is
+    larger, offloaded too."""
     nvme_dir: Path | None = None
-    """For nvme: a folder on a disk of the machine's own. What lies there is worth nothing after the run."""
+    """For nvme: a folder on a local disk. Each run uses a folder of its own name there, which is worthless after the
+    run."""
 
     @model_validator(mode="after")
     def _places_belong_together(self) -> Self:
@@ -280,37 +269,42 @@ class OffloadConfig(Section):
             )
         return self
 
+    def of_run(self, name: str) -> "OffloadConfig":
+        """Return these settings with the run's own folder below `nvme_dir`, so that no two runs share one."""
+        return self.model_copy(update={"nvme_dir": self.nvme_dir and self.nvme_dir / name})
+
 
 class ParallelConfig(Section):
-    """The processes that must run. Anything else at start is an error, never a fallback."""
+    """The processes of the run. If others are started, the run ends with an error; there is no fallback."""
 
     processes: int = Field(1, gt=0, le=2**20)
-    """Processes over all machines."""
-    strategy: Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"] = "ddp"
-    """How the model is spread over the processes; α and the parameters come out the same. single: one process. ddp: all
-    of it on each. fsdp2: parameters, gradients and optimizer state in shards. zero1, zero2, zero3: DeepSpeed, with the
-    optimizer state in shards, then the gradients too, then the parameters. A run may go on under another one."""
+    """Number of processes over all machines."""
+    strategy: StrategyName = "ddp"
+    """How the model is distributed; α and the parameters come out the same. single: one process. ddp: a copy per
+    process. fsdp2: parameters, gradients and optimizer state in shards. zero1, zero2, zero3: DeepSpeed, with the
+    optimizer state in shards, then also the gradients, then also the parameters. A run may resume under another
+    strategy."""
     offload: OffloadConfig = OffloadConfig()
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model is trained."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """What the network's forward computes in, by autocast; fp16 scales the losses, and skips a step that overflows, so
-    it needs a GPU. Parameters, their gradients, the optimizer, losses and α stay in float32 or better throughout. A run
-    may go on in another precision."""
+    """Precision of the network's forward, by autocast. fp16 scales the losses and skips a step that overflows; it needs
+    a GPU. Parameters, gradients, the optimizer, losses and α stay in float32 or better. A run may resume in another
+    precision."""
     threads: int = Field(1, gt=0, le=1024)
-    """CPU threads a process computes with."""
+    """CPU threads per process."""
     exchange_group: Literal["dedicated", "default", "gloo"] = "dedicated"
-    """Over what the Gram matrix and α travel. dedicated: a process group of their own, so that they never wait in line
-    behind gradients. default: the one of the gradients. gloo: over the CPUs, also where the gradients go over NCCL."""
+    """Process group that carries the Gram matrix and α. dedicated: a group of its own, so that they never queue behind
+    gradients. default: the group of the gradients. gloo: over the CPUs, even where gradients use NCCL."""
     timeout_seconds: float = Field(600, gt=0, le=MAX_SECONDS)
-    """How long a process waits for another one before it gives up: in the start, the first step, evaluations and
-    checkpoints."""
+    """How long a process waits for another during the start, the first step, evaluations and checkpoints."""
     step_timeout_seconds: float = Field(120, gt=0, le=MAX_SECONDS)
-    """The same in all other steps, where it is the shorter of the two."""
+    """How long a process waits for another in all other steps, if this is the shorter of the two."""
 
     @model_validator(mode="after")
     def _single_is_one_process(self) -> Self:
-        if self.strategy == "single" and self.processes > 1:
-            raise ValueError(f"strategy 'single' with processes={self.processes}: type parallel.strategy=ddp, say")
+        if self.processes > 1 and not STRATEGIES[self.strategy].several_processes:
+            raise ValueError(f"strategy '{self.strategy}' with processes={self.processes}: type parallel.strategy=ddp")
         return self
 
     @model_validator(mode="after")
@@ -320,18 +314,18 @@ class ParallelConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _offload_needs_zero(self) -> Self:
-        places = self.offload.optimizer, self.offload.parameters
-        if places == ("none", "none"):
-            return self
-        able = ("zero3",) if "nvme" in places or self.offload.parameters != "none" else ("zero1", "zero2", "zero3")
-        if self.strategy not in able:
-            raise ValueError(
-                f"offload of optimizer to '{places[0]}' and parameters to '{places[1]}' goes together with strategy "
-                f"{' and '.join(able)} alone, found '{self.strategy}'. Type parallel.strategy=zero3"
-            )
-        if self.precision == "fp16":
-            raise ValueError("offload does not go together with precision 'fp16': type parallel.precision=bf16")
+    def _strategy_can_offload(self) -> Self:
+        places = {"optimizer": self.offload.optimizer, "parameters": self.offload.parameters}
+        asked = {what: place for what, place in places.items() if place != "none"}
+        for what, place in asked.items():
+            if not STRATEGIES[self.strategy].can_offload(what, place):
+                able = [name for name, strategy in STRATEGIES.items() if strategy.can_offload(what, place)]
+                raise ValueError(
+                    f"offload of {what} to '{place}' needs strategy {' or '.join(able)}, found '{self.strategy}'. "
+                    "Type parallel.strategy=zero3"
+                )
+        if asked and self.precision == "fp16":
+            raise ValueError("offload cannot be used with precision 'fp16': type parallel.precision=bf16")
         return self
 
 
@@ -339,19 +333,20 @@ class WandbConfig(Section):
     """Tracking in Weights & Biases. metrics.jsonl and report.html are always written."""
 
     mode: Literal["auto", "online", "offline", "off"] = "auto"
-    """auto: online with a key, offline without; off: not at all."""
+    """auto: online with a key, offline without. off: no tracking."""
     project: WandbName = "paretrain"
+    """Name of the project."""
     group: WandbName | None = None
-    """The runs that wandb shows together; a sweep's are grouped by the name in its configuration."""
+    """Runs that wandb shows together. The runs of a sweep are grouped by the name in its configuration."""
 
 
 class Experiment(Section):
-    """One run."""
+    """The configuration of one run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
-    """The run's folder is `output`/`name`."""
+    """Name of the run. Its folder is `output`/`name`."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Decides the initial parameters, the order of the samples and dropout."""
+    """Decides the initial parameters, the order of the samples, and dropout."""
     output: Path = Path("runs")
     """Folder of all runs."""
     data: DataConfig
@@ -365,53 +360,51 @@ class Experiment(Section):
 
     @property
     def run_dir(self) -> Path:
-        """Where everything that the run leaves stands."""
+        """Return the folder of everything that the run writes."""
         return self.output / self.name
 
-    @property
-    def offload(self) -> OffloadConfig:
-        """parallel.offload, with a folder on the disk that no other run writes to."""
-        found = self.parallel.offload
-        own = found.nvme_dir and found.nvme_dir / self.name
-        return found.model_copy(update={"nvme_dir": own})
-
     @model_validator(mode="after")
-    def _some_options_need_whole_gradients(self) -> Self:
-        asked = {
-            "balance.space=parameters": self.balance.space == "parameters",
-            "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
-            "balance.on_nonfinite=drop_task": self.balance.on_nonfinite == "drop_task",
-        }
-        if self.parallel.strategy not in ("single", "ddp") and any(asked.values()):
-            names = ", ".join(name for name, is_set in asked.items() if is_set)
+    def _strategy_has_whole_gradients(self) -> Self:
+        asked = _chosen(
+            {
+                "balance.space=parameters": self.balance.space == "parameters",
+                "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
+                "balance.on_nonfinite=drop_task": self.balance.on_nonfinite == "drop_task",
+            }
+        )
+        if asked and not STRATEGIES[self.parallel.strategy].whole_gradients:
             raise ValueError(
-                f"{names}: needs every parameter's whole gradient, which parallel.strategy={self.parallel.strategy} "
-                "cuts in shards. Type parallel.strategy=ddp, or leave it out"
+                f"{asked}: not available under parallel.strategy={self.parallel.strategy}, where no process holds "
+                "whole gradients. Type parallel.strategy=ddp, or leave it out"
             )
         return self
 
     @model_validator(mode="after")
-    def _compile_needs_whole_parameters(self) -> Self:
-        if self.model.compile and self.parallel.strategy not in ("single", "ddp"):
+    def _strategy_compiles(self) -> Self:
+        if self.model.compile and not STRATEGIES[self.parallel.strategy].compiles:
+            able = [name for name, strategy in STRATEGIES.items() if strategy.compiles]
             raise ValueError(
-                f"model.compile: true goes together with parallel.strategy=single and ddp alone, found "
-                f"{self.parallel.strategy}. Type parallel.strategy=ddp, or model.compile=false"
+                f"model.compile: true needs parallel.strategy {' or '.join(able)}, found {self.parallel.strategy}. "
+                "Type parallel.strategy=ddp, or model.compile=false"
             )
         return self
 
     @model_validator(mode="after")
-    def _some_options_need_one_plain_backward(self) -> Self:
-        asked = {
-            "balance.space=parameters": self.balance.space == "parameters",
-            "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
-        }
-        refused = {
-            f"train.accumulation.steps={self.train.accumulation.steps}": self.train.accumulation.steps > 1,
-            "parallel.precision=fp16": self.parallel.precision == "fp16",
-        }
-        if any(asked.values()) and any(refused.values()):
-            names, others = (", ".join(name for name, is_set in found.items() if is_set) for found in (asked, refused))
-            raise ValueError(f"{names}: does not go together with {others}. Leave one of them out")
+    def _parameter_space_needs_one_plain_backward(self) -> Self:
+        asked = _chosen(
+            {
+                "balance.space=parameters": self.balance.space == "parameters",
+                "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
+            }
+        )
+        others = _chosen(
+            {
+                f"train.accumulation.steps={self.train.accumulation.steps}": self.train.accumulation.steps > 1,
+                "parallel.precision=fp16": self.parallel.precision == "fp16",
+            }
+        )
+        if asked and others:
+            raise ValueError(f"{asked}: cannot be used with {others}. Leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -425,3 +418,8 @@ class Experiment(Section):
                 f"type train.global_batch={nearest}"
             )
         return self
+
+
+def _chosen(settings: dict[str, bool]) -> str:
+    """Return the names of the settings that are on, for a message."""
+    return ", ".join(name for name, is_on in settings.items() if is_on)

@@ -1,7 +1,7 @@
-"""YAML 1.2 files, read with care: the core schema alone, and every fault a sentence with its line.
+"""Read YAML 1.2 files, by the core schema only, and report each fault with its line.
 
-PyYAML parses; what a plain word means is decided here, since PyYAML itself knows YAML 1.1: there `010` is 8, `1:30`
-is 90, `off` is false, and `5e-4` is text. Keys are always text. Merge keys and dates are not of YAML 1.2.
+PyYAML parses; the meaning of plain words is decided here, since PyYAML implements YAML 1.1, in which `010` is 8, `1:30`
+is 90, `off` is false, and `5e-4` is text. Keys are always text. YAML 1.2 has neither merge keys nor dates.
 """
 
 import re
@@ -16,7 +16,7 @@ from trainer.files import read_text
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 50
 MAX_VALUES = 100_000
-"""Bound of all values of a file, those that aliases repeat included."""
+"""Upper bound of the values in a file, including those that aliases repeat."""
 MAX_INTEGER = 2**63 - 1
 
 _PREFIX = "tag:yaml.org,2002:"
@@ -29,7 +29,7 @@ _SCALARS = {
         "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     }.items()
 }
-"""The plain words that are no text, as in chapter 10.3.2 of YAML 1.2.2; the first match counts."""
+"""The plain words that are not text, by chapter 10.3.2 of YAML 1.2.2. The first match counts."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -43,11 +43,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML 1.2 to dictionaries with text as keys, lists, texts, numbers, booleans and None.
+    """Parse YAML 1.2 into dictionaries with text keys, lists, text, numbers, booleans and None.
 
     Args:
         text: one document.
-        where: begins the sentence of an error, such as the file's path.
+        where: begins the message of an error, such as the file's path.
 
     Raises:
         UserError: it is not YAML, not of the core schema, nested too deeply, or too large.
@@ -66,12 +66,12 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def dump_yaml(values: Any) -> str:
-    """Write values so that `parse_yaml`, and a reader of YAML 1.1 too, reads them back unchanged."""
+    """Return values as YAML that `parse_yaml` and YAML 1.1 readers both read back unchanged."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes as SafeLoader does, of a bounded depth and with the words of YAML 1.2."""
+    """Composes nodes as SafeLoader does, with a bounded depth and the plain words of YAML 1.2."""
 
     yaml_implicit_resolvers = {None: [(_PREFIX + kind, pattern) for kind, pattern in _SCALARS.items()]}  # noqa: RUF012
     depth = 0
@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that either version of YAML would take for something else."""
+    """Quotes text that either version of YAML would read as something else."""
 
 
 for _kind, _pattern in _SCALARS.items():
@@ -94,7 +94,7 @@ for _kind, _pattern in _SCALARS.items():
 
 
 class _Values:
-    """Turns nodes into values, and counts them: a few aliases of aliases can stand for billions."""
+    """Turns nodes into values and counts them, since a few aliases of aliases can stand for billions."""
 
     def __init__(self) -> None:
         self._num_values = 0
@@ -103,13 +103,13 @@ class _Values:
     def of(self, node: yaml.Node) -> Any:
         self._num_values += 1
         if self._num_values > MAX_VALUES:
-            raise _fault(node, f"more than {MAX_VALUES:,} values, those that aliases repeat included")
+            raise _fault(node, f"more than {MAX_VALUES:,} values, including those that aliases repeat")
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
         if any(node is outer for outer in self._inside):
-            raise _fault(node, "an alias inside of what it stands for")
+            raise _fault(node, "an alias inside the value that it stands for")
         if len(self._inside) == MAX_DEPTH:
-            raise _fault(node, f"nested deeper than {MAX_DEPTH} levels, those that aliases repeat included")
+            raise _fault(node, f"nested deeper than {MAX_DEPTH} levels, including those that aliases repeat")
         expected = "seq" if isinstance(node, yaml.SequenceNode) else "map"
         if node.tag != _PREFIX + expected:
             raise _fault(node, f"the tag {node.tag[:80]} is not allowed here")
@@ -125,7 +125,7 @@ class _Values:
                 raise _fault(key, "a key is a list or a mapping; expected text")
             name = _text(key)
             if name == "<<":
-                raise _fault(key, "merge keys (<<) are not of YAML 1.2; write the keys themselves")
+                raise _fault(key, "merge keys (<<) are not part of YAML 1.2; write out the keys")
             if name in found:
                 raise _fault(key, f"key given twice: {name}")
             found[name] = self.of(value)
@@ -152,7 +152,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 def _integer(node: yaml.ScalarNode) -> int:
     word = node.value
     base = {"0o": 8, "0x": 16}.get(word[:2], 10)
-    # Python refuses decimals of thousands of digits by itself, with an error of its own.
+    # Python raises an error of its own for decimals of thousands of digits.
     value = int(word, base) if len(word.lstrip("+-0ox")) <= 24 else MAX_INTEGER + 1
     if abs(value) > MAX_INTEGER:
         raise _fault(node, f"the integer {word[:24]}{'...' if len(word) > 24 else ''} is beyond 64 bits")
@@ -164,7 +164,7 @@ def _text(node: yaml.ScalarNode) -> str:
     try:
         word.encode()
     except UnicodeEncodeError:
-        raise _fault(node, "a text with half of a surrogate pair, which is no character") from None
+        raise _fault(node, "text with half of a surrogate pair, which is not a character") from None
     return word
 
 

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from trainer.config.schema import ParallelConfig
+from trainer.config.strategies import STRATEGIES
 from trainer.errors import LostPeerError, UserError, say_error
 from trainer.runtime.agreement import Facts, refuse_differences
 from trainer.runtime.collectives import Runtime
@@ -109,7 +110,7 @@ def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
     check_world_size(asked=config.processes, launched=launched, joined=launched)
     _allow_many_connections()
     timeout = timedelta(seconds=config.timeout_seconds)
-    if launched == 1 and config.strategy not in ("single", "ddp"):
+    if launched == 1 and STRATEGIES[config.strategy].shards:
         # FSDP2 and DeepSpeed need a process group even for a single process.
         store = dist.HashStore()  # type: ignore[attr-defined]
         backend = "gloo" if config.device == "cpu" else "nccl"

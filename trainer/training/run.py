@@ -123,7 +123,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, found: Found
         runtime,
         experiment.optimizer.clip_norm,
         experiment.parallel.precision,
-        experiment.offload,
+        experiment.parallel.offload.of_run(experiment.name),
     )
     if snapshot and state:
         engine.load_optimizer(snapshot.optimizer)

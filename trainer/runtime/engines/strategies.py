@@ -8,17 +8,16 @@ from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.config.schema import OffloadConfig
+from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine, TorchEngine
 from trainer.runtime.engines.offload import NO_OFFLOAD, check_disk
 from trainer.runtime.engines.precision import LossScale, Precision, lower_precision
 from trainer.runtime.engines.zero import ZeroEngine, import_deepspeed
 
-ZERO_STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
-
 
 def build_engine(
-    strategy: str,
+    strategy: StrategyName,
     network: MultiTaskModel,
     build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
     runtime: Runtime,
@@ -43,18 +42,19 @@ def build_engine(
     """
     lower_precision(network, precision, runtime.device)
     loss_scale = LossScale(precision)
-    if strategy in ("single", "ddp"):
+    if not STRATEGIES[strategy].shards:
         model = runtime.accelerator.prepare_model(network)
         if runtime.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
             raise AssertionError(f"accelerate left the model unwrapped: {type(model).__name__}")
         return TorchEngine(network, model, build_optimizer, clip_norm, loss_scale)
     # Shards are ranges of flat parameters, and fully_shard refuses parameters in channels_last format.
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    if strategy == "fsdp2":
-        from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to import it.
+    stage = STRATEGIES[strategy].zero_stage
+    if stage is None:
+        from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
 
         return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
     with runtime.raise_together():
         import_deepspeed(runtime.device)
         check_disk(offload)
-    return ZeroEngine(ZERO_STAGES[strategy], network, build_optimizer, clip_norm, runtime.device, loss_scale, offload)
+    return ZeroEngine(stage, network, build_optimizer, clip_norm, runtime.device, loss_scale, offload)

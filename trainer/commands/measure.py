@@ -1,4 +1,4 @@
-"""The sizes of a run, measured on one micro-batch: what `trainer.commands.memory` starts from.
+"""Measure the sizes of a run on one micro-batch, for the estimate of `trainer.commands.memory`.
 
 Shapes: T tasks, B samples.
 """
@@ -20,12 +20,12 @@ from trainer.training.run import Run
 
 
 def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
-    """Run one more forward, of the bare network, so that no strategy's copies are taken for activations.
+    """Measure one more forward, of a plain network, so that no strategy's copies are counted as activations.
 
     Args:
-        run: what tries the configuration.
-        manifest: of its data.
-        batch: what one process has in a step, of which one micro-batch at a time goes through the network.
+        run: the run on trial.
+        manifest: the manifest of its data.
+        batch: one process's part of a step. One micro-batch of it goes through the network.
     """
     experiment = run.experiment
     network = build_network(experiment, manifest, run.tasks).to(run.runtime.device)
@@ -55,11 +55,11 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
 
 
 def saved_bytes(forward: Callable[[], Tensor], not_counted: Iterable[Tensor]) -> int:
-    """Bytes of the memory that autograd keeps between `forward` and the backward, whose blocks count once each.
+    """Return the bytes that autograd keeps between `forward` and the backward, each storage counted once.
 
     Args:
-        forward: what it returns holds the graph.
-        not_counted: tensors that are there anyway, such as parameters.
+        forward: returns a tensor that holds the graph.
+        not_counted: tensors that exist anyway, such as parameters.
     """
     blocks: dict[int, int] = {}
 
@@ -69,7 +69,7 @@ def saved_bytes(forward: Callable[[], Tensor], not_counted: Iterable[Tensor]) ->
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        total = forward()  # While it lives no block is freed, so no address stands for two of them.
+        total = forward()  # While it lives no storage is freed, so no address is used twice.
     for tensor in not_counted:
         blocks.pop(tensor.untyped_storage().data_ptr(), None)
     del total
@@ -91,8 +91,8 @@ def _balancer_bytes(run: Run, heads: nn.Module, z: Tensor, encoder_bytes: int) -
 
 
 def parts_of_fsdp2(network: nn.Module) -> tuple[int, ...]:
-    """Bytes of the parameters of each part that FSDP2 gathers by itself; first those that it left to the root."""
-    from torch.distributed.fsdp import FSDPModule  # torch takes more than a second to load it.
+    """Return the parameter bytes of each part that FSDP2 gathers on its own; first those left to the root."""
+    from torch.distributed.fsdp import FSDPModule  # Its import takes more than a second.
 
     parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
     assert parts[0] is network, "the root comes first, and is sharded"
