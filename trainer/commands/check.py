@@ -4,6 +4,7 @@ import time
 
 from rich.table import Table
 
+from paretrain import Balance, BalanceError
 from paretrain.exchange import message_bytes
 from trainer.commands.memory import Estimate, estimate
 from trainer.commands.sizes import measure_sizes
@@ -12,9 +13,9 @@ from trainer.config.schema import Experiment, TrainConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
-from trainer.run_folder import find_start
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
+from trainer.training.find_start import find_start
 from trainer.training.gradients import forward_backward
 from trainer.training.prepare_data import open_data
 from trainer.training.run import Run, build_run
@@ -42,18 +43,21 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     loading = experiment.data.model_copy(update={"workers": min(experiment.data.workers, num_cores())})
     with joined(alone) as runtime:
         find_start(experiment, runtime)
-        data = open_data(experiment, runtime)
+        data = open_data(experiment.data, runtime)
         manifest = data.manifest
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
-        run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime, None)
-        batch = run.augmented(next(run.train_batches))
+        run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime)
+        batch = run.to_device(next(run.train_batches))
         started = time.perf_counter()
-        forward_backward(run, batch)
+        try:
+            balance = forward_backward(run.learner, batch)
+        except BalanceError as error:
+            raise UserError(f"the first batch cannot be balanced: {error}") from error
         seconds = time.perf_counter() - started
         sizes = measure_sizes(run, manifest, batch)
         needed = estimate(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
-    Terminal().print(_table(experiment, manifest, run, seconds, needed))
+    Terminal().print(_table(experiment, manifest, run, balance, seconds, needed))
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
 
@@ -69,23 +73,23 @@ def _compare(needed: Estimate, gpu_gib: float) -> None:
     Terminal().print(f"{found} fits a GPU of {gpu_gib:g} GiB: {needed.memory / gpu_gib / 2**30:.0%} of it")
 
 
-def _table(experiment: Experiment, manifest: Manifest, run: Run, seconds: float, needed: Estimate) -> Table:
+def _table(
+    experiment: Experiment, manifest: Manifest, run: Run, balance: Balance, seconds: float, needed: Estimate
+) -> Table:
     config, processes = experiment.train, experiment.parallel.processes
     encoder, heads = (run.num_parameters[part] for part in ("encoder", "heads"))
     steps_per_epoch = manifest.num_samples("train") // config.global_batch
-    balance = run.balancer.last
-    assert balance is not None, "a batch was tried"
     shown = list(zip(run.task_names, balance.losses_T, balance.alpha_T, strict=True))[:MAX_TASKS_SHOWN]
     table = Table(title=f"{experiment.name}: ready to train", show_header=False)
     rows = {
         "data": f"{manifest.name} in {experiment.data.path}: "
         + ", ".join(f"{manifest.num_samples(split):,} {split}" for split in manifest.splits)
         + " samples, as the manifest says",
-        "tasks": f"{len(run.tasks)}: " + ", ".join(run.task_names[:MAX_TASKS_SHOWN]),
+        "tasks": f"{len(run.task_names)}: " + ", ".join(run.task_names[:MAX_TASKS_SHOWN]),
         "parameters": f"{encoder + heads:,}: encoder {encoder:,}, heads {heads:,}",
         "batch": _batch(config, processes),
         "length": f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps",
-        "exchange": f"{message_bytes(len(run.tasks), processes):,} bytes a process and step for α, "
+        "exchange": f"{message_bytes(len(run.task_names), processes):,} bytes a process and step for α, "
         f"{needed.sent:,} bytes sent for parameters and gradients",
         "memory": _memory(needed, experiment.parallel.strategy),
         "one batch": f"{seconds:.3f} s forward and backward; "

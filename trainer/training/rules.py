@@ -1,4 +1,4 @@
-"""Names and options -> rules. A name stands in a literal dict below, or is a dotted path: TorchJD's or your own."""
+"""Build a weighting rule from its name and options. A name is a key of `RULES` or a dotted path: TorchJD's or yours."""
 
 import importlib.util
 import inspect
@@ -27,7 +27,7 @@ RULES: Mapping[str, Callable[..., Weighting]] = {
     "dwa": DynamicWeightAverage,
     "tension": Tension,
 }
-"""`rule(**options)`, with `num_tasks` and `seed` besides where it takes them."""
+"""Each is called with its options, and with `num_tasks` and `seed` where it takes them."""
 
 EXPECTED = "expected a rule, which has __call__, state_dict and load_state_dict"
 
@@ -46,18 +46,19 @@ def build_weighting(
     """Build a rule.
 
     Args:
-        name: one of `RULES`; the dotted path of a Gram-only weighting of TorchJD, called with `options`, where lists
-            become vectors; or that of your own rule, called as those in `RULES` are.
+        name: a key of `RULES`; the dotted path of a Gram-only weighting of TorchJD, called with `options`, of which
+            lists become vectors; or that of your own rule, called as those in `RULES` are.
         options: keyword arguments of the rule.
         tasks: names of all T tasks, in order.
         weights: for `fixed`, by task.
         preference: by task; makes `min_norm` a `Chebyshev` rule.
-        normalise: what each gradient is divided by (`Normalised`).
+        normalise: what each gradient is divided by, see `Normalised`.
         reference: see `Normalised`.
-        seed: of random rules.
+        seed: for random rules.
 
     Raises:
-        ValueError: no such name, dotted path or option, a value it refuses, or weights that do not fit the tasks.
+        ValueError: no such name, dotted path or option, a value that the rule refuses, or weights that do not fit the
+            tasks.
     """
     given: dict[str, Any] = {"num_tasks": len(tasks), "seed": seed}
     build = _of_the_user(name) if "." in name else _known(name)
@@ -66,7 +67,7 @@ def build_weighting(
     if preference is not None:
         build, given["preference_T"] = Chebyshev, _in_task_order("preference", preference, tasks, example=1)
     if is_from_torchjd(build):
-        refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
+        refuse_more_than_the_gram(build)  # Before its options or missing packages are complained about.
         # TorchJD takes vectors as tensors only, and YAML has none.
         torch_options = {
             key: dotted.call(
