@@ -22,9 +22,8 @@ from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import exchange_group
 from trainer.runtime.engines.strategies import build_engine
 from trainer.train import train
-from trainer.training import loop
-from trainer.training import summary as reporting
-from trainer.training.run import Run
+from trainer.training import loop, summary
+from trainer.training.learner import Learner
 
 BREAKING_HEAD = {"name": "tests.support.faulty.NanOfEverySecondTask"}
 """In the second step."""
@@ -61,16 +60,18 @@ def without_some_labels(batch: Batch, step: int, rank: int) -> Batch:
 def collectives_of_each_step(rank: int, digits: Path, folder: Path) -> dict[str, list[list[str]]]:
     as_launched(rank)
     train_step, found = loop.train_step, {}
+    steps: list[list[str]] = []
 
-    def counted(run: Run, batch: Batch, *others: Any) -> Any:
+    def counted(learner: Learner, batch: Batch, *others: Any, **options: Any) -> Any:
         before = len(recorded())
-        step = train_step(run, without_some_labels(batch, run.step, rank), *others)
-        found.setdefault(run.experiment.name, []).append(recorded()[before:])
-        return step
+        result = train_step(learner, without_some_labels(batch, len(steps), rank), *others, **options)
+        steps.append(recorded()[before:])
+        return result
 
     loop.train_step = counted  # type: ignore[attr-defined]
-    reporting.write_report = lambda *_: None  # Takes longer than all the rest.
+    summary.write_report = lambda *_: None  # type: ignore[attr-defined]  # Takes longer than all the rest.
     for case, settings in CASES.items():
+        found[case] = steps = []
         if not dist.is_initialized():  # A run leaves its group.
             dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/{case}.store", 2), rank=rank, world_size=2)
         train(an_experiment(case, digits, folder, settings))

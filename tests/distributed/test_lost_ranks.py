@@ -170,8 +170,8 @@ def test_a_disk_that_fails_one_rank_and_a_rule_that_fails_end_all_with_the_same_
     rule = {"weighting": "tests.support.breaking.BreakingRule"}
     (kind, said), other = ends(an_experiment(digits, tmp_path, "ddp", {}, name="rule", balance=rule))
     assert (kind, said) == other
-    words = "stopped at step 2: the weighting failed on rank 0: ValueError: no luck. The last checkpoint stands"
-    assert (kind, said) == (UserError.__name__, words)
+    assert kind == UserError.__name__
+    assert said.startswith("stopped at step 2: the weighting failed on rank 0: ValueError: no luck\n")
 
 
 def wait_where_no_exception_comes(rank: int, folder: Path, is_stopped: bool) -> int:

@@ -7,7 +7,7 @@ One start of the ranks does all cases of a world size: that is what a test costs
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tests.support.strategies import (
     LABELLED,
     SKIPPED,
     Case,
-    a_run,
+    a_learner,
     my_batch,
     new_engine,
     stack,
@@ -159,13 +159,13 @@ def in_lower_precision(rank: int, strategies: Sequence[str]) -> dict[tuple[str, 
         found["bf16", strategy] = torch.stack(train(engine, case, range(2), runtime))
         engine = new_engine(strategy, case, runtime, precision="fp16")
         engine.loss_scale.value = 2.0**12
-        run = a_run(engine, runtime)
+        learner = a_learner(engine, runtime)
         told = []
         for step, (micro_batches, overflows) in enumerate(FP16_STEPS):
-            run.experiment.train.accumulation = AccumulationConfig(steps=micro_batches)
             factor = 1e5 if overflows and rank == 1 else 0.0
-            run.tasks = [Loud(task, factor) for task in LABELLED.tasks]
-            balance = forward_backward(run, my_batch(case, step, runtime))
+            loud: list[Any] = [Loud(task, factor) for task in LABELLED.tasks]
+            one = replace(learner, accumulation=AccumulationConfig(steps=micro_batches), tasks=loud)
+            balance = forward_backward(one, my_batch(case, step, runtime))
             norm = float(engine.step())
             told.append((balance.overflow, engine.loss_scale.value, norm, balance.min_norm))
         found["fp16", strategy] = told, whole(engine.model_pieces(), runtime)

@@ -11,11 +11,11 @@ import torch
 
 from tests.support.ranks import run_ranks
 from trainer.errors import UserError
+from trainer.runtime import polling
 from trainer.runtime.collectives import Runtime
+from trainer.runtime.polling import run_while_polling
 from trainer.runtime.stopping import Request
 from trainer.training import next_batch as waiting
-from trainer.training import prepare_data as opening
-from trainer.training.prepare_data import in_turns
 
 
 class Late:
@@ -40,30 +40,22 @@ class Late:
 
 
 def waited(runtime: Runtime, batches: Late, request: Request = Request.GO_ON) -> Any:
-    """What came, what rank 0 was told, how often the wait for data was entered."""
+    """Return the batch or the error, the reports, how often the wait for data was timed, and the batches taken."""
     notes: list[str] = []
     entered: list[None] = []
-    throughput = SimpleNamespace(data_wait=lambda: entered.append(None) or nullcontext())
-    run: Any = SimpleNamespace(
-        runtime=runtime,
-        train_batches=batches,
-        throughput=throughput,
-        step=7,
-        augmented=lambda batch: batch,
-        saver=SimpleNamespace(advance=lambda: None),
-    )
-    observers: Any = SimpleNamespace(note=lambda step, text: notes.append(f"{step}: {text}"))
+    throughput: Any = SimpleNamespace(data_wait=lambda: entered.append(None) or nullcontext())
     stop_requests: Any = SimpleNamespace(read=lambda: request)
+    loader: Any = batches
     try:
-        came: Any = waiting.next_batch(run, stop_requests, observers)
+        came: Any = waiting.next_batch(loader, runtime, stop_requests, throughput, notes.append)
     except UserError as error:
         came = str(error)
     return came, notes, len(entered), batches.handed_out
 
 
 def cases(rank: int) -> dict[str, Any]:
-    waiting.TELL_EVERY_TURNS = 2
-    opening.TURN_SECONDS = 0.05
+    waiting.REPORT_EVERY_TURNS = 2
+    polling.TURN_SECONDS = 0.05
     runtime = Runtime(None, rank, 2, torch.device("cpu"), None)  # type: ignore[arg-type]
     found = {
         "at once": waited(runtime, Late(0)),
@@ -80,11 +72,11 @@ def cases(rank: int) -> dict[str, Any]:
             raise UserError(fault)
         return rank
 
-    found["worked"] = in_turns(runtime, lambda: work(0.3 * rank))
+    found["worked"] = run_while_polling(runtime, lambda: work(0.3 * rank))
     began = time.monotonic()
     for name, seconds in (("failed", (0.0, 30.0)), ("failed late", (0.3, 0.0))):
         try:
-            in_turns(runtime, partial(work, seconds[rank], None if rank else "no room"))
+            run_while_polling(runtime, partial(work, seconds[rank], None if rank else "no room"))
         except UserError as error:
             found[name] = str(error)
     found["seconds"] = time.monotonic() - began
@@ -103,14 +95,14 @@ def test_whoever_has_its_batch_waits_and_hears_who_has_not(found: list[dict[str,
         assert (batch, request, handed_out) == ("batch", Request.GO_ON, 1)
         assert waits == 2, "the wait for the other rank's data is a wait for data"
         assert notes == [
-            "7: waiting for data for 2 s: train-000003.tar, 10 MB/s (rank 1)",
-            "7: waiting for data for 4 s: train-000003.tar, 10 MB/s (rank 1)",
+            "waiting for data for 2 s: train-000003.tar, 10 MB/s (rank 1)",
+            "waiting for data for 4 s: train-000003.tar, 10 MB/s (rank 1)",
         ]
         assert found[rank]["saves later"][0] == ("batch", Request.SAVE)
 
 
 def test_a_fault_after_a_wait_is_everybodys(found: list[dict[str, Any]]) -> None:
-    said = "stopped at step 8: the disk is gone\nThe last checkpoint stands (on rank 1 only)"
+    said = "the disk is gone (on rank 1 only)"
     assert [found[rank]["fault"][0] for rank in range(2)] == [said, said]
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,11 +20,9 @@ from trainer.data.reading.loader import Batch
 from trainer.data.reading.order import Cursor
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics
-from trainer.observe.observers import Observers
-from trainer.runtime.stopping import Request, StopRequests
+from trainer.runtime.stopping import Request
 from trainer.training import loop
 from trainer.training import next_batch as waiting
-from trainer.training.run import Run
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_data_that_comes_slower_than_it_is_trained_on_is_waited_for(
     short: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Groups of two shards, through a cache that cannot hold all; a shard of the third comes a byte at a time."""
-    monkeypatch.setattr(waiting, "TELL_EVERY_TURNS", 2)
+    monkeypatch.setattr(waiting, "REPORT_EVERY_TURNS", 2)
     monkeypatch.setattr(workers, "TURN_SECONDS", 0.2)
     manifest = write_tiny(tmp_path / "remote", train=60, test=8, image=spec(height=28, width=28))
     shards = manifest.split("train").shards
@@ -70,23 +69,24 @@ def test_a_run_that_is_stopped_while_it_waits_is_saved_and_goes_on(
     short: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`test_waiting.py` shows when there is no batch."""
-    late_after = [0]
+    late_at, call = [1], 0
     command = ["train", str(short), "train.log_every_steps=9"]  # Step 1 is not told of.
 
-    def next_batch(run: Run, stop_requests: StopRequests, observers: Observers) -> tuple[Batch | None, Request]:
-        is_late = run.step in late_after
-        return (None, Request.STOP) if is_late else waiting.next_batch(run, stop_requests, observers)
+    def next_batch(*arguments: Any) -> tuple[Batch | None, Request]:
+        nonlocal call
+        call += 1
+        return (None, Request.STOP) if call in late_at else waiting.next_batch(*arguments)
 
     monkeypatch.setattr(loop, "next_batch", next_batch)
     assert main(command) == EXIT_UNFINISHED
     assert capsys.readouterr().err == (
         "paretrain: error: stopped while it waited for its first batch; there is nothing to save yet\n"
     )
-    late_after[0] = 1
+    late_at, call = [2], 0
     assert main(command) == EXIT_UNFINISHED
     assert (run_dir / "checkpoints" / "LATEST").read_text() == "step_00000001"
     assert "step 1: asked to stop: saved; type the same command to resume\n" in capsys.readouterr().out
-    late_after.clear()
+    late_at = []
     assert main(command) == 0
     assert "goes on after step 1\n" in capsys.readouterr().out
 

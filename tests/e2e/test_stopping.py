@@ -11,6 +11,7 @@ import torch
 
 from tests.support.command import Command
 from tests.support.runs import checkpoint, numbers, started, wait_for_rank
+from trainer.cli import main
 from trainer.errors import EXIT_UNFINISHED
 
 LENGTH = ["--processes", 2, "train.eval_every_steps=50", "checkpoint.every_steps=50"]
@@ -79,6 +80,22 @@ def test_when_time_is_up_a_run_saves_and_ends_and_save_saves_and_goes_on(
     saved = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
     assert saved == ["step_00000001", "step_00000002", "step_00000003"]
     assert not (run_dir / "save").exists()
+
+
+def test_a_run_whose_machine_is_wanted_is_saved_and_draws_no_report(
+    config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARETRAIN_JOB_ID", "7")
+    run_dir.mkdir(parents=True)
+    (run_dir / "stop.7").touch()
+    assert main(["train", str(config)]) == EXIT_UNFINISHED
+    assert f"Type: paretrain report {run_dir}\n" in capsys.readouterr().out
+    assert json.loads((run_dir / "summary.json").read_text())["steps"] == 1
+    assert json.loads((run_dir / "requeue").read_text()) == {"step": 1, "started_at_step": 0}
+    assert (run_dir / "checkpoints" / "LATEST").read_text() == "step_00000001"
+    assert not (run_dir / "report.html").exists()
+    assert main(["report", str(run_dir)]) == 0
+    assert (run_dir / "report.html").exists()
 
 
 def test_a_run_that_was_stopped_before_it_began_stands_still(config: Path, run_dir: Path, paretrain: Command) -> None:

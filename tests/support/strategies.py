@@ -5,9 +5,8 @@ Shapes: T tasks, B samples.
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from trainer.runtime.distributed import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.gradients import forward_backward
+from trainer.training.learner import Learner
 
 CLIP_NORM = 1.0
 SKIPPED = 7
@@ -92,12 +92,12 @@ CASES = {
 
 def train(engine: Engine, case: Case, steps: Sequence[int], runtime: Runtime) -> list[Tensor]:
     """This rank's part of some steps. Returns α of each."""
-    run = a_run(engine, runtime)
+    learner = a_learner(engine, runtime)
     alphas = []
     for step in steps:
-        run.experiment.train.accumulation = AccumulationConfig(steps=1 if step % WINDOWED else MICRO_BATCHES)
-        forward_backward(run, my_batch(case, step, runtime))
-        alphas.append(run.balancer.alpha)
+        accumulation = AccumulationConfig(steps=1 if step % WINDOWED else MICRO_BATCHES)
+        forward_backward(replace(learner, accumulation=accumulation), my_batch(case, step, runtime))
+        alphas.append(learner.balancer.alpha)
         if step == SKIPPED:
             engine.discard()
         else:
@@ -114,17 +114,16 @@ def my_batch(case: Case, step: int, runtime: Runtime) -> Batch:
     return Batch(x_BCHW[mine], targets, torch.arange(24)[mine])
 
 
-def a_run(engine: Engine, runtime: Runtime) -> Any:
-    """What `forward_backward` asks of a run."""
-    return SimpleNamespace(
-        runtime=runtime,
+def a_learner(engine: Engine, runtime: Runtime) -> Learner:
+    network: Any = engine.predictor  # DeepSpeed's engine passes attributes of the network on.
+    return Learner(
+        network=network,
         engine=engine,
-        network=engine.predictor,
         tasks=LABELLED.tasks,
         balancer=Balancer(LABELLED.num_tasks, group=runtime.balance_group),
-        experiment=SimpleNamespace(
-            balance=BalanceConfig(), train=SimpleNamespace(accumulation=AccumulationConfig(steps=1))
-        ),
+        balance=BalanceConfig(),
+        accumulation=AccumulationConfig(),
+        device=runtime.device,
     )
 
 

@@ -1,6 +1,5 @@
-"""What several micro-batches with an α of their own give, on one process."""
+"""Several micro-batches with an α of their own, on one process: their mean, and broken ones."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,25 +12,22 @@ from trainer.data.reading.loader import Batch
 from trainer.runtime.engines.engine import TorchEngine
 from trainer.runtime.engines.precision import LossScale
 from trainer.training.gradients import forward_backward
+from trainer.training.learner import Learner
 
 PROBLEM = Problem(num_tasks=3, missing=0.3, blind=(1,))
 NUM_PARTS = 4
 
 
-def a_run(on_nonfinite: str = "stop") -> Any:
-    """What `forward_backward` asks of a run."""
+def a_learner(on_nonfinite: Any = "stop", alpha: Any = "micro") -> Learner:
     model = PROBLEM.model()
-    engine = TorchEngine(model, model, lambda p: torch.optim.SGD(p, lr=1.0), None, LossScale())
-    return SimpleNamespace(
-        runtime=SimpleNamespace(device=torch.device("cpu")),
-        engine=engine,
+    return Learner(
         network=model,
+        engine=TorchEngine(model, model, lambda p: torch.optim.SGD(p, lr=1.0), None, LossScale()),
         tasks=PROBLEM.tasks,
         balancer=Balancer(PROBLEM.num_tasks, on_nonfinite=on_nonfinite),
-        experiment=SimpleNamespace(
-            balance=BalanceConfig(on_nonfinite=on_nonfinite),
-            train=SimpleNamespace(accumulation=AccumulationConfig(steps=NUM_PARTS, alpha="micro")),
-        ),
+        balance=BalanceConfig(on_nonfinite=on_nonfinite),
+        accumulation=AccumulationConfig(steps=NUM_PARTS, alpha=alpha),
+        device=torch.device("cpu"),
     )
 
 
@@ -43,9 +39,9 @@ def a_batch() -> Batch:
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**10])
 def test_micro_is_the_mean_of_the_micro_batches_own_gradients(scale: float) -> None:
-    run, batch = a_run(), a_batch()
-    run.engine.loss_scale.value = scale
-    balance = forward_backward(run, batch)
+    learner, batch = a_learner(), a_batch()
+    learner.engine.loss_scale.value = scale
+    balance = forward_backward(learner, batch)
     expected = PROBLEM.model()
     alphas, gradients = [], []
     for x_BCHW, labels_TB in zip(
@@ -55,7 +51,7 @@ def test_micro_is_the_mean_of_the_micro_batches_own_gradients(scale: float) -> N
         gradients.append([parameter.grad.clone() for parameter in expected.parameters()])
         expected.zero_grad()
     torch.testing.assert_close(torch.from_numpy(balance.alpha_T), torch.stack(alphas).mean(dim=0), rtol=0, atol=1e-11)
-    for parameter, *parts in zip(run.network.parameters(), *gradients, strict=True):
+    for parameter, *parts in zip(learner.network.parameters(), *gradients, strict=True):
         reference = torch.stack(parts).mean(dim=0)
         torch.testing.assert_close(parameter.grad / scale, reference, rtol=1e-9, atol=1e-12)
     labelled_T = (stacked(batch) != MISSING).sum(dim=0)
@@ -70,9 +66,8 @@ def stacked(batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("alpha", ["micro", "window"])
 @pytest.mark.parametrize("policy", ["skip_step", "drop_task"])
 def test_a_broken_micro_batch_skips_the_step_or_drops_its_task(policy: str, alpha: str) -> None:
-    run, batch = a_run(policy), a_batch()
-    run.experiment.train.accumulation = AccumulationConfig(steps=NUM_PARTS, alpha=alpha)
-    head, calls = run.network.heads[2], 0
+    learner, batch = a_learner(policy, alpha), a_batch()
+    head, calls = learner.network.heads[2], 0
 
     def nan_at_second_micro_batch(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         nonlocal calls
@@ -80,11 +75,11 @@ def test_a_broken_micro_batch_skips_the_step_or_drops_its_task(policy: str, alph
         return output * torch.nan if calls % NUM_PARTS == 2 else output
 
     head.register_forward_hook(nan_at_second_micro_batch)
-    balance = forward_backward(run, batch)
+    balance = forward_backward(learner, batch)
     assert balance.broken is not None
     assert balance.broken.tasks == [2]
     if policy == "skip_step":
         assert not balance.active_T.any()
     else:
         assert balance.active_T.tolist() == ([True] * 3 if alpha == "micro" else [True, True, False])
-        assert all(parameter.grad.isfinite().all() for parameter in run.network.parameters())
+        assert all(parameter.grad.isfinite().all() for parameter in learner.network.parameters())

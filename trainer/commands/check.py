@@ -4,7 +4,7 @@ import time
 
 from rich.table import Table
 
-from paretrain import Balance
+from paretrain import Balance, BalanceError
 from paretrain.exchange import message_bytes
 from trainer.commands.measure import measure_sizes
 from trainer.commands.memory import MemoryEstimate, estimate_memory
@@ -13,9 +13,9 @@ from trainer.config.schema import Experiment, TrainConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
-from trainer.run_folder import find_start
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
+from trainer.training.find_start import find_start
 from trainer.training.gradients import forward_backward
 from trainer.training.prepare_data import open_data
 from trainer.training.run import build_run
@@ -42,22 +42,25 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     loading = experiment.data.model_copy(update={"workers": min(experiment.data.workers, num_cores())})
     with joined(alone) as runtime:
         find_start(experiment, runtime)
-        data = open_data(experiment, runtime)
+        data = open_data(experiment.data, runtime)
         manifest = data.manifest
         check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
-        run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime, None)
-        batch = run.augmented(next(run.train_batches))
+        run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime)
+        batch = run.to_device(next(run.train_batches))
         started = time.perf_counter()
-        balance = forward_backward(run, batch)
+        try:
+            balance = forward_backward(run.learner, batch)
+        except BalanceError as error:
+            raise UserError(f"the first batch cannot be balanced: {error}") from error
         seconds = time.perf_counter() - started
         sizes = measure_sizes(run, manifest, batch)
     needed = estimate_memory(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
     num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
-    sent = message_bytes(len(run.tasks), processes)
+    sent = message_bytes(len(run.task_names), processes)
     rows = {
         "data": _data(manifest, experiment.data.path),
-        "tasks": f"{len(run.tasks)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
+        "tasks": f"{len(run.task_names)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
         "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
         "batch": _batch(config, processes),
         "length": _length(config, manifest.num_samples("train")),

@@ -28,7 +28,8 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
         batch: one process's part of a step. One micro-batch of it goes through the network.
     """
     experiment = run.experiment
-    network = build_network(experiment, manifest, run.tasks).to(run.runtime.device)
+    tasks = run.learner.tasks
+    network = build_network(experiment, manifest, tasks).to(run.runtime.device)
     lower_precision(network, experiment.parallel.precision, run.runtime.device)
     balancer = Balancer(run.task_names)
     num_samples = len(batch.inputs) // experiment.train.accumulation.steps
@@ -38,7 +39,7 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
     network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z.detach()))
 
     def forward() -> Tensor:
-        return balancer.total(*training_losses(run.tasks, network(inputs, balancer), targets))
+        return balancer.total(*training_losses(tasks, network(inputs, balancer), targets))
 
     activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), inputs, *targets.values()])
     parameters = _bytes(network.parameters())
@@ -47,7 +48,7 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
         largest=max(_bytes([parameter]) for parameter in network.parameters()),
         buffers=_bytes(network.buffers()),
         optimizer=optimizer_bytes(parameters, experiment.optimizer),
-        parts=parts_of_fsdp2(run.network) if experiment.parallel.strategy == "fsdp2" else (),
+        parts=parts_of_fsdp2(run.learner.network) if experiment.parallel.strategy == "fsdp2" else (),
         batch=_bytes([batch.inputs, *batch.targets.values()]),
         activations=activations,
         balancer=_balancer_bytes(run, network.heads, representations[-1], _bytes(network.encoder.parameters())),
@@ -77,7 +78,7 @@ def saved_bytes(forward: Callable[[], Tensor], not_counted: Iterable[Tensor]) ->
 
 
 def _balancer_bytes(run: Run, heads: nn.Module, z: Tensor, encoder_bytes: int) -> int:
-    num_tasks, balance = len(run.tasks), run.experiment.balance
+    num_tasks, balance = len(run.task_names), run.experiment.balance
     firsts = [module for module in heads.modules() if isinstance(module, SharedLinear)]
     if firsts:
         errors = sum(len(z) * _bytes([first.bias_TC]) for first in firsts)

@@ -27,6 +27,14 @@ class Observers(Protocol):
         """Keep some predictions of a batch of the test split."""
         ...
 
+    def say(self, text: str) -> None:
+        """Show a sentence to the person who watches; it is not recorded in the metrics."""
+        ...
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Hand the run's summary to the tracker, which ends there."""
+        ...
+
 
 class Nobody:
     """The observers of every rank but 0: they do nothing."""
@@ -39,6 +47,12 @@ class Nobody:
 
     def look(self, step: int, seen: Seen) -> None:
         """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Rank 0 tells."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Rank 0 tells."""
 
 
 class Everybody:
@@ -72,6 +86,14 @@ class Everybody:
         if seen.maps:
             with writing_records():
                 keep_predictions(self._predictions, step, seen)
+
+    def say(self, text: str) -> None:
+        """Show a sentence, and write it to the log."""
+        self._progress.note(text)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Close the tracker."""
+        self._tracker.close(summary)
 
     def _publish(self, record: Mapping[str, Any]) -> None:
         self._metrics.write(record)

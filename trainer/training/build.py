@@ -1,4 +1,4 @@
-"""Configuration + data folder -> the parts of a run."""
+"""Build the parts of a run from its configuration and its data: tasks, network, balancer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ from trainer.user_code import is_user_code, load, place_of
 
 
 def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
-    """The tasks `names` of the data, or all of them.
+    """Build the tasks `names` of the data, or all of them.
 
     Raises:
         UserError: the data has no such task.
@@ -41,7 +41,7 @@ def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
 
 
 def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:
-    """Encoder and heads with the initial parameters that the seed decides, the same on every rank.
+    """Build encoder and heads with the initial parameters that the seed determines, the same on every rank.
 
     Raises:
         UserError: a name or an option of the model is wrong.
@@ -75,7 +75,13 @@ def _load(what: str, name: str) -> str | Build:
 
 
 def fill(network: MultiTaskModel, weights: Mapping[str, Tensor], checkpoint: Path, data: str) -> None:
-    """Put a checkpoint's weights into a network that was built for the data as they are now.
+    """Load a checkpoint's weights into a network that was built for the data as it is now.
+
+    Args:
+        network: whole.
+        weights: of the checkpoint.
+        checkpoint: where they are from, for the error.
+        data: data.path, for the error.
 
     Raises:
         UserError: they do not fit.
@@ -89,7 +95,7 @@ def fill(network: MultiTaskModel, weights: Mapping[str, Tensor], checkpoint: Pat
 
 
 def _refuse_tied(network: nn.Module) -> None:
-    """A parameter has one owner, which saves it and, where it is cut in shards, gathers it."""
+    """Refuse parameters with two names: exactly one module must save each parameter and gather its shards."""
     names: dict[nn.Parameter, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if parameter in names:
@@ -106,7 +112,7 @@ def _build_task(spec: TaskSpec) -> Task:
         return Classification(spec.name, len(spec.classes))
     if isinstance(spec, SegmentationSpec):
         return Segmentation(spec.name, spec.classes)
-    # What is learnt is standardised, and without a unit that is what people see.
+    # The network learns standardised values. Errors are shown in the task's unit; without one, in standard deviations.
     unit, scale = (spec.unit, spec.std) if spec.unit else (SPREAD, 1.0)
     if isinstance(spec, RegressionSpec):
         return Regression(spec.name, unit, scale)
@@ -114,7 +120,7 @@ def _build_task(spec: TaskSpec) -> Task:
 
 
 def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
-    """The balancer over all ranks, with its rule; `seed` decides what a random rule draws.
+    """Build the balancer over all ranks, with its rule; `seed` determines what a random rule draws.
 
     Raises:
         UserError: no such rule or option, or weights or a preference that do not fit the tasks.

@@ -19,15 +19,15 @@ from trainer.runtime.collectives import Runtime
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over all labelled samples of all ranks; None for a task without any.
+    """The means over all labelled samples of all ranks; None for a task without any.
 
     Attributes:
         errors: task name -> error in the task's unit; a score, where its unit is one (models.tasks.MIOU).
         units: task name -> what its error is counted in, such as "%".
         by_class: segmentation's name -> class -> intersection over union in percent, of which the mean is its score;
-            None for a class that is in no label and no answer.
+            None for a class that is in no label and no prediction.
         losses: task name -> loss.
-        samples: how many there were, labelled or not.
+        samples: their number, labelled or not.
     """
 
     errors: dict[str, float | None]
@@ -50,14 +50,14 @@ def evaluate(
 
     Args:
         model: an engine's predictor, or a bare model; the training mode of each of its modules is restored.
-        batches: this rank's share; padding and unlabelled slots have missing targets and count for nothing.
+        batches: this rank's part of the split; padding and unlabelled slots have missing targets and are not counted.
         tasks: what to measure.
-        to_input: what the loader gives -> the model's input on its device.
+        to_input: turns the loader's inputs into the model's, on its device.
         runtime: the processes.
-        look: is shown this rank's first batch.
+        look: called with this rank's first batch and the model's outputs.
 
     Raises:
-        UserError: a sample cannot be used, on any rank.
+        UserError: a sample cannot be used; the same on every rank.
     """
     num_ratios = sum(len(task.parts) or 1 for task in tasks)
     sizes = [num_ratios, num_ratios, len(tasks), len(tasks), 1]
@@ -66,7 +66,7 @@ def evaluate(
     model.eval()
     remaining = iter(batches)
     while True:
-        # Batch by batch: a model in shards communicates, and would wait for a rank that has stopped over its data.
+        # For each batch anew: a sharded model communicates, and would wait for a rank whose data has failed.
         with runtime.raise_together():
             batch = next(remaining, None)
         if batch is None:

@@ -1,4 +1,7 @@
-"""A step's gradients: of one batch, or of several micro-batches one after another."""
+"""The gradients of a step: of one batch, or of several micro-batches one after another.
+
+Shapes: B samples on this rank, T tasks, P parameters of the encoder.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,112 +12,117 @@ import torch
 from torch import Tensor
 
 from models import training_losses
-from paretrain import Balance, BalanceError, NonFiniteError
+from paretrain import Balance
 from trainer.data.reading.loader import Batch
-from trainer.errors import UserError
-from trainer.training.run import Run
-
-WAY_ON = "To go on from it without such steps, or tasks: add balance.on_nonfinite=skip_step, or drop_task"
+from trainer.training.learner import Learner
 
 
-def forward_backward(run: Run, batch: Batch) -> Balance:
-    """Fill every parameter's gradient, by one encoder forward and one backward through which α is found.
+def forward_backward(learner: Learner, batch: Batch) -> Balance:
+    """Fill every parameter's gradient, by one encoder forward and one backward inside which α is found. Collective.
 
-    With train.accumulation that is done micro-batch by micro-batch; a window has another forward of each.
+    With train.accumulation this happens micro-batch by micro-batch; `alpha: window` needs a second forward of each.
 
     Raises:
-        UserError: no α could be found; the same on every rank.
+        BalanceError: no α could be found; the same on every rank.
     """
-    accumulation = run.experiment.train.accumulation
-    try:
-        if run.experiment.balance.space == "parameters":
-            return _in_parameters(run, batch)
-        if accumulation.steps == 1:
-            return _of_one_batch(run, batch)
-        micro_batches = _cut(batch, accumulation.steps)
-        if accumulation.alpha == "micro":
-            return _of_micro_batches(run, micro_batches)
-        return _of_a_window(run, micro_batches)
-    except BalanceError as error:
-        way_on = f".\n{WAY_ON}" if isinstance(error, NonFiniteError) else ""
-        raise UserError(f"stopped at step {run.step + 1}: {error}. The last checkpoint stands{way_on}") from error
+    accumulation = learner.accumulation
+    if learner.balance.space == "parameters":
+        _backward_of_each_task(learner, batch)
+    elif accumulation.steps == 1:
+        _backward(learner, batch)
+    elif accumulation.alpha == "micro":
+        return _backward_of_micro_batches(learner, _micro_batches(batch, accumulation.steps))
+    else:
+        _backward_of_window(learner, _micro_batches(batch, accumulation.steps))
+    return _without_dropped_tasks(learner)
 
 
-def warm_up(run: Run) -> None:
-    """Throw the first backward away, one of a batch without labels that changes nothing.
+def warm_up(learner: Learner, batch: Batch) -> None:
+    """Run one backward and throw its gradients away. Nothing changes but DDP's buckets.
 
-    DDP cuts its buckets anew in the order of its first backward, and from three ranks on the last bits of a sum depend
-    on the cut: without this, the first step after a resume would differ from that of an uninterrupted run.
+    DDP rebuilds its buckets in the order of its first backward, and from three ranks on the last bits of a sum depend
+    on the buckets: without this, the first step after a resume would differ from that of an uninterrupted run.
+
+    Args:
+        learner: as built or restored.
+        batch: one without labels.
     """
-    with _without_trace(run):
-        forward_backward(run, run.augmented(run.train_batches.padding_batch()))
-    run.engine.discard()
+    with _leaving_no_trace(learner):
+        forward_backward(learner, batch)
+    learner.engine.discard()
 
 
-def parameter_gradients(run: Run, batch: Batch) -> Tensor:
-    """All tasks' gradients with respect to the encoder's parameters (T, P), by the dropout of the step to come."""
-    with _without_trace(run):
-        sums_T, counts_T = training_losses(run.tasks, run.network(batch.inputs), batch.targets)
-        return run.balancer.parameter_gradients(sums_T, counts_T, list(run.network.encoder.parameters()))
+def encoder_gradients(learner: Learner, batch: Batch) -> Tensor:
+    """Return each task's gradient with respect to the encoder's parameters, (T, P), with the coming step's dropout."""
+    with _leaving_no_trace(learner):
+        sums_T, counts_T = training_losses(learner.tasks, learner.network(batch.inputs), batch.targets)
+        encoder = list(learner.network.encoder.parameters())
+        return learner.balancer.parameter_gradients(sums_T, counts_T, encoder)
 
 
-def restore_buffers(run: Run, buffers: Sequence[Tensor]) -> None:
-    """Put the network's buffers back to what they were."""
-    for buffer, before in zip(run.network.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+def copy_buffers(learner: Learner) -> list[Tensor]:
+    """Return copies of the network's buffers, such as running statistics, for `restore_buffers`."""
+    return [buffer.clone() for buffer in learner.network.buffers()]
 
 
-def _of_one_batch(run: Run, batch: Batch, share: float = 1.0) -> Balance:
-    """The gradients of the batch, times `share`."""
-    outputs = run.engine.model(batch.inputs, balancer=run.balancer)
-    losses = training_losses(run.tasks, outputs, batch.targets)
-    run.engine.backward(share * run.balancer.total(*losses, gradient_scale=share * run.engine.loss_scale.value))
-    return _found(run)
+def restore_buffers(learner: Learner, copies: Sequence[Tensor]) -> None:
+    """Overwrite the network's buffers with their copies."""
+    for buffer, copy in zip(learner.network.buffers(), copies, strict=True):
+        buffer.copy_(copy)
 
 
-def _of_micro_batches(run: Run, micro_batches: Sequence[Batch]) -> Balance:
-    """An α for each micro-batch, and the mean of their gradients."""
+def _backward(learner: Learner, batch: Batch, fraction: float = 1.0) -> None:
+    """Add the gradients of a batch, times `fraction`."""
+    engine, balancer = learner.engine, learner.balancer
+    outputs = engine.model(batch.inputs, balancer=balancer)
+    losses = training_losses(learner.tasks, outputs, batch.targets)
+    engine.backward(fraction * balancer.total(*losses, gradient_scale=fraction * engine.loss_scale.value))
+
+
+def _backward_of_micro_batches(learner: Learner, micro_batches: Sequence[Batch]) -> Balance:
+    """Find α for each micro-batch, and fill in the mean of their gradients."""
     balances = []
     for number, batch in enumerate(micro_batches, start=1):
-        with run.engine.micro_step(is_last=number == len(micro_batches)):
-            balances.append(_of_one_batch(run, batch, share=1 / len(micro_batches)))
+        with learner.engine.micro_step(is_last=number == len(micro_batches)):
+            _backward(learner, batch, fraction=1 / len(micro_batches))
+            balances.append(_without_dropped_tasks(learner))
     return _mean(balances)
 
 
-def _of_a_window(run: Run, micro_batches: Sequence[Batch]) -> Balance:
-    """One α for all micro-batches, and the gradients of the one batch that they are."""
-    window = run.balancer.window()
-    with _without_trace(run):
+def _backward_of_window(learner: Learner, micro_batches: Sequence[Batch]) -> None:
+    """Find one α for all micro-batches, and fill in the gradients of the one batch that they make up."""
+    engine, window = learner.engine, learner.balancer.window()
+    with _leaving_no_trace(learner):
         for batch in micro_batches:
-            outputs = run.engine.predictor(batch.inputs, balancer=window)
-            window.look(*training_losses(run.tasks, outputs, batch.targets), run.engine.loss_scale.value)
-    run.engine.discard()  # ZeRO-3 takes any backward for the first of a step.
+            outputs = engine.predictor(batch.inputs, balancer=window)
+            window.look(*training_losses(learner.tasks, outputs, batch.targets), engine.loss_scale.value)
+    engine.discard()  # ZeRO-3 takes any backward for the first of a step.
     window.weigh()
     for number, batch in enumerate(micro_batches, start=1):
-        with run.engine.micro_step(is_last=number == len(micro_batches)):
-            outputs = run.engine.model(batch.inputs, balancer=window)
-            run.engine.backward(window.total(*training_losses(run.tasks, outputs, batch.targets)))
-    return _found(run)
+        with engine.micro_step(is_last=number == len(micro_batches)):
+            outputs = engine.model(batch.inputs, balancer=window)
+            engine.backward(window.total(*training_losses(learner.tasks, outputs, batch.targets)))
 
 
-def _in_parameters(run: Run, batch: Batch) -> Balance:
-    """MGDA itself, one backward a task."""
-    sums_T, counts_T = training_losses(run.tasks, run.network(batch.inputs), batch.targets)
-    shared, own = list(run.network.encoder.parameters()), list(run.network.heads.parameters())
-    run.balancer.fill_gradients(sums_T, counts_T, shared, own)
-    return _found(run)
+def _backward_of_each_task(learner: Learner, batch: Batch) -> None:
+    """Find α in the space of the encoder's parameters, by one backward a task: MGDA itself."""
+    network = learner.network
+    sums_T, counts_T = training_losses(learner.tasks, network(batch.inputs), batch.targets)
+    shared, own = list(network.encoder.parameters()), list(network.heads.parameters())
+    learner.balancer.fill_gradients(sums_T, counts_T, shared, own)
 
 
-def _found(run: Run) -> Balance:
-    """What the balancer found, after it has left nothing of a task that was dropped."""
-    assert run.balancer.last is not None, "backward has just set it"
-    if run.experiment.balance.on_nonfinite == "drop_task":
-        run.balancer.zero_broken(run.network.heads)
-    return run.balancer.last
+def _without_dropped_tasks(learner: Learner) -> Balance:
+    """Zero the gradients of the heads whose tasks the backward has dropped. Returns what the balancer found."""
+    found = learner.balancer.last
+    assert found is not None, "backward has just set it"
+    if learner.balance.on_nonfinite == "drop_task":
+        learner.balancer.zero_broken(learner.network.heads)
+    return found
 
 
-def _cut(batch: Batch, num_parts: int) -> list[Batch]:
-    """The batch as micro-batches, in its order."""
+def _micro_batches(batch: Batch, num_parts: int) -> list[Batch]:
+    """Split a batch, in its order."""
     tensors = batch.inputs, batch.sample_ids_B, *batch.targets.values()
     parts = zip(*(tensor.tensor_split(num_parts) for tensor in tensors), strict=True)
     return [
@@ -124,9 +132,9 @@ def _cut(batch: Batch, num_parts: int) -> list[Batch]:
 
 
 def _mean(balances: Sequence[Balance]) -> Balance:
-    """One account of several micro-batches: α and min-norm are means, the gap is the widest.
+    """Combine the balances of several micro-batches: α and min-norm are means, the gap is the widest.
 
-    One micro-batch that was skipped as broken leaves no task active: the step must not be made on part of its batch.
+    One micro-batch that was skipped as broken leaves no task active: a step must not use only part of its batch.
     """
     broken = next((balance.broken for balance in balances if balance.broken), None)
     skipped = any(balance.broken and not balance.active_T.any() for balance in balances)
@@ -147,10 +155,9 @@ def _mean(balances: Sequence[Balance]) -> Balance:
 
 
 @contextmanager
-def _without_trace(run: Run) -> Iterator[None]:
-    """Leave no trace of forwards in the running statistics, nor in the random numbers to come."""
-    buffers = [buffer.clone() for buffer in run.network.buffers()]
-    device = run.runtime.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # Else those of all GPUs.
+def _leaving_no_trace(learner: Learner) -> Iterator[None]:
+    """Restore the running statistics and the random generators after the forwards inside the block."""
+    buffers, device = copy_buffers(learner), learner.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # Else it forks those of all GPUs.
         yield
-    restore_buffers(run, buffers)
+    restore_buffers(learner, buffers)

@@ -1,86 +1,121 @@
-"""The training loop."""
+"""The training loop: take a batch, make a step, publish it, evaluate, save; until the last step or a stop request."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
+from paretrain import BalanceError, NonFiniteError
 from trainer.data.reading.bad_samples import check_rare, combined
-from trainer.errors import SharedError, UnfinishedError
+from trainer.data.reading.loader import Batch
+from trainer.errors import SharedError, UnfinishedError, UserError
 from trainer.observe.observers import Observers
 from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.evaluate import evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
 from trainer.training.optimizer import learning_rate
-from trainer.training.run import Run, save_run
-from trainer.training.step import Step, train_step
+from trainer.training.records import eval_record, gram_record, step_records, train_record
+from trainer.training.run import Run
+from trainer.training.step import StepResult, train_step
 
-GRAM_TASKS = 256
-"""The Gram matrix is logged up to this number of tasks; beyond, T x T numbers a line are too many."""
+IF_NOT_FINITE = " To go on from it without such steps, or tasks: add balance.on_nonfinite=skip_step, or drop_task"
 
 
-def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> None:
-    """Train from `run.step` to the last step, or to the one after which `stop_requests` ask all ranks to end.
+def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
+    """Train from `run.step` to the last step, or until `stop_requests` end it, and save. Collective.
+
+    Returns:
+        The request that ended the training; GO_ON if nobody asked. The same on every rank.
 
     Raises:
         UnfinishedError: it was asked to end before the first step; the same on every rank.
-        UserError: no α could be found in a step, or a checkpoint could not be written; the same on every rank. No
-            parameter was changed by that step.
+        UserError: the data cannot be read, or no α could be found in a step; the same on every rank. No parameter was
+            changed by that step.
+        FaultError: a checkpoint could not be written; the same on every rank.
     """
     with run.saver.finished():
-        _fit(run, observers, stop_requests)
+        return _fit(run, observers, stop_requests)
 
 
-def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> None:
-    config, total_steps = run.experiment.train, run.experiment.train.steps
+def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
+    config = run.experiment
     started_at_step = saved_at_step = run.step
-    ends = False
-    warm_up(run)
-    while not ends:
+    request = Request.GO_ON
+    with _naming_step(run.step + 1):
+        warm_up(run.learner, run.to_device(run.train_batches.padding_batch()))
+    while run.step < config.train.steps and not request.ends:
         run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
-        batch, request = next_batch(run, stop_requests, observers)
-        if batch is None:  # The data is late, and all are to end.
+        with _naming_step(run.step + 1):
+            note = partial(observers.note, run.step)
+            batch, request = next_batch(run.train_batches, run.runtime, stop_requests, run.throughput, note)
+            result = None if batch is None else _train_step(run, run.to_device(batch))
+        if result is None:  # The data is late, and all ranks are to end.
             if run.step > saved_at_step:
-                save_run(run)
-            _grant(run, stop_requests, request, observers, started_at_step)
-            if not run.step:
-                raise UnfinishedError("stopped while it waited for its first batch; there is nothing to save yet")
-            break
-        rate = learning_rate(run.step, total_steps, run.experiment.optimizer)
-        step = train_step(run, batch, rate, observers)
-        run.step += 1
-        run.samples += config.global_batch
-        run.throughput.count(config.global_batch)
-        is_last = run.step == total_steps
-        ends = is_last or request.ends
-        if run.step % config.log_every_steps == 0 or ends:
-            bad_samples = _bad_samples(run, observers)
-            record = _train_record(run, rate, step) | {"bad_samples": bad_samples}
-            observers.publish(record | _cache_use(run))
-        with run.throughput.paused():
-            run.saver.advance()
-            if run.step % config.eval_every_steps == 0 or is_last:
-                try:
-                    _evaluate(run, observers)
-                except SharedError:
-                    save_run(run)  # A test sample that cannot be used must not cost what was trained.
-                    raise
-            if run.step % run.experiment.checkpoint.every_steps == 0 or ends or request is Request.SAVE:
-                save_run(run)
-                saved_at_step = run.step
+                run.save()
+        else:
+            run.count_step()
+            is_last = run.step == config.train.steps
+            ends = is_last or request.ends
+            _publish_step(run, result, observers)
+            if run.step % config.train.log_every_steps == 0 or ends:
+                _publish_progress(run, result, observers)
+            with run.throughput.paused():
+                run.saver.advance()
+                if run.step % config.train.eval_every_steps == 0 or is_last:
+                    _evaluate_or_save(run, observers)
+                if run.step % config.checkpoint.every_steps == 0 or ends or request is Request.SAVE:
+                    run.save()
+                    saved_at_step = run.step
         if request is not Request.GO_ON:
-            _grant(run, stop_requests, request, observers, started_at_step)
+            run.saver.finish()
+            with run.runtime.raise_together():
+                stop_requests.fulfilled(request, run.step, started_at_step)
+            observers.note(run.step, request.words)
+    if not run.step:
+        raise UnfinishedError("stopped while it waited for its first batch; there is nothing to save yet")
+    return request
 
 
-def _grant(run: Run, stop_requests: StopRequests, request: Request, observers: Observers, started_at_step: int) -> None:
-    run.saver.finish()
-    with run.runtime.raise_together():
-        stop_requests.fulfilled(request, run.step, started_at_step)
-    observers.note(run.step, request.words)
+@contextmanager
+def _naming_step(step: int) -> Iterator[None]:
+    """Add the step to the errors of the block that stop a run, and say how to go on."""
+    try:
+        yield
+    except (BalanceError, UserError) as error:
+        advice = IF_NOT_FINITE if isinstance(error, NonFiniteError) else ""
+        raise UserError(f"stopped at step {step}: {error}\nThe last checkpoint is intact.{advice}") from error
+
+
+def _train_step(run: Run, batch: Batch) -> StepResult:
+    rate = learning_rate(run.step, run.experiment.train.steps, run.experiment.optimizer)
+    every = run.experiment.balance.monitor_every_steps
+    watch_slopes = every is not None and (run.step + 1) % every == 0
+    return train_step(run.learner, batch, rate, watch_slopes=watch_slopes)
+
+
+def _publish_step(run: Run, result: StepResult, observers: Observers) -> None:
+    for record in step_records(run.step, result, run.task_names):
+        observers.publish(record)
+
+
+def _publish_progress(run: Run, result: StepResult, observers: Observers) -> None:
+    """Publish a step's numbers, and the samples that could not be used. Collective."""
+    bad_samples = _bad_samples(run, observers)
+    record = train_record(
+        run.step,
+        result,
+        run.task_names,
+        epoch=run.train_batches.cursor.epoch,
+        samples=run.samples,
+        **run.throughput.read(),
+        learning_rate=learning_rate(run.step - 1, run.experiment.train.steps, run.experiment.optimizer),
+    )
+    observers.publish({**record, "bad_samples": bad_samples, **_cache_use(run)})
 
 
 def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:
-    """Tell of the samples that no rank could use, and count them by reason. Collective.
+    """Note the samples that no rank could use, and count them by reason. Collective.
 
     Raises:
         UserError: there are more of them than data.max_bad_fraction allows; the same on every rank.
@@ -94,52 +129,34 @@ def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:
 
 
 def _cache_use(run: Run) -> dict[str, dict[str, int]]:
-    """What all ranks have found in the cache of remote data, and fetched into it. Collective."""
+    """Sum what all ranks have found in the cache of remote data, and fetched into it. Collective."""
     mine = run.train_batches.cache_use + Counter(fetched_bytes=run.data.fetched_bytes)
     use = sum(run.runtime.gather(mine), Counter())
     return {"cache": dict(use)} if use else {}
 
 
+def _evaluate_or_save(run: Run, observers: Observers) -> None:
+    """Evaluate; where that fails, save first: a test sample that cannot be used must not cost what was trained."""
+    try:
+        _evaluate(run, observers)
+    except SharedError:
+        run.save()
+        raise
+
+
 def _evaluate(run: Run, observers: Observers) -> None:
+    learner = run.learner
     run.runtime.set_phase(f"the evaluation after step {run.step}", patient=True)
     started = run.throughput.elapsed_seconds
     run.data.fetch(run.data.manifest.split("test").shards, run.runtime)
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.
-    run.runtime.broadcast_(run.network.buffers())
-    with run.engine.averaged():
-        look = partial(observers.look, run.step)
-        found = evaluate(run.engine.predictor, run.test_batches, run.tasks, run.to_input, run.runtime, look)
+    run.runtime.broadcast_(learner.network.buffers())
+    with learner.engine.averaged():
+        predictor, look = learner.engine.predictor, partial(observers.look, run.step)
+        found = evaluate(predictor, run.test_batches, learner.tasks, run.to_input, run.runtime, look)
     seconds = run.throughput.elapsed_seconds - started
-    observers.publish(
-        {
-            "kind": "eval",
-            "step": run.step,
-            "errors": found.errors,
-            "units": found.units,
-            **({"by_class": found.by_class} if found.by_class else {}),
-            "losses": found.losses,
-            "samples": found.samples,
-            "averaged": run.experiment.optimizer.ema_decay is not None,
-            "seconds": seconds,
-        }
-    )
-    balance = run.balancer.last
-    if balance is not None and balance.gram_TT is not None and len(run.tasks) <= GRAM_TASKS:
-        observers.publish({"kind": "gram", "step": run.step, "gram": balance.gram_TT.tolist()})
-
-
-def _train_record(run: Run, rate: float, step: Step) -> dict[str, Any]:
-    balance = step.balance
-    return {
-        "kind": "train",
-        "step": run.step,
-        "epoch": run.train_batches.cursor.epoch,
-        "samples": run.samples,
-        **run.throughput.read(),
-        "learning_rate": rate,
-        "losses": dict(zip(run.task_names, balance.losses_T.tolist(), strict=True)),
-        "alpha": dict(zip(run.task_names, balance.alpha_T.tolist(), strict=True)),
-        "min_norm": balance.min_norm,
-        "gap": balance.gap,
-        "gradient_norm": float(step.gradient_norm),
-    }
+    averaged = run.experiment.optimizer.ema_decay is not None
+    observers.publish(eval_record(run.step, found, averaged=averaged, seconds=seconds))
+    gram = gram_record(run.step, learner.balancer.last)
+    if gram is not None:
+        observers.publish(gram)

@@ -1,85 +1,100 @@
-"""The next batch of every rank: none goes on before all have theirs, and none takes a late one for lost."""
+"""The next batch of every rank: no rank begins a step before all ranks have their batch, and a late one is not lost."""
+
+from collections.abc import Callable
 
 from trainer.data.reading.loader import Batch, TrainLoader
 from trainer.errors import UserError
-from trainer.observe.observers import Observers
+from trainer.observe.metrics import Throughput
 from trainer.runtime.collectives import Runtime
+from trainer.runtime.polling import poll
 from trainer.runtime.stopping import Request, StopRequests
-from trainer.training.run import Run
 
-TELL_EVERY_TURNS = 30
-"""A turn is a second."""
+REPORT_EVERY_TURNS = 30
+"""A turn of polling takes about a second."""
 
 
-def next_batch(run: Run, stop_requests: StopRequests, observers: Observers) -> tuple[Batch | None, Request]:
-    """The next batch, and what is to be done after its step, the same on every rank. Collective.
+def next_batch(
+    batches: TrainLoader,
+    runtime: Runtime,
+    stop_requests: StopRequests,
+    throughput: Throughput,
+    report: Callable[[str], None],
+) -> tuple[Batch | None, Request]:
+    """Take the next batch, and agree on what to do after its step. Collective.
 
-    A rank whose data is late says so every second: the others wait for it, however long its data keeps coming.
+    A rank whose data is late reports so every turn, and the others wait for it as long as it does.
+
+    Args:
+        batches: this rank's.
+        runtime: the processes.
+        stop_requests: what this rank was asked for.
+        throughput: measures the time spent here as waiting for data.
+        report: is told from time to time which shards are late.
 
     Returns:
-        No batch where all are to end, and one of them lacks its batch still.
+        The batch and the request, which is the same on every rank. No batch where all ranks are to end, and one of
+        them has no batch yet.
 
     Raises:
-        UserError: the data of a rank has failed; the same on every rank.
+        UserError: the data of a rank cannot be read; the same on every rank.
     """
-    mine = _Mine(run.train_batches)
-    with run.throughput.data_wait():
-        mine.look()
-    request = mine.agree(run.runtime, stop_requests)
+    own = _OwnBatch(batches, stop_requests)
+    with throughput.data_wait():
+        wish = own.look()
+    request = Request(runtime.all_reduce_max(wish))
     if request is Request.WAIT:
-        with run.throughput.data_wait():
-            request = _wait(mine, run, stop_requests, observers)
+        with throughput.data_wait():
+            request = _poll(own, batches, runtime, report)
     if request is Request.FAULT:
-        with run.runtime.raise_together():
-            if mine.fault:
-                raise UserError(
-                    f"stopped at step {run.step + 1}: {mine.fault}\nThe last checkpoint stands"
-                ) from mine.fault
-    if request.ends and run.runtime.all_reduce_max(not mine.ready):
+        with runtime.raise_together():
+            if own.fault:
+                raise own.fault
+    if request.ends and runtime.all_reduce_max(not own.ready):
         return None, request
-    return run.augmented(next(run.train_batches)), request
+    return next(batches), request
 
 
-class _Mine:
-    """What this rank knows of its next batch."""
+class _OwnBatch:
+    """Whether this rank's next batch is there."""
 
-    def __init__(self, batches: TrainLoader) -> None:
-        self._batches = batches
+    def __init__(self, batches: TrainLoader, stop_requests: StopRequests) -> None:
+        self._batches, self._stop_requests = batches, stop_requests
         self.ready = False
         self.fault: UserError | None = None
 
-    def look(self) -> None:
-        """Wait for the batch for one turn."""
-        try:
-            self.ready = self._batches.ready()
-        except UserError as error:
-            self.fault = error
-
-    def agree(self, runtime: Runtime, stop_requests: StopRequests) -> Request:
-        """What all ranks together can do."""
-        wish = Request.FAULT if self.fault else stop_requests.read()
-        return Request(runtime.all_reduce_max(wish if self.ready else max(wish, Request.WAIT)))
+    def look(self) -> Request:
+        """Wait a turn for the batch. Returns what this rank asks for."""
+        if not self.ready:
+            try:
+                self.ready = self._batches.ready()
+            except UserError as error:
+                self.fault = error
+        request = Request.FAULT if self.fault else self._stop_requests.read()
+        return request if self.ready else max(request, Request.WAIT)
 
 
-def _wait(mine: _Mine, run: Run, stop_requests: StopRequests, observers: Observers) -> Request:
-    request, turn, before = Request.WAIT, 0, run.train_batches.arriving()
-    while request is Request.WAIT:
-        mine.look()
+def _poll(own: _OwnBatch, batches: TrainLoader, runtime: Runtime, report: Callable[[str], None]) -> Request:
+    turn, before = 0, batches.arriving()
+
+    def look() -> Request:
+        nonlocal turn, before
+        wish = own.look()
         turn += 1
-        if turn % TELL_EVERY_TURNS == 0:
-            now = run.train_batches.arriving()
-            told = run.runtime.gather("" if mine.ready else _progress(before, now, TELL_EVERY_TURNS))
-            late = [f"{text} (rank {rank})" for rank, text in enumerate(told) if text]
+        if turn % REPORT_EVERY_TURNS == 0:
+            now = batches.arriving()
+            texts = runtime.gather("" if own.ready else _progress(before, now, REPORT_EVERY_TURNS))
+            late = [f"{text} (rank {rank})" for rank, text in enumerate(texts) if text]
             if late:
-                observers.note(run.step, f"waiting for data for {turn} s: {late[0]}")
+                report(f"waiting for data for {turn} s: {late[0]}")
             before = now
-        request = mine.agree(run.runtime, stop_requests)
-    return request
+        return wish
+
+    return Request(poll(runtime, look, busy=Request.WAIT))
 
 
 def _progress(before: dict[str, int], now: dict[str, int], seconds: float) -> str:
-    """Which shards have grown, and how fast."""
+    """Say which shards have grown, and how fast."""
     grown = {name: size - before.get(name, 0) for name, size in now.items() if size > before.get(name, 0)}
     if not grown:
-        return f"nothing has come for {seconds:g} s"
+        return f"nothing has arrived for {seconds:g} s"
     return f"{', '.join(sorted(grown))}, {sum(grown.values()) / seconds / 1e6:.2g} MB/s"

@@ -11,7 +11,7 @@ from trainer.runtime.engines.averaging import keep_average
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Make the optimizer, which keeps the parameters' average too; its learning rate is set anew before every step."""
+    """Build the optimizer, which also keeps the parameters' average. Its learning rate is set before each step."""
     optimizer = _build(parameters, config)
     if config.ema_decay is not None:
         keep_average(optimizer, config.ema_decay)
@@ -19,7 +19,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The learning rate of optimizer step `step`, counted from 0.
+    """Return the learning rate of optimizer step `step`, counted from 0.
 
     A function of the step alone, so that it is the same after a resume and whatever the number of processes.
     """
@@ -36,7 +36,7 @@ def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Use `value` for all parameters."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = value
 

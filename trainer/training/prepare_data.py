@@ -1,19 +1,14 @@
 """From data.path to a data folder that every rank can read: fetched where it is remote, and verified.
 
-A rank may be busy with that for hours, or wait for a server. So it all happens in turns, in which each rank tells the
-others that it still lives.
+A rank may be busy with that for hours, or wait for a server, so every long part runs under `run_while_polling`.
 """
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import TypeVar
 
-from trainer.config.schema import DataConfig, Experiment
+from trainer.config.schema import DataConfig
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, ShardSpec, read_manifest
 from trainer.data.format.tables import Table
@@ -25,31 +20,20 @@ from trainer.data.remote.folder import check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
 from trainer.runtime.agreement import facts_of_data, refuse_differences
 from trainer.runtime.collectives import Runtime
+from trainer.runtime.polling import run_while_polling
 
 logger = logging.getLogger(__name__)
-
-TURN_SECONDS = 1.0
-
-Value = TypeVar("Value")
-
-
-class _State(IntEnum):
-    """Of a rank's work. What is the greatest of all ranks' decides."""
-
-    DONE = 0
-    BUSY = 1
-    FAILED = 2
 
 
 @dataclass
 class Data:
-    """A data folder that this rank can read.
+    """A data folder that this rank can read, whose manifest is parsed once a start.
 
     Attributes:
         folder: on this machine.
-        manifest: of it.
-        copy: what the folder is, where it is a copy of remote data.
-        fetched_bytes: of shards that this rank has fetched into the cache, before and beside training.
+        manifest: of the folder.
+        copy: the remote data that the folder is a copy of; None for a folder of this machine.
+        fetched_bytes: of shards that this rank has fetched into the cache, before and during training.
     """
 
     folder: Path
@@ -58,7 +42,7 @@ class Data:
     fetched_bytes: int = 0
 
     def fetch(self, shards: Sequence[ShardSpec], runtime: Runtime) -> None:
-        """Fetch some shards, where they are not here. Collective.
+        """Fetch the shards that are not here yet. Collective.
 
         Raises:
             UserError: one of them cannot be fetched; the same on every rank.
@@ -66,30 +50,29 @@ class Data:
         if self.copy:
             ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
             fetching = fetch_shards(self.copy, shards, **ranks, shows=runtime.is_main)
-            self.fetched_bytes += in_turns(runtime, lambda: sum(fetching))
+            self.fetched_bytes += run_while_polling(runtime, lambda: sum(fetching))
 
 
-def open_data(experiment: Experiment, runtime: Runtime) -> Data:
-    """Read the manifest and hold every shard against it, each rank its share; fetch first what is remote. Collective.
+def open_data(config: DataConfig, runtime: Runtime) -> Data:
+    """Read the manifest and verify every shard, each rank its part; fetch first what is remote. Collective.
 
-    Of remote data that the cache cannot hold, each shard is looked for on the server, and verified when it comes.
+    Where the cache cannot hold all remote data, this only asks the server for each shard; a shard is then verified when
+    it is fetched.
 
     Raises:
-        UserError: the folder, a shard or a task is not what it should be or not the same on every rank, a task has no
+        UserError: the folder, a shard or a task is not as expected or not the same on every rank, a task has no
             label to learn from, or the cache is too small.
     """
-    config = experiment.data
-    folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
+    data = _open(config, runtime)
+    manifest, copy, max_bytes = data.manifest, data.copy, config.cache.max_bytes
     with runtime.raise_together():
-        manifest = read_manifest(folder)
         manifest.split("train")
         if config.tasks is not None:
             manifest.select_tasks(config.tasks)
-        copy, whole = copy_at(folder, config.cache.dir, config.cache.max_bytes), fits(manifest, config.cache.max_bytes)
+        whole = fits(manifest, max_bytes)
         if copy and not whole:
-            check_room(manifest, config.shuffle_samples, config.cache.max_bytes)
-    refuse_differences(facts_of_data(folder / MANIFEST_NAME), runtime.world_size)
-    data = Data(folder, manifest, copy)
+            check_room(manifest, config.shuffle_samples, max_bytes)
+    refuse_differences(facts_of_data(data.folder / MANIFEST_NAME), runtime.world_size)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     if whole:
         data.fetch(shards, runtime)
@@ -98,16 +81,16 @@ def open_data(experiment: Experiment, runtime: Runtime) -> Data:
         if copy and not whole:
             check_remote(copy, shards[runtime.rank :: runtime.world_size])
         tables = _verify(config, data, None, runtime)
-        return check_trainable(folder, manifest, config.tasks, tables["train"])
+        return check_trainable(data.folder, manifest, config.tasks, tables["train"])
 
-    for warning in in_turns(runtime, verify):
+    for warning in run_while_polling(runtime, verify):
         if runtime.is_main:
             logger.warning("%s", warning)
     return data
 
 
 def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
-    """Read the manifest and hold a split against it, to evaluate or describe what was trained. Collective.
+    """Read the manifest and verify a split, to evaluate or describe what was trained. Collective.
 
     Args:
         config: of the run.
@@ -115,13 +98,36 @@ def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
         runtime: the processes.
 
     Raises:
-        UserError: the folder, a shard or a task is not what it should be, or there is no such split.
+        UserError: the folder, a shard or a task is not as expected, or there is no such split.
     """
-    folder = in_turns(runtime, lambda: open_folder(config.path, config.cache.dir, config.cache.max_bytes))
+    data = _open(config, runtime)
+    run_while_polling(runtime, lambda: _verify(config, data, split, runtime))
+    return data
+
+
+def fetch_first(data: Data, cursor: Cursor, runtime: Runtime, *, seed: int, group_samples: int) -> None:
+    """Fetch the shards that training begins with at `cursor`, and the test split, where they are not here. Collective.
+
+    Args:
+        data: opened.
+        cursor: where training begins.
+        runtime: the processes.
+        seed: of the order.
+        group_samples: samples that are shuffled together.
+
+    Raises:
+        UserError: one of them cannot be fetched.
+    """
+    train = data.manifest.split("train").shards
+    _, first = next(groups_from(cursor, train, seed=seed, group_samples=group_samples))
+    data.fetch([*first, *data.manifest.split("test").shards], runtime)
+
+
+def _open(config: DataConfig, runtime: Runtime) -> Data:
+    cache = config.cache
+    folder = run_while_polling(runtime, lambda: open_folder(config.path, cache.dir, cache.max_bytes))
     with runtime.raise_together():
-        copy = copy_at(folder, config.cache.dir, config.cache.max_bytes)
-        data = Data(folder, read_manifest(folder), copy)
-    in_turns(runtime, lambda: _verify(config, data, split, runtime))
+        data = Data(folder, read_manifest(folder), copy_at(folder, cache.dir, cache.max_bytes))
     return data
 
 
@@ -135,45 +141,3 @@ def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime)
         rank=runtime.rank,
         world_size=runtime.world_size,
     )
-
-
-def fetch_first(experiment: Experiment, data: Data, cursor: Cursor, runtime: Runtime) -> None:
-    """Fetch the shards that training begins with at `cursor`, and the test split, where they are not here. Collective.
-
-    Raises:
-        UserError: one of them cannot be fetched.
-    """
-    train = data.manifest.split("train").shards
-    _, first = next(groups_from(cursor, train, seed=experiment.seed, group_samples=experiment.data.shuffle_samples))
-    data.fetch([*first, *data.manifest.split("test").shards], runtime)
-
-
-def in_turns(runtime: Runtime, work: Callable[[], Value]) -> Value:
-    """Do `work`, which must not communicate and may take as long as it likes; fail together. Collective.
-
-    It is done in a thread, while this one tells the others, again and again, that it is not lost. A fault of one rank
-    ends the wait of all; what the others are at ends with them.
-
-    Raises:
-        UserError: as `work`, of any rank, on every rank.
-    """
-    if runtime.world_size == 1:
-        return work()
-    result = Future[Value]()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    state = _State.BUSY
-    while state is _State.BUSY:
-        wait([result], TURN_SECONDS)
-        mine = _State.BUSY if not result.done() else _State.FAILED if result.exception() else _State.DONE
-        state = _State(runtime.all_reduce_max(mine))
-    with runtime.raise_together():
-        if result.done():
-            return result.result()
-    raise AssertionError("a rank that failed raises on every rank")

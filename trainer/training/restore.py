@@ -1,110 +1,77 @@
-"""What a checkpoint must hold for a run to go on from it. Its files are whole; what they say is not trusted."""
+"""Go on from a checkpoint: its files are whole, and what they say is checked before it is used."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from paretrain.rules import Weighting
-from trainer.config.schema import Experiment, OptimizerConfig
+from trainer.config.schema import OptimizerConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.folder import step_of
-from trainer.runtime.checkpoints.manifest import MAX_STEPS, STATE, first_fault
-from trainer.runtime.checkpoints.reading import Snapshot
+from trainer.runtime.checkpoints.manifest import STATE
+from trainer.runtime.checkpoints.reading import Found, Snapshot
 from trainer.runtime.engines.averaging import AVERAGE
-
-Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+from trainer.training.state import TrainState
 
 
-class CursorState(_Section):
-    """The place in the data."""
-
-    epoch: Annotated[int, Field(ge=0, lt=2**31)]
-    samples: Count
-
-
-class BadSamplesState(_Section):
-    """The samples that could not be used."""
-
-    total: dict[str, Count]
-    in_epoch: dict[str, Count]
-    first: str
-
-
-class LossScaleState(_Section):
-    """What fp16 multiplies the losses by."""
-
-    value: float = Field(ge=1, le=2.0**120)
-    num_sound_steps: Count
-
-
-class RunState(_Section):
-    """What a checkpoint holds beside tensors of the model and the optimizer.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The checkpoint that a run goes on from.
 
     Attributes:
-        step: optimizer steps done.
-        samples: train samples consumed.
-        global_batch: samples a step.
-        seconds: the run's clock.
-        fingerprint: the data's.
-        weighting: of any form: what the weighting's state_dict gave.
-        loss_scale: None where the precision is not fp16.
-        damaged_checkpoints: how many were passed over because they were damaged.
+        found: its files, and the damaged checkpoints after it.
+        state: what it holds beside tensors.
     """
 
-    step: Count
-    samples: Count
-    global_batch: Annotated[int, Field(gt=0, le=MAX_STEPS)]
-    seconds: float = Field(ge=0, le=1e12)
-    cursor: CursorState
-    fingerprint: str
-    weighting: Any
-    loss_scale: LossScaleState | None
-    bad_samples: BadSamplesState
-    damaged_checkpoints: Count
+    found: Found
+    state: TrainState
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Its files."""
+        return self.found.snapshot
 
 
-def read_state(snapshot: Snapshot) -> RunState:
+def read_state(snapshot: Snapshot) -> TrainState:
     """Read a checkpoint's state.
 
     Raises:
         UserError: it is not what a run saves.
     """
     try:
-        state = RunState.model_validate(snapshot.state)
-    except (ValidationError, RecursionError) as error:
-        raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE}: {first_fault(error)}") from None
+        state = TrainState.from_dict(snapshot.state)
+    except ValueError as error:
+        raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE}: {error}") from None
     if state.step != step_of(snapshot.path):
-        raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE} is of step {state.step}")
+        raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE} has step {state.step}")
     return state
 
 
-def refuse_other_data(snapshot: Snapshot, state: RunState, found: str, experiment: Experiment) -> None:
+def refuse_other_data(checkpoint: Checkpoint, fingerprint: str, data_path: str) -> None:
     """Refuse a checkpoint of other data, where its cursor would mean nothing.
 
     Args:
-        found: the fingerprint of the data that are there.
+        checkpoint: to go on from.
+        fingerprint: of the data in `data_path`, as `TrainState` has it.
+        data_path: data.path of the configuration.
 
     Raises:
         UserError: it is another one than the checkpoint's.
     """
-    expected = state.fingerprint
-    if found != expected:
+    expected = checkpoint.state.fingerprint
+    if fingerprint != expected:
         raise UserError(
-            f"checkpoint {snapshot.path} was trained on other data than {experiment.data.path} holds now "
-            f"(fingerprint {expected[:12]}…, found {found[:12]}…): its place in "
+            f"checkpoint {checkpoint.snapshot.path} was trained on other data than {data_path} holds now "
+            f"(fingerprint {expected[:12]}…, found {fingerprint[:12]}…): its position in "
             "the data means nothing there. Put the old data back, or type name=ANOTHER_NAME to start a new run"
         )
 
 
 def load_model(network: nn.Module, snapshot: Snapshot) -> None:
-    """Fill the network, while it is whole.
+    """Fill the network, while it is whole on every rank.
 
     Raises:
         UserError: the checkpoint holds another one.
@@ -122,13 +89,15 @@ def load_model(network: nn.Module, snapshot: Snapshot) -> None:
 
 
 def check_optimizer(network: nn.Module, snapshot: Snapshot, config: OptimizerConfig) -> None:
-    """Make sure that the optimizer's state is one of this optimizer and network.
+    """Check that the optimizer's state belongs to this optimizer and network.
 
     Args:
-        network: whole.
+        network: whole on every rank.
+        snapshot: of the checkpoint.
+        config: of the optimizer.
 
     Raises:
-        UserError: it is not.
+        UserError: it does not.
     """
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     slots = _slots(config)
@@ -149,7 +118,7 @@ def check_optimizer(network: nn.Module, snapshot: Snapshot, config: OptimizerCon
 
 
 def load_weighting(weighting: Weighting, state: Mapping[str, Any], snapshot: Snapshot) -> None:
-    """Give the weighting its state back.
+    """Give the weighting the state that it had.
 
     Raises:
         UserError: the weighting cannot use it.
@@ -157,7 +126,7 @@ def load_weighting(weighting: Weighting, state: Mapping[str, Any], snapshot: Sna
     try:
         _refuse_other_types(state, weighting.state_dict())
         weighting.load_state_dict(state)
-    except Exception as error:  # A weighting of the user's own may fail in any way.
+    except Exception as error:  # A user's own weighting may fail in any way.
         raise UserError(
             f"checkpoint {snapshot.path} holds a state that balance.weighting cannot use: "
             f"{type(error).__name__}: {str(error)[:200]}"
@@ -165,7 +134,7 @@ def load_weighting(weighting: Weighting, state: Mapping[str, Any], snapshot: Sna
 
 
 def _refuse_other_types(found: Any, fresh: Any, where: str = "state") -> None:
-    """Refuse a string, say, in the place of a number, which would fail only when it is computed with."""
+    """Refuse a string in place of a number, for example, which would fail only once it is computed with."""
     if isinstance(fresh, Mapping) and isinstance(found, Mapping):
         for key in fresh.keys() & found.keys():
             _refuse_other_types(found[key], fresh[key], f"{where}['{key}']")
@@ -176,6 +145,7 @@ def _refuse_other_types(found: Any, fresh: Any, where: str = "state") -> None:
 
 
 def _slots(config: OptimizerConfig) -> set[str]:
+    """Return what the optimizer keeps of each parameter."""
     slots = {"momentum_buffer"} if config.momentum else set()
     if config.name != "sgd":
         slots = {"step", "exp_avg", "exp_avg_sq"}

@@ -1,95 +1,97 @@
-"""One training step: the gradients of a batch, and what becomes of them."""
+"""One training step: the gradients of a batch, and whether the optimizer follows them.
 
-from typing import Any, NamedTuple
+Shapes: B samples on this rank, T tasks, P parameters of the encoder.
+"""
 
-import numpy as np
+from dataclasses import dataclass
+from enum import Enum
+
 import torch
 from torch import Tensor
 
-from paretrain import Balance
-from paretrain.parameters import slopes
+from paretrain import Balance, NonFiniteError
+from paretrain.parameters import Slopes, slopes
 from trainer.data.reading.loader import Batch
-from trainer.errors import UserError
-from trainer.observe.observers import Observers
-from trainer.training.gradients import WAY_ON, forward_backward, parameter_gradients, restore_buffers
+from trainer.training.gradients import copy_buffers, encoder_gradients, forward_backward, restore_buffers
+from trainer.training.learner import Learner
 from trainer.training.optimizer import set_learning_rate
-from trainer.training.run import Run
+
+BROKEN_IN_THE_ENCODER = "not finite: the parameters' gradient, though every task's at z is"
 
 
-class Step(NamedTuple):
-    """What is to be told of a step.
+class Outcome(Enum):
+    """What became of a step."""
+
+    STEPPED = "the optimizer made a step"
+    DROPPED_TASKS = "the optimizer made a step without the tasks whose loss or gradient was not finite"
+    NO_GRADIENT = "skipped: no task has a labelled sample with a gradient"
+    NOT_FINITE = "skipped: a loss or a gradient was not finite"
+    OVERFLOW = "skipped: float16 overflowed in the backward, and the loss scale is lower now"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step as it went, the same on every rank.
 
     Attributes:
-        balance: what the balancer found; of several micro-batches with an α of their own, a mean.
+        outcome: what became of it.
+        balance: what the balancer found; with an α for each micro-batch, their mean.
         gradient_norm: of the whole gradient before clipping; 0 where no task has a gradient.
+        slopes: how the step changes each task's loss; None where it was not asked for or cannot be said.
+        loss_scale: of this step's backward.
+        next_loss_scale: of the next one.
     """
 
+    outcome: Outcome
     balance: Balance
     gradient_norm: Tensor
+    slopes: Slopes | None
+    loss_scale: float
+    next_loss_scale: float
 
 
-def train_step(run: Run, batch: Batch, rate: float, observers: Observers) -> Step:
-    """Fill the gradients, and step the optimizer where they are sound.
+def train_step(learner: Learner, batch: Batch, rate: float, *, watch_slopes: bool = False) -> StepResult:
+    """Fill the gradients, and step the optimizer where they are sound. Collective.
+
+    Args:
+        learner: what is trained.
+        batch: this rank's part of a global batch, on the learner's device.
+        rate: the learning rate.
+        watch_slopes: compute how the step changes each task's loss, too, by one more backward a task.
 
     Raises:
-        UserError: something is not finite, and balance.on_nonfinite says stop.
+        BalanceError: no α could be found, or something is not finite and balance.on_nonfinite is stop; the same on
+            every rank, and no parameter has changed.
     """
-    set_learning_rate(run.engine.optimizer, rate)
-    every = run.experiment.balance.monitor_every_steps
-    watched_TP = parameter_gradients(run, batch) if every and (run.step + 1) % every == 0 else None
-    stops = run.experiment.balance.on_nonfinite == "stop"
-    buffers = [] if stops else [buffer.clone() for buffer in run.network.buffers()]
-    balance = forward_backward(run, batch)
-    if watched_TP is not None and not balance.broken:
-        seen = slopes(watched_TP, balance.alpha_T, balance.active_T)
-        found = {"worst_slope": seen.worst, "num_ascending": seen.num_ascending}
-        observers.publish({"kind": "monitor", "step": run.step + 1, **found})
-    if not balance.certified:
-        observers.note(run.step + 1, f"α is not certified: the duality gap is {balance.gap:.3g}")
-    # Without a gradient momentum and weight decay would move the model on no evidence at all. The NaN of an overflow
-    # goes to the engine, whose loss scale learns from it.
-    ready = balance.overflow or bool(balance.active_T.any())
-    scale = run.engine.loss_scale.value
-    gradient_norm = run.engine.step() if ready else torch.zeros(())
-    if not ready:
-        run.engine.discard()
-    # Finite at the representation, a gradient can still break on its way through the encoder. Then no step was made.
-    finite = bool(gradient_norm.isfinite())
-    if not finite and scale > 1:
-        # It broke in the backward alone: the running statistics of the forward are sound.
-        observers.publish(_overflow_record(run, scale))
-    elif balance.broken or not finite:
-        fault = _fault_record(run, balance, moves=ready and finite)
-        if stops:
-            raise UserError(f"stopped at step {run.step + 1}: {fault['found']}. The last checkpoint stands.\n{WAY_ON}")
-        observers.publish(fault)
-        restore_buffers(run, buffers)
-    elif not ready:
-        observers.note(run.step + 1, "no task has a labelled sample with a gradient: step skipped")
-    return Step(balance, gradient_norm)
+    engine = learner.engine
+    set_learning_rate(engine.optimizer, rate)
+    gradients_TP = encoder_gradients(learner, batch) if watch_slopes else None
+    goes_on = learner.balance.on_nonfinite != "stop"
+    buffers = copy_buffers(learner) if goes_on else []
+    balance = forward_backward(learner, batch)
+    found = None
+    if gradients_TP is not None and not balance.broken:
+        found = slopes(gradients_TP, balance.alpha_T, balance.active_T)
+    loss_scale = engine.loss_scale.value
+    outcome, gradient_norm = _step_optimizer(learner, balance)
+    if outcome in (Outcome.DROPPED_TASKS, Outcome.NOT_FINITE):
+        if not goes_on:
+            raise NonFiniteError(BROKEN_IN_THE_ENCODER)  # What is broken at z has raised in the backward already.
+        restore_buffers(learner, buffers)
+    return StepResult(outcome, balance, gradient_norm, found, loss_scale, engine.loss_scale.value)
 
 
-def _fault_record(run: Run, balance: Balance, moves: bool) -> dict[str, Any]:
-    """What was not finite in this step, and what is done about it."""
-    names, broken = run.task_names, balance.broken
-    words = broken.describe(names) if broken else "the parameters' gradient, though every task's at z is"
-    return {
-        "kind": "fault",
-        "step": run.step + 1,
-        "action": "drop_task" if moves else "skip_step",
-        "losses": [names[task] for task in np.flatnonzero(broken.losses_T)] if broken else [],
-        "gradients": [names[task] for task in np.flatnonzero(broken.gradients_T)] if broken else [],
-        "found": f"not finite: {words}",
-    }
-
-
-def _overflow_record(run: Run, scale: float) -> dict[str, Any]:
-    """The step that float16 had no room for: no task is to blame."""
-    return {
-        "kind": "fault",
-        "step": run.step + 1,
-        "action": "overflow",
-        "losses": [],
-        "gradients": [],
-        "found": f"overflow in float16: the loss scale goes from {scale:g} to {run.engine.loss_scale.value:g}",
-    }
+def _step_optimizer(learner: Learner, balance: Balance) -> tuple[Outcome, Tensor]:
+    engine = learner.engine
+    # Without a gradient, momentum and weight decay would move the model on no evidence. An overflow's NaN does go to
+    # the engine, whose loss scale learns from it.
+    if not (balance.overflow or balance.active_T.any()):
+        engine.discard()
+        return Outcome.NOT_FINITE if balance.broken else Outcome.NO_GRADIENT, torch.zeros(())
+    loss_scale = engine.loss_scale.value
+    gradient_norm = engine.step()
+    # Finite at the representation, a gradient can still break on its way through the encoder: the engine then skips.
+    if gradient_norm.isfinite():
+        return Outcome.DROPPED_TASKS if balance.broken else Outcome.STEPPED, gradient_norm
+    # With a scale, it broke in the backward alone: the running statistics of the forward are sound.
+    return Outcome.OVERFLOW if loss_scale > 1 else Outcome.NOT_FINITE, gradient_norm

@@ -1,83 +1,74 @@
-"""What a run says of itself: numbers while it trains; at its end a summary and a report."""
+"""The end of a run: its summary, its last lines, and its report."""
 
+import json
 import os
 import resource
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
 import torch
 
+from trainer.files import replace
 from trainer.observe.advice import solved_task
-from trainer.observe.metrics import MetricsLog, errors_so_far, faults_so_far, read_metrics
-from trainer.observe.observers import Everybody, Nobody, Observers, writing_records
-from trainer.observe.progress import Progress
+from trainer.observe.metrics import errors_so_far, faults_so_far, read_metrics
+from trainer.observe.observers import Observers, writing_records
 from trainer.observe.records import Record
 from trainer.observe.report.page import write_report
-from trainer.observe.tracker import Tracker, open_tracker
 from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
-from trainer.run_folder import LOG, METRICS, PREDICTIONS, REPORT, SUMMARY, write_summary
+from trainer.run_folder import METRICS, REPORT, SUMMARY
+from trainer.runtime.stopping import Request
 from trainer.training.run import Run
 
 MUCH_WAITING_PERCENT = 10.0
-"""Of a run's time spent waiting for data, from where on the closing words say what would help."""
+"""From this share of time spent waiting for data on, the last lines say what would help."""
+HURRIED = (Request.YIELD, Request.LEAVE)
+"""After these requests the process may be killed within seconds, and a report takes several."""
 
 
-@contextmanager
-def observed(run: Run, resumed: bool, notes: Sequence[str] = ()) -> Iterator[Observers]:
-    """Give the loop its observers, and leave the summary and the report when it ends well. Collective.
+def finish(run: Run, observers: Observers, request: Request) -> None:
+    """Write the summary and the report of a run that has ended well, and say what it reached. Collective.
 
     Args:
-        run: built.
-        resumed: whether it goes on from a checkpoint.
-        notes: what was found in the run's folder, for the log and the metrics.
+        run: as the loop left it.
+        observers: still open.
+        request: that ended it. After one of `HURRIED` there is no report.
 
     Raises:
-        UserError: a log of an earlier part is damaged, or the tracker that was asked for cannot be had.
+        RankError: a file cannot be written; the other ranks cannot know.
     """
+    peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
+    bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples.total), Counter())
+    if not run.runtime.is_main:
+        return
     run_dir = run.experiment.run_dir
-    with ExitStack() as stack:
-        observers: Observers = Nobody()
-        with run.runtime.raise_together():
-            if run.runtime.is_main:
-                metrics = MetricsLog(run_dir / METRICS, resume_step=run.step if resumed else None)
-                stack.callback(metrics.close)
-                progress = stack.enter_context(Progress(run_dir / LOG, run.experiment.train.steps, run.step))
-                progress.note(_opening(run, resumed))
-                tracker = _open_tracker(run, progress)
-                stack.push(lambda kind, error, traceback: tracker.close(None) if kind else None)
-                observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
-                for note in notes:
-                    observers.note(run.step, note)
-        yield observers
-        peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
-        bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples.total), Counter())
-        if run.runtime.is_main:
-            records = read_metrics(run_dir / METRICS)
-            summary = _summary(run, records) | {
-                "peak_memory_mib": peak_memory_mib,
-                "bad_samples": dict(bad_samples),
-                "damaged_checkpoints": run.damaged_checkpoints,
-            }
-            with writing_records():
-                progress.note(_closing(run, summary))
-                write_summary(run_dir, summary)
-                tracker.close(summary)
-                write_report([run_dir], run_dir / REPORT)
-                for advice in (_slow_data(run, summary), _solved_task(run, records)):
-                    if advice:
-                        progress.note(advice)
-                progress.note(f"report: {run_dir / REPORT}")
+    with writing_records():
+        records = read_metrics(run_dir / METRICS)
+        summary = _summary(run, records) | {
+            "peak_memory_mib": peak_memory_mib,
+            "bad_samples": dict(bad_samples),
+            "damaged_checkpoints": run.damaged_checkpoints,
+        }
+        observers.say(_last_line(run, summary))
+        _write_summary(run, summary)
+        observers.finish(summary)
+        if request in HURRIED:
+            observers.say(f"no report was drawn, as the process is to end at once. Type: paretrain report {run_dir}")
+            return
+        write_report([run_dir], run_dir / REPORT)
+        for advice in (_slow_data(run, summary), _solved_task(run, records)):
+            if advice:
+                observers.say(advice)
+        observers.say(f"report: {run_dir / REPORT}")
 
 
 def say_complete(run: Run) -> None:
-    """Tell that there is nothing left to do, and where the result stands; write the summary where it is missing."""
+    """Say that the run has made all its steps, and where its report is; write the summary if it is missing."""
     if run.runtime.is_main:
         run_dir = run.experiment.run_dir
-        if not (run_dir / SUMMARY).exists():  # the disk was full at the end, say
-            write_summary(run_dir, _summary(run, read_metrics(run_dir / METRICS)))
+        if not (run_dir / SUMMARY).exists():  # The disk may have been full at the end.
+            _write_summary(run, _summary(run, read_metrics(run_dir / METRICS)))
         write_report([run_dir], run_dir / REPORT)
         print(
             f"{run.experiment.name} is complete at step {run.step}. To train on, raise train.steps; "
@@ -85,38 +76,11 @@ def say_complete(run: Run) -> None:
         )
 
 
-def _open_tracker(run: Run, progress: Progress) -> Tracker:
-    experiment = run.experiment
-    config = experiment.model_dump(mode="json")
-    wandb = experiment.wandb
-    return open_tracker(
-        wandb.mode, wandb.project, experiment.name, experiment.run_dir, config, progress.note, group=wandb.group
-    )
+def _write_summary(run: Run, summary: Mapping[str, Any]) -> None:
+    replace(run.experiment.run_dir / SUMMARY, f"{json.dumps(summary, indent=1)}\n".encode())
 
 
-def _opening(run: Run, resumed: bool) -> str:
-    experiment = run.experiment
-    count = run.runtime.world_size
-    return (
-        f"{experiment.name}: {len(run.tasks)} tasks, {experiment.balance.weighting}, on {count} "
-        f"process{'es' if count > 1 else ''}; {experiment.train.global_batch} samples a step, "
-        f"{run.train_batches.steps_per_epoch} steps an epoch; "
-        + (f"goes on after step {run.step}" if resumed else "starts")
-        + _other_batch(run)
-    )
-
-
-def _other_batch(run: Run) -> str:
-    before, cursor = run.batch_before, run.train_batches.cursor
-    if before in (None, run.experiment.train.global_batch):
-        return ""
-    return (
-        f", where a step had {before} samples; epoch {cursor.epoch} goes on at its sample {cursor.samples:,}, "
-        "none lost or repeated"
-    )
-
-
-def _closing(run: Run, summary: dict[str, Any]) -> str:
+def _last_line(run: Run, summary: dict[str, Any]) -> str:
     errors = {task: error for task, error in summary["final_errors"].items() if error is not None}
     groups = {
         unit: _errors({task: errors[task] for task in tasks}, unit)
@@ -131,7 +95,7 @@ def _closing(run: Run, summary: dict[str, Any]) -> str:
         + ("; ".join(said) or "test error: no labels")
         + _faults(summary)
         + _bad_samples(summary)
-        + (f"; {run.damaged_checkpoints} damaged checkpoints passed over" if run.damaged_checkpoints else "")
+        + (f"; {run.damaged_checkpoints} damaged checkpoints skipped" if run.damaged_checkpoints else "")
     )
 
 
@@ -143,7 +107,7 @@ def _errors(errors: dict[str, float], unit: str) -> str:
 
 
 def _faults(summary: dict[str, Any]) -> str:
-    """Say how often something was not finite; nothing of a sound run."""
+    """Say how often something was not finite; nothing for a sound run."""
     num_broken, num_skipped = len(summary["broken"]), summary["skipped_steps"]
     num_overflows = summary["overflow_steps"]
     overflows = f"; steps skipped for an overflow of float16 {num_overflows:,}" if num_overflows else ""
@@ -165,14 +129,14 @@ def _solved_task(run: Run, records: list[Record]) -> str | None:
 
 
 def _slow_data(run: Run, summary: dict[str, Any]) -> str:
-    """Say what would help when the training has waited much for its data; nothing where it has not."""
+    """Say what would help a training that has waited much for its data; nothing if it has not."""
     percent, config = summary["data_wait_percent"], run.experiment
     if percent < MUCH_WAITING_PERCENT:
         return ""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     busy, cores = processes * (config.parallel.threads + config.data.workers), len(os.sched_getaffinity(0))
     if run.train_batches.cache_use["misses"]:
-        way = "shards were not in the cache when they were wanted; their server, or the way there, is too slow"
+        way = "shards were not in the cache when they were needed; their server, or the network, is too slow"
     elif busy + processes <= cores:
         way = f"{busy} of {cores} cores are in use; add data.workers={config.data.workers + 1}"
     else:
@@ -200,7 +164,7 @@ def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
 
 
 def _peak_memory_mib() -> float:
-    """Of this process: on the GPU where there is one, else resident on the host."""
+    """Return this process's peak: on the GPU where there is one, else resident on the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,91 @@
+"""Find the checkpoint that a run goes on from, and refuse one that this configuration may not go on from."""
+
+import os
+
+from trainer.config.file import parse_config
+from trainer.config.resume import differences
+from trainer.config.schema import Experiment
+from trainer.errors import UserError
+from trainer.observe.metrics import read_metrics
+from trainer.run_folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, read_config
+from trainer.runtime.checkpoints.manifest import MANIFEST
+from trainer.runtime.checkpoints.reading import Snapshot, find_newest
+from trainer.runtime.collectives import Runtime
+from trainer.training.restore import Checkpoint, read_state
+
+
+def find_start(experiment: Experiment, runtime: Runtime) -> Checkpoint | None:
+    """Find and open the checkpoint that the run goes on from; None for a new run. Writes nothing. Collective.
+
+    Raises:
+        UserError: the run's folder or its checkpoint belongs to another configuration; or there are checkpoints, or
+            there were some, and the run cannot go on from any.
+        FaultError: the disk cannot read a checkpoint.
+    """
+    runtime.on_main(lambda: _refuse_another_config(experiment))
+    found = find_newest(experiment.run_dir / CHECKPOINTS, runtime)
+    if found is None:
+        runtime.on_main(lambda: _refuse_lost_checkpoints(experiment))
+        return None
+    _refuse_another_configs_checkpoint(found.snapshot, experiment)
+    return Checkpoint(found, read_state(found.snapshot))
+
+
+def _refuse_another_config(experiment: Experiment) -> None:
+    """Refuse a run's folder whose configuration gives other results.
+
+    Raises:
+        UserError: naming each difference.
+    """
+    run_dir = experiment.run_dir
+    if not os.path.lexists(run_dir / CONFIG):
+        return  # A checkpoint has a copy of its own.
+    try:
+        before = read_config(run_dir)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nPut it back from a copy; or, to train on, remove it, as the checkpoints hold the configuration "
+            f"too: rm {run_dir / CONFIG}"
+        ) from None
+    changed = differences(before, experiment)
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise UserError(
+            f"the run in {run_dir} was started with another configuration:\n{lines}\n"
+            f"To start a new run, type name=ANOTHER_NAME; to replace this one, remove its folder first: rm -r {run_dir}"
+        )
+
+
+def _refuse_another_configs_checkpoint(snapshot: Snapshot, experiment: Experiment) -> None:
+    """Refuse a checkpoint that was written under a configuration with other results.
+
+    Raises:
+        UserError: naming each difference.
+    """
+    written_under = parse_config(dict(snapshot.config), f"config in {snapshot.path / MANIFEST}")
+    changed = differences(written_under, experiment)
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise UserError(
+            f"checkpoint {snapshot.path} was written under another configuration:\n{lines}\n"
+            "To go on from it, type what it was written under; to start a new run, type name=ANOTHER_NAME"
+        )
+
+
+def _refuse_lost_checkpoints(experiment: Experiment) -> None:
+    """Refuse to start anew where the run's records say that there were checkpoints.
+
+    Raises:
+        UserError: they do.
+    """
+    run_dir = experiment.run_dir
+    if not (run_dir / METRICS).exists():
+        return
+    reached = max((record["step"] for record in read_metrics(run_dir / METRICS)), default=0)
+    every_steps = (read_config(run_dir) if (run_dir / CONFIG).exists() else experiment).checkpoint.every_steps
+    # At its second checkpoint a run waits until the first one is published.
+    if (run_dir / SUMMARY).exists() or reached > 2 * every_steps:
+        raise UserError(
+            f"the run in {run_dir} has reached step {reached} and saved checkpoints, but {run_dir / CHECKPOINTS} has "
+            f"none. Put them back; or type name=ANOTHER_NAME to start a new run; or remove this one: rm -r {run_dir}"
+        )

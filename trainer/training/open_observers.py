@@ -1,0 +1,79 @@
+"""Open a run's observers: metrics.jsonl, the progress lines and the tracker, on rank 0."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+
+from trainer.observe.metrics import MetricsLog
+from trainer.observe.observers import Everybody, Nobody, Observers
+from trainer.observe.progress import Progress
+from trainer.observe.tracker import open_tracker
+from trainer.run_folder import LOG, METRICS, PREDICTIONS
+from trainer.training.restore import Checkpoint
+from trainer.training.run import Run
+
+
+@contextmanager
+def open_observers(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str] = ()) -> Iterator[Observers]:
+    """Open the observers for the block, and close them at its end, however it ends. Collective.
+
+    Args:
+        run: built and restored.
+        checkpoint: that it goes on from; None for a new run.
+        notes: about the run's folder, for the log and the metrics.
+
+    Raises:
+        UserError: a log of an earlier start is damaged, or the tracker cannot be opened; the same on every rank.
+    """
+    with ExitStack() as stack:
+        observers: Observers = Nobody()
+        with run.runtime.raise_together():
+            if run.runtime.is_main:
+                observers = stack.enter_context(_everybody(run, checkpoint, notes))
+        yield observers
+
+
+@contextmanager
+def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) -> Iterator[Observers]:
+    experiment, run_dir = run.experiment, run.experiment.run_dir
+    with (
+        closing(MetricsLog(run_dir / METRICS, resume_step=run.step if checkpoint else None)) as metrics,
+        Progress(run_dir / LOG, experiment.train.steps, run.step) as progress,
+    ):
+        progress.note(_first_line(run, checkpoint))
+        tracker = open_tracker(
+            experiment.wandb.mode,
+            experiment.wandb.project,
+            experiment.name,
+            run_dir,
+            experiment.model_dump(mode="json"),
+            progress.note,
+            group=experiment.wandb.group,
+        )
+        try:
+            observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
+            for note in notes:
+                observers.note(run.step, note)
+            yield observers
+        except BaseException:
+            tracker.close(None)
+            raise
+
+
+def _first_line(run: Run, checkpoint: Checkpoint | None) -> str:
+    experiment, count = run.experiment, run.runtime.world_size
+    return (
+        f"{experiment.name}: {len(run.task_names)} tasks, {experiment.balance.weighting}, on {count} "
+        f"process{'es' if count > 1 else ''}; {experiment.train.global_batch} samples a step, "
+        f"{run.train_batches.steps_per_epoch} steps an epoch; "
+        + (f"goes on after step {run.step}{_other_batch(run, checkpoint)}" if checkpoint else "starts")
+    )
+
+
+def _other_batch(run: Run, checkpoint: Checkpoint) -> str:
+    before, cursor = checkpoint.state.global_batch, run.train_batches.cursor
+    if before == run.experiment.train.global_batch:
+        return ""
+    return (
+        f", where a step had {before} samples; epoch {cursor.epoch} goes on at its sample {cursor.samples:,}, "
+        "none lost or repeated"
+    )

@@ -1,0 +1,97 @@
+"""The records that the loop publishes of a step and of an evaluation. `trainer.observe.records` has their schema."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paretrain import Balance
+from trainer.training.evaluate import Evaluation
+from trainer.training.step import BROKEN_IN_THE_ENCODER, Outcome, StepResult
+
+MAX_GRAM_TASKS = 256
+"""With more tasks the Gram matrix is not logged: T x T numbers a line are too many."""
+
+Record = Mapping[str, Any]
+
+
+def step_records(step: int, result: StepResult, task_names: Sequence[str]) -> Iterator[Record]:
+    """Yield what is notable about optimizer step `step`; nothing for most steps."""
+    if result.slopes is not None:
+        found = {"worst_slope": result.slopes.worst, "num_ascending": result.slopes.num_ascending}
+        yield {"kind": "monitor", "step": step, **found}
+    if not result.balance.certified:
+        yield _note(step, f"α is not certified: the duality gap is {result.balance.gap:.3g}")
+    if result.outcome is Outcome.OVERFLOW:
+        scales = f"{result.loss_scale:g} to {result.next_loss_scale:g}"
+        yield _fault(step, "overflow", f"overflow in float16: the loss scale goes from {scales}")
+    elif result.outcome in (Outcome.DROPPED_TASKS, Outcome.NOT_FINITE):
+        yield _not_finite(step, result, task_names)
+    elif result.outcome is Outcome.NO_GRADIENT:
+        yield _note(step, "no task has a labelled sample with a gradient: step skipped")
+
+
+def train_record(step: int, result: StepResult, task_names: Sequence[str], **about: Any) -> Record:
+    """Return the record of a step that is logged.
+
+    Args:
+        step: optimizer steps done.
+        result: of the last one.
+        task_names: in the order of every (T,) array.
+        about: the other fields, in the order in which they are to be written.
+    """
+    balance = result.balance
+    return {
+        "kind": "train",
+        "step": step,
+        **about,
+        "losses": dict(zip(task_names, balance.losses_T.tolist(), strict=True)),
+        "alpha": dict(zip(task_names, balance.alpha_T.tolist(), strict=True)),
+        "min_norm": balance.min_norm,
+        "gap": balance.gap,
+        "gradient_norm": float(result.gradient_norm),
+    }
+
+
+def eval_record(step: int, found: Evaluation, *, averaged: bool, seconds: float) -> Record:
+    """Return the record of an evaluation after optimizer step `step`."""
+    return {
+        "kind": "eval",
+        "step": step,
+        "errors": found.errors,
+        "units": found.units,
+        **({"by_class": found.by_class} if found.by_class else {}),
+        "losses": found.losses,
+        "samples": found.samples,
+        "averaged": averaged,
+        "seconds": seconds,
+    }
+
+
+def gram_record(step: int, balance: Balance | None) -> Record | None:
+    """Return the record of a step's Gram matrix; None where there is none, or one of too many tasks."""
+    if balance is None or balance.gram_TT is None or len(balance.gram_TT) > MAX_GRAM_TASKS:
+        return None
+    return {"kind": "gram", "step": step, "gram": balance.gram_TT.tolist()}
+
+
+def _not_finite(step: int, result: StepResult, task_names: Sequence[str]) -> Record:
+    action = "drop_task" if result.outcome is Outcome.DROPPED_TASKS else "skip_step"
+    broken = result.balance.broken
+    if broken is None:
+        return _fault(step, action, BROKEN_IN_THE_ENCODER)
+    losses, gradients = (
+        [task_names[task] for task in np.flatnonzero(of_T).tolist()] for of_T in (broken.losses_T, broken.gradients_T)
+    )
+    return _fault(step, action, f"not finite: {broken.describe(task_names)}", losses, gradients)
+
+
+def _fault(
+    step: int, action: str, found: str, losses: Sequence[str] = (), gradients: Sequence[str] = ()
+) -> dict[str, Any]:
+    tasks = {"losses": list(losses), "gradients": list(gradients)}
+    return {"kind": "fault", "step": step, "action": action, **tasks, "found": found}
+
+
+def _note(step: int, text: str) -> dict[str, Any]:
+    return {"kind": "note", "step": step, "text": text}

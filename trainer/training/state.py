@@ -1,0 +1,88 @@
+"""What a checkpoint holds of a run beside the tensors of its model and optimizer: typed, versioned, strict."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.runtime.checkpoints.manifest import MAX_STEPS, first_fault
+
+VERSION: Literal[1] = 1
+"""Of the fields below. A state without a version is of the first one."""
+
+Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CursorState(_Section):
+    """The position in the data, as `trainer.data.reading.order.Cursor`."""
+
+    epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    samples: Count
+
+
+class BadSamplesState(_Section):
+    """The samples that could not be used, counted by reason."""
+
+    total: dict[str, Count]
+    in_epoch: dict[str, Count]
+    first: str
+
+
+class LossScaleState(_Section):
+    """The dynamic loss scale of fp16."""
+
+    value: float = Field(ge=1, le=2.0**120)
+    num_sound_steps: Count
+
+
+class TrainState(_Section):
+    """The state of a training between two steps, the same on every rank.
+
+    Attributes:
+        version: of this schema.
+        step: optimizer steps done.
+        samples: train samples consumed, by all ranks.
+        global_batch: samples a step.
+        seconds: the run's clock.
+        cursor: the position in the data.
+        fingerprint: of the data, the seed and the shuffling: what decides which sample is at a cursor.
+        weighting: what the weighting's `state_dict` returned, of any form.
+        loss_scale: None where the precision is not fp16.
+        bad_samples: of all ranks together.
+        damaged_checkpoints: how many were skipped because they were damaged, over all starts.
+    """
+
+    version: Literal[1] = VERSION
+    step: Count
+    samples: Count
+    global_batch: Annotated[int, Field(gt=0, le=MAX_STEPS)]
+    seconds: float = Field(ge=0, le=1e12)
+    cursor: CursorState
+    fingerprint: str
+    weighting: Any
+    loss_scale: LossScaleState | None
+    bad_samples: BadSamplesState
+    damaged_checkpoints: Count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, for a checkpoint. Tensors inside `weighting` are not copied."""
+        return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in self}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` returned.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type, or another version wrote it.
+        """
+        version = values.get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
+            raise ValueError(f"it has version {version}, this version of paretrain reads {VERSION}")
+        try:
+            return cls.model_validate(dict(values))
+        except (ValidationError, RecursionError) as error:
+            raise ValueError(first_fault(error)) from None
