@@ -44,7 +44,6 @@ def test_docstrings_run(documented: type) -> None:
     def model(x: torch.Tensor, balancer: Balancer | Window) -> list[torch.Tensor]:
         return [head(view) for head, view in zip(heads, balancer.split(encoder(x)), strict=True)]
 
-    sums, counts = losses([head(encoder(x)) for head in heads], targets)
     context = {
         "Balancer": lambda tasks: Balancer(2),
         "balancer": Balancer(2),

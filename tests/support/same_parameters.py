@@ -11,11 +11,9 @@ def main() -> str | None:
     first, second = (load_file(path) for path in sys.argv[1:])
     if first.keys() != second.keys():
         return f"different tensors: {sorted(first.keys() ^ second.keys())}"
-    different = [
-        name for name in first if not torch.equal(first[name].view(torch.uint8), second[name].view(torch.uint8))
-    ]
-    if different:
-        return f"different numbers: {different}"
+    for name, tensor in first.items():
+        if not torch.equal(tensor.view(torch.uint8), second[name].view(torch.uint8)):
+            return f"different numbers: {name}"
     print(f"the same: {len(first)} tensors")
     return None
 
