@@ -14,7 +14,7 @@ PAGES = sorted(
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ANY_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|src=\")([^)\s\"]+)")
 _FILE = re.compile(r"(?:paretrain|trainer|models|launch|configs|benchmarks|examples|studies|tests|docs)/[\w./*-]*")
 _KEY = re.compile(r"(?:data|model|balance|optimizer|train|checkpoint|parallel|wandb)(?:\.[a-z_]+)+")
 

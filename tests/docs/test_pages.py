@@ -60,7 +60,9 @@ def test_the_commands_in_sentences_have_the_options_that_they_name(
     page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words in mentions(page, "paretrain"):
-        command = [word for word in words[: 2 if words[0] == "data" else 1] if not word.isupper()]
+        command = words[: 2 if words[0] == "data" else 1]
+        if command[-1].isupper():
+            continue  # A placeholder for any source.
         with pytest.raises(SystemExit) as ended:
             cli._parse([*command, "--help"])
         assert ended.value.code == 0, words
