@@ -42,9 +42,8 @@ def frank_wolfe(gradients_TN: Tensor, max_iterations: int = 10_000) -> Tensor:
     for _ in range(max_iterations):  # [9]
         corner_T = torch.zeros_like(alpha_T)
         corner_T[(gram_TT @ alpha_T).argmin()] = 1  # [10]
-        fraction = _line_search(
-            corner_T @ gram_TT @ corner_T, corner_T @ gram_TT @ alpha_T, alpha_T @ gram_TT @ alpha_T
-        )
+        to_corner, to_alpha = gram_TT @ corner_T, gram_TT @ alpha_T
+        fraction = _line_search(corner_T @ to_corner, corner_T @ to_alpha, alpha_T @ to_alpha)
         alpha_T = (1 - fraction) * alpha_T + fraction * corner_T  # [11], [12]
         if fraction < 1e-12:
             break  # [13]

@@ -1,5 +1,6 @@
 """A checkpoint's manifest.json: the run and configuration that wrote it, and the size and SHA-256 of each file."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,15 +85,20 @@ def file_names(world_size: int) -> list[str]:
 
 
 def describe(path: Path) -> FileEntry:
-    """Return the size and checksum of a file of a checkpoint.
+    """Return the size and checksum of a file of a checkpoint; raises as `regular_size`."""
+    return FileEntry(bytes=regular_size(path), sha256=sha256(path))
+
+
+def regular_size(path: Path) -> int:
+    """Return the bytes of a file of a checkpoint.
 
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it is not a regular file.
         OSError: the disk cannot read it.
     """
-    open_regular(path).close()
-    return FileEntry(bytes=path.stat().st_size, sha256=sha256(path))
+    with open_regular(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def read_manifest(path: Path) -> Manifest:
