@@ -49,8 +49,8 @@ _STYLE: dict[Any, Any] = {
 Panel = Callable[[Axes], None]
 
 
-def draw(panels: list[list[Panel]], png: Path, *, panel_width: float = 4.7, panel_height: float = 3.1) -> str:
-    """Draw rows of panels, write them as a PNG file, and return them as an SVG element for a page."""
+def draw(panels: list[list[Panel]], png: Path | None, *, panel_width: float = 4.7, panel_height: float = 3.1) -> str:
+    """Draw rows of panels; return them as an SVG element for a page, and write a PNG file if `png` names one."""
     columns = max(map(len, panels))
     with rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the page's own fonts draw the text
@@ -62,7 +62,8 @@ def draw(panels: list[list[Panel]], png: Path, *, panel_width: float = 4.7, pane
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
         svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        figure.savefig(png, dpi=130, facecolor="white")
+        if png is not None:
+            figure.savefig(png, dpi=130, facecolor="white")
     return _inline(svg.getvalue())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainer.commands.arguments import whole
 from trainer.commands.data import add_data_commands
+from trainer.commands.theory import add_theory_commands
 from trainer.errors import UserError, run_command
 
 MAX_GIB = 2**20
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.set_defaults(run=_submit)
 
     add_data_commands(commands)
+    add_theory_commands(commands)
     return parser
 
 

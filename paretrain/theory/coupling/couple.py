@@ -63,18 +63,20 @@ class MeanErrors:
     combined: float
 
 
-def couple(features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = None, seed: int = 0) -> Advice:
+def couple(
+    features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = None, factor: float = 1.0, seed: int = 0
+) -> Advice:
     """Estimate similarity and noise of the tasks and predict what coupling wins.
 
     Labels may be missing (NaN); rows without any label serve the features' covariance. Standard errors come from a
-    jackknife over groups of rows.
+    jackknife over groups of rows. `factor`: predict for so many times these labels, where they are part of a table.
 
     Raises:
         ValueError: fewer than two tasks, features that are not finite, or a task with too few labels or only one value.
     """
     grid = penalty_grid() if grid is None else grid
     features_NP, labels_NT = _prepared(features_NP, labels_NT)
-    predict = _predictor(features_NP, labels_NT, grid)
+    predict = _predictor(features_NP, labels_NT, grid, factor)
     moments = estimate_moments(features_NP, labels_NT)
     errors_LT, alone, combined = _best(predict, grid, moments)
     gains, similarities = [], []
@@ -87,7 +89,7 @@ def couple(features_NP: Array, labels_NT: Array, *, grid: PenaltyGrid | None = N
         similarity_TT=_correlations(moments.effects_TT),
         similarity_error_TT=_jackknife_error(np.array(similarities)),
         noise_T=np.diag(moments.noise_TT),
-        ratio_T=features_NP.shape[1] / _sizes(labels_NT),
+        ratio_T=features_NP.shape[1] / (factor * _sizes(labels_NT)),
         alone_T=errors_LT[alone],
         combined_T=errors_LT[combined],
         common=float(grid.common_L[combined]),

@@ -1,0 +1,39 @@
+"""The arguments of `paretrain study`, `couple` and `refit`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trainer.commands.arguments import whole
+
+
+def add_theory_commands(commands: Any) -> None:
+    """Add the commands that say, and show, what combining tasks wins."""
+    study = commands.add_parser("study", help="run a study anew, such as double-descent, and write its page")
+    study.add_argument("name", metavar="NAME", help="double-descent: theory against simulation")
+    study.add_argument("--quick", action="store_true", help="smaller problems, fewer replicates: about a minute")
+    study.add_argument("--out", type=Path, metavar="DIR", help="default: study-NAME in the current folder")
+    study.add_argument("--processes", type=whole(1), metavar="N", help="default: as many as there are cores")
+    study.set_defaults(run=_study)
+
+    couple = commands.add_parser("couple", help="predict what combining the tasks wins, before training")
+    couple.add_argument("folder", type=Path, metavar="DATA|RUN", help="a data folder of a table, or a run's folder")
+    couple.add_argument("--out", type=Path, metavar="FILE", help="default: couple.html, in the folder of a run")
+    couple.add_argument(
+        "--samples", type=whole(30, 5000), default=300, metavar="N", help="train samples to estimate from (default 300)"
+    )
+    couple.add_argument("--tasks", nargs="+", metavar="NAME", help="default: all tasks")
+    couple.add_argument("--step", type=whole(0, 99_999_999), help="a run's checkpoint (default: the last one)")
+    couple.set_defaults(run=_couple)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from trainer.commands.study import run_study
+
+    run_study(options.name, options.out, options.quick, options.processes)
+
+
+def _couple(options: argparse.Namespace) -> None:
+    from trainer.commands.couple import couple_tasks
+
+    couple_tasks(options.folder, options.out, options.samples, options.tasks, options.step)
