@@ -24,7 +24,7 @@ def coarse_grid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two alike numbers, one of them often missing, and two classes, from 6 features; `<b>` is a name like any other."""
+    """Two alike numbers, one of them often missing, and two classes, from 6 features."""
     folder = tmp_path_factory.mktemp("table")
     generator = np.random.default_rng(0)
     features = generator.standard_normal((90, 6))
