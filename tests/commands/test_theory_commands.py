@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from paretrain.theory.coupling import penalty_grid
 from trainer.cli import main
+from trainer.commands.eval import evaluate_run
 from trainer.data.sources.digits import write_digits
 from trainer.data.sources.table import write_table
 
@@ -83,3 +85,49 @@ def test_an_unknown_study_names_those_that_there_are(capsys):
 
     error = capsys.readouterr().err
     assert "did you mean 'double-descent'" in error
+
+
+@pytest.fixture(scope="module")
+def run_dir(table: Path) -> Path:
+    """A run of a few steps only: its encoder is nearly random, and its heads are far from their best."""
+    values = {
+        "name": "run",
+        "output": str(table.parent / "runs"),
+        "data": {"path": str(table), "workers": 0},
+        "model": {"encoder": {"name": "mlp", "options": {"hidden": [16]}}, "head": {"name": "mlp"}},
+        "optimizer": {"name": "sgd", "learning_rate": 0.05},
+        "train": {"steps": 3, "global_batch": 16, "eval_every_steps": 3},
+        "checkpoint": {"every_steps": 3},
+        "wandb": {"mode": "off"},
+    }
+    config = table.parent / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    assert main(["train", str(config)]) == 0
+    return table.parent / "runs" / "run"
+
+
+def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
+    out = tmp_path / "again"
+
+    assert main(["refit", str(run_dir), "--out", str(out)]) == 0
+
+    shown = capsys.readouterr().out
+    found = json.loads((out / "refit.json").read_text())
+    assert next(iter(found["candidates"])) == "each alone"
+    assert "coupled by theory" in found["candidates"]
+    assert [task["task"] for task in found["tasks"]] == ["<b>", "often missing", "sign"]
+    assert all(task["after"] < task["before"] for task in found["tasks"])
+    assert "WORSE" not in shown
+    before, after = evaluate_run(run_dir, "test", None), evaluate_run(out, "test", None)
+    assert after.errors["<b>"] < before.errors["<b>"]
+    assert after.losses["sign"] < before.losses["sign"]
+    assert main(["export", str(out), "--out", str(tmp_path / "model.safetensors")]) == 0
+    assert main(["refit", str(run_dir), "--out", str(out)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_runs_representation_gets_its_advice(run_dir, tmp_path, capsys):
+    assert main(["couple", str(run_dir), "--samples", "40", "--tasks", "<b>", "sign"]) == 0
+
+    assert "representation" in (run_dir / "couple.html").read_text()
+    assert json.loads((run_dir / "couple.json").read_text())["design"] == "shared rows"

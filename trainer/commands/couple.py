@@ -16,7 +16,14 @@ import torch
 from paretrain.theory.coupling import Advice, MeanErrors, advice_sentence, couple, learning_curve
 from paretrain.theory.coupling.couple import MIN_LABELS
 from trainer.commands.couple_page import couple_page
-from trainer.commands.representation import label_columns, label_values, read_samples, some_samples, trained
+from trainer.commands.representation import (
+    as_vectors,
+    label_columns,
+    label_values,
+    read_samples,
+    some_samples,
+    trained,
+)
 from trainer.config.schema import DataConfig, ParallelConfig
 from trainer.data.format.manifest import MANIFEST_NAME
 from trainer.data.format.specs import FeaturesSpec
@@ -126,10 +133,7 @@ def _of_run(folder: Path, samples: int, tasks: Sequence[str] | None, step: int |
     with trained(folder, "train", step, tasks) as run:
         columns = label_columns(run.specs)
         ids_N = some_samples(run.data.manifest, "train", samples, SEED)
-        batches = [
-            (z_BD.double().cpu().numpy(), label_values(run.specs, targets))
-            for z_BD, targets in run.represented("train", ids_N)
-        ]
+        batches = [(as_vectors(z), label_values(run.specs, targets)) for z, targets in run.represented("train", ids_N)]
         source = f"the representation of {folder}, step {run.snapshot.state['step']}"
         return _table(source, columns, batches, run.data.manifest.num_samples("train"))
 

@@ -47,7 +47,7 @@ class Trained:
 
     @torch.no_grad()
     def represented(self, split: str, ids_N: np.ndarray) -> Iterator[tuple[Tensor, dict[str, np.ndarray]]]:
-        """Yield z (B, D), a spatial z averaged over its cells, and the targets, batch by batch, without augmentation.
+        """Yield z as the heads are given it, and the targets, batch by batch, without augmentation.
 
         Raises:
             UserError: a sample cannot be used.
@@ -55,8 +55,7 @@ class Trained:
         spec, device = self.data.manifest.input, self.runtime.device
         self.network.eval()
         for inputs, targets in read_samples(self.data, split, [task.name for task in self.tasks], ids_N):
-            z = self.network.encoder(to_input(torch.from_numpy(inputs), spec, device))
-            yield (z.flatten(2).mean(dim=2) if z.dim() > 2 else z), targets
+            yield self.network.encoder(to_input(torch.from_numpy(inputs), spec, device)), targets
 
 
 @contextmanager
@@ -85,6 +84,12 @@ def trained(
         network.to(runtime.device)
         chosen = every_task if tasks is None else build_tasks(data.manifest, tasks)
         yield Trained(experiment, runtime, data, chosen, network, snapshot)
+
+
+def as_vectors(z: Tensor) -> np.ndarray:
+    """Return a representation as vectors (B x D) of float64: a spatial one is averaged over its cells."""
+    vectors_BD: np.ndarray = (z.flatten(2).mean(dim=2) if z.dim() > 2 else z).double().cpu().numpy()
+    return vectors_BD
 
 
 def read_samples(

@@ -26,6 +26,12 @@ def add_theory_commands(commands: Any) -> None:
     couple.add_argument("--step", type=whole(0, 99_999_999), help="a run's checkpoint (default: the last one)")
     couple.set_defaults(run=_couple)
 
+    refit = commands.add_parser("refit", help="keep a run's encoder, and fit all its heads anew in closed form")
+    refit.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
+    refit.add_argument("--out", type=Path, required=True, metavar="NEW_RUN", help="the folder of the new run")
+    refit.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
+    refit.set_defaults(run=_refit)
+
 
 def _study(options: argparse.Namespace) -> None:
     from trainer.commands.study import run_study
@@ -37,3 +43,9 @@ def _couple(options: argparse.Namespace) -> None:
     from trainer.commands.couple import couple_tasks
 
     couple_tasks(options.folder, options.out, options.samples, options.tasks, options.step)
+
+
+def _refit(options: argparse.Namespace) -> None:
+    from trainer.commands.refit import refit_run
+
+    refit_run(options.run_dir, options.out, options.step)
