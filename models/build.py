@@ -16,6 +16,8 @@ from models.encoders.mlp import MLP
 from models.encoders.resnet import resnet18, resnet34, resnet50
 from models.encoders.transformers import TransformersEncoder
 from models.encoders.vit import ViT
+from models.heads.shared import NAME as SHARED
+from models.heads.shared import shared_heads
 from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.heads.towers import HeadsWithTowers, Tower
 from models.heads.vector import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
@@ -85,13 +87,21 @@ def build_model(
     Args:
         encoder: has an attribute `width`.
         tasks: one head each, in this order.
-        head: a name in HEADS or DENSE_HEADS, or a class or function that is called as those in HEADS are.
+        head: a name in HEADS or DENSE_HEADS, `shared` (models/heads/shared.py), or a class or function that is called as those in HEADS are.
         options: the head's keyword arguments.
         tower: a second head for each task; None: no such heads.
 
     Raises:
         ValueError: a name or an option is unknown, or a value is refused.
     """
+    if head == SHARED:
+        if tower is not None or not _are_equal(tasks) or _number(encoder, "stride"):
+            raise ValueError(
+                f"head '{SHARED}' is for tasks that are alike (numbers, or as many classes), on a z that is a vector, "
+                "and without towers. Type model.head.name=linear, or train such tasks alone: data.tasks=[...]"
+            )
+        widths = [task.num_outputs for task in tasks]
+        return MultiTaskModel(encoder, shared_heads(_number(encoder, "width"), widths, options))
     _refuse_unused_head(head, options, tasks)
     known = head in HEADS and (tower is None or tower.head in HEADS)
     stackable = known and _are_equal(tasks) and not _number(encoder, "stride")

@@ -5,6 +5,7 @@ Shapes: B samples, T tasks, C outputs per task.
 
 from torch import Tensor, nn
 
+from models.heads.shared import PenalisedOutputs
 from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads
 from models.heads.towers import HeadsWithTowers, TowerOutputs
 
@@ -26,14 +27,17 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.heads = heads
 
-    def forward(self, x: Tensor, balancer: BalancerLike | None = None) -> Tensor | list[Tensor] | TowerOutputs:
+    def forward(
+        self, x: Tensor, balancer: BalancerLike | None = None
+    ) -> Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs:
         """Return the outputs: (B, T, C) if the heads are stacked, otherwise a list with one output per task.
 
         With towers, return the outputs of heads and towers in training, and those of the heads alone in evaluation.
+        Shared heads add their penalties in training.
 
         Args:
             x: a batch of images.
             balancer: measures the gradient of z for each task; None: all heads read z directly.
         """
-        outputs: Tensor | list[Tensor] | TowerOutputs = self.heads(self.encoder(x), balancer)
+        outputs: Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs = self.heads(self.encoder(x), balancer)
         return outputs

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.heads.shared import PenalisedOutputs
 from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, shared_linear
 from models.tasks import Task, task_losses
 
@@ -75,9 +76,15 @@ class HeadsWithTowers(nn.Module):
 
 
 def training_losses(
-    tasks: Sequence[Task], outputs: TowerOutputs | Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]
+    tasks: Sequence[Task],
+    outputs: TowerOutputs | PenalisedOutputs | Tensor | Sequence[Tensor],
+    targets: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Return the training loss of every task as sum and count: `task_losses`, plus γ times those of the towers."""
+    """Return the training loss of every task as sum and count: `task_losses`, plus those of towers or a penalty."""
+    if isinstance(outputs, PenalisedOutputs):
+        sums_T, counts_T = task_losses(tasks, outputs.heads, targets)
+        # Over all ranks and micro-batches the counts add up to what the sums are divided by.
+        return sums_T + counts_T * outputs.penalty_T, counts_T
     if not isinstance(outputs, TowerOutputs):
         return task_losses(tasks, outputs, targets)
     sums_T, counts_T = task_losses(tasks, outputs.heads, targets)

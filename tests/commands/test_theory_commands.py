@@ -106,6 +106,7 @@ def run_dir(table: Path) -> Path:
     return table.parent / "runs" / "run"
 
 
+@pytest.mark.processes  # a run asks git which commit it is of
 def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
     out = tmp_path / "again"
 
@@ -126,6 +127,7 @@ def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_a_runs_representation_gets_its_advice(run_dir, tmp_path, capsys):
     assert main(["couple", str(run_dir), "--samples", "40", "--tasks", "<b>", "sign"]) == 0
 

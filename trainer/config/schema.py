@@ -97,11 +97,13 @@ class HeadConfig(Section):
     """The head that each task gets."""
 
     name: str = "linear"
-    """For tasks with one target per sample: linear, mlp. For tasks with one target per pixel: upsampling (two
-    convolutions), pyramid (as in PSPNet). Where both kinds of tasks occur, the name applies to its own kind; the other
-    kind gets linear or upsampling. Or the dotted path of your own: called with (width, outputs, **options)."""
+    """For tasks with one target per sample: linear, mlp, or shared (linear heads of equal tasks, pulled towards one
+    another). For tasks with one target per pixel: upsampling (two convolutions), pyramid (as in PSPNet). Where both
+    kinds of tasks occur, the name applies to its own kind; the other kind gets linear or upsampling. Or the dotted path
+    of your own: called with (width, outputs, **options)."""
     options: dict[str, Any] = Field({})
-    """Keyword arguments of the head: hidden and dropout of mlp; hidden and kernel_size of upsampling and pyramid."""
+    """Keyword arguments of the head: hidden and dropout of mlp; common and own of shared; hidden and kernel_size of
+    upsampling and pyramid."""
 
 
 class TowerConfig(HeadConfig):
