@@ -15,6 +15,7 @@ Shapes: T tasks, B samples, C outputs a task, D representation width.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models.heads.task_heads import BalancerLike, StackedHeads
@@ -51,8 +52,7 @@ class SharedHeads(StackedHeads):
 
     def penalties(self) -> Tensor:
         """Return P_t of each task, in float32 at least."""
-        weight_TCD = self.first.weight_TCD
-        weight_TCD = weight_TCD if weight_TCD.itemsize > 4 else weight_TCD.float()
+        weight_TCD = self.first.weight_TCD.to(torch.promote_types(self.first.weight_TCD.dtype, torch.float32))
         factor = self.own / (self.common + len(weight_TCD) * self.own)
         pulled_TCD = weight_TCD - factor * weight_TCD.sum(dim=0)
         return 0.5 * self.own * (weight_TCD * pulled_TCD).sum(dim=(1, 2))

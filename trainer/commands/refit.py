@@ -239,7 +239,8 @@ def _compared(tasks: Sequence[Task], pairs: Sequence[Sequence[np.ndarray]]) -> I
         count = both_2N.shape[1]
         if count:
             error = float((both_2N[1] - both_2N[0]).std(ddof=1) / count**0.5) if count > 1 else float("inf")
-            yield Compared(task.name, task.unit, count, *(float(mean) for mean in both_2N.mean(axis=1)), error)
+            before, after = both_2N.mean(axis=1).tolist()
+            yield Compared(task.name, task.unit, count, before, after, error)
 
 
 def _errors(task: Task, output_BO: Tensor, target_B: Tensor) -> np.ndarray:

@@ -196,7 +196,7 @@ def fit_by_theory(
         else:
             count_T = np.array([member.covariance.count for member in members])
             weights_T = count_T / np.maximum(np.diag(found.noise_TT), 1e-3)
-            fitted = _fit_apart(members, np.linalg.inv(effects_TT), weights_T)
+            fitted = _fit_apart(members, np.linalg.inv(effects_TT).astype(float), weights_T)
         chosen |= dict(zip(block, zip(fitted[0].T, fitted[1], strict=True), strict=True))
     return _assembled("coupled by theory", columns, chosen, alone)
 
