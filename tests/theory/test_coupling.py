@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from paretrain.theory.asymptotics import Population, coupling, ridge_limit, shared_error_covariance
 from paretrain.theory.coupling import (
+    Estimate,
     Moments,
     advice_sentence,
     couple,
@@ -100,6 +103,7 @@ def test_alike_tasks_are_advised_to_combine():
     assert advice.gain.value > 2 * advice.gain.error > 0
     assert np.all(advice.similarity_TT > 0.5)
     assert "should cut the error by" in advice_sentence(advice)
+    assert "win next to nothing" in advice_sentence(replace(advice, gain=Estimate(0.002, 0.001)))
     now, more, most = learning_curve(*tables, [1, 2, 8], grid=COARSE)
     assert now.alone > more.alone > most.alone
     assert now.combined > more.combined > most.combined
