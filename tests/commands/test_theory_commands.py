@@ -119,6 +119,7 @@ def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
     assert [task["task"] for task in found["tasks"]] == ["<b>", "often missing", "sign"]
     assert all(task["after"] < task["before"] for task in found["tasks"])
     assert "WORSE" not in shown
+    assert found["mean_change"] < -2 * found["mean_change_error"] < 0
     before, after = evaluate_run(run_dir, "test", None), evaluate_run(out, "test", None)
     assert after.errors["<b>"] < before.errors["<b>"]
     assert after.losses["sign"] < before.losses["sign"]

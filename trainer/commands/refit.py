@@ -63,17 +63,23 @@ class Compared:
 
 @dataclass(frozen=True)
 class Refit:
-    """What was chosen, each candidate's cross-validated error over the labels' variance, and what became of errors."""
+    """What was chosen, each candidate's cross-validated error over the labels' variance, and what became of errors.
+
+    `mean_change` is the mean over tasks of the relative change of the error, with its standard error over samples.
+    """
 
     chosen: str
     candidates: Mapping[str, float]
     tasks: Sequence[Compared]
+    mean_change: float
+    mean_change_error: float
     validated_on: str
 
     @property
     def worse(self) -> list[str]:
-        """The tasks whose error has grown by more than noise."""
-        return [task.task for task in self.tasks if task.is_worse]
+        """The tasks whose error has grown by more than noise; their mean, where it has."""
+        mean = ["the mean over tasks"] if self.mean_change > 2 * self.mean_change_error else []
+        return mean + [task.task for task in self.tasks if task.is_worse]
 
 
 def refit_run(run_dir: Path, out: Path, step: int | None) -> Refit:
@@ -104,7 +110,7 @@ def refit_run(run_dir: Path, out: Path, step: int | None) -> Refit:
         refit = Refit(
             chosen.name,
             {fit.name: float(fit.validated_C.mean()) for fit in candidates},
-            _compare(run, heads, split, compare_N),
+            *_compare(run, heads, split, compare_N),
             split if split != "train" else f"{len(compare_N)} samples of the train split, held out of the refit alone",
         )
         _write(run, experiment, heads, refit)
@@ -217,8 +223,10 @@ def _best_scale(outputs_NO: np.ndarray, class_N: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def _compare(run: Trained, heads: Sequence[tuple[Tensor, Tensor]], split: str, ids_N: np.ndarray) -> list[Compared]:
-    """Measure both heads on the same samples."""
+def _compare(
+    run: Trained, heads: Sequence[tuple[Tensor, Tensor]], split: str, ids_N: np.ndarray
+) -> tuple[list[Compared], float, float]:
+    """Measure both heads on the same samples, for `Refit`."""
     pairs: list[list[np.ndarray]] = [[] for _ in run.tasks]
     for z, targets in run.represented(split, ids_N):
         with torch.no_grad():
@@ -229,13 +237,24 @@ def _compare(run: Trained, heads: Sequence[tuple[Tensor, Tensor]], split: str, i
             target_B = torch.from_numpy(targets[task.name])
             new = F.linear(vectors_BD, weight_OD, bias_O)
             pair.append(np.stack([_errors(task, old.cpu(), target_B), _errors(task, new, target_B)]))
-    return list(_compared(run.tasks, pairs))
+    both_T2N = [np.concatenate(pair, axis=1) for pair in pairs]
+    return list(_compared(run.tasks, both_T2N)), *_mean_change(both_T2N)
 
 
-def _compared(tasks: Sequence[Task], pairs: Sequence[Sequence[np.ndarray]]) -> Iterator[Compared]:
-    for task, pair in zip(tasks, pairs, strict=True):
-        both_2N = np.concatenate(pair, axis=1)
-        both_2N = task.scale * both_2N[:, ~np.isnan(both_2N[0])]
+def _mean_change(both_T2N: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the mean relative change of the tasks' errors, and its standard error: tasks share their samples."""
+    known = [both_2N for both_2N in both_T2N if np.nansum(both_2N[0]) > 0]
+    if not known:
+        return 0.0, 0.0
+    changes_TN = np.array([(both_2N[1] - both_2N[0]) / np.nanmean(both_2N[0]) for both_2N in known])
+    weights_T1 = 1 / (~np.isnan(changes_TN)).sum(axis=1, keepdims=True) / len(known)
+    shares_N = np.nansum(weights_T1 * (changes_TN - np.nanmean(changes_TN, axis=1, keepdims=True)), axis=0)
+    return float(np.nanmean(changes_TN, axis=1).mean()), float(np.sqrt((shares_N**2).sum()))
+
+
+def _compared(tasks: Sequence[Task], both_T2N: Sequence[np.ndarray]) -> Iterator[Compared]:
+    for task, all_2N in zip(tasks, both_T2N, strict=True):
+        both_2N = task.scale * all_2N[:, ~np.isnan(all_2N[0])]
         count = both_2N.shape[1]
         if count:
             error = float((both_2N[1] - both_2N[0]).std(ddof=1) / count**0.5) if count > 1 else float("inf")
@@ -297,6 +316,7 @@ def _print(run_dir: Path, out: Path, refit: Refit) -> None:
     terminal = Terminal()
     terminal.print(table)
     lines = [f"cross-validated error / variance: {name} {error:.4g}" for name, error in refit.candidates.items()]
+    lines.append(f"mean change of the errors: {refit.mean_change:+.1%} ± {refit.mean_change_error:.1%}")
     if refit.worse:
         lines.append(
             f"WORSE by more than two standard errors: {', '.join(refit.worse)}. The trained heads stand in {run_dir}"
