@@ -87,7 +87,8 @@ def build_model(
     Args:
         encoder: has an attribute `width`.
         tasks: one head each, in this order.
-        head: a name in HEADS or DENSE_HEADS, `shared` (models/heads/shared.py), or a class or function that is called as those in HEADS are.
+        head: a name in HEADS or DENSE_HEADS, `shared` (models/heads/shared.py), or a class or function that is called
+            as those in HEADS are.
         options: the head's keyword arguments.
         tower: a second head for each task; None: no such heads.
 

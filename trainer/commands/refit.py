@@ -30,7 +30,7 @@ from trainer.errors import UserError
 from trainer.files import replace
 from trainer.observe.units import with_unit
 from trainer.run_folder import CHECKPOINTS, claimed
-from trainer.runtime.checkpoints.pieces import cut
+from trainer.runtime.checkpoints.pieces import piece_of
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.terminal import Terminal
 from trainer.training.build import build_network
@@ -282,7 +282,7 @@ def _write(run: Trained, experiment: Experiment, heads: Sequence[tuple[Tensor, T
             out / CHECKPOINTS, 1, run.runtime, run=secrets.token_hex(16), config=experiment.model_dump(mode="json")
         )
         saver.begin(
-            state["step"], [cut(name, tensor, 0, 1) for name, tensor in network.state_dict().items()], [], state
+            state["step"], [piece_of(name, tensor, 0, 1) for name, tensor in network.state_dict().items()], [], state
         )
         saver.finish()
         replace(out / REFIT, f"{json.dumps(asdict(refit), indent=1)}\n".encode())

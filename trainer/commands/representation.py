@@ -18,10 +18,12 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
 from trainer.data.reading.images import to_input
 from trainer.data.reading.reader import SplitReader
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.run_folder import checkpoint_of, read_config
-from trainer.runtime.checkpoints.checkpoint import Snapshot, load
-from trainer.runtime.distributed import Runtime, joined
+from trainer.runtime.checkpoints.reading import Snapshot, load
+from trainer.runtime.collectives import Runtime
+from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.training.build import build_network, build_tasks, fill
 from trainer.training.prepare_data import Data, open_split
@@ -100,7 +102,7 @@ def read_samples(
     Raises:
         UserError: a sample cannot be used.
     """
-    reader = SplitReader(data.folder, data.manifest, split, tasks, data.copy)
+    reader = SplitReader(DataFolder(data.folder, data.manifest, data.copy), split, tasks)
     try:
         for ids_B in np.array_split(ids_N, max(1, -(-len(ids_N) // BATCH))):
             buffers = reader.buffers(len(ids_B))
