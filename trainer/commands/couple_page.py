@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from paretrain.theory.coupling import Advice, MeanErrors
 from studies.figure_style import PALETTE, draw, short
 from studies.page import Section, page, table
-from trainer.observe.report.figures import label
+from trainer.observe.report.svg import label
 from trainer.observe.report.tables import text
 
 MAX_SHOWN = 24
