@@ -277,7 +277,7 @@ def _write(run: Trained, experiment: Experiment, heads: Sequence[tuple[Tensor, T
     network = build_network(experiment, run.data.manifest, run.tasks)
     network.encoder.load_state_dict(run.network.encoder.state_dict())
     _fill_heads(network, heads)
-    with claimed(experiment, None):
+    with claimed(experiment, None, run.runtime):
         saver = Saver(
             out / CHECKPOINTS, 1, run.runtime, run=secrets.token_hex(16), config=experiment.model_dump(mode="json")
         )
