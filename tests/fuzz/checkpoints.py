@@ -1,6 +1,5 @@
 """Mutated checkpoints: pointer, manifest, state, pieces; damaged by accident, and signed again by somebody."""
 
-import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -8,7 +7,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +16,7 @@ from trainer.files import sha256
 
 RUN = Path("runs/run")
 CHECKPOINTS = RUN / "checkpoints"
+PARTS = "*.safetensors"
 LATEST = CHECKPOINTS / "LATEST"
 NEWEST = CHECKPOINTS / "step_00000002"
 CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
@@ -44,43 +43,51 @@ def change(draw: Random, command: Sequence[str]) -> tuple[Change, Sequence[str]]
     if way == "lose":
         path = draw.choice((LATEST, NEWEST, CHECKPOINTS, RUN / "metrics.jsonl", CHECKPOINTS / "step_00000001"))
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return Change(f"{path} is lost", (*names, path.name), may_differ=path == CHECKPOINTS), command
+        return Change(
+            f"{path} is lost", (*names, path.name), may_differ=path in (CHECKPOINTS, RUN / "metrics.jsonl")
+        ), command
     if way == "config":
         path = RUN / "config.yaml"
         found = draw.choice((files.swap, files.damage))(draw, path)
         return Change(found.what, (*found.names, *names, "configuration"), may_differ=True), command
     if way == "manifest":
         found = files.edit_json(draw, NEWEST / "manifest.json", lambda where, *_: False)
-        return Change(found.what, (*found.names, *names)), command
+        # A run passes a damaged checkpoint over and goes on from the one before it, to the same numbers.
+        return Change(found.what, (*found.names, *names), may_differ=command[0] == "train"), command
     if way == "state":
         return Change(f"forged {_forge_state(draw)}", names, may_differ=True), command
     if way == "pieces":
         return Change(f"forged {_forge_pieces(draw)}", names, may_differ=True), command
     path = draw.choice(sorted(NEWEST.iterdir()))
     found = (files.swap if way == "swap" else files.damage)(draw, path)
-    return Change(found.what, (*found.names, *names)), command
+    return Change(found.what, (*found.names, *names), may_differ=command[0] == "train"), command
 
 
 def _forge_state(draw: Random) -> str:
-    path = draw.choice(sorted(NEWEST.glob("*.pt")))
-    where, new = mutate.tree(draw, torch.load(path, weights_only=True))
-    content = io.BytesIO()
-    torch.save(new, content)
-    path.write_bytes(content.getvalue())
-    _sign(path)
-    return f"{path.name}: {where}"
+    """Change a value of the run's state or of its random number generators."""
+    return _forge_metadata(draw, draw.choice([path for path in sorted(NEWEST.glob(PARTS)) if _is_plain(path)]), "value")
 
 
 def _forge_pieces(draw: Random) -> str:
-    path = draw.choice(sorted(NEWEST.glob("*.safetensors")))
+    """Change where the pieces of a tensor belong, or a tensor itself."""
+    path = draw.choice([path for path in sorted(NEWEST.glob(PARTS)) if not _is_plain(path)])
+    return _forge_metadata(draw, path, "pieces", change_a_tensor=draw.random() < 0.3)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.name.startswith(("state", "generators"))
+
+
+def _forge_metadata(draw: Random, path: Path, key: str, change_a_tensor: bool = False) -> str:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    where, places = mutate.tree(draw, json.loads(metadata["pieces"]))
+    where, changed = mutate.tree(draw, json.loads(metadata[key]))
     tensors: dict[str, Any] = load_file(path)
-    if draw.random() < 0.3:
+    if change_a_tensor and tensors:
         name = draw.choice(sorted(tensors))
         tensors[name] = draw.choice((tensors[name].double(), tensors[name][:-1], tensors[name].view(1, -1)))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"pieces": json.dumps(places)})
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, {**metadata, key: json.dumps(changed)})
     _sign(path)
     return f"{path.name}: {where}"
 
