@@ -142,7 +142,7 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
         ("classes: 10", "kind: poetry", "tasks.0: Input tag 'poetry' found using 'kind' does not match any of"),
         (CLS, "- a list", "is not a description of shards"),
         (CLS, "{", "is not YAML"),
-        (CLS, "a: &a [*a]", "an alias inside of what it stands for"),
+        (CLS, "a: &a [*a]", "line 1, column 4: an alias"),
         ("name: digit", "name: !!timestamp 2020-01-01", "is not allowed here"),
         ("name: digit, classes: 10", "name: a, classes: 2}, {name: a, classes: 2", "must be unique, found twice: a"),
         ("classes: 10", "classes: 1000000000000", "tasks.0.classification.classes: Input should be a valid array\nExp"),

@@ -56,5 +56,5 @@ def test_a_job_in_a_container_sees_what_it_needs(config: Path, run_dir: Path, tm
 
 
 def test_mounts_without_a_container_are_refused() -> None:
-    with pytest.raises(UserError, match="--container-mounts /a:/b without --container IMAGE: nothing to mount it in"):
+    with pytest.raises(UserError, match="--container-mounts /a:/b needs --container IMAGE"):
         Job(2, 1, mounts="/a:/b")
