@@ -103,11 +103,12 @@ def _export(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from trainer.observe.report.page import write_report
+    from trainer.plain import printable
     from trainer.run_folder import REPORT
 
     out = options.out or (options.run_dirs[0] if len(options.run_dirs) == 1 else Path()) / REPORT
     write_report(options.run_dirs, out)
-    print(f"report: {out}")
+    print(printable(f"report: {out}"))
 
 
 def _compare(options: argparse.Namespace) -> None:
