@@ -15,15 +15,24 @@ SEED ?= 0
 # Written last, so that an interrupted installation is done again; newer requirements do it again too.
 READY := $(VENV)/ready
 
-.PHONY: train test quick quick-1 quick-2 test-fuzz test-slow test-launch test-launch-slow lint clean
+.PHONY: train test test-1 test-2 quick quick-1 quick-2 test-fuzz test-slow test-launch test-launch-slow lint clean
 
 train: $(READY) data/digits/manifest.json
 	$(BIN)/paretrain train configs/digits.yaml --processes 2
 
+# Both in halves side by side, as the tests share nothing; the halves take about equally long.
 test: lint
-	$(BIN)/python -m pytest
+	+$(MAKE) --jobs 2 test-1 test-2
 
-# Side by side, as the tests share nothing; the two halves take equally long.
+TEST := $(BIN)/python -m pytest -p no:cacheprovider
+COMMANDS := tests/e2e tests/launch tests/fuzz
+
+test-1: $(READY)
+	$(TEST) $(COMMANDS)
+
+test-2: $(READY)
+	$(TEST) $(COMMANDS:%=--ignore %)
+
 quick: lint
 	+$(MAKE) --jobs 2 --output-sync quick-1 quick-2
 
