@@ -34,6 +34,7 @@ from trainer.run_folder import CONFIG
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
 from trainer.training.prepare_data import open_split
+from trainer.training.restore import read_state
 
 SEED = 0
 CURVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -134,7 +135,7 @@ def _of_run(folder: Path, samples: int, tasks: Sequence[str] | None, step: int |
         columns = label_columns(run.specs)
         ids_N = some_samples(run.data.manifest, "train", samples, SEED)
         batches = [(as_vectors(z), label_values(run.specs, targets)) for z, targets in run.represented("train", ids_N)]
-        source = f"the representation of {folder}, step {run.snapshot.state['step']}"
+        source = f"the representation of {folder}, step {read_state(run.snapshot).step}"
         return _table(source, columns, batches, run.data.manifest.num_samples("train"))
 
 

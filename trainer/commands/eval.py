@@ -17,6 +17,7 @@ from trainer.terminal import Terminal
 from trainer.training.build import build_network, build_tasks, fill
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.prepare_data import open_split
+from trainer.training.restore import read_state
 
 
 def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
@@ -50,7 +51,9 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
             network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime
         )
     averaged = "averaged weights, " if has_averages(snapshot.optimizer) else ""
-    table = Table(title=f"{run_dir}, step {snapshot.state['step']}: {averaged}{split} split, {found.samples} samples")
+    table = Table(
+        title=f"{run_dir}, step {read_state(snapshot).step}: {averaged}{split} split, {found.samples} samples"
+    )
     for column in ("task", "error or score" if found.by_class else "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name in names:

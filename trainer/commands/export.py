@@ -25,6 +25,7 @@ from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal
 from trainer.training.build import build_network, build_tasks, fill
 from trainer.training.prepare_data import open_split
+from trainer.training.restore import read_state
 
 SUFFIX = ".safetensors"
 
@@ -108,13 +109,13 @@ def _describe(
     snapshot: Snapshot,
 ) -> dict[str, Any]:
     specs = {spec.name: spec.model_dump(mode="json") for spec in manifest.tasks}
-    step, encoder, head = snapshot.state["step"], experiment.model.encoder, experiment.model.head
+    state, encoder, head = read_state(snapshot), experiment.model.encoder, experiment.model.head
     folder = read_run(run_dir)
     if folder.info is None:
         raise UserError(
             f"{run_dir / RUN} is missing. It says how this model was trained: restore it from a copy of the run"
         )
-    evaluated = [record for record in folder.of_kind("eval") if record["step"] == step]
+    evaluated = [record for record in folder.of_kind("eval") if record["step"] == state.step]
     provenance = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
     return {
         "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
@@ -126,8 +127,8 @@ def _describe(
         ],
         "run": {
             "name": experiment.name,
-            "step": step,
-            "samples": snapshot.state["samples"],
+            "step": state.step,
+            "samples": state.samples,
             "averaged": has_averages(snapshot.optimizer),
             "errors": evaluated[-1]["errors"] if evaluated else None,
             "test_samples": evaluated[-1].get("samples") if evaluated else None,

@@ -34,6 +34,7 @@ from trainer.runtime.checkpoints.pieces import piece_of
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.terminal import Terminal
 from trainer.training.build import build_network
+from trainer.training.restore import read_state
 
 REFIT = "refit.json"
 VALIDATION = ("validation", "valid", "val")
@@ -273,7 +274,7 @@ def _errors(task: Task, output_BO: Tensor, target_B: Tensor) -> np.ndarray:
 
 def _write(run: Trained, experiment: Experiment, heads: Sequence[tuple[Tensor, Tensor]], refit: Refit) -> None:
     """Write the new run's folder: its configuration, one checkpoint and what was measured."""
-    out, state = experiment.run_dir, dict(run.snapshot.state)
+    out, state = experiment.run_dir, read_state(run.snapshot)
     network = build_network(experiment, run.data.manifest, run.tasks)
     network.encoder.load_state_dict(run.network.encoder.state_dict())
     _fill_heads(network, heads)
@@ -282,7 +283,10 @@ def _write(run: Trained, experiment: Experiment, heads: Sequence[tuple[Tensor, T
             out / CHECKPOINTS, 1, run.runtime, run=secrets.token_hex(16), config=experiment.model_dump(mode="json")
         )
         saver.begin(
-            state["step"], [piece_of(name, tensor, 0, 1) for name, tensor in network.state_dict().items()], [], state
+            state.step,
+            [piece_of(name, tensor, 0, 1) for name, tensor in network.state_dict().items()],
+            [],
+            state.to_dict(),
         )
         saver.finish()
         replace(out / REFIT, f"{json.dumps(asdict(refit), indent=1)}\n".encode())
