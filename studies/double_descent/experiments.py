@@ -100,7 +100,7 @@ def _samples(base: Setting, x: float, size: int) -> Setting:
 
 
 def _features_of_few(base: Setting, x: float, size: int) -> Setting:
-    """Of MOST_FEATURES x rows features that matter alike, let the learner see more and more."""
+    """Let the learner see more and more of MOST_FEATURES x rows features that matter alike."""
     return replace(_features(base, x, size), seen=x / MOST_FEATURES)
 
 

@@ -37,7 +37,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Of every value inside a JSON value."""
+    """Yield the path of every value inside a JSON value."""
     if place:
         yield place
     if isinstance(value, dict | list):
@@ -55,7 +55,7 @@ def changed(content: Any, place: tuple[Any, ...], change: Callable[[Any, Any], N
 
 
 def manifests(content: Any) -> Iterator[tuple[str, bytes]]:
-    """Of one manifest, every value by every other; keys left out, added and given twice; and no JSON at all."""
+    """Mutate a manifest: replace every value by every other; leave out, add and repeat keys; and no JSON at all."""
     whole = json.dumps(content)
     for place in places(content):
         for value in VALUES:
@@ -92,7 +92,7 @@ def manifests(content: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def headers(whole: bytes) -> Iterator[tuple[str, bytes]]:
-    """Of one array, under other headers."""
+    """Mutate the header of an array."""
     end = 10 + int.from_bytes(whole[8:10], "little")
     rows = whole[end:]
     dictionary = whole[10:end].decode().strip()
@@ -126,7 +126,7 @@ def headers(whole: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def cells(whole: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Of one array, with other numbers."""
+    """Mutate the numbers of an array."""
     array = np.load(io.BytesIO(whole))
     for _ in range(40):
         other, row = array.copy(), draw.randrange(len(array))
@@ -151,7 +151,7 @@ def cells(whole: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
 
 
 def flips(whole: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Of any file: bits, cuts, blocks of zeros and of noise."""
+    """Mutate any file: bits, cuts, blocks of zeros and of noise."""
     for _ in range(60):
         byte, length = draw.randrange(len(whole)), draw.choice([1, 1, 1, 16, 512])
         new = draw.choice([draw.randbytes(length), bytes(length), b"\xff" * length])

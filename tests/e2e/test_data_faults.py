@@ -16,7 +16,7 @@ from trainer.observe.metrics import read_metrics
 
 @pytest.fixture
 def bad_data(digits: Path, tmp_path: Path) -> Path:
-    """Of the 400 train samples 2 have other bytes than when they were written."""
+    """Change the bytes of 2 of the 400 train samples."""
     folder = Path(shutil.copytree(digits, tmp_path / "bad"))
     manifest = read_manifest(folder)
     index_NM, _ = load_index(folder, manifest, "train")

@@ -45,15 +45,14 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         folder = DataFolder(opened.folder, manifest, opened.copy)
         batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
         snapshot = load(path, runtime)
+        evaluated_step = read_state(snapshot).step
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
         network.to(runtime.device)
         found = evaluate(
             network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime
         )
     averaged = "averaged weights, " if has_averages(snapshot.optimizer) else ""
-    table = Table(
-        title=f"{run_dir}, step {read_state(snapshot).step}: {averaged}{split} split, {found.samples} samples"
-    )
+    table = Table(title=f"{run_dir}, step {evaluated_step}: {averaged}{split} split, {found.samples} samples")
     for column in ("task", "error or score" if found.by_class else "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name in names:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trainer.runtime.checkpoints.manifest import MAX_STEPS, first_fault
 
 VERSION: Literal[1] = 1
-"""Of the fields below. A state without a version is of the first one."""
+"""Version of the fields below. A state without a version has the first one."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 

@@ -28,7 +28,7 @@ Put = Callable[[Path], object]
 
 @pytest.fixture
 def server(original: Path, tmp_path: Path) -> Iterator[Server]:
-    """Of a data folder that a test may change."""
+    """Serve a data folder that a test may change."""
     with serving(Path(shutil.copytree(original, tmp_path / "srv"))) as server:
         yield server
 
@@ -269,7 +269,7 @@ def test_new_data_with_the_name_of_a_foreign_file_is_refused(server: Server, cac
 
 @pytest.mark.parametrize("page", [b"<html>log in</html>", b"[" * 50_000, b"", b'{"format_version": 2}', b"\xff"])
 def test_a_page_in_place_of_the_manifest_costs_no_copy(server: Server, cache_dir: Path, page: bytes) -> None:
-    """Of a network that wants a login, say."""
+    """The page is that of a network that wants a login, say."""
     folder = open_folder(server.url, cache_dir, PLENTY)
     fetch_all(folder)
     before = content(folder)
