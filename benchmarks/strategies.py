@@ -22,7 +22,7 @@ from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
 from paretrain import Balancer
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import joined

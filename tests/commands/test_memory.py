@@ -16,7 +16,8 @@ from paretrain import Balancer
 from tests.support.ranks import run_ranks
 from trainer.commands.measure import parts_of_fsdp2, saved_bytes
 from trainer.commands.memory import ZERO_BUCKET_BYTES, MemoryEstimate, Sizes, estimate_memory, optimizer_bytes
-from trainer.config.schema import OffloadConfig, OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
+from trainer.config.sections.parallel import OffloadConfig
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine

@@ -15,7 +15,8 @@ from models.tasks import MISSING
 from paretrain import Balancer
 from tests.support.problem import Problem
 from tests.support.ranks import run_ranks
-from trainer.config.schema import Experiment, ParallelConfig
+from trainer.config.schema import Experiment
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.reading.loader import Batch
 from trainer.data.sources.digits import write_digits
 from trainer.runtime.collectives import Runtime

@@ -15,7 +15,7 @@ from tests.support.problem import two_pass_step
 from tests.support.ranks import run_ranks
 from tests.support.runtimes import a_runtime
 from tests.support.strategies import CLIP_NORM, SKIPPED, Case, new_engine, stack, train, write
-from trainer.config.schema import OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, swap

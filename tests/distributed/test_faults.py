@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from paretrain import Balance, BalanceError, Balancer, MinNormWeighting, Weights
 from tests.support.problem import MISSING, Problem, two_pass_step
 from tests.support.ranks import RankFailed, run_ranks
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.errors import LostPeerError
 from trainer.runtime.distributed import joined
 from trainer.runtime.faults import roll_call

@@ -12,7 +12,7 @@ from tests.support.averaging import CASE, everything, overflow, predicted
 from tests.support.ranks import run_ranks
 from tests.support.runtimes import a_runtime
 from tests.support.strategies import CLIP_NORM, SKIPPED, train, write
-from trainer.config.schema import OffloadConfig
+from trainer.config.sections.parallel import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.collectives import Runtime

@@ -33,7 +33,7 @@ from tests.support.strategies import (
     whole,
     write,
 )
-from trainer.config.schema import AccumulationConfig
+from trainer.config.sections.train import AccumulationConfig
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.precision import LossScale
 from trainer.training.gradients import forward_backward

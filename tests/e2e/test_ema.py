@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from trainer.cli import main
 from trainer.commands.eval import evaluate_run
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.run_folder import checkpoint_of
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.distributed import joined

@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.support.ranks import run_ranks
 from tests.support.runtimes import ALONE, a_runtime
-from trainer.config.schema import OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import FaultError, UserError
 from trainer.files import sha256
 from trainer.runtime import shared_folder

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trainer.config.file import parse_config
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.errors import UserError
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.precision import LossScale

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from tests.support.ranks import run_ranks
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.errors import UserError
 from trainer.runtime.distributed import check_world_size, joined
 

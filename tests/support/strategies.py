@@ -20,7 +20,8 @@ from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.heads.vector import linear_head, mlp_head
 from paretrain import Balancer
 from tests.support.problem import Problem
-from trainer.config.schema import AccumulationConfig, BalanceConfig
+from trainer.config.sections.balance import BalanceConfig
+from trainer.config.sections.train import AccumulationConfig
 from trainer.data.reading.loader import Batch
 from trainer.runtime.checkpoints.pieces import Piece
 from trainer.runtime.checkpoints.reading import load

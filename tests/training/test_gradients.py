@@ -7,7 +7,8 @@ import torch
 
 from paretrain import Balancer
 from tests.support.problem import MISSING, Problem, two_pass_step
-from trainer.config.schema import AccumulationConfig, BalanceConfig
+from trainer.config.sections.balance import BalanceConfig
+from trainer.config.sections.train import AccumulationConfig
 from trainer.data.reading.loader import Batch
 from trainer.runtime.engines.engine import TorchEngine
 from trainer.runtime.engines.precision import LossScale

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.config.schema import OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.training.optimizer import build_optimizer, learning_rate
 
 

@@ -13,7 +13,7 @@ from paretrain import Chebyshev, Fixed, GradNorm, Normalised, Random, Uncertaint
 from paretrain.rules.from_torchjd import TorchJDWeighting
 from paretrain.rules.rule import Stateless
 from trainer.config.file import load_config, parse_config, to_yaml
-from trainer.config.schema import BalanceConfig
+from trainer.config.sections.balance import BalanceConfig
 from trainer.errors import UserError
 from trainer.training.rules import RULES, build_weighting
 

@@ -9,7 +9,7 @@ import torch
 from paretrain import NonFiniteError
 from tests.support.problem import MISSING
 from tests.training.test_gradients import a_batch, a_learner
-from trainer.config.schema import AccumulationConfig
+from trainer.config.sections.train import AccumulationConfig
 from trainer.training.learner import Learner
 from trainer.training.records import step_records
 from trainer.training.step import Outcome, train_step

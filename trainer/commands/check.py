@@ -9,7 +9,8 @@ from paretrain.exchange import message_bytes
 from trainer.commands.measure import measure_sizes
 from trainer.commands.memory import MemoryEstimate, estimate_memory
 from trainer.config.machine import num_cores, try_to_write
-from trainer.config.schema import Experiment, TrainConfig
+from trainer.config.schema import Experiment
+from trainer.config.sections.train import TrainConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError

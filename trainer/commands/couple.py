@@ -24,7 +24,8 @@ from trainer.commands.representation import (
     some_samples,
     trained,
 )
-from trainer.config.schema import DataConfig, ParallelConfig
+from trainer.config.sections.data import DataConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.manifest import MANIFEST_NAME
 from trainer.data.format.specs import FeaturesSpec
 from trainer.data.reading.images import to_input

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader
 from trainer.data.remote.folder import DataFolder

@@ -13,7 +13,8 @@ from torch import Tensor
 from models import MultiTaskModel, Task
 from models.encoders.transformers import TransformersEncoder
 from trainer.commands.model_card import model_card
-from trainer.config.schema import Experiment, ParallelConfig
+from trainer.config.schema import Experiment
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.manifest import Manifest
 from trainer.errors import UserError
 from trainer.files import make_folder, replace

@@ -10,7 +10,8 @@ reduce-scatter handles, and twice that for an all-reduce.
 from dataclasses import dataclass
 
 from paretrain.gram import CHUNK_ENTRIES
-from trainer.config.schema import OffloadConfig, OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
+from trainer.config.sections.parallel import OffloadConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.engines.offload import NO_OFFLOAD
 from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES

@@ -25,7 +25,8 @@ from paretrain.theory.coupling import Moments, estimate_moments
 from paretrain.theory.coupling.closed_form import LinearFit, SecondMoments, fit_alone, fit_by_theory, fit_coupled
 from trainer.commands.representation import Trained, as_vectors, label_columns, label_values, trained
 from trainer.config.file import parse_config
-from trainer.config.schema import Experiment, HeadConfig
+from trainer.config.schema import Experiment
+from trainer.config.sections.model import HeadConfig
 from trainer.errors import UserError
 from trainer.files import replace
 from trainer.observe.units import with_unit

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from models import MultiTaskModel, Task
-from trainer.config.schema import Experiment, ParallelConfig
+from trainer.config.schema import Experiment
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
 from trainer.data.reading.images import to_input

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.errors import UserError
 
 MAX_BUSY_PER_CORE = 32

@@ -26,7 +26,7 @@ wrong type are errors. The run's folder keeps the complete configuration, defaul
 Editors that know the YAML language server complete keys by [config.schema.json](config.schema.json) where a file
 begins with `# yaml-language-server: $schema=../docs/config.schema.json`.
 
-This page is generated from [trainer/config/schema.py](../trainer/config/schema.py):
+This page is generated from [trainer/config/schema.py](../trainer/config/schema.py) and its sections:
 `python -m trainer.config.write_schema`.
 """
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from trainer.config.schema import ParallelConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.strategies import STRATEGIES
 from trainer.errors import LostPeerError, UserError, say_error
 from trainer.runtime.agreement import Facts, refuse_differences

@@ -21,7 +21,8 @@ from models import (
 from models.build import EXPECTED, Build
 from models.tasks import SPREAD
 from paretrain import Balancer
-from trainer.config.schema import BalanceConfig, Experiment
+from trainer.config.schema import Experiment
+from trainer.config.sections.balance import BalanceConfig
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError

@@ -7,7 +7,8 @@ import torch
 
 from models import MultiTaskModel, Task
 from paretrain import Balancer
-from trainer.config.schema import AccumulationConfig, BalanceConfig
+from trainer.config.sections.balance import BalanceConfig
+from trainer.config.sections.train import AccumulationConfig
 from trainer.runtime.engines.engine import Engine
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from trainer.config.schema import OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.runtime.engines.averaging import keep_average
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.config.schema import DataConfig
+from trainer.config.sections.data import DataConfig
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, ShardSpec, read_manifest
 from trainer.data.format.tables import Table

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from paretrain.rules import Weighting
-from trainer.config.schema import OptimizerConfig
+from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.folder import step_of
 from trainer.runtime.checkpoints.manifest import STATE

@@ -9,7 +9,9 @@ from tests.support.rich_data import write_rich
 from tests.support.tiny_data import picture, spec, write_tiny
 from trainer.cli import main
 from trainer.config.file import load_config
-from trainer.config.schema import DataConfig, Experiment, ParallelConfig
+from trainer.config.schema import Experiment
+from trainer.config.sections.data import DataConfig
+from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.decode import encode
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, read_manifest

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.support.tiny_data import spec
-from trainer.config.schema import AugmentConfig
+from trainer.config.sections.data import AugmentConfig
 from trainer.data.format.specs import DenseRegressionSpec, FeaturesSpec, SegmentationSpec
 from trainer.data.reading.augment import Draws, check_augment, draw, move, recolour
 from trainer.errors import UserError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support import tiny_data as tiny
 from tests.support.loaders import damage, eval_loader, ids, same, train_loader
 from tests.support.tiny_data import expected_digits, picture, spec, write_tiny
-from trainer.config.schema import AugmentConfig
+from trainer.config.sections.data import AugmentConfig
 from trainer.data.format.decode import encode
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import MISSING

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.config.schema import AugmentConfig
+from trainer.config.sections.data import AugmentConfig
 from trainer.data.format.specs import DenseRegressionSpec, ImageSpec, InputSpec, TaskSpec
 from trainer.data.reading.order import Purpose, hash64
 from trainer.errors import UserError

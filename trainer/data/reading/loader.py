@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from trainer.config.schema import AugmentConfig
+from trainer.config.sections.data import AugmentConfig
 from trainer.data.reading.ahead import ShardsAhead, groups_from
 from trainer.data.reading.augment import NOTHING, Draws, check_augment, draw
 from trainer.data.reading.bad_samples import BadSamples

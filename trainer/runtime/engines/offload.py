@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainer.config.schema import OffloadConfig
+from trainer.config.sections.parallel import OffloadConfig
 from trainer.errors import UserError
 
 NO_OFFLOAD = OffloadConfig()

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models import MultiTaskModel
-from trainer.config.schema import OffloadConfig
+from trainer.config.sections.parallel import OffloadConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine, TorchEngine

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.config.schema import OffloadConfig
+from trainer.config.sections.parallel import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap

@@ -1,0 +1,52 @@
+"""How the tasks are weighted."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.config.section import OnlyWith, Section
+from trainer.config.sections.limits import MAX_RATE, Steps
+
+
+class BalanceConfig(Section):
+    """How the task weights α are found in each step."""
+
+    weighting: str = "min_norm"
+    """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. random: RLW. uncertainty:
+    Kendall 2018. gradnorm: Chen 2018. dwa: Liu 2019. tension: CDTT. Or a dotted path: a rule of TorchJD that needs only
+    the Gram matrix, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
+    space: Literal["representation", "parameters"] = "representation"
+    """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task, for comparison."""
+    monitor_every_steps: Steps | None = None
+    """Steps between measurements of the tasks' gradients in parameter space: the decrease of the worst task, and the
+    number of tasks whose loss ascends. Each costs one more forward, and one backward per task. null: never."""
+    options: dict[str, Any] = Field({})
+    """Keyword arguments of the rule, such as {learning_rate: 0.01} for `uncertainty`."""
+    weights: Annotated[dict[str, float] | None, OnlyWith("weighting", "fixed", required=True)] = None
+    """A weight >= 0 for each task. They sum to 1. A task of weight 0 trains its head only."""
+    preference: Annotated[
+        dict[str, Annotated[float, Field(ge=1 / MAX_RATE, le=MAX_RATE)]] | None, OnlyWith("weighting", "min_norm")
+    ] = None
+    """Relative importance of each task. The run approaches the point of the Pareto front where preference times loss is
+    the same for all tasks: {left: 2, right: 1} asks for a loss of `left` half as large as that of `right`."""
+    normalise: Literal["none", "l2", "loss", "loss+"] = "none"
+    """Apply the rule to gradients divided by their norm (l2), by their loss, or by both (loss+). α is rescaled to the
+    original gradients."""
+    on_nonfinite: Literal["stop", "skip_step", "drop_task"] = "stop"
+    """What to do when the loss or gradient of a task is NaN or infinite on any process. stop: end the run; the last
+    checkpoint remains. skip_step: the batch changes nothing, not even the running statistics of BatchNorm. drop_task:
+    go on without the broken tasks, whose own heads get no gradient, and without new running statistics; stop if no task
+    is left. Both skip a step whose gradients break inside the encoder."""
+    reference: bool = False
+    """true: do not rescale α after `normalise`, as the published code of MGDA-UB does. For comparison only."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.on_nonfinite == "drop_task" and self.space == "parameters":
+            raise ValueError(
+                "on_nonfinite: drop_task needs space: representation. In parameter space, NaN of one task reaches the "
+                "gradients of all tasks. Type balance.on_nonfinite=skip_step"
+            )
+        if self.reference and self.normalise == "none":
+            raise ValueError("reference: true has no effect with normalise: none. Type balance.normalise=l2, say")
+        return self

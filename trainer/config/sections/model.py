@@ -1,0 +1,54 @@
+"""The network: one encoder, one head per task."""
+
+from typing import Any
+
+from pydantic import Field
+
+from trainer.config.section import Section
+from trainer.config.sections.limits import MAX_RATE
+
+
+class EncoderConfig(Section):
+    """The shared encoder."""
+
+    name: str
+    """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (a vision model of Hugging Face, from a configuration
+    or a local folder), or the dotted path of your own: called with (input_shape, **options), with an attribute `width`,
+    the length of z; and `stride`, the pixels per cell, where z is a map."""
+    options: dict[str, Any] = Field({})
+    """Keyword arguments of the encoder."""
+
+
+class HeadConfig(Section):
+    """The head that each task gets."""
+
+    name: str = "linear"
+    """For tasks with one target per sample: linear, mlp, or shared (linear heads of equal tasks, pulled towards one
+    another). For tasks with one target per pixel: upsampling (two convolutions), pyramid (as in PSPNet). Where both
+    kinds of tasks occur, the name applies to its own kind; the other kind gets linear or upsampling. Or the dotted path
+    of your own: called with (width, outputs, **options)."""
+    options: dict[str, Any] = Field({})
+    """Keyword arguments of the head: hidden and dropout of mlp; common and own of shared; hidden and kernel_size of
+    upsampling and pyramid."""
+
+
+class TowerConfig(HeadConfig):
+    """A second, smaller head per task, used in training only: Small Towers (Wang et al. 2020, arXiv 2008.05808)."""
+
+    weight: float = Field(1.0, gt=0, le=MAX_RATE)
+    """Factor of the tower's loss in its task's loss. The authors use linear towers and 0.5 to 3."""
+
+
+class ModelConfig(Section):
+    """One encoder, and one head per task."""
+
+    encoder: EncoderConfig
+    head: HeadConfig = HeadConfig()
+    checkpoint_activations: bool = False
+    """true: keep only the inputs of the encoder's blocks, and compute the blocks again in the backward. It takes a
+    quarter of the memory or less, and 10 to 70 % more time. The results are the same bit for bit."""
+    tower: TowerConfig | None = None
+    """null: no towers. {}: linear towers. Training losses then include the towers; evaluations use the heads only."""
+    compile: bool = False
+    """true: compile the encoder and the heads with torch.compile, which needs a C++ compiler; the first step then takes
+    a minute or more. Results change within rounding. Needs parallel.strategy single or ddp."""

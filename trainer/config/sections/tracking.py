@@ -1,0 +1,21 @@
+"""Tracking beside the files that a run writes."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainer.config.section import Section
+
+WandbName = Annotated[str, Field(pattern=r"^[^/\\#?%:]+$", max_length=200)]
+"""Without the characters that Weights & Biases refuses in the names of projects."""
+
+
+class WandbConfig(Section):
+    """Tracking in Weights & Biases. metrics.jsonl and report.html are always written."""
+
+    mode: Literal["auto", "online", "offline", "off"] = "auto"
+    """auto: online with a key, offline without. off: no tracking."""
+    project: WandbName = "paretrain"
+    """Name of the project."""
+    group: WandbName | None = None
+    """Runs that wandb shows together. The runs of a sweep are grouped by the name in its configuration."""

@@ -1,0 +1,52 @@
+"""The length of a run, its batches and its checkpoints."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.config.section import Section
+from trainer.config.sections.limits import MAX_STEPS, Steps
+
+
+class AccumulationConfig(Section):
+    """Gradient accumulation: a step processes several micro-batches, in the memory of one."""
+
+    steps: int = Field(1, gt=0, le=2**16)
+    """Micro-batches per step. Times parallel.processes, it divides global_batch. BatchNorm sees one at a time."""
+    alpha: Literal["window", "micro"] = "window"
+    """window: the exact α of the whole step, as if it were one batch, for one more forward. micro: one α per
+    micro-batch, and the mean of their gradients; this is another method, and a rule that learns does so `steps` times
+    per step."""
+
+    @model_validator(mode="after")
+    def _micro_needs_several_steps(self) -> Self:
+        if self.steps == 1 and self.alpha == "micro":
+            raise ValueError("alpha: micro has no effect with steps: 1. Type train.accumulation.steps=4, say")
+        return self
+
+
+class TrainConfig(Section):
+    """Length of the run, and size of a batch."""
+
+    steps: Steps
+    """Optimizer steps. `paretrain check` prints the number of steps per epoch."""
+    global_batch: int = Field(gt=0, le=2**30)
+    """Samples per step over all processes. The number of processes must divide it."""
+    accumulation: AccumulationConfig = AccumulationConfig()
+    log_every_steps: Steps = 10
+    """Steps between lines of the log and records of metrics.jsonl."""
+    eval_every_steps: Steps
+    """Steps between evaluations on the test split. The last step is always evaluated."""
+    max_hours: float | None = Field(None, gt=0, le=10_000)
+    """Hours after which the run saves a checkpoint and ends; the same command continues it. Leave time for one more
+    step and a checkpoint before any outer limit. null: no limit."""
+
+
+class CheckpointConfig(Section):
+    """Checkpoints to resume from."""
+
+    every_steps: Steps
+    """Steps between checkpoints. The last step is always saved. Each process writes its part in the background; a step
+    waits only for the copy into host memory."""
+    keep: int = Field(2, gt=0, le=MAX_STEPS)
+    """Number of checkpoints to keep. An older one is removed once a newer one is complete."""
