@@ -39,5 +39,8 @@ class MultiTaskModel(nn.Module):
             x: a batch of images.
             balancer: measures the gradient of z for each task; None: all heads read z directly.
         """
-        outputs: Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs = self.heads(self.encoder(x), balancer)
+        z = self.encoder(x)
+        if balancer and not z.requires_grad:
+            z.requires_grad_()  # A frozen encoder: the balancer still measures the gradients of z.
+        outputs: Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs = self.heads(z, balancer)
         return outputs

@@ -111,7 +111,7 @@ def assert_follows(
 
 def one_parameter() -> tuple[nn.Parameter, torch.optim.Optimizer]:
     parameter = nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer([parameter], OptimizerConfig(name="sgd", learning_rate=1.0, ema_decay=0.75))
+    optimizer = build_optimizer([("w", parameter)], OptimizerConfig(name="sgd", learning_rate=1.0, ema_decay=0.75))
     return parameter, optimizer
 
 

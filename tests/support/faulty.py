@@ -1,6 +1,6 @@
 """Modules of the user's own, given by their dotted paths, that break.
 
-Each counts its training forwards; a run's first one is thrown away, so that of step n is number n + 1.
+Each counts its training forwards; a run's first two are thrown away, so that of step n is number n + 2.
 """
 
 import os
@@ -31,7 +31,7 @@ class NanOnRank1(Counting):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         z_BD = super().forward(x_BCHW)
-        return z_BD * torch.nan if self.num_forwards >= 4 and os.environ.get("RANK") == "1" else z_BD
+        return z_BD * torch.nan if self.num_forwards >= 5 and os.environ.get("RANK") == "1" else z_BD
 
 
 class Normalised(Counting):
@@ -43,7 +43,7 @@ class Normalised(Counting):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         z_BD = super().forward(x_BCHW)
-        if self.num_forwards == 6:
+        if self.num_forwards == 7:
             z_BD = z_BD + (z_BD - z_BD.detach()).square().sum().sqrt()  # 0, and ∂√x/∂x is infinite there
         return self.norm(z_BD)
 
@@ -53,7 +53,7 @@ class Overflowing(Counting):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         z_BD = super().forward(x_BCHW)
-        return z_BD + 1e5 * (z_BD - z_BD.detach()) if self.num_forwards == 3 else z_BD
+        return z_BD + 1e5 * (z_BD - z_BD.detach()) if self.num_forwards == 4 else z_BD
 
 
 class NanOfEverySecondTask(nn.Linear):
@@ -70,7 +70,7 @@ class NanOfEverySecondTask(nn.Linear):
     def forward(self, z_BD: Tensor) -> Tensor:
         self.num_forwards += self.training
         output = super().forward(z_BD)
-        return output * torch.nan if self.breaks and self.num_forwards == 3 else output
+        return output * torch.nan if self.breaks and self.num_forwards == 4 else output
 
 
 class Tied(LeNet):

@@ -11,11 +11,11 @@ from trainer.data.reading import shard_files
 
 
 class DiskGoneOnRank1(Counting):
-    """From its second training step on rank 1 can read no shard any more; a run's first forward is thrown away."""
+    """From its second training step on rank 1 can read no shard any more; its first two forwards are thrown away."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         z_BD = super().forward(x_BCHW)
-        if self.num_forwards == 3 and os.environ.get("RANK") == "1":
+        if self.num_forwards == 4 and os.environ.get("RANK") == "1":
             shard_files.RETRY_AFTER_SECONDS = (0.1,)
             os.pread = _gone
         return z_BD

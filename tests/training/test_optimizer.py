@@ -30,7 +30,7 @@ def test_cosine_falls_from_the_peak_towards_zero_and_is_half_in_the_middle() -> 
 def test_every_optimizer_takes_a_step(name: str) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     config = OptimizerConfig(name=name, learning_rate=0.1, momentum=0.9 if name == "sgd" else 0.0)
-    optimizer = build_optimizer([parameter], config)
+    optimizer = build_optimizer([("w", parameter)], config)
     parameter.sum().backward()
     optimizer.step()
     assert (parameter < 1).all()

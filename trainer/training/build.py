@@ -19,6 +19,7 @@ from models import (
     checkpoint_activations,
 )
 from models.build import EXPECTED, Build
+from models.freezing import freeze, trained
 from models.tasks import SPREAD
 from paretrain import Balancer
 from trainer.config.schema import Experiment
@@ -27,6 +28,7 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
+from trainer.training.patterns import matching
 from trainer.training.rules import build_weighting
 from trainer.user_code import is_user_code, load, place_of
 
@@ -64,10 +66,18 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         raise UserError(
             "norm: sync is for GPUs: torch has it for no CPU. Type model.encoder.options.norm=group (or batch)"
         )
+    _freeze(network, config.freeze)
     if config.checkpoint_activations:
         checkpoint_activations(encoder)
     # The order in which images arrive, and the faster one for convolution and pooling: 1.4x a LeNet step on a CPU.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _freeze(network: MultiTaskModel, patterns: Sequence[str]) -> None:
+    names = network.state_dict().keys()
+    freeze(network, {name for pattern in patterns for name in matching(pattern, names, "model.freeze")})
+    if not trained(network):
+        raise UserError("no parameter is left to train: model.freeze, or the network itself, has frozen all of them")
 
 
 def _load(what: str, name: str) -> str | Build:

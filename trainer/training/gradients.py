@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models import training_losses
+from models.freezing import trained
 from paretrain import Balance
 from trainer.data.reading.loader import Batch
 from trainer.training.learner import Learner
@@ -53,10 +54,10 @@ def warm_up(learner: Learner, batch: Batch) -> None:
 
 
 def encoder_gradients(learner: Learner, batch: Batch) -> Tensor:
-    """Return each task's gradient with respect to the encoder's parameters, (T, P), with the coming step's dropout."""
+    """Return each task's gradient by the encoder's trained parameters, (T, P), with the coming step's dropout."""
     with _leaving_no_trace(learner):
         sums_T, counts_T = training_losses(learner.tasks, learner.network(batch.inputs), batch.targets)
-        encoder = list(learner.network.encoder.parameters())
+        encoder = list(trained(learner.network.encoder).values())
         return learner.balancer.parameter_gradients(sums_T, counts_T, encoder)
 
 
@@ -108,7 +109,7 @@ def _backward_of_each_task(learner: Learner, batch: Batch) -> None:
     """Find α in the space of the encoder's parameters, by one backward a task: MGDA itself."""
     network = learner.network
     sums_T, counts_T = training_losses(learner.tasks, network(batch.inputs), batch.targets)
-    shared, own = list(network.encoder.parameters()), list(network.heads.parameters())
+    shared, own = list(trained(network.encoder).values()), list(trained(network.heads).values())
     learner.balancer.fill_gradients(sums_T, counts_T, shared, own)
 
 

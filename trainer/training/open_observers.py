@@ -51,7 +51,7 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
         )
         try:
             observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
-            for note in notes:
+            for note in (*notes, *run.notes):
                 observers.note(run.step, note)
             yield observers
         except BaseException:

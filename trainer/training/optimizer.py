@@ -10,9 +10,14 @@ from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.runtime.engines.averaging import keep_average
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build the optimizer, which also keeps the parameters' average. Its learning rate is set before each step."""
-    optimizer = _build(parameters, config)
+def build_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Build the optimizer, which also keeps the parameters' average. Its learning rate is set before each step.
+
+    Args:
+        parameters: with their names.
+        config: of the optimizer.
+    """
+    optimizer = _build([parameter for _, parameter in parameters], config)
     if config.ema_decay is not None:
         keep_average(optimizer, config.ema_decay)
     return optimizer

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from models import Task
+from models import MultiTaskModel, Task
+from models.freezing import trained
 from paretrain import Balancer
 from trainer.config.schema import Experiment
 from trainer.data.reading.bad_samples import joined_states
@@ -31,6 +32,7 @@ from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
 from trainer.training.restore import Checkpoint, check_optimizer, load_model, load_weighting, refuse_other_data
 from trainer.training.state import BadSamplesState, CursorState, LossScaleState, TrainState
+from trainer.training.unused import refuse_unused, say_unused, unused_parameters
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Run:
         test_batches: one pass over the test split.
         saver: writes checkpoints while the training goes on.
         throughput: the run's clock.
+        notes: what the user should know of the network, a sentence each.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
@@ -58,6 +61,7 @@ class Run:
     test_batches: EvalLoader
     saver: Saver
     throughput: Throughput
+    notes: Sequence[str]
     step: int = 0
     samples: int = 0
     damaged_checkpoints: int = 0
@@ -143,6 +147,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
+    notes = _look_over(experiment, network.to(runtime.device), data, runtime)
     if experiment.model.compile:
         network.encoder.compile()
         network.heads.compile()
@@ -176,6 +181,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
         test_batches=test_batches,
         saver=saver,
         throughput=Throughput(),
+        notes=notes,
     )
 
 
@@ -223,6 +229,27 @@ def _open_batches(
     )
     test_batches = EvalLoader(folder, tasks=names, batch_size=global_batch // runtime.world_size, options=options)
     return train_batches, test_batches
+
+
+def _look_over(experiment: Experiment, network: MultiTaskModel, data: Data, runtime: Runtime) -> list[str]:
+    """Return what the user should know of a network that was built: what is frozen, and what is not used.
+
+    Raises:
+        UserError: it cannot be trained as the configuration says. The same on every rank.
+    """
+    parallel, balance = experiment.parallel, experiment.balance
+    used = trained(network)
+    if not trained(network.encoder) and (balance.space == "parameters" or balance.monitor_every_steps is not None):
+        raise UserError(
+            "balance.space=parameters and balance.monitor_every_steps look at the gradients of the encoder's "
+            "parameters, all of which are frozen. Leave them out"
+        )
+    with runtime.raise_together():
+        unused = unused_parameters(network, data.manifest.input.encoder_shape, runtime.device, parallel.precision)
+    refuse_unused(unused, used.keys() - set(unused), parallel.strategy, parallel.processes)
+    frozen = [parameter.numel() for parameter in network.parameters() if not parameter.requires_grad]
+    notes = [f"{sum(frozen):,} entries of {len(frozen)} parameters are frozen"] if frozen else []
+    return [*notes, say_unused(unused)] if unused else notes
 
 
 def _refuse_what_cannot_be_saved(balancer: Balancer, weighting: str) -> None:

@@ -47,6 +47,9 @@ class ModelConfig(Section):
     checkpoint_activations: bool = False
     """true: keep only the inputs of the encoder's blocks, and compute the blocks again in the backward. It takes a
     quarter of the memory or less, and 10 to 70 % more time. The results are the same bit for bit."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of the names of parameters that keep the values that they start with, such as [encoder.*] or
+    [encoder.embed.*, encoder.blocks.0.*]. `*` stands for any text; frozen BatchNorm keeps its running statistics."""
     tower: TowerConfig | None = None
     """null: no towers. {}: linear towers. Training losses then include the towers; evaluations use the heads only."""
     compile: bool = False

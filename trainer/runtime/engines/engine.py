@@ -13,9 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.freezing import trained
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.precision import LossScale
+
+BuildOptimizer = Callable[[list[tuple[str, nn.Parameter]]], Optimizer]
+"""Makes an optimizer of parameters with their names, in the form that the optimizers of torch take."""
 
 
 class Engine(Protocol):
@@ -81,7 +85,7 @@ class TorchEngine:
     Args:
         network: the bare network.
         model: the network inside its data-parallel wrapper, or the network itself.
-        build_optimizer: makes an optimizer of parameters.
+        build_optimizer: makes an optimizer of the trained parameters, each with its name.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         loss_scale: see `Engine`.
     """
@@ -90,7 +94,7 @@ class TorchEngine:
         self,
         network: nn.Module,
         model: nn.Module,
-        build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        build_optimizer: BuildOptimizer,
         clip_norm: float | None,
         loss_scale: LossScale,
     ) -> None:
@@ -99,7 +103,7 @@ class TorchEngine:
         self.predictor = network
         # Those that the optimizer has: while FSDP2 has gathered the parameters, the network shows others.
         self._parameters = dict(network.named_parameters())
-        self.optimizer = build_optimizer(list(self._parameters.values()))
+        self.optimizer = build_optimizer(list(trained(network).items()))
         self.loss_scale = loss_scale
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
 
@@ -159,10 +163,12 @@ class TorchEngine:
 
     def load_optimizer(self, state: OptimizerState) -> None:
         """See `Engine`."""
+        names = {parameter: name for name, parameter in self._parameters.items()}
+        in_order = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         mine = {
-            index: {slot: self._shard(value, parameter) for slot, value in state[name].items()}
-            for index, (name, parameter) in enumerate(self._parameters.items())
-            if name in state
+            index: {slot: self._shard(value, parameter) for slot, value in state[names[parameter]].items()}
+            for index, parameter in enumerate(in_order)
+            if names[parameter] in state
         }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": mine})
 

@@ -5,16 +5,15 @@ Zhao et al. 2023, arXiv 2304.11277.
 
 import math
 import warnings
-from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
 
 from models import MultiTaskModel
+from models.blocks import blocks
 from trainer.runtime.checkpoints.pieces import Piece
-from trainer.runtime.engines.engine import TorchEngine, rank_and_size
+from trainer.runtime.engines.engine import BuildOptimizer, TorchEngine, rank_and_size
 from trainer.runtime.engines.precision import LossScale
 
 
@@ -25,7 +24,7 @@ class Fsdp2Engine(TorchEngine):
 
     Args:
         network: the bare network, on its device, the same on every rank; sharded in place.
-        build_optimizer: makes an optimizer of parameters.
+        build_optimizer: makes an optimizer of the trained parameters, each with its name.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         loss_scale: see `Engine`.
     """
@@ -33,13 +32,13 @@ class Fsdp2Engine(TorchEngine):
     def __init__(
         self,
         network: MultiTaskModel,
-        build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        build_optimizer: BuildOptimizer,
         clip_norm: float | None,
         loss_scale: LossScale,
     ) -> None:
         # Stacked heads return a view; nobody writes into it.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-        for part in _parts(network.encoder):
+        for part in blocks(network.encoder):
             fully_shard(part)
         fully_shard(network.heads)
         fully_shard(network)
@@ -71,9 +70,3 @@ class Fsdp2Engine(TorchEngine):
             return value  # Adam's count of steps, one number for the whole parameter.
         value = value.to(parameter.device)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-
-
-def _parts(module: nn.Module) -> list[nn.Module]:
-    if isinstance(module, nn.Sequential | nn.ModuleList):
-        return [child for child in module if any(True for _ in child.parameters())]
-    return [part for child in module.children() for part in _parts(child)]

@@ -7,6 +7,7 @@ would also save the backward's copy of the parameters, 2 bytes each, but keep no
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -22,6 +23,11 @@ def lower_precision(network: nn.Module, precision: Precision, device: torch.devi
     if precision != "fp32":
         autocast = torch.autocast(device.type, dtype=DTYPES[precision])
         network.forward = autocast(network.forward)
+
+
+def lowered(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """Return a block in which a network computes in `precision`, as it does once `lower_precision` was called."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 class LossScale:

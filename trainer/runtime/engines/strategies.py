@@ -1,16 +1,13 @@
 """Build the engine of a strategy."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from models import MultiTaskModel
 from trainer.config.sections.parallel import OffloadConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.collectives import Runtime
-from trainer.runtime.engines.engine import Engine, TorchEngine
+from trainer.runtime.engines.engine import BuildOptimizer, Engine, TorchEngine
 from trainer.runtime.engines.offload import NO_OFFLOAD, check_disk
 from trainer.runtime.engines.precision import LossScale, Precision, lower_precision
 from trainer.runtime.engines.zero import ZeroEngine, import_deepspeed
@@ -19,7 +16,7 @@ from trainer.runtime.engines.zero import ZeroEngine, import_deepspeed
 def build_engine(
     strategy: StrategyName,
     network: MultiTaskModel,
-    build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+    build_optimizer: BuildOptimizer,
     runtime: Runtime,
     clip_norm: float | None,
     precision: Precision = "fp32",
@@ -31,7 +28,8 @@ def build_engine(
         strategy: parallel.strategy.
         network: an encoder and its heads, with the parameters to start from, the same on every rank. The engine takes
             it over.
-        build_optimizer: makes an optimizer of parameters; it must work element by element, as Adam does.
+        build_optimizer: makes an optimizer of the trained parameters, each with its name; it must work element by
+            element, as Adam does.
         runtime: the processes.
         clip_norm: upper bound of the gradient's norm over all parameters; None: no bound.
         precision: parallel.precision.

@@ -8,20 +8,20 @@ backward whether to step.
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from models.freezing import trained
 from trainer.config.sections.parallel import OffloadConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
-from trainer.runtime.engines.engine import rank_and_size
+from trainer.runtime.engines.engine import BuildOptimizer, rank_and_size
 from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
 from trainer.runtime.engines.precision import LossScale
 
@@ -65,7 +65,7 @@ class ZeroEngine:
     Args:
         stage: 1: shard optimizer state; 2: gradients too; 3: parameters too.
         network: the bare network, on its device, the same on every rank.
-        build_optimizer: makes an optimizer of parameters.
+        build_optimizer: makes an optimizer of the trained parameters, each with its name.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         device: where the network lives.
         loss_scale: see `Engine`.
@@ -76,7 +76,7 @@ class ZeroEngine:
         self,
         stage: int,
         network: nn.Module,
-        build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        build_optimizer: BuildOptimizer,
         clip_norm: float | None,
         device: torch.device,
         loss_scale: LossScale,
@@ -86,7 +86,7 @@ class ZeroEngine:
         self._stage, self._network = stage, network
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
             model=network,
-            optimizer=build_optimizer(list(network.parameters())),
+            optimizer=build_optimizer(list(trained(network).items())),
             config=settings(stage, clip_norm, [p.numel() for p in network.parameters()], offload, rank_and_size()[1]),
             dist_init_required=False,
         )
