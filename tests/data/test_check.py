@@ -67,7 +67,7 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path: Path, capsys: Said) -
     png = encode(picture(0, image), "png")
     samples = [Sample(png, {"digit": 1}), Sample(png[: len(png) // 2], {"digit": 1})]
     write_shards(tmp_path, name="x", made_by={}, inputs=image, tasks=tiny.TASKS, splits={"train": samples})
-    assert main(["data", "check", str(tmp_path)]) == 0
+    assert main(["data", "check", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "Bad sample 1 (" in said
     assert "1 of its samples cannot be used" in said

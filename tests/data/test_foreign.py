@@ -133,10 +133,10 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
     ("old", "new", "message"),
     [
         ("train-*.tar", "training-*.tar", "has no training-*.tar; found: test, train-0.tar, train-1.tar"),
-        ("labels: cls", "labels: text", "sample '0/0' has members ['png'], expected ['png', 'text']"),
+        ("labels: cls", "labels: text", "sample '0/0' has members ['cls', 'png', 'txt'], expected ['png', 'text']"),
         ("labels: cls", "labels: txt", "sample '0/0': its labels are not JSON"),
         ("classes: 10", "classes: 5", "label of task 'digit' should be null or a class number from 0 to 4, found 5"),
-        ("encoding: png", "encoding: jpg", "sample '0/0' has members ['cls'], expected ['cls', 'jpg']"),
+        ("encoding: png", "encoding: jpg", "sample '0/0' has members ['cls', 'png', 'txt'], expected ['cls', 'jpg']"),
         ("height: 6,", "", "input.height: Field required"),
         ("classes: 10", "clases: 10", "tasks.0.classification.clases: Extra inputs are not permitted"),
         ("classes: 10", "kind: poetry", "tasks.0: Input tag 'poetry' found using 'kind' does not match any of"),

@@ -98,8 +98,11 @@ def _length(config: TrainConfig, num_samples: int) -> str:
 
 
 def _losses(balance: Balance, names: list[str]) -> str:
-    shown = list(zip(names, balance.losses_T, balance.alpha_T, strict=True))[:MAX_TASKS_SHOWN]
-    return ", ".join(f"{name} loss {loss:.3f} α {alpha:.3f}" for name, loss, alpha in shown)
+    shown = list(zip(names, balance.counts_T, balance.losses_T, balance.alpha_T, strict=True))[:MAX_TASKS_SHOWN]
+    return ", ".join(
+        f"{name} loss {loss:.3f} α {alpha:.3f}" if count else f"{name} absent: no label in this batch"
+        for name, count, loss, alpha in shown
+    )
 
 
 def _memory(needed: MemoryEstimate, strategy: str) -> str:

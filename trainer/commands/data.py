@@ -1,9 +1,15 @@
 """`paretrain data ...`: one function per subcommand, which imports what it needs when it runs."""
 
 import argparse
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import whole
+
+if TYPE_CHECKING:
+    from trainer.data.format.manifest import Manifest
 
 
 def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,38 +31,53 @@ def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         add(sources)
 
 
+def _timed(run: "Callable[[argparse.Namespace], Manifest]") -> Callable[[argparse.Namespace], None]:
+    """Return a function that runs a converter and prints how many samples it wrote in which time."""
+
+    def run_timed(options: argparse.Namespace) -> None:
+        from trainer.terminal import Terminal
+
+        started = time.perf_counter()
+        manifest = run(options)
+        samples = ", ".join(f"{manifest.num_samples(split):,} {split}" for split in manifest.splits)
+        seconds = time.perf_counter() - started
+        Terminal(soft_wrap=True).print(f"{manifest.name}: {samples} samples in {seconds:.1f} s")
+
+    return run_timed
+
+
 def _add_digits(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.digits import write_digits
 
-        write_digits(options.out, seed=options.seed)
+        return write_digits(options.out, seed=options.seed)
 
     parser = sources.add_parser(
         "digits", help="pairs of the handwritten digits that scikit-learn includes; no download"
     )
     _add_out(parser)
     _add_seed(parser, "the pairs")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_multimnist(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.multimnist import write_multimnist
 
-        write_multimnist(options.mnist, options.out, seed=options.seed)
+        return write_multimnist(options.mnist, options.out, seed=options.seed)
 
     parser = sources.add_parser("multimnist", help="pairs of MNIST digits, as in Sener & Koltun 2018")
     parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder with the four IDX files")
     _add_out(parser)
     _add_seed(parser, "the pairs")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.celeba.convert import write_celeba
 
-        write_celeba(
+        return write_celeba(
             options.root, options.out, size=options.size, store=options.store, skip_missing=options.skip_missing
         )
 
@@ -90,7 +111,7 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="skip images that are missing, damaged or unlabelled, and print their number",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -112,10 +133,10 @@ def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.table import write_table
 
-        write_table(
+        return write_table(
             options.csv,
             options.out,
             targets=options.targets,
@@ -132,14 +153,14 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--ignore", type=_names, default=[], metavar="A,B*", help="columns to leave out; * matches any text"
     )
     _add_out(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.image_folder import write_image_folder
 
-        write_image_folder(
+        return write_image_folder(
             options.images,
             options.csv,
             options.out,
@@ -160,14 +181,14 @@ def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--size", type=_size, metavar="HxW", help="resize the images to this size when they are decoded"
     )
     _add_out(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.cityscapes import write_cityscapes
 
-        write_cityscapes(options.root, options.out, size=options.size)
+        return write_cityscapes(options.root, options.out, size=options.size)
 
     parser = sources.add_parser("cityscapes", help="Cityscapes: 19 classes, instance centres and disparity per pixel")
     parser.add_argument(
@@ -177,27 +198,27 @@ def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser
         "--size", type=_size, default=(256, 512), metavar="HxW", help="size of images and targets (default: 256x512)"
     )
     _add_out(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.custom import write_custom
 
-        write_custom(options.function, options.overrides, options.out)
+        return write_custom(options.function, options.overrides, options.out)
 
     parser = sources.add_parser("from", help="samples from a Python function of your own")
     parser.add_argument("function", metavar="FILE.py:FUNCTION", help="or MODULE.FUNCTION; returns a Source")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keyword arguments")
     _add_out(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_index(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.webdataset.index import index_folder
 
-        index_folder(options.folder, options.tasks, options.out)
+        return index_folder(options.folder, options.tasks, options.out)
 
     parser = sources.add_parser("index", help="use existing WebDataset shards in place")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the shards")
@@ -207,14 +228,14 @@ def _add_index(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write the manifest here, with links to the shards (default: DIR)"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_timed(run))
 
 
 def _add_check(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> int:
         from trainer.data.inspect.check import check_folder
 
-        check_folder(options.folder)
+        return check_folder(options.folder)
 
     parser = sources.add_parser("check", help="verify every byte of a data folder, count labels, and draw some samples")
     parser.add_argument("folder", type=Path, metavar="DIR", help="a data folder")

@@ -47,7 +47,9 @@ def test_webdataset_reads_the_shards(folder: Path) -> None:
         read += list(webdataset.WebDataset(str(folder / shard.file), shardshuffle=False))
     assert len(read) == 23
     for sample_id, sample in enumerate(read):
-        assert json.loads(sample["json"]) == labels(sample_id)
+        # A missing label takes no bytes.
+        known = {name: label for name, label in labels(sample_id).items() if label is not None}
+        assert json.loads(sample["json"]) == known
         slot = np.zeros(spec().shape, np.uint8)
         decode_into(slot, sample["npy"], spec())
         assert np.array_equal(slot, picture(sample_id, spec()))

@@ -12,7 +12,8 @@ import numpy as np
 
 from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import dense_tasks
+from trainer.data.format.members import dense_tasks, extensions
+from trainer.data.format.seen import find_labels, suggestion
 from trainer.data.format.specs import MOST_STDS, ClassificationSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
@@ -78,8 +79,8 @@ def check_trainable(
     found = coverage(manifest.tasks, *tables)
     if absent := [task.name for task in tasks if not found[task.name].count]:
         raise UserError(
-            f"{folder}: no sample of the train split has a label of {_listed(absent)}, so there is nothing to learn.\n"
-            f"Is the name spelt as in the labels? See: paretrain data check {folder}\n"
+            f"{no_labels(folder, manifest, absent)}\n"
+            f"There is nothing to learn. See: paretrain data check {folder}\n"
             "Leave it out with data.tasks=[...], or make the data again."
         )
     for task in tasks:
@@ -97,7 +98,7 @@ def warnings(folder: Path, manifest: Manifest) -> list[str]:
         return []
     found = coverage(manifest.tasks, *load_index(folder, manifest, "train"))
     absent = [name for name, seen in found.items() if not seen.count]
-    missing = [f"{folder}: no sample of the train split has a label of {_listed(absent)}."] if absent else []
+    missing = [no_labels(folder, manifest, absent)] if absent else []
     return missing + list(_constant(folder, manifest.tasks, found))
 
 
@@ -119,6 +120,14 @@ def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
             f"{seen.highest:g}, which does not fit the manifest's mean {task.mean:g} and std {task.std:g}.\n"
             "Make the data again, or leave the task out with data.tasks=[...]."
         )
+
+
+def no_labels(folder: Path, manifest: Manifest, absent: Sequence[str]) -> str:
+    """Say that no train sample has a label of these tasks, what was perhaps meant, and which labels there are."""
+    arrays = extensions(manifest.input, manifest.tasks)
+    seen = find_labels(folder, manifest.split("train"), manifest.foreign, arrays)
+    said = f"{folder}: no sample of the train split has a label of {_listed(absent)}."
+    return said + suggestion(absent[0], seen)
 
 
 def _listed(names: Sequence[str]) -> str:

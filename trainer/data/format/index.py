@@ -74,17 +74,16 @@ def index_shard(
     if foreign and not tasks:
         required.remove(labels_member)
     with open_tar(path) as tar:
-        for key, found in _samples(tar, str(path), foreign is not None):
+        for key, found in walk_samples(tar, str(path), foreign is not None):
             if key in keys:
                 raise UserError(f"{path}: key {key!r} appears twice; a sample's members must be adjacent.")
             keys.add(key)
+            there = sorted(found)
             if foreign:
                 found = {extension: member for extension, member in found.items() if extension in known}
             if not required <= found.keys() <= known:
                 optional = f" and optionally {', '.join(members[1:])}" if members[1:] else ""
-                raise UserError(
-                    f"{path}: sample {key!r} has members {sorted(found)}, expected {sorted(required)}{optional}."
-                )
+                raise UserError(f"{path}: sample {key!r} has members {there}, expected {sorted(required)}{optional}.")
             where = f"{path}: sample {key!r}"
             for extension in members[1:]:
                 if extension in found and not found[extension].size:
@@ -105,7 +104,12 @@ def _row(tar: TarBytes, number: int, member: Member | None) -> tuple[int, int, i
     return number, member.offset, member.size, zlib.crc32(tar[member.offset : member.offset + member.size])
 
 
-def _samples(tar: TarBytes, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
+def walk_samples(tar: TarBytes, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Yield key and members, by extension, of every sample.
+
+    Raises:
+        UserError: a member appears twice, or the tar is damaged.
+    """
     # WebDataset's rule: a sample is a run of members with the same key, the name up to its first dot.
     split = _split_foreign if foreign else _split
     named = ((*split(member.name), member) for member in walk_tar(tar, where, tolerant=foreign))

@@ -6,7 +6,6 @@ A folder with a manifest is complete; a folder without one is refused.
 import io
 import itertools
 import json
-import logging
 import os
 import re
 import sys
@@ -19,7 +18,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from trainer.data.format.coverage import warnings
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import (
     FILE_NAME,
@@ -33,11 +31,10 @@ from trainer.data.format.manifest import (
 from trainer.data.format.members import BadMemberError, MemberSpec, check_member, dense_tasks, extensions
 from trainer.data.format.publish import publishing
 from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec, refusing
+from trainer.data.format.summary import summarise
 from trainer.data.format.tar_writer import tar_end, tar_member
 from trainer.errors import UserError
 from trainer.files import sha256, write_durably
-
-logger = logging.getLogger(__name__)
 
 _TO_JSON = json.JSONEncoder(sort_keys=True)
 
@@ -85,8 +82,9 @@ def write_shards(
     tasks: Sequence[TaskSpec],
     splits: Mapping[str, Iterable[Sample]],
     samples_per_shard: int = 5000,
+    reasons: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Write a data folder: tar shards, an index and a labels table per split, and the manifest.
+    """Write a data folder: tar shards, an index and a labels table per split, and the manifest. Print a line a task.
 
     Args:
         out: a folder that does not exist yet, is empty, or contains an interrupted conversion, which starts over.
@@ -96,6 +94,7 @@ def write_shards(
         tasks: the tasks that samples have labels for.
         splits: the samples of each split, in the order of their ids.
         samples_per_shard: size of every shard but a split's last.
+        reasons: task -> what was decided about it and why, for its line.
 
     Raises:
         UserError: the folder is in use, a split has no samples, a sample does not fit `inputs` and `tasks`, or the disk
@@ -109,8 +108,7 @@ def write_shards(
         }
         manifest = Manifest(**dict(spec), splits=written)
         write_manifest(folder, manifest)
-    for warning in warnings(Path(out), manifest):
-        logger.warning("%s", warning)
+    summarise(Path(out), manifest, reasons or {})
     return manifest
 
 
@@ -174,7 +172,8 @@ def _members(
 ) -> dict[str, bytes]:
     if not sample.maps.keys() <= dense.keys():
         raise UserError(f"Sample {key}: expected targets of {sorted(dense)}, found {sorted(sample.maps)}.")
-    text = _TO_JSON.encode(dict(sample.labels))
+    # An absent label means the same as null, and takes no space where most of thousands are missing.
+    text = _TO_JSON.encode({name: label for name, label in sample.labels.items() if label is not None})
     found: dict[str, tuple[bytes, MemberSpec]] = {inputs.encoding: (sample.inputs, inputs)}
     found |= {dense[name].extension: (data, dense[name]) for name, data in sample.maps.items()}
     for extension, (data, spec) in found.items():

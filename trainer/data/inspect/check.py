@@ -35,8 +35,11 @@ MAX_BAD_SHOWN = 10
 BATCH_SIZE = 64
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> int:
     """Verify a folder, print how its samples are labelled, and draw some of them into SHEET_NAME.
+
+    Returns:
+        The exit code: 1 if there are samples that cannot be used.
 
     Raises:
         UserError: the first fault found.
@@ -66,6 +69,7 @@ def check_folder(folder: Path) -> None:
         f"{folder}: {num_shards:,} shards, {num_bytes / 2**20:,.1f} MiB, match the manifest; "
         + (f"{len(bad):,} of its samples cannot be used" if bad else "every sample can be used")
     )
+    return 1 if bad else 0
 
 
 def _bad_samples(data: DataFolder, split: str) -> Iterator[BadSample]:

@@ -3,7 +3,6 @@
 Shapes: N samples of a split, M array members, H rows, W columns, C channels.
 """
 
-import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from trainer.data.format.coverage import warnings
+from trainer.data.format.coverage import coverage, no_labels
 from trainer.data.format.decode import BadImageError, decode_into
 from trainer.data.format.index import index_shard, scalar_tasks
 from trainer.data.format.manifest import (
@@ -32,11 +31,11 @@ from trainer.data.format.pixels import PixelMoments
 from trainer.data.format.publish import publishing
 from trainer.data.format.shards import describe_file, write_array
 from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled, refusing
+from trainer.data.format.summary import summarise
 from trainer.data.sources.webdataset.description import Description, ask, read_description
+from trainer.data.sources.webdataset.probe import probe
 from trainer.errors import UserError
 from trainer.files import sync
-
-logger = logging.getLogger(__name__)
 
 MAX_MEASURED = 1000
 """Images of the train split whose pixels are measured."""
@@ -70,20 +69,23 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
                 (target / name).symlink_to(path.resolve())
         first = "train" if "train" in tables else next(iter(tables))
         index_NM, labels_NT = tables[first]
-        measured = {"mean", "std"} & written["input"].keys()
-        image = found.input if measured else _measure(found.input, shards[first], index_NM[:, 0])
         with refusing(f"{folder} cannot be described in a manifest"):
             manifest = Manifest(
                 name=folder.resolve().name,
                 made_by={"source": "index", "folder": str(folder), "description": written},
-                input=image,
+                input=found.input,
                 tasks=tuple(_standardised(found.tasks, labels_NT, written["tasks"])),
                 foreign=foreign,
                 splits=splits,
             )
+        if first == "train" and not any(seen.count for seen in coverage(found.tasks, *tables[first]).values()):
+            raise UserError(no_labels(target, manifest, [task.name for task in found.tasks]))
+        probe(target, manifest)
+        if not {"mean", "std"} & written["input"].keys():
+            image = _measure(found.input, shards[first], index_NM[:, 0])
+            manifest = manifest.model_copy(update={"input": image})
         write_manifest(target, manifest)
-    for warning in warnings(folder if out is None else out, manifest):
-        logger.warning("%s", warning)
+    summarise(folder if out is None else out, manifest, {})
     return manifest
 
 
@@ -180,9 +182,8 @@ def _standardised(
         if isinstance(task, RegressionSpec) and not {"mean", "std"} & values.keys():
             labels_N = labels_NT[:, columns[task.name]]
             labels_N = labels_N[~np.isnan(labels_N)]
-            if not labels_N.size:
-                raise UserError(f"Task {task.name!r} has no label in the train split.")
-            std = float(labels_N.std()) or 1.0
-            task = RegressionSpec(name=task.name, unit=task.unit, mean=float(labels_N.mean()), std=std)
+            if labels_N.size:  # else mean 0 and std 1 remain, and a warning says that there is no label
+                std = float(labels_N.std()) or 1.0
+                task = RegressionSpec(name=task.name, unit=task.unit, mean=float(labels_N.mean()), std=std)
         found.append(task)
     return found
