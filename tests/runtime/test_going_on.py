@@ -1,65 +1,21 @@
-"""From which checkpoint a run goes on, which ones are never removed, and what forged ones are met with."""
+"""From which checkpoint a run goes on, and which ones are never removed."""
 
 import errno
-import json
 import os
-import random
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from tests.support.ranks import run_ranks
 from tests.support.runtimes import ALONE, a_runtime
-from trainer.config.sections.optimizer import OptimizerConfig
+from tests.support.small_checkpoints import save
 from trainer.errors import FaultError, UserError
-from trainer.files import sha256
 from trainer.runtime import shared_folder
 from trainer.runtime.checkpoints import saving, writing
 from trainer.runtime.checkpoints.folder import latest, published, set_aside
-from trainer.runtime.checkpoints.pieces import piece_of
-from trainer.runtime.checkpoints.reading import Found, find_newest, load
-from trainer.runtime.checkpoints.saving import Saver
-from trainer.runtime.checkpoints.values import read_values, to_bytes
-from trainer.training.restore import check_optimizer, load_model, read_state
-
-STATE = {
-    "step": 1,
-    "samples": 40,
-    "global_batch": 40,
-    "seconds": 1.5,
-    "cursor": {"epoch": 0, "samples": 40},
-    "fingerprint": "f",
-    "weighting": {"weights": [0.5, 0.5]},
-    "loss_scale": None,
-    "bad_samples": {"total": {"torn": 1}, "in_epoch": {}, "first": "a sample"},
-    "damaged_checkpoints": 0,
-}
-SGD = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9)
-
-
-def save(folder: Path, step: int, run: str = "a run", keep: int = 2) -> None:
-    network = nn.Linear(3, 2)
-    saver = Saver(folder, keep, ALONE, run, {"name": "run"})
-    model = [piece_of(name, tensor, 0, 1) for name, tensor in network.state_dict().items()]
-    optimizer = [piece_of(f"{name}/momentum_buffer", tensor, 0, 1) for name, tensor in network.state_dict().items()]
-    saver.begin(step, model, optimizer, STATE | {"step": step})
-    saver.finish()
-
-
-@pytest.fixture
-def two(tmp_path: Path) -> Path:
-    """The folder of two checkpoints, of steps 10 and 20."""
-    folder = tmp_path / "checkpoints"
-    save(folder, 10)
-    save(folder, 20)
-    return folder
+from trainer.runtime.checkpoints.reading import Found, find_newest
 
 
 def newest(folder: Path) -> Found:
@@ -209,125 +165,8 @@ def sees_own_folder(rank: int, folder: Path) -> str:
     return ""
 
 
+@pytest.mark.processes
 def test_a_run_folder_that_is_not_shared_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     for said in run_ranks(2, sees_own_folder, tmp_path):
         assert "is not shared" in said
     assert not list(tmp_path.iterdir())
-
-
-PLAIN = {"a": [1, 2.5, float("inf"), None, True, "x"], 3: (torch.arange(3), {"b": ()}), "empty": {}}
-
-
-def test_plain_values_come_back_as_they_were(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(to_bytes(PLAIN))
-    found = read_values(tmp_path / "a")
-    assert torch.equal(found[3][0], torch.arange(3))
-    assert found["a"] == PLAIN["a"]
-    assert (list(found), found[3][1]) == (["a", 3, "empty"], {"b": ()})
-
-
-@pytest.mark.parametrize(
-    "value", [{1, 2}, b"bytes", 1j, torch.float32, torch.eye(2).to_sparse(), torch.zeros(1, dtype=torch.complex128)]
-)
-def test_what_is_not_plain_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^\['a'\] is a "):
-        to_bytes({"a": value})
-
-
-VALUES = (None, True, -1, 0, 10**30, 2**63, 1e308, float("nan"), "", "../x", [], {}, [[1]], {"a": 1}, 3.5)
-
-
-def mutate(tree: Any, draw: random.Random) -> Any:
-    """Set or remove one value somewhere in a JSON tree."""
-    places: list[tuple[Any, Any]] = []
-
-    def collect(node: Any) -> None:
-        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-            places.append((node, key))
-            collect(node[key])
-
-    collect(tree)
-    node, key = draw.choice(places)
-    if draw.random() < 0.2:
-        del node[key]
-    else:
-        node[key] = draw.choice(VALUES)
-    return tree
-
-
-def sign(file: Path) -> None:
-    manifest = json.loads((file.parent / "manifest.json").read_text())
-    manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    (file.parent / "manifest.json").write_text(json.dumps(manifest))
-
-
-def forge_manifest(path: Path, draw: random.Random) -> None:
-    manifest = mutate(json.loads((path / "manifest.json").read_text()), draw)
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
-def forge_metadata(path: Path, draw: random.Random) -> None:
-    file = draw.choice(sorted(path.glob("*.safetensors")))
-    with safe_open(file, framework="pt") as opened:
-        ((key, text),) = opened.metadata().items()
-    save_file(load_file(file), file, {key: json.dumps(mutate(json.loads(text), draw))})
-    sign(file)
-
-
-def forge_tensor(path: Path, draw: random.Random) -> None:
-    file = draw.choice([file for file in sorted(path.glob("*.safetensors")) if file.name[:5] != "state"])
-    with safe_open(file, framework="pt") as opened:
-        metadata = opened.metadata()
-    tensors = load_file(file)
-    name = draw.choice(sorted(tensors))
-    others = [tensors[name].double(), tensors[name][:-1], tensors[name][None], tensors[name].bool(), torch.zeros(9999)]
-    tensors[name] = draw.choice(others).clone()
-    save_file(tensors, file, metadata)
-    sign(file)
-
-
-def forge_bytes(path: Path, draw: random.Random) -> None:
-    file = draw.choice(sorted(path.glob("*.safetensors")))
-    content = bytearray(file.read_bytes())
-    content[draw.randrange(100)] = draw.randrange(256)
-    file.write_bytes(content[: draw.choice((None, 0, 5, -1))])
-    sign(file)
-
-
-def forge_kind(path: Path, draw: random.Random) -> None:
-    file = draw.choice(sorted(path.iterdir()))
-    file.unlink()
-    make: Callable[[Path], None] = draw.choice((os.mkfifo, os.mkdir, lambda file: os.symlink("/dev/zero", file)))
-    make(file)
-
-
-FORGERIES = (forge_manifest, forge_metadata, forge_tensor, forge_bytes, forge_kind)
-
-
-@pytest.mark.parametrize("forge", FORGERIES)
-def test_a_forged_checkpoint_is_used_or_refused_in_a_sentence(forge: Any, two: Path) -> None:
-    path, sound = two / "step_00000020", two / "sound"
-    path.rename(sound)
-    refusals = []
-    for seed in range(40):
-        shutil.copytree(sound, path)
-        forge(path, random.Random(seed))
-        try:
-            use(path)
-        except UserError as error:
-            refusals.append(str(error))
-        shutil.rmtree(path)
-    assert len(refusals) > 10
-    for said in refusals:
-        assert "step_00000020" in said
-        assert len(said) < 3000
-
-
-def use(path: Path) -> None:
-    """All that a run does with a checkpoint."""
-    network = nn.Linear(3, 2)
-    snapshot = load(path, ALONE)
-    read_state(snapshot)
-    load_model(network, snapshot)
-    check_optimizer(network, snapshot, SGD)
-    snapshot.restore_generators()
