@@ -38,6 +38,11 @@ class Task(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """Kind of the task, as in the manifest of the data."""
+        ...
+
+    @property
     def num_outputs(self) -> int:
         """Number of outputs of its head."""
         ...
@@ -65,6 +70,10 @@ class Task(Protocol):
         """Return the measure as a sum in float64 and a count over labelled samples or pixels, for each part."""
         ...
 
+    def predict(self, output: Tensor) -> Tensor:
+        """Return what the output says: probabilities of the classes along the last axis, or standardised numbers."""
+        ...
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -72,6 +81,7 @@ class Classification:
 
     name: str
     num_classes: int
+    kind: ClassVar[str] = "classification"
     unit: ClassVar[str] = "%"
     scale: ClassVar[float] = 100.0
     parts: ClassVar[tuple[str, ...]] = ()
@@ -93,6 +103,10 @@ class Classification:
         wrong = labelled & (output.argmax(dim=-1) != target)
         return wrong.sum(dim=0, dtype=torch.float64), labelled.sum(dim=0)
 
+    def predict(self, output: Tensor) -> Tensor:
+        """Return the probabilities of the classes: (B, ..., C)."""
+        return _widened(output).softmax(dim=-1)
+
 
 @dataclass(frozen=True)
 class Regression:
@@ -105,6 +119,7 @@ class Regression:
     name: str
     unit: str = SPREAD
     scale: float = 1.0
+    kind: ClassVar[str] = "regression"
     parts: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -122,6 +137,10 @@ class Regression:
         residual, labelled = _residual(output.squeeze(-1), target)
         return residual.abs().sum(dim=0, dtype=torch.float64), labelled.sum(dim=0)
 
+    def predict(self, output: Tensor) -> Tensor:
+        """Return the standardised numbers: (B, ..., 1)."""
+        return _widened(output)
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -129,6 +148,7 @@ class Segmentation:
 
     name: str
     classes: Sequence[str]
+    kind: ClassVar[str] = "segmentation"
     unit: ClassVar[str] = MIOU
     scale: ClassVar[float] = 100.0
 
@@ -162,6 +182,10 @@ class Segmentation:
         )
         return both_C, labels_C + answers_C - both_C
 
+    def predict(self, output: Tensor) -> Tensor:
+        """Return the probabilities of the classes: (B, H, W, C)."""
+        return _widened(output).softmax(dim=1).movedim(1, -1)
+
 
 @dataclass(frozen=True)
 class DenseRegression:
@@ -171,6 +195,7 @@ class DenseRegression:
     num_outputs: int
     unit: str = SPREAD
     scale: float = 1.0
+    kind: ClassVar[str] = "dense_regression"
     parts: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,6 +207,10 @@ class DenseRegression:
         """Return the sum of the absolute errors. Shapes as for `loss`."""
         residual, labelled = _residual(output.permute(0, 2, 3, 1), target)
         return residual.abs().sum(dtype=torch.float64), labelled.sum()
+
+    def predict(self, output: Tensor) -> Tensor:
+        """Return the standardised numbers: (B, H, W, C)."""
+        return _widened(output).permute(0, 2, 3, 1)
 
 
 def task_losses(

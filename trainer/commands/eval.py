@@ -14,7 +14,7 @@ from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal
-from trainer.training.build import build_network, build_tasks, fill
+from trainer.training.build import build_network, build_tasks, fill, metric_names
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.prepare_data import open_split
 from trainer.training.restore import read_state
@@ -49,7 +49,12 @@ def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
         network.to(runtime.device)
         found = evaluate(
-            network, batches, tasks, lambda inputs: to_input(inputs, manifest.input, runtime.device), runtime
+            network,
+            batches,
+            tasks,
+            metric_names(tasks),
+            lambda inputs: to_input(inputs, manifest.input, runtime.device),
+            runtime,
         )
     averaged = "averaged weights, " if has_averages(snapshot.optimizer) else ""
     table = Table(title=f"{run_dir}, step {evaluated_step}: {averaged}{split} split, {found.samples} samples")

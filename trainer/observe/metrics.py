@@ -149,6 +149,14 @@ def errors_so_far(records: Sequence[Record]) -> dict[str, Any]:
     return {"final_errors": final, "best_errors": best["errors"], "best_step": best["step"], "units": units}
 
 
+def metrics_so_far(records: Sequence[Record]) -> dict[str, Any]:
+    """Return `metrics` of the last evaluation of each split: split -> task -> metric -> value."""
+    evaluations = [record for record in records if record["kind"] == "eval"]
+    return {
+        "metrics": {record.get("split", "test"): record["metrics"] for record in evaluations if "metrics" in record}
+    }
+
+
 def faults_so_far(records: Sequence[Record]) -> dict[str, Any]:
     """Count what was not finite: `skipped_steps`, `overflow_steps` and `broken`.
 

@@ -31,6 +31,8 @@ Measured = Number | None
 """null if the number was not finite."""
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 ByTask = dict[str, Measured]
+ByMetric = dict[str, Measured]
+"""See trainer/config/metrics.py."""
 
 
 @with_config(_STRICT)
@@ -56,12 +58,14 @@ class Train(TypedDict):
 
 @with_config(_STRICT)
 class Eval(TypedDict):
-    """An evaluation of the test split."""
+    """An evaluation of a split: test, if it is not said."""
 
     kind: Literal["eval"]
     step: Count
+    split: NotRequired[str]
     errors: ByTask
     losses: NotRequired[ByTask]
+    metrics: NotRequired[dict[str, ByMetric]]
     units: NotRequired[dict[str, str]]
     by_class: NotRequired[dict[str, ByTask]]
     samples: NotRequired[Count]
@@ -125,6 +129,7 @@ class Summary(TypedDict):
     best_errors: ByTask
     best_step: Count | None
     units: NotRequired[dict[str, str]]
+    metrics: NotRequired[dict[str, dict[str, ByMetric]]]
     weighting: NotRequired[str]
     skipped_steps: NotRequired[Count]
     overflow_steps: NotRequired[Count]

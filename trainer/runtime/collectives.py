@@ -111,6 +111,19 @@ class Runtime:
             dist.all_gather_object(values, value)
         return values
 
+    def gather_rows(self, rows: Tensor) -> Tensor | None:
+        """Return the rows of all ranks, in rank order, on the CPU of rank 0; None on the others. Collective.
+
+        Args:
+            rows: of the same shape on every rank.
+        """
+        mine = rows.cpu()
+        if self.world_size == 1:
+            return mine
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)] if self.is_main else None
+        dist.gather(mine, parts, dst=0, group=self.host_group)
+        return torch.cat(parts) if parts else None
+
     @contextmanager
     def raise_together(self) -> Iterator[None]:
         """Raise a SharedError of any rank inside the block on every rank, once all have left it. Collective.

@@ -22,6 +22,7 @@ from models.build import EXPECTED, Build
 from models.freezing import freeze, trained
 from models.tasks import SPREAD
 from paretrain import Balancer
+from trainer.config.metrics import metrics_of
 from trainer.config.schema import Experiment
 from trainer.config.sections.balance import BalanceConfig
 from trainer.data.format.manifest import Manifest
@@ -41,6 +42,11 @@ def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
     """
     specs = manifest.tasks if names is None else manifest.select_tasks(names)
     return [_build_task(spec) for spec in specs]
+
+
+def metric_names(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Return the names of each task's metrics."""
+    return {task.name: metrics_of(task.kind, task.num_outputs) for task in tasks}
 
 
 def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:

@@ -11,6 +11,7 @@ from trainer.data.reading.loader import Batch
 from trainer.errors import SharedError, UnfinishedError, UserError
 from trainer.observe.observers import Observers
 from trainer.runtime.stopping import Request, StopRequests
+from trainer.training.build import metric_names
 from trainer.training.evaluate import evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
@@ -153,10 +154,13 @@ def _evaluate(run: Run, observers: Observers) -> None:
     run.runtime.broadcast_(learner.network.buffers())
     with learner.engine.averaged():
         predictor, look = learner.engine.predictor, partial(observers.look, run.step)
-        found = evaluate(predictor, run.test_batches, learner.tasks, run.to_input, run.runtime, look)
+        names = metric_names(learner.tasks)
+        found = evaluate(predictor, run.test_batches, learner.tasks, names, run.to_input, run.runtime, look)
     seconds = run.throughput.elapsed_seconds - started
     averaged = run.experiment.optimizer.ema_decay is not None
-    observers.publish(eval_record(run.step, found, averaged=averaged, seconds=seconds))
+    if found.too_large:
+        observers.note(run.step, found.too_large)
+    observers.publish(eval_record(run.step, found, split="test", averaged=averaged, seconds=seconds))
     gram = gram_record(run.step, learner.balancer.last)
     if gram is not None:
         observers.publish(gram)

@@ -53,15 +53,17 @@ def train_record(step: int, result: StepResult, task_names: Sequence[str], **abo
     }
 
 
-def eval_record(step: int, found: Evaluation, *, averaged: bool, seconds: float) -> Record:
+def eval_record(step: int, found: Evaluation, *, split: str, averaged: bool, seconds: float) -> Record:
     """Return the record of an evaluation after optimizer step `step`."""
     return {
         "kind": "eval",
         "step": step,
+        "split": split,
         "errors": found.errors,
         "units": found.units,
         **({"by_class": found.by_class} if found.by_class else {}),
         "losses": found.losses,
+        "metrics": found.metrics,
         "samples": found.samples,
         "averaged": averaged,
         "seconds": seconds,

@@ -12,7 +12,7 @@ import torch
 
 from trainer.files import replace
 from trainer.observe.advice import solved_task
-from trainer.observe.metrics import errors_so_far, faults_so_far, read_metrics
+from trainer.observe.metrics import errors_so_far, faults_so_far, metrics_so_far, read_metrics
 from trainer.observe.observers import Observers, writing_records
 from trainer.observe.records import Record
 from trainer.observe.report.page import write_report
@@ -152,6 +152,7 @@ def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
         "tasks": run.task_names,
         "weighting": run.experiment.balance.weighting,
         **errors_so_far(records),
+        **metrics_so_far(records),
         **faults_so_far(records),
         "steps": run.step,
         "samples": run.samples,

@@ -1,0 +1,107 @@
+"""Collect what a model says of every sample of a split from all ranks on rank 0.
+
+Tasks with targets for every pixel are left out: their metrics follow from counts, and their predictions are too many.
+
+Shapes: B samples of a batch, N samples of the split, T tasks, C numbers that a task predicts, W = T + all C.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import Classification, Regression, Task
+from trainer.data.reading.order import PADDING
+from trainer.runtime.collectives import Runtime
+
+MAX_BYTES = 2 << 30
+"""The most bytes of predictions, as float32, that rank 0 is given."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions and labels, in the order of the samples in the split.
+
+    Attributes:
+        sample_ids_N: of the samples.
+        answers: task -> probabilities of its classes, or standardised numbers as one column, (N, C) float32.
+        labels: task -> class indices with MISSING, or standardised numbers with NaN, (N,) float32.
+    """
+
+    sample_ids_N: np.ndarray
+    answers: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
+
+
+class Collector:
+    """Keep the predictions of this rank's batches on its device, until `gather`.
+
+    Args:
+        tasks: of the model, in the order of its outputs.
+        world_size: how many ranks collect as much as this one.
+
+    Attributes:
+        too_large: why nothing is kept, once all ranks together would have more than MAX_BYTES; None before.
+    """
+
+    def __init__(self, tasks: Sequence[Task], world_size: int) -> None:
+        self.too_large: str | None = None
+        self._tasks = tasks
+        self._world_size = world_size
+        self._num_bytes = 0
+        self._kept = [task for task in tasks if has_one_target(task)]
+        self._widths: list[int] = []
+        self._ids: list[Tensor] = []
+        self._rows: list[Tensor] = []
+
+    def add(self, sample_ids_B: Tensor, outputs: Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Keep the predictions of a batch."""
+        if not self._kept or self.too_large:
+            return
+        if isinstance(outputs, Tensor):  # Of stacked heads, whose tasks are alike.
+            answers = list(self._tasks[0].predict(outputs).unbind(dim=1))
+        else:
+            both = zip(self._tasks, outputs, strict=True)
+            answers = [task.predict(output) for task, output in both if has_one_target(task)]
+        self._widths = [answer.shape[1] for answer in answers]
+        labels_BT = torch.stack([targets[task.name].float() for task in self._kept], dim=1)
+        self._ids.append(sample_ids_B)
+        self._rows.append(torch.cat([labels_BT.to(answers[0].device), *(answer.float() for answer in answers)], dim=1))
+        self._num_bytes += self._rows[-1].nbytes * self._world_size
+        if self._num_bytes > MAX_BYTES:
+            self._ids, self._rows = [], []
+            self.too_large = (
+                f"the predictions for this split take more than {MAX_BYTES >> 30} GiB, which one process is to hold: "
+                "metrics that need them are left out, and errors and losses are as always"
+            )
+
+    def gather(self, runtime: Runtime) -> Predicted | None:
+        """Return the predictions of all ranks on rank 0, without padding. Collective.
+
+        Every rank has added as many batches, of as many samples.
+
+        Returns:
+            None on the other ranks, where there are too many of them, and without tasks to keep them of.
+        """
+        if not self._rows:
+            return None
+        ids, rows = runtime.gather_rows(torch.cat(self._ids)), runtime.gather_rows(torch.cat(self._rows))
+        if ids is None or rows is None:
+            return None
+        ids_N = ids.numpy()
+        order = np.argsort(ids_N, kind="stable")
+        order = order[ids_N[order] != PADDING]
+        labels_NT, *answers = np.split(rows.numpy()[order], np.cumsum([len(self._kept), *self._widths[:-1]]), axis=1)
+        names = [task.name for task in self._kept]
+        return Predicted(
+            sample_ids_N=ids_N[order],
+            answers=dict(zip(names, answers, strict=True)),
+            labels=dict(zip(names, labels_NT.T, strict=True)),
+        )
+
+
+def has_one_target(task: Task) -> bool:
+    """Return whether a task has one target a sample, and so predictions that can be collected."""
+    return isinstance(task, Classification | Regression)
