@@ -5,13 +5,17 @@ Each command imports what it needs when it runs: --help answers at once, and a m
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import whole
+from trainer.commands.checkpoints import add_checkpoint_commands
 from trainer.commands.data import add_data_commands
 from trainer.commands.theory import add_theory_commands
 from trainer.errors import UserError, run_command
+
+Command = Callable[[argparse.Namespace], int | None]
 
 MAX_GIB = 2**20
 """Far beyond any GPU."""
@@ -43,7 +47,9 @@ def _run(options: argparse.Namespace) -> int | None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(words)
+    options.words = words
     # argparse accepts the values of a `nargs="*"` only in one piece; here an option may stand between overrides.
     unknown = [word for word in rest if word.startswith("-") or "overrides" not in options]
     if unknown:
@@ -89,16 +95,24 @@ def _check(options: argparse.Namespace) -> None:
     check(load_config(options.config, [*_overrides(options), *strategy]), options.gpu_memory)
 
 
-def _eval(options: argparse.Namespace) -> None:
-    from trainer.commands.eval import evaluate_run
+def _on_processes(run: Command) -> Command:
+    """Return a command that starts itself in as many processes as --processes says, and in each of them runs `run`."""
 
-    evaluate_run(options.run_dir, options.split, options.step)
+    def command(options: argparse.Namespace) -> int | None:
+        from trainer.config.machine import refuse_flood
+        from trainer.config.sections.parallel import ParallelConfig
+        from trainer.runtime.launcher import end_with_launcher
 
+        end_with_launcher()
+        processes = options.processes or 1
+        if "RANK" in os.environ or processes == 1:
+            return run(options)
+        from launch.local import launch_command
 
-def _export(options: argparse.Namespace) -> None:
-    from trainer.commands.export import export_run
+        refuse_flood(ParallelConfig(processes=processes), workers=0)
+        return launch_command(processes, options.words)
 
-    export_run(options.run_dir, options.out, options.step)
+    return command
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -176,19 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check)
 
-    evaluate = commands.add_parser("eval", help="print the errors of a run's checkpoint")
-    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a run, such as runs/digits")
-    evaluate.add_argument("--split", default="test", help="split of the run's data (default: test)")
-    evaluate.add_argument("--step", type=whole(0, 99_999_999), help="step of the checkpoint (default: the last one)")
-    evaluate.set_defaults(run=_eval)
-
-    export = commands.add_parser("export", help="write a run's model as one safetensors file, with a model card")
-    export.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a run, such as runs/digits")
-    export.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="such as model.safetensors; the card becomes model.md"
-    )
-    export.add_argument("--step", type=whole(0, 99_999_999), help="step of the checkpoint (default: the last one)")
-    export.set_defaults(run=_export)
+    add_checkpoint_commands(commands, _on_processes)
 
     report = commands.add_parser("report", help="write one HTML page about one or several runs")
     report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")

@@ -1,5 +1,7 @@
 """Every metric against scikit-learn's, where one is defined; and null where none is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn.metrics as reference
@@ -100,3 +102,8 @@ def test_every_metric_is_computed() -> None:
     num_classes = {"classification": 2}
     kinds = {kind for metric in METRICS.values() for kind in metric.kinds}
     assert {name for kind in kinds for name in metrics_of(kind, num_classes.get(kind, 1))} == set(METRICS)
+
+
+def test_the_page_explains_every_metric() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert [name for name in METRICS if f"`{name}`" not in page] == []

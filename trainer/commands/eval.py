@@ -1,72 +1,155 @@
-"""`paretrain eval`: print the errors of a checkpoint."""
+"""`paretrain eval`: print the errors and metrics of a checkpoint."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from trainer.config.sections.parallel import ParallelConfig
-from trainer.data.reading.images import to_input
-from trainer.data.reading.loader import EvalLoader
-from trainer.data.remote.folder import DataFolder
+from trainer.commands.evaluated import Evaluated, evaluate_checkpoint
+from trainer.config.metrics import DECIDING, METRICS
+from trainer.errors import UserError
+from trainer.observe.over_tasks import delta_m, over_tasks
+from trainer.observe.read_run import read_run
 from trainer.observe.units import PERCENT, with_unit
-from trainer.run_folder import checkpoint_of, read_config
-from trainer.runtime.checkpoints.reading import load
-from trainer.runtime.distributed import joined
-from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal
-from trainer.training.build import build_network, build_tasks, fill, metric_names
-from trainer.training.evaluate import Evaluation, evaluate
-from trainer.training.prepare_data import open_split
-from trainer.training.restore import read_state
+from trainer.training.bootstrap import Intervals, intervals
+from trainer.training.build import metric_names
+
+NONE = "-"
 
 
-def evaluate_run(run_dir: Path, split: str, step: int | None) -> Evaluation:
-    """Evaluate a checkpoint on one process and print its errors.
+def evaluate_run(
+    run_dir: Path,
+    split: str,
+    step: int | None,
+    processes: int | None = None,
+    *,
+    as_json: bool = False,
+    resamples: int | None = None,
+    baseline: Path | None = None,
+) -> None:
+    """Evaluate a checkpoint and print what was found.
 
     Args:
         run_dir: folder of the run.
         split: split of the run's data.
         step: step of the checkpoint; None: the last one.
+        processes: see `evaluate_checkpoint`.
+        as_json: print one JSON object instead of tables.
+        resamples: for 95 % intervals by the bootstrap; None: no intervals.
+        baseline: a run whose summary has the metrics to compare with.
 
     Raises:
-        UserError: there is no such run, checkpoint or split, or it is damaged.
+        UserError: there is no such run, checkpoint or split, it is damaged, or the baseline has no such metrics.
     """
-    experiment = read_config(run_dir)
-    path = checkpoint_of(run_dir, step)
-    data = experiment.data
-    with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
-        opened = open_split(data, split, runtime)
-        manifest = opened.manifest
-        tasks = build_tasks(manifest, data.tasks)
-        names = [task.name for task in tasks]
-        network = build_network(experiment, manifest, tasks)
-        # The batch that the run itself evaluates on each process: it fits into memory.
-        batch_size = experiment.train.global_batch // experiment.parallel.processes
-        folder = DataFolder(opened.folder, manifest, opened.copy)
-        batches = EvalLoader(folder, split=split, tasks=names, batch_size=batch_size)
-        snapshot = load(path, runtime)
-        evaluated_step = read_state(snapshot).step
-        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, data.path)
-        network.to(runtime.device)
-        found = evaluate(
-            network,
-            batches,
-            tasks,
-            metric_names(tasks),
-            lambda inputs: to_input(inputs, manifest.input, runtime.device),
-            runtime,
+    reference = None if baseline is None else _metrics_of(baseline, split)
+    evaluated = evaluate_checkpoint(run_dir, split, step, processes)
+    if not evaluated.is_main:
+        return
+    found, tasks = evaluated.found, evaluated.tasks
+    ends: Intervals = {}
+    if resamples is not None and found.predicted is not None:
+        ends = intervals(tasks, found.predicted, metric_names(tasks), resamples)
+    change = None
+    if reference is not None:
+        change = delta_m(found.metrics, reference, {task.name: DECIDING[task.kind] for task in tasks})
+    if as_json:
+        print(json.dumps(_as_json(run_dir, evaluated, ends, reference is not None, change), indent=1))
+        return
+    terminal = Terminal()
+    terminal.print(_error_table(run_dir, evaluated))
+    for table in _metric_tables(evaluated, ends):
+        terminal.print(table)
+    if found.too_large:
+        terminal.print(found.too_large)
+    if reference is not None:
+        terminal.print(
+            f"change against {baseline}: {'no task in common' if change is None else f'{change:+.2f} %'} (Δm)"
         )
-    averaged = "averaged weights, " if has_averages(snapshot.optimizer) else ""
-    table = Table(title=f"{run_dir}, step {evaluated_step}: {averaged}{split} split, {found.samples} samples")
+
+
+def _metrics_of(run_dir: Path, split: str) -> Mapping[str, Mapping[str, float | None]]:
+    """Return the metrics of a finished run.
+
+    Raises:
+        UserError: it has none of this split.
+    """
+    summary = read_run(run_dir).summary
+    metrics = {} if summary is None else summary.get("metrics", {})
+    if split not in metrics:
+        there = ", ".join(metrics) or "none: it has not finished, or is of an older version"
+        raise UserError(f"--baseline {run_dir}: its summary.json has no metrics of the split {split!r}; found: {there}")
+    return metrics[split]
+
+
+def _as_json(
+    run_dir: Path, evaluated: Evaluated, ends: Intervals, compared: bool, change: float | None
+) -> dict[str, Any]:
+    found = evaluated.found
+    return {
+        "run": str(run_dir),
+        "step": evaluated.step,
+        "split": evaluated.split,
+        "averaged": evaluated.averaged,
+        "samples": found.samples,
+        "errors": found.errors,
+        "units": found.units,
+        **({"by_class": found.by_class} if found.by_class else {}),
+        "losses": found.losses,
+        "metrics": {evaluated.split: found.metrics},
+        **({"intervals": {evaluated.split: ends}} if ends else {}),
+        **({"delta_m_percent": change} if compared else {}),
+        **({"left_out": found.too_large} if found.too_large else {}),
+    }
+
+
+def _error_table(run_dir: Path, evaluated: Evaluated) -> Table:
+    found = evaluated.found
+    averaged = "averaged weights, " if evaluated.averaged else ""
+    title = f"{run_dir}, step {evaluated.step}: {averaged}{evaluated.split} split, {found.samples} samples"
+    table = Table(title=title)
     for column in ("task", "error or score" if found.by_class else "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name in names:
-        error, loss = found.errors[name], found.losses[name]
+    for name, error in found.errors.items():
+        loss = found.losses[name]
         if error is None or loss is None:
             table.add_row(name, "no labels", "no labels")
         else:
             table.add_row(name, with_unit(error, found.units[name]), f"{loss:.4f}")
         for part, percent in found.by_class.get(name, {}).items():
-            table.add_row(f"  {part}", "-" if percent is None else with_unit(percent, PERCENT))
-    Terminal().print(table)
-    return found
+            table.add_row(f"  {part}", NONE if percent is None else with_unit(percent, PERCENT))
+    return table
+
+
+def _metric_tables(evaluated: Evaluated, ends: Intervals) -> list[Table]:
+    """Return a table of metrics for each kind of task, with the mean and the worst task below."""
+    by_kind: dict[str, list[str]] = {}
+    for task in evaluated.tasks:
+        by_kind.setdefault(task.kind, []).append(task.name)
+    return [_metric_table(kind, names, evaluated, ends) for kind, names in by_kind.items()]
+
+
+def _metric_table(kind: str, tasks: Sequence[str], evaluated: Evaluated, ends: Intervals) -> Table:
+    metrics = {task: evaluated.found.metrics[task] for task in tasks}
+    names = [name for name in METRICS if any(name in each for each in metrics.values())]
+    table = Table(title=f"metrics: {kind.replace('_', ' ')}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task")
+    for name in names:
+        table.add_column(name.replace("_", "\n"), justify="right")
+
+    def cell(task: str, name: str) -> str:
+        value, interval = metrics[task].get(name), ends.get(task, {}).get(name)
+        between = "" if interval is None else f"\n{interval[0]:.3f} to {interval[1]:.3f}"
+        return NONE if value is None else f"{value:.4f}{between}"
+
+    for task in tasks:
+        table.add_row(task, *(cell(task, name) for name in names))
+    if len(tasks) > 1:
+        over = over_tasks(metrics)
+        table.add_section()
+        table.add_row("mean", *(f"{over[name].mean:.4f}" if name in over else NONE for name in names))
+        table.add_row("worst", *(f"{over[name].worst:.4f}" if name in over else NONE for name in names))
+    return table

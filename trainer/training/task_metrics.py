@@ -178,7 +178,7 @@ def _r2(pairs: _Pairs) -> float:
 def _spearman(pairs: _Pairs) -> float:
     if any(np.ptp(values_N) == 0 for values_N in pairs):
         return np.nan
-    return float(np.corrcoef(*map(_ranks, pairs))[0, 1])
+    return float(np.corrcoef(_ranks(pairs[0]), _ranks(pairs[1]))[0, 1])
 
 
 def _ranks(values_N: np.ndarray) -> np.ndarray:

@@ -1,0 +1,92 @@
+"""Evaluate a checkpoint on any number of processes, for the commands that print or write what was found."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import Task
+from trainer.config.sections.parallel import ParallelConfig
+from trainer.data.format.specs import TaskSpec
+from trainer.data.reading.images import to_input
+from trainer.data.reading.loader import EvalLoader, RankOptions
+from trainer.data.remote.folder import DataFolder
+from trainer.run_folder import checkpoint_of, read_config
+from trainer.runtime.checkpoints.reading import load
+from trainer.runtime.distributed import joined
+from trainer.runtime.engines.averaging import averaged_weights, has_averages
+from trainer.training.build import build_network, build_tasks, fill, metric_names
+from trainer.training.evaluate import Evaluation, evaluate
+from trainer.training.prepare_data import Data, open_split
+from trainer.training.restore import read_state
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint's evaluation on one split.
+
+    Attributes:
+        found: the same on every rank, but for `predicted`.
+        tasks: of the run.
+        data: the run's, with the split verified.
+        split: its name.
+        step: of the checkpoint.
+        averaged: whether its weights are averages over steps.
+        is_main: whether this is rank 0, which prints and writes.
+    """
+
+    found: Evaluation
+    tasks: list[Task]
+    data: Data
+    split: str
+    step: int
+    averaged: bool
+    is_main: bool
+
+    @property
+    def specs(self) -> list[TaskSpec]:
+        """The tasks, as the data describe them."""
+        return list(self.data.manifest.select_tasks([task.name for task in self.tasks]))
+
+
+def evaluate_checkpoint(run_dir: Path, split: str, step: int | None, processes: int | None) -> Evaluated:
+    """Evaluate a checkpoint. Every one of the processes calls it.
+
+    Args:
+        run_dir: folder of the run.
+        split: split of the run's data.
+        step: step of the checkpoint; None: the last one.
+        processes: how many there are; None: as many as a launcher has started, or one.
+
+    Raises:
+        UserError: there is no such run, checkpoint or split, or it is damaged; the same on every rank.
+    """
+    experiment = read_config(run_dir)
+    path = checkpoint_of(run_dir, step)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    parallel = ParallelConfig(device=experiment.parallel.device, processes=processes or launched)
+    with joined(parallel) as runtime:
+        data = open_split(experiment.data, split, runtime)
+        manifest = data.manifest
+        tasks = build_tasks(manifest, experiment.data.tasks)
+        network = build_network(experiment, manifest, tasks)
+        snapshot = load(path, runtime)
+        evaluated_step = read_state(snapshot).step
+        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, experiment.data.path)
+        network.to(runtime.device)
+        found = evaluate(
+            network,
+            EvalLoader(
+                DataFolder(data.folder, manifest, data.copy),
+                split=split,
+                tasks=[task.name for task in tasks],
+                # The batch that the run itself evaluates on each process: it fits into memory.
+                batch_size=experiment.train.global_batch // experiment.parallel.processes,
+                options=RankOptions(rank=runtime.rank, world_size=runtime.world_size),
+            ),
+            tasks,
+            metric_names(tasks),
+            lambda inputs: to_input(inputs, manifest.input, runtime.device),
+            runtime,
+        )
+        averaged = has_averages(snapshot.optimizer)
+        return Evaluated(found, tasks, data, split, evaluated_step, averaged, runtime.is_main)
