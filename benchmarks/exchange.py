@@ -53,7 +53,8 @@ def measure(num_tasks: int, group: str) -> list[tuple[float, float]]:
             started = time.perf_counter()
             model.zero_grad()
             outputs = model(problem.images_BCHW, balancer=balancer)
-            balancer.total(*task_losses(problem.tasks, outputs, problem.targets)).backward()
+            sums_T, counts_T = task_losses(problem.tasks, outputs, problem.targets)
+            balancer.total(sums=sums_T, counts=counts_T).backward()
             rows.append((time.perf_counter() - started, inside))
     dist.destroy_process_group()
     return rows[1:]

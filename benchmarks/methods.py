@@ -94,7 +94,8 @@ def paretrain(problem: Problem) -> Step:
 
     def step() -> None:
         outputs = problem.model(problem.images_BCHW, balancer)
-        balancer.total(*task_losses(problem.tasks, outputs, problem.targets)).backward()
+        sums_T, counts_T = task_losses(problem.tasks, outputs, problem.targets)
+        balancer.total(sums=sums_T, counts=counts_T).backward()
         assert balancer.last is not None
         assert balancer.last.certified
 

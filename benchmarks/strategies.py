@@ -62,7 +62,7 @@ def _seconds(engine: Engine, problem: Problem, runtime: Runtime, balancer: Balan
     cpu, wall = time.process_time(), time.perf_counter()
     outputs = engine.model(problem.images_BCHW, balancer=balancer)
     losses = task_losses(problem.tasks, outputs, problem.targets)
-    engine.backward(balancer.total(*losses) if balancer else (losses[0] / losses[1]).mean())
+    engine.backward(balancer.total(sums=losses[0], counts=losses[1]) if balancer else (losses[0] / losses[1]).mean())
     engine.step()
     if runtime.device.type == "cuda":
         torch.cuda.synchronize()

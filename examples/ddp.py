@@ -19,7 +19,7 @@ balancer = Balancer(tasks=NUM_TASKS)
 
 for x, labels in batches(rank, world_size):
     sums, counts = loss_sums(model(x, balancer.split), labels)
-    balancer.total(sums, counts).backward()  # one ordinary backward; balancer.alpha now holds α
+    balancer.total(sums=sums, counts=counts).backward()  # one ordinary backward; balancer.alpha now holds α
     optimizer.step()
     optimizer.zero_grad()
 

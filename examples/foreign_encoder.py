@@ -41,7 +41,7 @@ balancer = Balancer(tasks=NUM_TASKS)
 
 for x, labels in batches(rank=0, world_size=1):
     sums, counts = loss_sums(model(x, balancer.split), labels)
-    balancer.total(sums, counts).backward()
+    balancer.total(sums=sums, counts=counts).backward()
     optimizer.step()
     optimizer.zero_grad()
 

@@ -19,7 +19,7 @@ balancer = Balancer(tasks=NUM_TASKS)
 # The batches are already divided among the ranks, so they do not go through prepare().
 for x, labels in batches(rank, world_size):
     sums, counts = loss_sums(model(x, balancer.split), labels)
-    accelerator.backward(balancer.total(sums, counts))
+    accelerator.backward(balancer.total(sums=sums, counts=counts))
     optimizer.step()
     optimizer.zero_grad()
 

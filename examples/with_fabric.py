@@ -18,7 +18,7 @@ balancer = Balancer(tasks=NUM_TASKS)
 
 for x, labels in batches(fabric.global_rank, fabric.world_size):
     sums, counts = loss_sums(model(x, balancer.split), labels)
-    fabric.backward(balancer.total(sums, counts))
+    fabric.backward(balancer.total(sums=sums, counts=counts))
     optimizer.step()
     optimizer.zero_grad()
 

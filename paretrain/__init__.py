@@ -13,7 +13,7 @@
         targets = [x.sum(1, keepdim=True), x.prod(1, keepdim=True)]
         views = balancer.split(encoder(x))  # one view of z per task, no copy
         sums = [(head(view) - y).square().sum() for head, view, y in zip(heads, views, targets)]
-        balancer.total(sums, counts=[32, 32]).backward()  # summed losses and labelled samples of this rank
+        balancer.total(sums=sums, counts=[32, 32]).backward()  # summed losses and labelled samples of this rank
         optimizer.step()
         optimizer.zero_grad()
         print(balancer.alpha)  # the weights of this step

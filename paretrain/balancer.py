@@ -3,9 +3,9 @@
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import get_args
+from typing import get_args, overload
 
 import torch
 import torch.distributed as dist
@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from paretrain.balance import Balance, balance_of
 from paretrain.exchange import exchange
 from paretrain.gram import gram
-from paretrain.losses import Counts, Sums, Totals, as_tensors, means
+from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_faults, refuse_positional
 from paretrain.nonfinite import OnNonFinite, zero_gradients
 from paretrain.parameters import task_gradients
 from paretrain.ranks import Ranks
 from paretrain.rules import MinNormWeighting, Weighting
 from paretrain.solve import solve_step
-from paretrain.split import Weighed, fan_out
+from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
+from paretrain.step import Recomputed, Step, inside_backward
 from paretrain.window import Window
+from paretrain.z import as_tensors, is_narrow, refuse_join
 
 
 class Balancer:
@@ -35,7 +37,7 @@ class Balancer:
         balancer = Balancer(tasks=40)
         views = balancer.split(encoder(x))                 # T views of z, no copy
         outputs = [head(view) for head, view in zip(heads, views)]
-        balancer.total(sums, counts).backward()            # sums_T: summed losses, counts_T: labelled samples
+        balancer.total(sums=sums, counts=counts).backward()  # summed losses, and the number of labelled samples
         balancer.alpha                                     # the weights of this step
 
     Heads of equal shape can be one stacked module whose first layer is `balancer.linear(z, weight_TCD, bias_TC)`, in
@@ -83,7 +85,7 @@ class Balancer:
         self.last: Balance | None = None
         self._ranks = Ranks(group)
         self._on_nonfinite = on_nonfinite
-        self._pending = _Step(self._ranks, self._find)
+        self._step = self._new_step()
 
     @property
     def alpha(self) -> Tensor:
@@ -96,16 +98,32 @@ class Balancer:
             raise RuntimeError("there is no α yet: call split, total and backward first")
         return torch.from_numpy(self.last.alpha_T.copy())
 
-    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+    @overload
+    def split(self, z: Tensor) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def split(self, z: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]: ...
+
+    def split(self, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], ...]:
         """Give each task its own view of z, without a copy.
 
+        All splits between two calls of `total` belong to one step: z is then all that they were given, and their Gram
+        matrices add up to one α. So an encoder may run over its batch in chunks. Where gradients are off, as in an
+        evaluation, a split does not count. α is found also where z needs no gradient, as that of a frozen encoder.
+
         Args:
-            z: the representation of this rank's samples, of any shape. No entry may depend on samples of other ranks.
+            z: the representation of this rank's samples, of any shape; or several such tensors, as the levels of a
+                feature pyramid. No entry may depend on samples of other ranks.
 
         Returns:
-            T views of z. View t must reach the loss of task t alone.
+            T views of z; of several tensors, T tuples of views. View t must reach the loss of task t alone.
+
+        Raises:
+            TypeError: z is not of floating-point numbers.
         """
-        return fan_out(z, len(self.names), self._begin())
+        zs, weigher = self._begin(as_tensors(z))
+        views = fan_out(zs, len(self.names), weigher)
+        return tuple(view for (view,) in views) if isinstance(z, Tensor) else views
 
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None = None) -> Tensor:
         """Apply the first linear layer of T stacked heads to z, in place of `split`.
@@ -128,40 +146,64 @@ class Balancer:
                 f"linear() takes z (B, D) and weights (T, C, D) with T = {len(self.names)}; found {z_shape} and "
                 f"{weight_shape}. For a z or heads of another shape, call split()"
             )
-        return stacked_linear(z_BD, weight_TCD, bias_TC, self._begin())
+        (z_BD,), weigher = self._begin(as_tensors(z_BD))
+        return stacked_linear(z_BD, weight_TCD, bias_TC, weigher)
 
-    def total(self, sums: Sums, counts: Counts, gradient_scale: float = 1.0) -> Tensor:
-        """Turn this rank's loss sums into the scalar to call `backward` on. Collective: one all-reduce of T numbers.
+    def total(
+        self,
+        *losses: object,
+        sums: Values | None = None,
+        means: Values | None = None,
+        counts: Counts | None = None,
+    ) -> Tensor:
+        """Turn this rank's losses into the scalar to call `backward` on. Collective: one all-reduce of 4 T numbers.
 
-        The scalar is W Σ_t S_t / N_t, where N_t is the number of labelled samples of task t over all W ranks. The
-        wrapper's average over ranks is then the gradient of the mean loss over the whole batch, also if the ranks have
-        different numbers of samples. A task without a label on any rank contributes 0.
+        The scalar is W Σ_t S_t / N_t, where S_t is the sum of task t's loss over this rank's samples, and N_t the
+        number of its labelled samples over all W ranks. The wrapper's average over ranks is then the gradient of the
+        mean loss over the whole batch, also if the ranks have different numbers of samples. A task without a label on
+        any rank contributes 0. The caller may multiply the scalar by any number, as a GradScaler does: `last` describes
+        the gradients without that factor.
 
-        The backward of the scalar finds α. It is collective, and raises on every rank alike:
-        NonFiniteError if something is not finite and `on_nonfinite` says to stop; BalanceError if the rule failed;
-        RuntimeError if `split` ran again inside the backward.
+        The backward of the scalar finds α. It is collective, and raises on every rank alike: NonFiniteError if
+        something is not finite and `on_nonfinite` says to stop; BalanceError if the rule failed. A second backward
+        through the same graph keeps α.
+
+        If the factor is above 1 and the heads run in float16, a gradient that is not finite while all losses are finite
+        counts as an overflow for any `on_nonfinite`: the encoder gets NaN on every rank, so that every scaler skips the
+        step and backs off.
 
         Args:
-            sums: (T,) each task's loss SUMMED over this rank's labelled samples.
-            counts: (T,) the number of those samples.
-            gradient_scale: the factor by which the caller multiplies the scalar before the backward, the same on all
-                ranks, such as `scaler.get_scale()` of a GradScaler. `last` describes the unscaled gradients.
-                If it is above 1, a gradient that is not finite while all losses are finite counts as an overflow for
-                any `on_nonfinite`: the encoder gets NaN on every rank, so that every scaler skips the step and backs
-                off.
+            *losses: none. Losses are given by keyword, since a mean taken for a sum trains wrongly.
+            sums: each task's loss SUMMED over this rank's labelled samples: (T,), or T tensors of no dimension, or such
+                tensors by the names of the tasks, in a dict or a named tuple.
+            means: the same as means over these samples, in place of `sums`. That of a task whose count is 0 counts for
+                nothing, also if it is NaN.
+            counts: the number of those samples, in one of these forms; or the sum of their weights, if the sums or
+                means are weighted. It may be left out where every sample is labelled; z then has the samples along its
+                first dimension.
 
         Raises:
-            ValueError: not one sum and one count for each task, or a scale that is not positive and finite.
+            TypeError: losses without a keyword, or both sums and means.
+            ValueError: not one loss and one count for each task; or losses and counts that cannot belong together, such
+                as a loss with a count of 0, or a mean given as a sum. On a GPU the backward raises the latter.
         """
-        if not 0 < gradient_scale < float("inf"):
-            raise ValueError(f"gradient_scale must be positive and finite, found {gradient_scale}")
-        means_T, counts_T = self._global_means(sums, counts)
-        self._pending.totals = Totals(means_T.detach().double(), counts_T, gradient_scale)
-        return self._ranks.size * means_T.sum()
+        refuse_positional(losses)
+        parts = self._step.parts
+        num_samples = parts[0].num_samples if len(parts) == 1 else None
+        means_T, totals = self._global_means(read_losses(self.names, sums, means, counts, num_samples))
+        scalar = self._ranks.size * means_T.sum()
+        if not torch.is_grad_enabled():
+            return scalar
+        step, self._step, self.last = self._step, self._new_step(), None
+        return step.close(totals._replace(scaled=any(part.narrow for part in parts)), scalar)
 
-    def window(self) -> Window:
-        """Start a step of several micro-batches whose α is that of one batch of all their samples; see `Window`."""
-        return Window(len(self.names), self._ranks, self._find)
+    def window(self, divided_by: int = 1) -> Window:
+        """Start a step of several micro-batches whose α is that of one batch of all their samples; see `Window`.
+
+        Args:
+            divided_by: the number by which the caller divides each micro-batch's scalar before its backward.
+        """
+        return Window(self.names, self._ranks, self._find, divided_by)
 
     def zero_broken(self, heads: Sequence[nn.Module] | nn.Module) -> None:
         """Zero the gradients of the heads of broken tasks. With `drop_task`, call it after the backward on every rank.
@@ -181,7 +223,7 @@ class Balancer:
 
     def parameter_gradients(
         self,
-        sums: Sums,
+        sums: Values,
         counts: Counts,
         shared: Sequence[nn.Parameter],
     ) -> Tensor:
@@ -200,12 +242,12 @@ class Balancer:
         Raises:
             ValueError: not one sum and one count for each task.
         """
-        means_T, _ = self._global_means(sums, counts)
+        means_T, _ = self._global_means(read_losses(self.names, sums, None, counts, None))
         return task_gradients(means_T, shared, self._ranks)
 
     def fill_gradients(
         self,
-        sums: Sums,
+        sums: Values,
         counts: Counts,
         shared: Sequence[nn.Parameter],
         own: Sequence[nn.Parameter],
@@ -227,13 +269,13 @@ class Balancer:
             NonFiniteError: as in the backward of `total`. `drop_task` stops too: here the NaN of one task
                 spreads to the gradients of all.
         """
-        means_T, counts_T = self._global_means(sums, counts)
+        means_T, totals = self._global_means(read_losses(self.names, sums, None, counts, None))
         gradients_TP = task_gradients(means_T, shared, self._ranks)
         own_gradients = torch.autograd.grad(means_T.sum(), list(own))
         # Every rank already holds the Gram matrix of the whole batch, and the exchange sums over the ranks.
         gram_TT = gram(gradients_TP)
         gram_TT /= self._ranks.size
-        alpha_T, dropped = self._find(gram_TT, Totals(means_T.detach().double(), counts_T))
+        alpha_T, dropped = self._find(gram_TT, totals)
         if dropped:
             gradients_TP[dropped] = 0
         combined_P = alpha_T.to(gradients_TP) @ gradients_TP
@@ -243,15 +285,26 @@ class Balancer:
         for parameter, gradient in zip(own, own_gradients, strict=True):
             parameter.grad = self._ranks.sum(gradient).to(gradient.device)
 
-    def _global_means(self, sums: Sums, counts: Counts) -> tuple[Tensor, Tensor]:
-        """Return this rank's part of the global mean losses, and the labelled samples over all ranks. Collective."""
-        sums_T, counts_T = as_tensors(sums, counts, len(self.names))
-        counts_T = self._ranks.sum(counts_T).to(sums_T.device)
-        return means(sums_T, counts_T), counts_T
+    def _global_means(self, losses: Losses) -> tuple[Tensor, Totals]:
+        """Return this rank's part of the global mean losses, and the step's totals. Collective."""
+        message = torch.cat([losses.counts_T[None], losses.faults_FT])
+        counts_T, *faults = self._ranks.sum(message).to(losses.sums_T.device)
+        faults_FT = torch.stack(faults)
+        if not faults_FT.is_cuda:  # There it would wait for the forward; the backward has to wait anyway.
+            refuse_faults(faults_FT, self.names)
+        means_T = means_of(losses.sums_T, counts_T)
+        return means_T, Totals(means_T.detach().double(), counts_T, faults_FT)
 
-    def _begin(self) -> "_Step":
-        self._pending = _Step(self._ranks, self._find)
-        return self._pending
+    def _new_step(self) -> Step:
+        return Step(len(self.names), self._ranks, self._find)
+
+    def _begin(self, zs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Weigher]:
+        """Add a split to the step; return what its node reads, and who weighs it."""
+        refuse_join()
+        if inside_backward():
+            return zs, Recomputed()
+        part = self._step.add_part(zs, is_narrow(zs))
+        return zs if part.is_first else [z.detach() for z in zs], part
 
     def _find(self, gram_TT: Tensor, totals: Totals) -> Weighed:
         """Turn this rank's Gram matrix, of the gradients of the global mean losses, into α. Collective.
@@ -260,33 +313,10 @@ class Balancer:
         """
         # Free the last Gram matrix before this one is unpacked: for 10,000 tasks each takes 800 MB.
         self.last = None
-        decide = partial(
-            solve_step, rule=self.weighting, on_nonfinite=self._on_nonfinite, scaled=totals.gradient_scale > 1
-        )
+        refuse_faults(totals.faults_FT, self.names)
+        decide = partial(solve_step, rule=self.weighting, on_nonfinite=self._on_nonfinite, scaled=totals.scaled)
         verdict, summed_TT = exchange(gram_TT, totals.losses_T, totals.counts_T, self._ranks, decide)
         counts_T = totals.counts_T.cpu().numpy()
         self.last = balance_of(verdict, counts_T, summed_TT, self.names, self._on_nonfinite)
         alpha_T = torch.full_like(self.alpha, torch.nan) if self.last.overflow else self.alpha
         return Weighed(alpha_T, self.last.dropped)
-
-
-class _Step:
-    """One step from its `split` to its backward. Implements `split.Weigher`."""
-
-    found: Weighed | None = None
-
-    def __init__(self, ranks: Ranks, find: Callable[[Tensor, Totals], Weighed]) -> None:
-        self.totals: Totals | None = None
-        self._ranks = ranks
-        self._find = find
-
-    def receive(self, gram_TT: Tensor) -> Weighed:
-        """Rescale the Gram matrix to that of the mean losses' gradients, and find α."""
-        if self.totals is None:
-            raise RuntimeError(
-                "backward() came before balancer.total(sums, counts): call backward on what total returns. If you did, "
-                "split ran again inside the backward: keep it out of reentrant checkpointing (use_reentrant=False)"
-            )
-        # The caller scaled the gradients, and total() multiplied them by W for the wrapper's average.
-        gram_TT /= (self._ranks.size * self.totals.gradient_scale) ** 2
-        return self._find(gram_TT, self.totals)

@@ -1,19 +1,21 @@
-"""Losses as callers give them, sums over labelled samples and the number of those samples, and their global means.
+"""Losses as callers give them, sums or means over labelled samples and the number of those samples; their global means.
 
 Shapes: T tasks.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Sums = Tensor | Sequence[Tensor]
-"""(T,), or one tensor of no dimension per task."""
+from paretrain.nonfinite import some
 
-Counts = Tensor | Sequence[Tensor] | Sequence[int]
-"""(T,), or one number per task."""
+Values = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+"""(T,), or one tensor of no dimension per task; or such tensors by the names of the tasks."""
+
+Counts = Tensor | Sequence[Tensor] | Sequence[float] | Mapping[str, Tensor] | Mapping[str, float]
+"""(T,), or one number per task; or such numbers by the names of the tasks."""
 
 
 class Totals(NamedTuple):
@@ -22,28 +24,164 @@ class Totals(NamedTuple):
     Attributes:
         losses_T: this rank's part of the global mean losses: over the ranks they sum to them. Float64, detached.
         counts_T: labelled samples over all ranks, float64.
-        gradient_scale: the factor by which the caller scales the gradients.
+        faults_FT: where any rank found one of `FAULTS`.
+        scaled: whether the gradients were scaled up, so that they may overflow where the losses do not.
     """
 
     losses_T: Tensor
     counts_T: Tensor
-    gradient_scale: float = 1.0
+    faults_FT: Tensor
+    scaled: bool = False
 
 
-def as_tensors(sums: Sums, counts: Counts, num_tasks: int) -> tuple[Tensor, Tensor]:
-    """Return sums and counts (float64) on one device, (T,) both.
+class Losses(NamedTuple):
+    """The losses of this rank, (T,) each.
+
+    Attributes:
+        sums_T: each task's loss, summed over this rank's labelled samples.
+        counts_T: float64, the number of those samples, on the same device.
+        faults_FT: float64, for each of `FAULTS`: 1 for the tasks that have it.
+    """
+
+    sums_T: Tensor
+    counts_T: Tensor
+    faults_FT: Tensor
+
+
+FAULTS = (
+    "a count that is negative or not finite",
+    "a loss, but a count of 0. Count its samples, or give 0 as the loss: a sum over no samples",
+    "a mean (reduction='mean', or .mean()) in place of a sum. Call total(means=..., counts=...), or reduce by a sum",
+)
+
+
+def read_losses(
+    names: Sequence[str], sums: Values | None, means: Values | None, counts: Counts | None, num_samples: int | None
+) -> Losses:
+    """Bring losses, as a caller gave them, into one form.
+
+    Args:
+        names: of the tasks.
+        sums: the losses as sums, or None.
+        means: the losses as means, or None.
+        counts: labelled samples; None: `num_samples` of every task.
+        num_samples: how many samples this rank has; None if that is not known.
 
     Raises:
-        ValueError: not one sum and one count for each task.
+        TypeError: neither sums nor means, or both.
+        ValueError: not one loss and one count for each task, or other names than those of the tasks.
     """
-    sums_T = sums if isinstance(sums, Tensor) else torch.stack(list(sums))
-    counts_T = torch.as_tensor(counts, dtype=torch.float64, device=sums_T.device)
-    if sums_T.shape != (num_tasks,) or counts_T.shape != (num_tasks,):
-        found = f"{tuple(sums_T.shape)} sums and {tuple(counts_T.shape)} counts"
-        raise ValueError(f"expected one loss sum and one count a task, {(num_tasks,)}; found {found}")
-    return sums_T, counts_T
+    if (sums is None) == (means is None):
+        raise TypeError("give total() the losses once: sums=... if they are summed over samples, means=... if averaged")
+    losses = _in_order(means if sums is None else sums, names, "losses")
+    if counts is None:
+        if num_samples is None:
+            raise ValueError(
+                "give counts=..., the labelled samples of each task: they can be left out only where every sample is "
+                "labelled and the step has one split, whose z has the samples along its first dimension"
+            )
+        counts = [num_samples] * len(names)
+    device = losses.device if isinstance(losses, Tensor) else next((loss.device for loss in losses), None)
+    counts_T = torch.as_tensor(_in_order(counts, names, "counts"), dtype=torch.float64, device=device)
+    if means is None:
+        sums_T = losses if isinstance(losses, Tensor) else torch.stack(list(losses))
+    else:
+        sums_T = _summed(losses, counts_T)
+    if sums_T.shape != (len(names),) or counts_T.shape != (len(names),):
+        found = f"{tuple(sums_T.shape)} losses and {tuple(counts_T.shape)} counts"
+        raise ValueError(f"expected one loss and one count a task, {(len(names),)}; found {found}")
+    reduced_T = _reduced_by_mean(losses, len(names)) if means is None and num_samples not in (None, 1) else None
+    return Losses(sums_T, counts_T, _faults(sums_T.detach(), counts_T, reduced_T))
 
 
-def means(sums_T: Tensor, counts_T: Tensor) -> Tensor:
+def refuse_positional(losses: Sequence[object]) -> None:
+    """Raise TypeError if losses were given without a keyword: a mean taken for a sum trains wrongly."""
+    if losses:
+        raise TypeError(
+            "losses are given by keyword: total(sums=..., counts=...) if they are summed over the labelled samples, "
+            "total(means=..., counts=...) if they are their means. The same holds for look()"
+        )
+
+
+def refuse_faults(faults_FT: Tensor, names: Sequence[str]) -> None:
+    """Raise ValueError if any rank found a fault in its losses. The message is the same on every rank."""
+    for fault, tasks_T in zip(FAULTS, faults_FT.cpu(), strict=True):
+        if tasks_T.any():
+            found = [repr(names[task]) for task in tasks_T.nonzero().flatten().tolist()]
+            raise ValueError(f"{some('task', found)}: {fault}")
+
+
+def means_of(sums_T: Tensor, counts_T: Tensor) -> Tensor:
     """Return mean losses, or this rank's part of them if the counts are global; 0 for a task without samples."""
-    return sums_T / counts_T.clamp(min=1).to(sums_T.dtype)
+    return sums_T / divisors(counts_T).to(sums_T.dtype)
+
+
+def divisors(counts_T: Tensor) -> Tensor:
+    """Return the counts, with 1 in place of 0. Sample weights may sum to less than 1."""
+    return counts_T.where(counts_T > 0, 1)
+
+
+def _in_order(values: Any, names: Sequence[str], what: str) -> Any:
+    """Return values by name, in a dict or a named tuple, in the order of the tasks; others as they are."""
+    by_name = values._asdict() if hasattr(values, "_asdict") else values
+    if not isinstance(by_name, Mapping):
+        return values
+    if by_name.keys() != set(names):
+        if by_name is not values and len(by_name) == len(names) and list(names) == [f"{t}" for t in range(len(names))]:
+            return values  # A named tuple, and tasks that have no names.
+        raise ValueError(f"expected {what} of the tasks {', '.join(names)}; found those of {', '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def _summed(means: Tensor | Sequence[Tensor], counts_T: Tensor) -> Tensor:
+    """Turn means into sums. That over no samples, which is mostly NaN, is 0 and gets no gradient."""
+    if not isinstance(means, Tensor):
+        counted = (counts_T != 0).tolist()
+        means = torch.stack(
+            [mean if is_counted else _absent(mean) for mean, is_counted in zip(means, counted, strict=True)]
+        )
+    # In float32 at least: a sum over many samples does not fit float16.
+    wide_T = means.to(torch.promote_types(means.dtype, torch.float32))
+    return wide_T.where(counts_T != 0, 0) * counts_T.to(wide_T.dtype)
+
+
+def _absent(mean: Tensor) -> Tensor:
+    zero: Tensor = _Absent.apply(mean)  # type: ignore[no-untyped-call]
+    return zero
+
+
+class _Absent(torch.autograd.Function):
+    """A loss over no samples: 0. No gradient goes back, not even 0, of which dividing by no samples makes NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor) -> Tensor:
+        return torch.zeros_like(mean)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        return None
+
+
+def _faults(sums_T: Tensor, counts_T: Tensor, reduced_T: Sequence[bool] | None) -> Tensor:
+    bad_T = ~(counts_T >= 0) | counts_T.isinf()
+    uncounted_T = (counts_T == 0) & (sums_T != 0) & sums_T.isfinite()
+    found_T = torch.as_tensor(reduced_T, device=sums_T.device) if reduced_T else torch.zeros_like(bad_T)
+    return torch.stack([bad_T, uncounted_T, found_T]).double()
+
+
+def _reduced_by_mean(losses: Tensor | Sequence[Tensor], num_tasks: int) -> list[bool] | None:
+    if isinstance(losses, Tensor):
+        node: Any = losses.grad_fn
+        if _is(node, "StackBackward"):
+            return [_is_mean(each) for each, _ in node.next_functions]
+        return [_is_mean(node)] * num_tasks
+    return [_is_mean(loss.grad_fn) for loss in losses]
+
+
+def _is_mean(node: Any) -> bool:
+    """Return whether an autograd node is a mean, or a loss function of PyTorch with reduction='mean'."""
+    return _is(node, "MeanBackward") or (_is(node, "Loss") and getattr(node, "_saved_reduction", 0) == 1)
+
+
+def _is(node: Any, name: str) -> bool:
+    return node is not None and name in type(node).__name__

@@ -42,11 +42,11 @@ class Broken:
         both = self.losses_T & self.gradients_T
         kinds = {"loss and gradient": both, "loss": self.losses_T & ~both, "gradient": self.gradients_T & ~both}
         found = [
-            f"{kind} of {_some('task', [repr(name) for name, is_so in zip(names, of_T, strict=True) if is_so])}"
+            f"{kind} of {some('task', [repr(name) for name, is_so in zip(names, of_T, strict=True) if is_so])}"
             for kind, of_T in kinds.items()
             if of_T.any()
         ]
-        where = f"on {_some('rank', self.ranks)}" if self.ranks else "in the sum over the ranks"
+        where = f"on {some('rank', self.ranks)}" if self.ranks else "in the sum over the ranks"
         return f"{', '.join(found)} {where}"
 
 
@@ -100,7 +100,7 @@ def _gradients(module: nn.Module, recurse: bool) -> Iterator[tuple[str, Tensor]]
             yield name, parameter.grad
 
 
-def _some(word: str, items: Sequence[object]) -> str:
+def some(word: str, items: Sequence[object]) -> str:
     """Return "task a", "tasks a, b" or "9 tasks: a, b, ..."."""
     shown = ", ".join(str(item) for item in items[:MAX_NAMES])
     if len(items) > MAX_NAMES:

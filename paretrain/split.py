@@ -1,8 +1,9 @@
 """The autograd node: z -> T views of z. Its one backward receives the gradients of all tasks at once.
 
-Shapes: T tasks, B samples, D representation width, N = B * D entries of z on this rank.
+Shapes: T tasks, P tensors that make up z, N entries of one of them on this rank.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -24,6 +25,10 @@ class Weighed(NamedTuple):
     dropped: list[int]
 
 
+Combine = Callable[[Weighed], Sequence[Tensor]]
+"""Returns Σ α_t g_t for each tensor of z."""
+
+
 class Weigher(Protocol):
     """Finds α for a node, inside its backward.
 
@@ -31,35 +36,70 @@ class Weigher(Protocol):
         found: α where it is known already, as in the second pass of a window; else None.
     """
 
-    found: Weighed | None
+    @property
+    def found(self) -> Weighed | None:
+        """See above."""
+        ...
 
-    def receive(self, gram_TT: Tensor) -> Weighed:
-        """Turn this rank's Gram matrix (float64; the callee may overwrite it) into α. May be collective."""
+    def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
+        """Turn this rank's Gram matrix (float64; the callee may overwrite it) into α. May be collective.
+
+        Returns:
+            α; or None where it is not known yet. The weigher then calls `combine` when it is, and gives the result to
+            the encoder itself.
+        """
         ...
 
 
-def fan_out(z: Tensor, num_tasks: int, weigher: Weigher) -> tuple[Tensor, ...]:
-    """Give every task its own view of the representation.
+def fan_out(zs: Sequence[Tensor], num_tasks: int, weigher: Weigher) -> tuple[tuple[Tensor, ...], ...]:
+    """Give every task its own view of each tensor of the representation: T tuples of P views.
 
     Forward is the identity and copies nothing. Backward runs once, after the heads of all tasks, gets α from `weigher`
     and hands Σ α_t g_t to the encoder. A view that no loss used contributes zeros.
     """
-    views: tuple[Tensor, ...] = _Split.apply(z, num_tasks, weigher)  # type: ignore[no-untyped-call]
-    return views
+    if not torch.is_grad_enabled():
+        return (tuple(zs),) * num_tasks
+    views = _Split.apply(num_tasks, weigher, anchor(*zs), *zs)  # type: ignore[no-untyped-call]
+    return tuple(views[start : start + len(zs)] for start in range(0, len(views), len(zs)))
+
+
+def anchor(*zs: Tensor) -> Tensor | None:
+    """Return what makes autograd run a node whose z needs no gradient, as that of a frozen encoder; else None."""
+    return None if any(z.requires_grad for z in zs) else torch.zeros((), requires_grad=True)
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, num_tasks: int, weigher: Weigher) -> tuple[Tensor, ...]:
-        ctx.weigher = weigher
-        return tuple(z.view_as(z) for _ in range(num_tasks))
+    def forward(ctx: Any, num_tasks: int, weigher: Weigher, _: Tensor | None, *zs: Tensor) -> tuple[Tensor, ...]:
+        ctx.weigher, ctx.shapes = weigher, [z.shape for z in zs]
+        return tuple(z.view_as(z) for _ in range(num_tasks) for z in zs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weigher: Weigher = ctx.weigher
-        gradients_TN = torch.stack([gradient.reshape(-1) for gradient in gradients])
-        alpha_T, dropped = weigher.found or weigher.receive(gram(gradients_TN))
-        if dropped:
-            gradients_TN[dropped] = 0
-        return (alpha_T.to(gradients_TN) @ gradients_TN).view_as(gradients[0]), None, None
+        shapes = ctx.shapes
+        parts = [
+            torch.stack([gradient.reshape(-1) for gradient in gradients[part :: len(shapes)]])
+            for part in range(len(shapes))
+        ]
+
+        def combine(weighed: Weighed) -> list[Tensor]:
+            return [_combined(part, weighed).view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+        weighed = weigher.found or weigher.receive(_summed_gram(parts), combine)
+        return None, None, None, *(combine(weighed) if weighed else [None] * len(shapes))
+
+
+def _summed_gram(parts: Sequence[Tensor]) -> Tensor:
+    """Return the Gram matrix of the tasks' gradients with respect to all parts: the sum of the parts' own."""
+    gram_TT = gram(parts[0])
+    for gradients_TN in parts[1:]:
+        gram_TT += gram(gradients_TN).to(gram_TT.device)
+    return gram_TT
+
+
+def _combined(gradients_TN: Tensor, weighed: Weighed) -> Tensor:
+    if weighed.dropped:
+        gradients_TN[weighed.dropped] = 0
+    return weighed.alpha_T.to(gradients_TN) @ gradients_TN

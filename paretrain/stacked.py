@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from paretrain.gram import stacked_gram
-from paretrain.split import Weigher
+from paretrain.split import Weighed, Weigher, anchor
 
 
 def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigher: Weigher) -> Tensor:
@@ -23,13 +23,17 @@ def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, wei
     Backward gives weight and bias their own unweighted gradients (0 for dropped tasks), and z the gradient Σ α_t g_t,
     with the α of `weigher`. The outputs of a task must reach the loss of that task alone.
     """
-    outputs_BTC: Tensor = _StackedLinear.apply(z_BD, weight_TCD, bias_TC, weigher)  # type: ignore[no-untyped-call]
+    outputs_BTC: Tensor = _StackedLinear.apply(  # type: ignore[no-untyped-call]
+        z_BD, weight_TCD, bias_TC, weigher, anchor(z_BD)
+    )
     return outputs_BTC
 
 
 class _StackedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigher: Weigher) -> Tensor:
+    def forward(
+        ctx: Any, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, weigher: Weigher, _: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(z_BD, weight_TCD)
         ctx.has_bias, ctx.weigher = bias_TC is not None, weigher
         outputs_BN = F.linear(z_BD, weight_TCD.flatten(0, 1), None if bias_TC is None else bias_TC.flatten())
@@ -37,15 +41,26 @@ class _StackedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, errors_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, errors_BTC: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None]:
         z_BD, weight_TCD = ctx.saved_tensors
         # Under autocast the outputs, and so the errors, are of a lower precision than the parameters.
         errors_BTC, z_BD = errors_BTC.to(weight_TCD), z_BD.to(weight_TCD)
+
+        def combine(weighed: Weighed) -> list[Tensor]:
+            errors, weights = _without(weighed.dropped, errors_BTC, weight_TCD)
+            return [(errors * weighed.alpha_T.to(weights)[:, None]).flatten(1) @ weights.flatten(0, 1)]
+
         weigher: Weigher = ctx.weigher
-        alpha_T, dropped = weigher.found or weigher.receive(stacked_gram(errors_BTC, weight_TCD))
-        if dropped:
-            errors_BTC, weight_TCD = errors_BTC.clone(), weight_TCD.clone()
-            errors_BTC[:, dropped] = weight_TCD[dropped] = 0
-        combined_BD = (errors_BTC * alpha_T.to(weight_TCD)[:, None]).flatten(1) @ weight_TCD.flatten(0, 1)
-        weight_gradient_TCD = (errors_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)
-        return combined_BD, weight_gradient_TCD, errors_BTC.sum(dim=0) if ctx.has_bias else None, None
+        weighed = weigher.found or weigher.receive(stacked_gram(errors_BTC, weight_TCD), combine)
+        combined_BD = combine(weighed)[0] if weighed else None
+        own_BTC, _ = _without(weighed.dropped if weighed else [], errors_BTC, weight_TCD)
+        weight_gradient_TCD = (own_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)
+        return combined_BD, weight_gradient_TCD, own_BTC.sum(dim=0) if ctx.has_bias else None, None, None
+
+
+def _without(dropped: list[int], errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return copies with zeros for the dropped tasks; the tensors themselves if there is none."""
+    if dropped:
+        errors_BTC, weight_TCD = errors_BTC.clone(), weight_TCD.clone()
+        errors_BTC[:, dropped] = weight_TCD[dropped] = 0
+    return errors_BTC, weight_TCD

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from models import Classification, MultiTaskModel, build_encoder, build_model, task_losses
 from paretrain import Balancer
+from tests.support.losses import by_name
 from tests.support.ranks import run_ranks
 from trainer.commands.measure import parts_of_fsdp2, saved_bytes
 from trainer.commands.memory import ZERO_BUCKET_BYTES, MemoryEstimate, Sizes, estimate_memory, optimizer_bytes
@@ -41,7 +42,7 @@ def held_bytes(tensors: list[Tensor]) -> int:
 def train_step(engine: Engine, balancer: Balancer) -> None:
     outputs = engine.model(torch.ones(4, 10), balancer=balancer)
     targets = {task.name: torch.arange(4) % 2 for task in TASKS}
-    engine.backward(balancer.total(*task_losses(TASKS, outputs, targets)))
+    engine.backward(balancer.total(**by_name(task_losses(TASKS, outputs, targets))))
     engine.step()
 
 

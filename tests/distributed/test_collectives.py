@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from models.tasks import MISSING
 from paretrain import Balancer
+from tests.support.losses import by_name
 from tests.support.problem import Problem
 from tests.support.ranks import run_ranks
 from trainer.config.schema import Experiment
@@ -129,7 +130,7 @@ def alphas_over_each_group(rank: int, strategies: list[str]) -> dict[str, list[t
                 mine = slice(12 * rank, 12 * rank + 12)
                 outputs = engine.model(x_BCHW[mine], balancer=balancer)
                 losses = [task.loss(outputs[t], labels_TB[t, mine]) for t, task in enumerate(PROBLEM.tasks)]
-                engine.backward(balancer.total(*zip(*losses, strict=True)))
+                engine.backward(balancer.total(**by_name(zip(*losses, strict=True))))
                 engine.step()
             found[strategy].append(balancer.alpha)
     return found

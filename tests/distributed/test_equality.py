@@ -44,7 +44,7 @@ def train_in_one_backward(rank: int, problem: Problem, cut: list[int]) -> tuple[
         sums, counts = zip(
             *(task.loss(outputs[t], labels_TB[t, mine]) for t, task in enumerate(problem.tasks)), strict=True
         )
-        balancer.total(sums, counts).backward()
+        balancer.total(sums=sums, counts=counts).backward()
         alphas.append(balancer.alpha)
         optimizer.step()
         optimizer.zero_grad()

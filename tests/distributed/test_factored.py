@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models import MultiTaskModel, task_losses
 from models.heads.task_heads import StackedHeads
 from paretrain import BalanceError, Balancer
+from tests.support.losses import by_name
 from tests.support.problem import Problem, two_pass_step
 from tests.support.ranks import run_ranks
 
@@ -30,7 +31,9 @@ def gradients_under_ddp(rank: int) -> list[tuple[Tensor, list[Tensor]]]:
     for step in range(NUM_STEPS):
         x_BCHW, labels_TB = PROBLEM.data(step)
         targets = {task.name: labels_TB[t, mine] for t, task in enumerate(PROBLEM.tasks)}
-        balancer.total(*task_losses(PROBLEM.tasks, model(x_BCHW[mine], balancer=balancer), targets)).backward()
+        balancer.total(
+            **by_name(task_losses(PROBLEM.tasks, model(x_BCHW[mine], balancer=balancer), targets))
+        ).backward()
         found.append((balancer.alpha, [parameter.grad.clone() for parameter in model.parameters()]))
         model.zero_grad()
     return found
@@ -59,7 +62,7 @@ def nan_on_rank_1(rank: int) -> Any:
     faulty_T = torch.ones_like(sums_T)
     faulty_T[2] = float("nan") if rank == 1 else 1.0
     try:
-        balancer.total(sums_T * faulty_T, counts_T).backward()
+        balancer.total(sums=sums_T * faulty_T, counts=counts_T).backward()
     except BalanceError as error:
         return str(error)
     return "no error"

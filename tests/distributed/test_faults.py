@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretrain import Balance, BalanceError, Balancer, MinNormWeighting, Weights
+from tests.support.losses import by_name
 from tests.support.problem import MISSING, Problem, two_pass_step
 from tests.support.ranks import RankFailed, run_ranks
 from trainer.config.sections.parallel import ParallelConfig
@@ -62,7 +63,7 @@ def step_with(rank: int, fault: str) -> Any:
     losses = [task.loss(outputs[t], labels_TB[t, mine]) for t, task in enumerate(PROBLEM.tasks)]
     sums_T, counts_T = (torch.stack(column) for column in zip(*losses, strict=True))
     try:
-        balancer.total(FAULTS[fault](sums_T), counts_T * (fault != "no labels")).backward()
+        balancer.total(sums=FAULTS[fault](sums_T), counts=counts_T * (fault != "no labels")).backward()
     except BalanceError as error:
         return str(error)
     return balancer.last, any(parameter.grad.abs().sum() > 0 for parameter in model.encoder.parameters())
@@ -152,7 +153,7 @@ def step_without_some_labels(rank: int, marked_by: str) -> tuple[Balance, list[T
             classes_B = target_B.where(known_B, 0).long()
             sums.append(F.cross_entropy(output, classes_B, reduction="none").where(known_B, 0).sum())
             counts.append(known_B.sum())
-    balancer.total(sums, counts).backward()
+    balancer.total(sums=sums, counts=counts).backward()
     assert balancer.last is not None
     return balancer.last, [parameter.grad for parameter in model.parameters()]
 
@@ -201,7 +202,7 @@ def die_inside_the_backward(rank: int, where: str, how: str, words: Path) -> Non
             inside = outputs[0] if where == "before the exchange" else next(network.encoder.parameters())
             inside.register_hook(end)
             losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(PROBLEM.tasks)]
-            balancer.total(*zip(*losses, strict=True)).backward()
+            balancer.total(**by_name(zip(*losses, strict=True))).backward()
     except LostPeerError as error:
         words.write_text(str(error))
 

@@ -105,7 +105,7 @@ def train(rank: int, layout: str, fault: str, policy: str, steps: list[int]) -> 
                 output = outputs[BROKEN_TASK] if layout == "separate" else outputs[:, BROKEN_TASK]
                 sums[BROKEN_TASK] = FAULTS[fault](sums[BROKEN_TASK], output)
             try:
-                balancer.total(sums, counts_T).backward()
+                balancer.total(sums=sums, counts=counts_T).backward()
             except NonFiniteError as error:
                 trace.said.append(str(error))
                 break
@@ -152,7 +152,7 @@ def train_scaled(rank: int, layout: str, precision: torch.dtype) -> dict[str, An
         if half and rank == 1 and step == BROKEN_STEP:
             output = (outputs[BROKEN_TASK] if layout == "separate" else outputs[:, BROKEN_TASK]).float()
             sums[BROKEN_TASK] = sums[BROKEN_TASK] + 1000 * (output - output.detach()).sum()
-        scaler.scale(balancer.total(sums, counts_T, gradient_scale=scaler.get_scale())).backward()
+        scaler.scale(balancer.total(sums=sums, counts=counts_T)).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()

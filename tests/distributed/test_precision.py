@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models import task_losses
 from paretrain import Balancer
+from tests.support.losses import by_name
 from tests.support.problem import Problem, two_pass_step
 from tests.support.ranks import run_ranks
 
@@ -39,7 +40,9 @@ def gradients(rank: int) -> list[tuple[Tensor, list[Tensor]]]:
     for step in range(NUM_STEPS):
         x_BCHW, labels_TB = PROBLEM.data(step)
         targets = {task.name: labels_TB[t, mine] for t, task in enumerate(PROBLEM.tasks)}
-        balancer.total(*task_losses(PROBLEM.tasks, model(x_BCHW[mine], balancer=balancer), targets)).backward()
+        balancer.total(
+            **by_name(task_losses(PROBLEM.tasks, model(x_BCHW[mine], balancer=balancer), targets))
+        ).backward()
         found.append((balancer.alpha, [parameter.grad.clone() for parameter in model.parameters()]))
         model.zero_grad()
     return found

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,9 +42,9 @@ def test_docstrings_run(documented: type) -> None:
     encoder, heads = nn.Linear(3, 4), [nn.Linear(4, 1), nn.Linear(4, 1)]
     x, targets = torch.randn(6, 3), torch.randn(2, 6, 1)
 
-    def losses(outputs: list[torch.Tensor], targets: torch.Tensor) -> tuple[list[torch.Tensor], list[int]]:
-        pairs = zip(outputs, targets, strict=True)
-        return [((output - target) ** 2).sum() for output, target in pairs], [len(outputs[0])] * 2
+    def losses(outputs: list[torch.Tensor], targets: torch.Tensor) -> dict[str, Any]:
+        sums = [((output - target) ** 2).sum() for output, target in zip(outputs, targets, strict=True)]
+        return {"sums": sums, "counts": [len(outputs[0])] * 2}
 
     def model(x: torch.Tensor, balancer: Balancer | Window) -> list[torch.Tensor]:
         return [head(view) for head, view in zip(heads, balancer.split(encoder(x)), strict=True)]
@@ -56,7 +57,7 @@ def test_docstrings_run(documented: type) -> None:
     }
     program = snippet(documented)
     if "sums" in program:  # It computes the outputs, and leaves their losses to the reader.
-        program = program.replace("balancer.total(sums, counts)", "balancer.total(*losses(outputs, targets))")
+        program = program.replace("sums=sums, counts=counts", "**losses(outputs, targets)")
         context["targets"] = targets
     exec(program, context)
     assert context["balancer"].alpha.sum() == pytest.approx(1)

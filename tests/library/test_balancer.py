@@ -7,6 +7,7 @@ from torch import nn
 
 from paretrain import Balancer, Fixed, Uniform
 from paretrain.gram import gram
+from tests.support.losses import by_name
 from tests.support.problem import Problem, two_pass_step
 
 
@@ -20,7 +21,7 @@ def test_one_backward_equals_two_passes(num_tasks: int) -> None:
     balancer = Balancer(tasks=num_tasks)
     outputs = model(x_BCHW, balancer=balancer)
     losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(problem.tasks)]
-    balancer.total(*zip(*losses, strict=True)).backward()
+    balancer.total(**by_name(zip(*losses, strict=True))).backward()
     torch.testing.assert_close(balancer.alpha, expected_alpha_T, atol=1e-12, rtol=0)
     for parameter, reference in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, reference.grad, atol=1e-14, rtol=1e-12)
@@ -36,7 +37,7 @@ def test_heads_keep_their_own_gradient_whatever_alpha_is() -> None:
         balancer = Balancer(tasks=2, weighting=Fixed(weights))
         outputs = model(x_BCHW, balancer=balancer)
         losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(problem.tasks)]
-        balancer.total(*zip(*losses, strict=True)).backward()
+        balancer.total(**by_name(zip(*losses, strict=True))).backward()
         gradients.append([parameter.grad for parameter in model.heads.parameters()])
         assert balancer.alpha.tolist() == weights
     for left, right in zip(*gradients, strict=True):
@@ -56,7 +57,7 @@ def test_uniform_is_the_gradient_of_the_mean_loss() -> None:
     balancer = Balancer(tasks=3, weighting=Uniform())
     outputs = model(x_BCHW, balancer=balancer)
     losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(problem.tasks)]
-    balancer.total(*zip(*losses, strict=True)).backward()
+    balancer.total(**by_name(zip(*losses, strict=True))).backward()
     for parameter, reference in zip(model.encoder.parameters(), expected.encoder.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, reference.grad, atol=1e-14, rtol=1e-12)
 
@@ -75,7 +76,7 @@ def test_z_of_any_shape_and_a_view_that_no_loss_uses() -> None:
     balancer = Balancer(tasks=3)
     first, second, _unused = balancer.split(z)
     sums = [(first * first).sum(), (second - 1).square().sum(), torch.zeros((), dtype=torch.float64)]
-    balancer.total(sums, [4, 4, 4]).backward()
+    balancer.total(sums=sums, counts=[4, 4, 4]).backward()
     assert balancer.last is not None
     assert balancer.last.active_T.tolist() == [True, True, False]
     assert z.grad is not None
@@ -94,9 +95,9 @@ def test_misuse_is_named() -> None:
         _ = balancer.alpha
     z = torch.randn(4, 3, requires_grad=True)
     first, second = balancer.split(z)
-    with pytest.raises(ValueError, match=r"one loss sum and one count a task, \(2,\)"):
-        balancer.total([first.sum()], [4])
-    with pytest.raises(RuntimeError, match="came before balancer"):
+    with pytest.raises(ValueError, match=r"one loss and one count a task, \(2,\)"):
+        balancer.total(sums=[first.sum()], counts=[4])
+    with pytest.raises(RuntimeError, match="call backward on that scalar"):
         (first.sum() + second.sum()).backward()
     with pytest.raises(ValueError, match="at least one task"):
         Balancer(tasks=0)

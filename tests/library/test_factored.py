@@ -20,6 +20,7 @@ from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.heads.vector import linear_head, mlp_head
 from paretrain import Balancer
 from paretrain.gram import gram, stacked_gram
+from tests.support.losses import by_name
 from tests.support.oracle import min_norm_by_enumeration
 from tests.support.problem import MISSING, two_pass_step
 
@@ -74,7 +75,7 @@ def test_a_stack_equals_separate_heads_and_the_two_passes(kind: str, num_tasks: 
     alphas = []
     for model in (separate, stacked):
         balancer = Balancer(num_tasks)
-        balancer.total(*task_losses(tasks, model(x_BCHW, balancer), targets)).backward()
+        balancer.total(**by_name(task_losses(tasks, model(x_BCHW, balancer), targets))).backward()
         alphas.append(balancer.alpha)
     torch.testing.assert_close(alphas[1], alphas[0], rtol=0, atol=1e-12)
     assert_same_gradients(stacked, separate)
@@ -94,7 +95,7 @@ def test_losses_whose_errors_do_not_sum_to_zero(num_outputs: int) -> None:
         balancer = Balancer(T)
         outputs = model(x_BCHW, balancer)
         outputs_BTC = outputs if isinstance(outputs, Tensor) else torch.stack(outputs, dim=1)
-        balancer.total((outputs_BTC - goal_BTC).square().sum((0, 2)), [B] * T).backward()
+        balancer.total(sums=(outputs_BTC - goal_BTC).square().sum((0, 2)), counts=[B] * T).backward()
         alphas.append(balancer.alpha)
     torch.testing.assert_close(alphas[1], alphas[0], rtol=0, atol=1e-12)
     assert_same_gradients(stacked, separate)
@@ -137,7 +138,7 @@ def test_dependent_float32_gradients_keep_a_certified_answer() -> None:
     logits_BTC = balancer.linear(z_BD, weight_TCD)
     tasks = [Classification(f"{task}", 2) for task in range(40)]
     targets = {task.name: torch.tensor([index % 2]) for index, task in enumerate(tasks)}
-    balancer.total(*task_losses(tasks, logits_BTC, targets)).backward()
+    balancer.total(**by_name(task_losses(tasks, logits_BTC, targets))).backward()
     assert balancer.last is not None
     assert balancer.last.certified
     assert np.linalg.eigvalsh(balancer.last.gram_TT)[0] >= -1e-12 * np.trace(balancer.last.gram_TT)
@@ -178,7 +179,7 @@ def test_no_tensor_of_the_size_of_all_gradients_is_ever_made(kind: str, stack_ex
     z_BD = torch.randn(num_samples, width, requires_grad=True)
     balancer = Balancer(num_tasks)
     with LargestTensor() as largest:
-        balancer.total(*task_losses(tasks, model(z_BD, balancer), targets)).backward()
+        balancer.total(**by_name(task_losses(tasks, model(z_BD, balancer), targets))).backward()
     assert (largest.entries >= num_tasks * num_samples * width) == stack_exists
     if not stack_exists:
         parts = [num_samples * num_tasks * 2, num_tasks * 2 * width, num_samples * width, num_tasks**2]
@@ -208,7 +209,7 @@ def test_autocast_finds_alpha_within_its_precision() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             outputs = model(x_BCHW.float(), balancer)
         assert outputs.dtype == (torch.bfloat16 if enabled else torch.float32)
-        balancer.total(*task_losses(tasks, outputs, targets)).backward()
+        balancer.total(**by_name(task_losses(tasks, outputs, targets))).backward()
         alphas.append(balancer.alpha)
     torch.testing.assert_close(alphas[1], alphas[0], rtol=0, atol=0.03)
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
@@ -221,7 +222,7 @@ def test_alpha_is_found_with_a_frozen_encoder_and_without_a_bias() -> None:
     balancer = Balancer(3)
     outputs_BTC = balancer.linear(z_BD, weight_TCD)
     torch.testing.assert_close(outputs_BTC, torch.einsum("bd,tcd->btc", z_BD, weight_TCD))
-    balancer.total(outputs_BTC.square().sum((0, 2)), [6, 6, 6]).backward()
+    balancer.total(sums=outputs_BTC.square().sum((0, 2)), counts=[6, 6, 6]).backward()
     errors_BTC = 2 * outputs_BTC.detach() / 6
     gradients_TN = torch.einsum("btc,tcd->tbd", errors_BTC, weight_TCD.detach()).flatten(1).numpy()
     expected_T, _ = min_norm_by_enumeration(gradients_TN @ gradients_TN.T)

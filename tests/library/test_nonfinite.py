@@ -21,7 +21,7 @@ def backward(balancer: Balancer, faults: dict[int, float], gradient_scale: float
     outputs = model(x_BCHW, balancer)
     losses = [task.loss(outputs[t], labels_TB[t]) for t, task in enumerate(PROBLEM.tasks)]
     sums = [sum_ * faults.get(t, 1.0) for t, (sum_, _) in enumerate(losses)]
-    total = balancer.total(sums, [count for _, count in losses], gradient_scale=gradient_scale)
+    total = balancer.total(sums=sums, counts=[count for _, count in losses])
     (gradient_scale * total).backward()
     return model
 
@@ -115,21 +115,23 @@ class Overflowing(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip_step", "drop_task"])
-def test_a_gradient_that_is_not_finite_is_an_overflow_only_above_scale_one(policy: Any) -> None:
-    for scale in (65536.0, 1.0):
-        z_BD = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+def test_a_gradient_that_is_not_finite_is_an_overflow_only_of_scaled_losses_in_float16(policy: Any) -> None:
+    for scale, dtype in ((65536.0, torch.float16), (1.0, torch.float16), (65536.0, torch.float64)):
+        z_BD = torch.ones(4, 2, dtype=dtype, requires_grad=True)
+        overflows = scale > 1 and dtype == torch.float16
         balancer = Balancer(2, on_nonfinite=policy)
         first, second = balancer.split(z_BD)
-        total = balancer.total([Overflowing.apply(first).sum(), second.sum()], [4, 4], gradient_scale=scale)
-        if scale == 1 and policy == "stop":
+        sums = [Overflowing.apply(first).float().sum(), second.float().sum()]
+        total = balancer.total(sums=sums, counts=[4, 4])
+        if policy == "stop" and not overflows:
             with pytest.raises(NonFiniteError, match="gradient of task '0' on rank 0"):
-                total.backward()
+                (scale * total).backward()
             continue
         (scale * total).backward()
         assert balancer.last is not None
-        assert balancer.last.overflow == (scale > 1)
+        assert balancer.last.overflow == overflows
         assert z_BD.grad is not None
-        if scale > 1:
+        if overflows:
             assert z_BD.grad.isnan().all(), "the scaler would not notice"
         else:
             assert z_BD.grad.isfinite().all()
@@ -145,7 +147,7 @@ def test_misuse_is_named() -> None:
     with pytest.raises(ValueError, match="on_nonfinite must be one of stop, skip_step, drop_task, found 'ignore'"):
         Balancer(2, on_nonfinite="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="gradient_scale must be positive and finite, found 0"):
-        Balancer(1).total(torch.ones(1), [1], gradient_scale=0)
+        Balancer(1).window().look(sums=torch.ones(1), counts=[1], gradient_scale=0)
     heads = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
     with pytest.raises(ValueError, match="one head for each of 2 tasks, found 3"):
         zero_gradients(heads, [0], 2)

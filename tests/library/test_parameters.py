@@ -20,7 +20,7 @@ def test_the_counter_example_to_theorem_1b() -> None:
     task_gradients_at_z = torch.tensor([[1.0, 0.0], [-0.5, 1.0]], dtype=torch.float64)
     balancer = Balancer(tasks=2)
     losses_T = torch.stack([view @ g for view, g in zip(balancer.split(z), task_gradients_at_z, strict=True)])
-    balancer.total(losses_T, [1, 1]).backward()
+    balancer.total(sums=losses_T, counts=[1, 1]).backward()
     np.testing.assert_allclose(balancer.alpha, [7 / 13, 6 / 13], rtol=1e-12)
     assert balancer.last is not None
     np.testing.assert_allclose(balancer.last.gram_TT @ balancer.last.alpha_T, [4 / 13, 4 / 13], rtol=1e-12)

@@ -17,6 +17,7 @@ from models.encoders.lenet import LeNet
 from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.heads.vector import mlp_head
 from paretrain import Balancer
+from tests.support.losses import by_name
 from tests.support.oracle import min_norm_by_enumeration
 
 B, D, T = 16, 12, 4
@@ -39,7 +40,7 @@ def batch(step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, dict[s
 
 def backward(model: Callable[..., Any], balancer: Balancer, step: int, dtype: torch.dtype = torch.float32) -> None:
     x_BCHW, targets = batch(step, dtype)
-    balancer.total(*task_losses(TASKS, model(x_BCHW, balancer), targets)).backward()
+    balancer.total(**by_name(task_losses(TASKS, model(x_BCHW, balancer), targets))).backward()
 
 
 def two_steps(model: MultiTaskModel, called: Callable[..., Any], dtype: torch.dtype) -> list[Tensor]:
@@ -107,8 +108,8 @@ def test_reentrant_checkpointing_around_the_split_is_refused(kind: str) -> None:
         return tuple(outputs) if isinstance(outputs, list) else outputs
 
     outputs = checkpoint(forward, x_BCHW.requires_grad_(), use_reentrant=True)
-    with pytest.raises(RuntimeError, match="came before balancer"):
-        balancer.total(*task_losses(TASKS, outputs, targets)).backward()
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        balancer.total(**by_name(task_losses(TASKS, outputs, targets))).backward()
 
 
 def narrow(kind: str, how: str) -> tuple[Balancer, MultiTaskModel]:
@@ -158,7 +159,7 @@ def test_squares_that_the_gradients_own_type_cannot_hold(dtype: torch.dtype, siz
     goals = [(size * torch.randn(5, 6)).to(dtype) for _ in range(3)]
     balancer = Balancer(3)
     sums = [(view.float() * goal.float()).sum() for view, goal in zip(balancer.split(z_BD), goals, strict=True)]
-    balancer.total(sums, [1, 1, 1]).backward()
+    balancer.total(sums=sums, counts=[1, 1, 1]).backward()
     gradients_TN = np.stack([goal.double().flatten().numpy() for goal in goals])
     assert not torch.isfinite((goals[0] * goals[0]).sum())
     assert balancer.last is not None

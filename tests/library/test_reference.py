@@ -28,7 +28,7 @@ def test_a_step_of_the_balancer_is_a_step_of_the_paper(num_tasks: int) -> None:
     balancer = Balancer(num_tasks)
     views = balancer.split(ours[0](x))
     sums = [(head(view) - y).square().sum() for head, view, y in zip(ours[1], views, ys, strict=True)]
-    balancer.total(sums, torch.full((num_tasks,), 16.0)).backward()
+    balancer.total(sums=sums, counts=torch.full((num_tasks,), 16.0)).backward()
     for module in ours:
         for parameter in module.parameters():
             assert parameter.grad is not None

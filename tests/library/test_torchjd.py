@@ -149,7 +149,7 @@ def test_inside_a_backward() -> None:
     balancer = Balancer(3, TorchJDWeighting(aggregation.UPGradWeighting(), 3))
     views = balancer.split(z_BD)
     sums = [((view - target) ** 2).sum() for view, target in zip(views, targets_TBD, strict=True)]
-    balancer.total(sums, [6] * 3).backward()
+    balancer.total(sums=sums, counts=[6] * 3).backward()
     jacobian_TN = (2 * (z_BD.detach() - targets_TBD) / 6).flatten(1)
     # The regularisation is relative to the trace, so the aggregate scales with the Jacobian.
     np.testing.assert_allclose(z_BD.grad.flatten(), aggregation.UPGrad()(jacobian_TN), rtol=1e-9)

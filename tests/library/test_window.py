@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models import MultiTaskModel, task_losses
 from models.heads.task_heads import StackedHeads
 from paretrain import Balancer, NonFiniteError
+from tests.support.losses import by_name
 from tests.support.problem import Problem, two_pass_step
 
 PROBLEM = Problem(num_tasks=3, missing=0.3, blind=(1,))
@@ -30,11 +31,11 @@ def windowed(model: MultiTaskModel, balancer: Balancer, batches: list[Batch], sc
     window = balancer.window()
     with torch.random.fork_rng():
         for x_BCHW, targets in batches:
-            window.look(*task_losses(PROBLEM.tasks, model(x_BCHW, window), targets), scale)
+            window.look(**by_name(task_losses(PROBLEM.tasks, model(x_BCHW, window), targets)), gradient_scale=scale)
     assert all(parameter.grad is None for parameter in model.parameters()), "a look leaves no gradient"
     window.weigh()
     for x_BCHW, targets in batches:
-        (scale * window.total(*task_losses(PROBLEM.tasks, model(x_BCHW, window), targets))).backward()
+        (scale * window.total(**by_name(task_losses(PROBLEM.tasks, model(x_BCHW, window), targets)))).backward()
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**16])
@@ -45,7 +46,7 @@ def test_a_window_equals_one_batch(stacked: bool, scale: float) -> None:
     whole = Balancer(PROBLEM.num_tasks)
     x_BCHW, labels_TB = PROBLEM.data(0)
     targets = dict(zip((task.name for task in PROBLEM.tasks), labels_TB, strict=True))
-    whole.total(*task_losses(PROBLEM.tasks, PROBLEM.model()(x_BCHW, whole), targets)).backward()
+    whole.total(**by_name(task_losses(PROBLEM.tasks, PROBLEM.model()(x_BCHW, whole), targets))).backward()
 
     model, balancer = PROBLEM.model(), Balancer(PROBLEM.num_tasks)
     if stacked:
@@ -85,7 +86,7 @@ def test_both_passes_draw_the_same_dropout() -> None:
     z_BD = torch.cat([Dropping(expected.encoder)(x_BCHW) for x_BCHW, _ in batches])
     whole = Balancer(PROBLEM.num_tasks)
     targets = {name: torch.cat([part[name] for _, part in batches]) for name in batches[0][1]}
-    whole.total(*task_losses(PROBLEM.tasks, expected.heads(z_BD, whole), targets)).backward()
+    whole.total(**by_name(task_losses(PROBLEM.tasks, expected.heads(z_BD, whole), targets))).backward()
     torch.testing.assert_close(balancer.alpha, whole.alpha, rtol=0, atol=1e-12)
     for parameter, reference in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, reference.grad, rtol=1e-10, atol=1e-14)
@@ -114,8 +115,8 @@ def test_calls_out_of_order_are_refused() -> None:
     window, (x_BCHW, targets) = balancer.window(), micro_batches()[0]
     losses = task_losses(PROBLEM.tasks, model(x_BCHW), targets)
     with pytest.raises(RuntimeError, match="look"):
-        window.look(*losses)
+        window.look(**by_name(losses))
     with pytest.raises(RuntimeError, match=r"look\(\) before weigh\(\)"):
         window.weigh()
     with pytest.raises(RuntimeError, match=r"weigh\(\) before total\(\)"):
-        window.total(*losses)
+        window.total(**by_name(losses))

@@ -9,6 +9,7 @@ from models import Classification, MultiTaskModel, Regression, Tower, build_mode
 from models.heads.shared import SharedHeads
 from paretrain import Balancer
 from paretrain.theory.asymptotics import coupling
+from tests.support.losses import by_name
 from tests.support.ranks import run_ranks
 
 COMMON, OWN = 0.3, 0.7
@@ -58,7 +59,7 @@ def test_only_the_heads_gradients_change():
     alphas = []
     for model in (shared, linear):
         balancer = Balancer(T)
-        balancer.total(*training_losses(TASKS, model(x_BF, balancer), targets)).backward()
+        balancer.total(**by_name(training_losses(TASKS, model(x_BF, balancer), targets))).backward()
         alphas.append(balancer.alpha)
 
     torch.testing.assert_close(alphas[0], alphas[1], rtol=1e-12, atol=1e-14)
@@ -81,7 +82,7 @@ def under_ddp(rank: int) -> list[torch.Tensor]:
     x_BF, targets = data()
     mine, balancer = slice(sum(CUT[:rank]), sum(CUT[: rank + 1])), Balancer(T)
     part = {name: target[mine] for name, target in targets.items()}
-    balancer.total(*training_losses(TASKS, model(x_BF[mine], balancer=balancer), part)).backward()
+    balancer.total(**by_name(training_losses(TASKS, model(x_BF[mine], balancer=balancer), part))).backward()
     return [parameter.grad for parameter in model.parameters()]
 
 
@@ -90,7 +91,7 @@ def test_ragged_ranks_equal_one_process():
     model = model_with("shared", OPTIONS)
     x_BF, targets = data()
     balancer = Balancer(T)
-    balancer.total(*training_losses(TASKS, model(x_BF, balancer), targets)).backward()
+    balancer.total(**by_name(training_losses(TASKS, model(x_BF, balancer), targets))).backward()
 
     for of_rank in run_ranks(2, under_ddp):
         for found, parameter in zip(of_rank, model.parameters(), strict=True):

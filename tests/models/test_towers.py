@@ -13,6 +13,7 @@ from models import Classification, MultiTaskModel, Tower, build_encoder, build_m
 from models.heads.towers import TowerOutputs
 from models.tasks import MISSING
 from paretrain import Balancer
+from tests.support.losses import by_name
 from tests.support.oracle import min_norm_by_enumeration
 
 B, D = 10, 12
@@ -98,7 +99,7 @@ def test_one_backward_equals_plain_modules_with_their_losses_added(name: str) ->
     expected_T, encoder, own = by_definition(model, tasks, tower.weight)
     x_BCHW, targets = data(tasks)
     balancer = Balancer(len(tasks))
-    balancer.total(*training_losses(tasks, model(x_BCHW, balancer), targets)).backward()
+    balancer.total(**by_name(training_losses(tasks, model(x_BCHW, balancer), targets))).backward()
     close = {"rtol": 1e-11, "atol": 1e-14}
     torch.testing.assert_close(balancer.alpha, expected_T, rtol=0, atol=1e-11)
     assert expected_T.min() > 0.01, "a corner would prove little"
@@ -180,7 +181,7 @@ def test_a_tower_that_overflows_breaks_its_own_task_alone(name: str) -> None:
     weight.data[... if separate else 1] = torch.inf
     x_BCHW, targets = data(tasks)
     balancer = Balancer(len(tasks), on_nonfinite="drop_task")
-    balancer.total(*training_losses(tasks, model(x_BCHW, balancer), targets)).backward()
+    balancer.total(**by_name(training_losses(tasks, model(x_BCHW, balancer), targets))).backward()
     balancer.zero_broken(model.heads)
     assert balancer.alpha[1] == 0
     assert balancer.alpha.sum() == pytest.approx(1)

@@ -39,7 +39,8 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
     network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z.detach()))
 
     def forward() -> Tensor:
-        return balancer.total(*training_losses(tasks, network(inputs, balancer), targets))
+        sums_T, counts_T = training_losses(tasks, network(inputs, balancer), targets)
+        return balancer.total(sums=sums_T, counts=counts_T)
 
     activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), inputs, *targets.values()])
     parameters = _bytes(network.parameters())

@@ -76,8 +76,8 @@ def _backward(learner: Learner, batch: Batch, fraction: float = 1.0) -> None:
     """Add the gradients of a batch, times `fraction`."""
     engine, balancer = learner.engine, learner.balancer
     outputs = engine.model(batch.inputs, balancer=balancer)
-    losses = training_losses(learner.tasks, outputs, batch.targets)
-    engine.backward(fraction * balancer.total(*losses, gradient_scale=fraction * engine.loss_scale.value))
+    sums_T, counts_T = training_losses(learner.tasks, outputs, batch.targets)
+    engine.backward(fraction * balancer.total(sums=sums_T, counts=counts_T))
 
 
 def _backward_of_micro_batches(learner: Learner, micro_batches: Sequence[Batch]) -> Balance:
@@ -96,13 +96,15 @@ def _backward_of_window(learner: Learner, micro_batches: Sequence[Batch]) -> Non
     with _leaving_no_trace(learner):
         for batch in micro_batches:
             outputs = engine.predictor(batch.inputs, balancer=window)
-            window.look(*training_losses(learner.tasks, outputs, batch.targets), engine.loss_scale.value)
+            sums_T, counts_T = training_losses(learner.tasks, outputs, batch.targets)
+            window.look(sums=sums_T, counts=counts_T, gradient_scale=engine.loss_scale.value)
     engine.discard()  # ZeRO-3 takes any backward for the first of a step.
     window.weigh()
     for number, batch in enumerate(micro_batches, start=1):
         with engine.micro_step(is_last=number == len(micro_batches)):
             outputs = engine.model(batch.inputs, balancer=window)
-            engine.backward(window.total(*training_losses(learner.tasks, outputs, batch.targets)))
+            sums_T, counts_T = training_losses(learner.tasks, outputs, batch.targets)
+            engine.backward(window.total(sums=sums_T, counts=counts_T))
 
 
 def _backward_of_each_task(learner: Learner, batch: Batch) -> None:

@@ -1,0 +1,382 @@
+"""Other people's loops on two ranks: each way to call the balancer gives the step of one process, or a sentence.
+
+The ranks are ragged, labels are missing, and task 1 has none on rank 0.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.heads.task_heads import StackedHeads
+from paretrain import Balancer, NonFiniteError, Random
+from tests.support.problem import MISSING, Problem, two_pass_step
+from tests.support.ranks import run_ranks
+
+PROBLEM = Problem(num_tasks=3, missing=0.3, blind=(1,))
+LABELLED = Problem(num_tasks=3)
+NAMES = ["left", "middle", "right"]
+CUT = 7
+"""Rank 0 has the first 7 of the 24 samples."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Found(NamedTuple):
+    """A step: α, the squared norm, and the gradients of encoder and heads, None where a parameter has none."""
+
+    alpha_T: Tensor
+    min_norm: float
+    encoder: list[Tensor | None]
+    heads: list[Tensor | None]
+
+
+def batch(rank: int, problem: Problem) -> Batch:
+    x_BCHW, labels_TB = problem.data(0)
+    mine = slice(0, CUT) if rank == 0 else slice(CUT, None)
+    return x_BCHW[mine], labels_TB[:, mine]
+
+
+def summed(outputs: Any, labels_TB: Tensor) -> dict[str, Any]:
+    pairs = [
+        (F.cross_entropy(output, labels_B, ignore_index=MISSING, reduction="sum"), int((labels_B != MISSING).sum()))
+        for output, labels_B in zip(outputs, labels_TB, strict=True)
+    ]
+    return {"sums": [loss for loss, _ in pairs], "counts": [count for _, count in pairs]}
+
+
+def averaged(outputs: Any, labels_TB: Tensor) -> dict[str, Any]:
+    """Means as a masked mean is mostly written: 0 / 0 is NaN, and so is its gradient."""
+    means, counts = [], []
+    for output, labels_B in zip(outputs, labels_TB, strict=True):
+        labelled_B = (labels_B != MISSING).double()
+        losses_B = F.cross_entropy(output, labels_B.clamp(min=0), reduction="none")
+        means.append((losses_B * labelled_B).sum() / labelled_B.sum())
+        counts.append(int(labelled_B.sum()))
+    return {"means": means, "counts": counts}
+
+
+class InChunks(nn.Module):
+    """Runs encoder and heads over parts of the batch, one after another."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_BCHW: Tensor, balancer: Any) -> list[Tensor]:
+        outputs = [self.network(part_BCHW, balancer) for part_BCHW in x_BCHW.split([2, 4, len(x_BCHW) - 6])]
+        return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+
+
+class Pyramid(nn.Module):
+    """Gives the heads z in two parts."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_BCHW: Tensor, balancer: Balancer) -> list[Tensor]:
+        z_BD = self.network.encoder(x_BCHW)
+        views = balancer.split((z_BD[:, :5], z_BD[:, 5:]))
+        return [head(torch.cat(parts, dim=1)) for head, parts in zip(self.network.heads, views, strict=True)]
+
+
+def wrapped(network: nn.Module) -> nn.Module:
+    """Keep what is returned until the backward has ended: the wrapper's hooks live as long as it does."""
+    return DistributedDataParallel(network, bucket_cap_mb=0.001)  # The exchange comes between its collectives.
+
+
+def with_sums(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    balancer.total(**summed(model(x, balancer), y)).backward()
+
+
+def with_means(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    balancer.total(**averaged(model(x, balancer), y)).backward()
+
+
+def with_means_alone(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    balancer.total(means=averaged(model(x, balancer), y)["means"]).backward()
+
+
+def with_small_weights(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    losses = summed(model(x, balancer), y)
+    sums, weights = ([value / 1024 for value in losses[name]] for name in ("sums", "counts"))
+    balancer.total(sums=sums, counts=weights).backward()
+
+
+def with_names(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    losses = summed(model(x, balancer), y)
+    in_other_order = {
+        key: dict(reversed(list(zip(balancer.names, values, strict=True)))) for key, values in losses.items()
+    }
+    balancer.total(**in_other_order).backward()
+
+
+def with_a_factor(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    (0.25 * balancer.total(**summed(model(x, balancer), y))).backward()
+    for parameter in network.parameters():
+        parameter.grad *= 4
+
+
+def in_chunks(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(InChunks(network))
+    balancer.total(**summed(model(x, balancer), y)).backward()
+
+
+def in_chunks_of_stacked_heads(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    heads, network.heads = network.heads, StackedHeads(list(network.heads))
+    model = wrapped(InChunksOfOne(network))
+    outputs_BTC = torch.cat(model(x, balancer))
+    balancer.total(**summed(outputs_BTC.unbind(dim=1), y)).backward()
+    network.heads = heads
+
+
+class InChunksOfOne(InChunks):
+    def forward(self, x_BCHW: Tensor, balancer: Any) -> list[Tensor]:
+        return [self.network(part_BCHW, balancer) for part_BCHW in x_BCHW.split([2, 4, len(x_BCHW) - 6])]
+
+
+def in_two_forwards(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    outputs = [model(part, balancer) for part in x.split([3, len(x) - 3])]
+    balancer.total(**summed([torch.cat(parts) for parts in zip(*outputs, strict=True)], y)).backward()
+
+
+def of_a_pyramid(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(Pyramid(network))
+    balancer.total(**summed(model(x, balancer), y)).backward()
+
+
+def with_evaluations(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    """Before the forward and between it and the backward, with gradients and without, of a teacher too."""
+    model, teacher = wrapped(network), PROBLEM.model().requires_grad_(False)
+    before = network(x, balancer)
+    outputs = model(x, balancer)
+    teacher(x, balancer)
+    between = network(2 * x, balancer)
+    with torch.no_grad():
+        balancer.total(**summed(network(x, balancer), y))
+    balancer.total(**summed(outputs, y)).backward()
+    del before, between
+
+
+def frozen(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    network.encoder.requires_grad_(False)
+    model = wrapped(network)
+    balancer.total(**summed(model(x, balancer), y)).backward()
+
+
+LOOPS: dict[str, tuple[Problem, Callable[..., None]]] = {
+    "sums": (PROBLEM, with_sums),
+    "means, NaN where a rank has no label": (PROBLEM, with_means),
+    "means alone": (LABELLED, with_means_alone),
+    "weights that sum to less than 1": (PROBLEM, with_small_weights),
+    "losses by name": (PROBLEM, with_names),
+    "a factor that nobody tells": (PROBLEM, with_a_factor),
+    "chunks": (PROBLEM, in_chunks),
+    "chunks of stacked heads": (PROBLEM, in_chunks_of_stacked_heads),
+    "two forwards": (PROBLEM, in_two_forwards),
+    "a z of several tensors": (PROBLEM, of_a_pyramid),
+    "evaluations before and between": (PROBLEM, with_evaluations),
+    "a frozen encoder": (PROBLEM, frozen),
+}
+
+
+def gradients(module: nn.Module) -> list[Tensor | None]:
+    return [parameter.grad for parameter in module.parameters()]
+
+
+def step_of_each(rank: int) -> dict[str, Found]:
+    found = {}
+    for name, (problem, loop) in LOOPS.items():
+        network, balancer = problem.model(), Balancer(NAMES)
+        loop(network, balancer, *batch(rank, problem))
+        assert balancer.last is not None
+        found[name] = Found(
+            balancer.alpha, balancer.last.min_norm, gradients(network.encoder), gradients(network.heads)
+        )
+    return found
+
+
+@cache
+def by_definition(problem: Problem) -> Found:
+    model, balancer = problem.model(), Balancer(NAMES)
+    alpha_T = two_pass_step(model, *problem.data(0))
+    balancer.total(**summed(problem.model()(problem.data(0)[0], balancer), problem.data(0)[1])).backward()
+    assert balancer.last is not None
+    return Found(alpha_T, balancer.last.min_norm, gradients(model.encoder), gradients(model.heads))
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[dict[str, Found]]:
+    return run_ranks(2, step_of_each)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_step_is_that_of_one_process(name: str, steps: list[dict[str, Found]]) -> None:
+    expected = by_definition(LOOPS[name][0])
+    for found in (of_rank[name] for of_rank in steps):
+        torch.testing.assert_close(found.alpha_T, expected.alpha_T, rtol=0, atol=1e-12)
+        assert found.min_norm == pytest.approx(expected.min_norm, rel=1e-10)
+        if name == "a frozen encoder":
+            assert not any(gradient is not None for gradient in found.encoder)
+        else:
+            assert_same(found.encoder, expected.encoder)
+        if "stacked" not in name:
+            assert_same(found.heads, expected.heads)
+
+
+def assert_same(found: list[Tensor | None], expected: list[Tensor | None]) -> None:
+    for ours, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-14)
+
+
+def a_mean_as_a_sum(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    means = [
+        F.cross_entropy(output, labels_B, ignore_index=MISSING) for output, labels_B in zip(outputs, y, strict=True)
+    ]
+    balancer.total(sums=means, counts=[1, 1, 1])
+
+
+def a_loss_without_a_count(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    losses = summed(outputs, y)
+    balancer.total(sums=losses["sums"], counts=[*losses["counts"][:2], losses["counts"][2] * (1 - rank)])
+
+
+def a_negative_count(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    losses = summed(outputs, y)
+    balancer.total(sums=losses["sums"], counts=[losses["counts"][0] - 100 * rank, *losses["counts"][1:]])
+
+
+def by_position(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    balancer.total(*summed(outputs, y).values())
+
+
+def another_loss(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    losses = summed(outputs, y)
+    balancer.total(**losses)
+    sum(losses["sums"]).backward()
+
+
+def another_name(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    losses = summed(outputs, y)
+    balancer.total(sums=dict(zip(["left", "middle", "rihgt"], losses["sums"], strict=True)), counts=losses["counts"])
+
+
+def stale_alpha(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    balancer.total(**summed(outputs, y)).backward()
+    balancer.total(sums=torch.zeros(3, requires_grad=True), counts=[0, 0, 0])
+    _ = balancer.alpha
+
+
+def without_a_view(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    own = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    balancer.total(sums=own * 2, counts=[1, 1, 1]).backward()
+
+
+def one_split_out_of_another(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    z = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+    views = balancer.split(z)
+    deeper = balancer.split(views[0] * 2)
+    balancer.total(sums=[view.sum() for view in deeper], counts=[4, 4, 4]).backward()
+
+
+def nan_behind_a_frozen_encoder(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    network = PROBLEM.model()
+    network.encoder.requires_grad_(False)
+    losses = summed(network(PROBLEM.data(0)[0][:5], balancer), PROBLEM.data(0)[1][:, :5])
+    losses["sums"][0] = losses["sums"][0] * (torch.nan if rank else 1)
+    balancer.total(**losses).backward()
+
+
+def inside_join(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    model = DistributedDataParallel(PROBLEM.model())
+    with model.join():
+        model(PROBLEM.data(0)[0][:4], balancer)
+
+
+MISTAKES: dict[Callable[..., None], tuple[type[Exception], str]] = {
+    a_mean_as_a_sum: (ValueError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
+    a_loss_without_a_count: (ValueError, "task 'right': a loss, but a count of 0"),
+    a_negative_count: (ValueError, "task 'left': a count that is negative"),
+    by_position: (TypeError, r"by keyword: total\(sums=..., counts=...\)"),
+    another_loss: (RuntimeError, "call backward on that scalar"),
+    another_name: (ValueError, "tasks left, middle, right; found those of left, middle, rihgt"),
+    stale_alpha: (RuntimeError, "no α yet"),
+    without_a_view: (RuntimeError, "must read the view"),
+    one_split_out_of_another: (RuntimeError, r"balancer.split\(\(z1, z2\)\)"),
+    nan_behind_a_frozen_encoder: (NonFiniteError, "loss and gradient of task 'left' on rank 1"),
+    inside_join: (RuntimeError, "same number of steps"),
+}
+
+
+@contextmanager
+def caught(found: dict[str, str], name: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        found[name] = f"{type(error).__name__}: {error}"
+
+
+def mistakes(rank: int) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for mistake in MISTAKES:
+        balancer = Balancer(NAMES)
+        x, y = batch(rank, PROBLEM)
+        with caught(found, mistake.__name__):
+            mistake(rank, balancer, PROBLEM.model()(x, balancer), y)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[dict[str, str]]:
+    return run_ranks(2, mistakes)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_mistake_is_the_same_sentence_on_both_ranks(
+    mistake: Callable[..., None], sentences: list[dict[str, str]]
+) -> None:
+    kind, phrase = MISTAKES[mistake]
+    first, second = (of_rank[mistake.__name__] for of_rank in sentences)
+    assert first == second
+    with pytest.raises(kind, match=phrase):
+        raise kind(first)
+    assert first.startswith(kind.__name__)
+
+
+@pytest.mark.parametrize("z", [torch.zeros(2, 3, dtype=torch.cfloat), torch.zeros(2, 3, dtype=torch.long), ()])
+def test_a_z_without_a_gradient_is_refused(z: Any) -> None:
+    with pytest.raises(TypeError, match=r"view_as_real|no gradient|empty"):
+        Balancer(2).split(z)
+
+
+def test_two_steps_in_flight_and_a_second_backward_advance_a_rule_once_each() -> None:
+    x, y = LABELLED.data(0)
+    network, balancer = LABELLED.model(), Balancer(3, Random(3))
+    first = balancer.total(**summed(network(x, balancer), y))
+    second = balancer.total(**summed(network(2 * x, balancer), y))
+    first.backward(retain_graph=True)
+    alpha_T = balancer.alpha
+    before = [parameter.grad.clone() for parameter in network.parameters()]
+    first.backward()
+    for parameter, gradient in zip(network.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, 2 * gradient)
+    assert torch.equal(balancer.alpha, alpha_T)
+    second.backward()
+    assert not torch.equal(balancer.alpha, alpha_T)
+    assert balancer.weighting.state_dict()["step"] == 2
