@@ -109,7 +109,8 @@ class Tension:
     """Task tensioning (CDTT; arXiv 2204.06698): the centre direction, pulled towards tasks that stopped improving.
 
     The centre is the min-norm point of the UNIT gradients, expressed in weights of the original gradients and scaled to
-    sum 1. Each task then pulls by its tension τ_t along the unit vector from the centre to g_t, where
+    sum 1; where that leaves the weights open, as parallel gradients do, it takes the most even ones. Each task then
+    pulls by its tension τ_t along the unit vector from the centre to g_t, where
     τ_t = A σ(e (rate_t - 1)) + 1 - A and rate_t = (sum of its last 10 gradient norms) / (sum of the 10 up to the step
     before) + log10 L_t. Finally, in task order, each gradient that the result opposes is projected out; the authors'
     code also rescales there. A task with fewer than 11 steps of history, or at the centre itself, does not pull.
@@ -135,18 +136,22 @@ class Tension:
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Find the centre, pull it and project."""
-        from paretrain import minnorm  # as in MinNormWeighting
-
         norms_A = np.sqrt(gram_AA.diagonal())
+        moving = np.flatnonzero(norms_A)
+        if len(moving) < len(tasks_A):  # A task without a gradient takes no part.
+            alpha_A, certified = np.zeros(len(tasks_A)), True
+            if moving.size:
+                weights = self(gram_AA[np.ix_(moving, moving)], losses_A[moving], tasks_A[moving])
+                alpha_A[moving], certified = weights.alpha_A, weights.certified
+            return Weights(alpha_A, certified)
         for task, norm in zip(tasks_A, norms_A.tolist(), strict=True):
             self._norms_TH[task] = [*self._norms_TH[task], norm][-self.WINDOW - 1 :]
-        centre = minnorm.solve(gram_AA / np.outer(norms_A, norms_A))
-        alpha_A = share(centre.alpha_T / norms_A)
+        alpha_A, certified = _centre(gram_AA, norms_A)
         gram_AA = in_units_of_the_mean(gram_AA)
         alpha_A = self._pulled(alpha_A, gram_AA, self._tensions(losses_A, tasks_A))
         for task, row_A in enumerate(gram_AA):
             alpha_A[task] -= min(row_A @ alpha_A, 0) / row_A[task]
-        return Weights(alpha_A, centre.certified)
+        return Weights(alpha_A, certified)
 
     def _tensions(self, losses_A: np.ndarray, tasks_A: np.ndarray) -> np.ndarray:
         refuse_negative(losses_A, tasks_A, "tension")
@@ -180,3 +185,13 @@ class Tension:
         """Continue with the saved history."""
         refuse_other_tasks(state["norms"], len(self._norms_TH))
         self._norms_TH = [list(norms_H) for norms_H in state["norms"]]
+
+
+def _centre(gram_AA: np.ndarray, norms_A: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the centre's weights of the gradients, scaled to sum 1, and whether it is certified."""
+    from paretrain import minnorm  # as in MinNormWeighting
+    from paretrain.minnorm.symmetric import most_even
+
+    units_AA = gram_AA / np.outer(norms_A, norms_A)
+    centre = minnorm.solve(units_AA)
+    return share(most_even(units_AA, centre.alpha_T) / norms_A), centre.certified

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paretrain.rules.rule import Weights, per_task, share, softmax, unfinished
+from paretrain.rules.rule import Weights, per_task, refuse_negative, share, softmax, unfinished
 
 
 class Uncertainty:
@@ -46,6 +46,7 @@ class Uncertainty:
             inverse_A = np.zeros(len(losses_A))
             np.divide(1, losses_A, out=inverse_A, where=unfinished(losses_A, tasks_A, "uncertainty"))
             return Weights(share(inverse_A))
+        refuse_negative(losses_A, tasks_A, "uncertainty")
         log_variances_A = self._log_variances_T[tasks_A]
         self._log_variances_T[tasks_A] -= self._learning_rate * (1 - np.exp(-log_variances_A) * losses_A) / 2
         return Weights(softmax(-log_variances_A))
@@ -89,6 +90,7 @@ class DynamicWeightAverage:
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Return weights from the last two windows, and add this step to the current one."""
+        refuse_negative(losses_A, tasks_A, "dwa")
         weights = Weights(softmax(self._rates_T[tasks_A] / self._temperature))
         self._sums_T[tasks_A] += losses_A
         self._counts_T[tasks_A] += 1

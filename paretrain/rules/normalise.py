@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from paretrain.rules.gradients import MinNormWeighting
 from paretrain.rules.rule import Weighting, Weights, unfinished
 
 Scale = Literal["l2", "loss", "loss+"]
@@ -26,9 +27,11 @@ class Normalised:
     The rule's α weighs the normalised gradients, so each g_t gets α_t / c_t, rescaled to keep the rule's Σ |α_t| (1 for
     weights >= 0 that sum to 1).
 
-    `loss` and `loss+` cannot divide by the loss of a finished task (0, or below 1e-12 of the largest loss) and give it
-    α = 0 in that step; if all tasks are finished, every α is 0. `l2` has no such case: the gradients of active tasks
-    are never 0.
+    A task whose c_t is 0 gets α = 0 in that step: one whose gradient is 0 and, with `loss` and `loss+`, a finished one,
+    whose loss is 0 or below 1e-12 of the largest loss. If that holds for all tasks, every α is 0.
+
+    Where the min-norm point of the normalised gradients leaves α open, as that of parallel gradients does, the most
+    even α is taken: c_t would otherwise make the length of the step depend on the order of the tasks.
 
     Args:
         rule: gets the Gram matrix of the normalised gradients, and the losses unchanged.
@@ -46,16 +49,21 @@ class Normalised:
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Normalise, apply the rule and undo the normalisation; `certified` is the rule's."""
-        alpha_A = np.zeros(len(tasks_A))
-        kept = np.arange(len(tasks_A))
+        from paretrain.minnorm.symmetric import most_even  # as in MinNormWeighting
+
+        alpha_A, kept_A = np.zeros(len(tasks_A)), gram_AA.diagonal() > 0
         if self._needs_losses:
-            kept = np.flatnonzero(unfinished(losses_A, tasks_A, self._name))
-            if not kept.size:
-                return Weights(alpha_A)
+            kept_A &= unfinished(losses_A, tasks_A, self._name)
+        if not kept_A.any():
+            return Weights(alpha_A)
+        kept = np.flatnonzero(kept_A)
         gram_KK, losses_K = gram_AA[np.ix_(kept, kept)], losses_A[kept]
         scales_K = self._scale(np.sqrt(gram_KK.diagonal()), losses_K)
-        weights = self._rule(gram_KK / np.outer(scales_K, scales_K), losses_K, tasks_A[kept])
-        alpha_A[kept] = weights.alpha_A if self._reference else _undo(weights.alpha_A, scales_K)
+        gram_KK = gram_KK / np.outer(scales_K, scales_K)
+        weights = self._rule(gram_KK, losses_K, tasks_A[kept])
+        is_min_norm = isinstance(self._rule, MinNormWeighting)
+        alpha_K = most_even(gram_KK, weights.alpha_A) if is_min_norm else weights.alpha_A
+        alpha_A[kept] = alpha_K if self._reference else _undo(alpha_K, scales_K)
         return Weights(alpha_A, weights.certified)
 
     def state_dict(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def in_units_of_the_mean(gram_AA: np.ndarray) -> np.ndarray:
     The gradient of a batch's mean loss with respect to the representation shrinks as the batch grows. Without this
     unit, a rule that compares gradient norms with a constant would behave differently at every batch size.
     """
-    scaled_AA: np.ndarray = gram_AA / gram_AA.diagonal().mean()
+    scaled_AA: np.ndarray = gram_AA / (gram_AA.diagonal().mean() or 1.0)
     return scaled_AA
 
 
