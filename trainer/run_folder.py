@@ -29,7 +29,7 @@ from trainer.runtime.checkpoints.folder import (
     set_aside,
     step_of,
 )
-from trainer.runtime.checkpoints.manifest import run_of
+from trainer.runtime.checkpoints.manifest import read_manifest, run_of
 from trainer.runtime.checkpoints.reading import Found
 from trainer.runtime.collectives import Runtime
 from trainer.user_code import loaded_files
@@ -42,6 +42,8 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
+BEST = "best"
+"""In place of a step: the checkpoint that train.select has chosen."""
 LOCK = ".lock"
 MAX_HOLDER_CHARACTERS = 200
 PACKAGES = ("paretrain", "torch", "accelerate", "deepspeed", "numpy", "scipy", "webdataset", "opencv-python-headless")
@@ -204,14 +206,22 @@ def read_config(run_dir: Path) -> Experiment:
     return parse_config(values, str(path))
 
 
-def checkpoint_of(run_dir: Path, step: int | None) -> Path:
-    """Return the path of the run's checkpoint of `step`; None: the last one.
+def checkpoint_of(run_dir: Path, step: int | str | None) -> Path:
+    """Return the path of the run's checkpoint of `step`; BEST: the one that train.select has chosen; None: the last.
 
     Raises:
         UserError: there is none; the message names those that exist.
     """
     checkpoints = run_dir / CHECKPOINTS
-    path = latest(checkpoints) if step is None else folder_of_step(checkpoints, step)
+    path = latest(checkpoints) if isinstance(step, str | None) else folder_of_step(checkpoints, step)
+    if step == BEST and path is not None and path.is_dir():
+        best = read_manifest(path).best
+        if best is None:
+            raise UserError(
+                f"{run_dir} has not chosen a best checkpoint: it is trained without train.select, or was not evaluated "
+                "yet. Leave --step out for the last one"
+            )
+        path = folder_of_step(checkpoints, best)
     if path is None or not path.is_dir():
         there = published(checkpoints)
         names = ", ".join(found.name for found in there) or "none"

@@ -16,12 +16,13 @@ from trainer.runtime.distributed import joined
 from trainer.runtime.launcher import end_with_launcher, tell_launcher
 from trainer.runtime.shared_folder import check_shared
 from trainer.runtime.stopping import StopRequests, refuse_stopped
+from trainer.training.final_test import needs_test, run_final_test
 from trainer.training.find_start import find_start
 from trainer.training.loop import fit
 from trainer.training.open_observers import open_observers
 from trainer.training.prepare_data import open_data
 from trainer.training.run import build_run, restore_run
-from trainer.training.summary import finish, say_complete
+from trainer.training.summary import HURRIED, finish, say_complete
 
 
 def train(experiment: Experiment) -> int:
@@ -35,7 +36,7 @@ def train(experiment: Experiment) -> int:
         FaultError: a fault of the machine; the same on every rank.
         RankError: a fault of the machine that only this rank knows of.
     """
-    run_dir, steps = experiment.run_dir, experiment.train.steps
+    run_dir = experiment.run_dir
     end_with_launcher()
     facts = facts_of(experiment)
     # The handlers of signals outlive the process group: when one process is lost, a launcher signals all others, which
@@ -51,7 +52,7 @@ def train(experiment: Experiment) -> int:
             run = build_run(experiment, data, runtime, checkpoint)
             if checkpoint:
                 restore_run(run, checkpoint)
-            if run.step >= steps:
+            if run.is_complete and not needs_test(run):
                 say_complete(run)
                 return 0
             runtime.barrier()  # All ranks are ready: from here on, a signal to one of them is a request to all.
@@ -61,12 +62,15 @@ def train(experiment: Experiment) -> int:
             open_observers(run, checkpoint, notes) as observers,
         ):
             request = fit(run, observers, stop_requests)
+            is_over = run.is_complete and (request not in HURRIED or not needs_test(run))
+            if is_over and needs_test(run):
+                run_final_test(run, observers)
             finish(run, observers, request)
         # A launcher kills all processes as soon as one exits with a code other than 0: no rank exits before the others
         # are done.
         runtime.set_phase("the end", patient=True)
         runtime.barrier()
-    return 0 if run.step >= steps else EXIT_UNFINISHED
+    return 0 if is_over else EXIT_UNFINISHED
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +23,14 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in launcher} | {"OMP_NUM_THREADS": "1"}
 
 
-def run_command(*arguments: object, limit_seconds: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command in the repository, with a hard time limit."""
+def run_command(
+    *arguments: object, limit_seconds: float = 120, env_too: Mapping[str, str] | None = None, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in the repository, with a hard time limit and some more environment variables."""
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         command_line(*arguments),
         cwd=ROOT,
-        env=environment(),
+        env=environment() | dict(env_too or {}),
         capture_output=True,
         text=True,
         timeout=limit_seconds,

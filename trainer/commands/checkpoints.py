@@ -9,6 +9,8 @@ from trainer.commands.arguments import whole
 
 Run = Callable[[argparse.Namespace], int | None]
 RESAMPLES = 1000
+BEST = "best"
+"""In place of a step, as in trainer/run_folder.py, which --help must not wait for."""
 
 
 def add_checkpoint_commands(commands: Any, on_processes: Callable[[Run], Run]) -> None:
@@ -51,7 +53,7 @@ def add_checkpoint_commands(commands: Any, on_processes: Callable[[Run], Run]) -
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a run, such as runs/digits")
-    parser.add_argument("--step", type=whole(0, 99_999_999), help="step of the checkpoint (default: the last one)")
+    parser.add_argument("--step", type=_step, metavar="N|best", help="step of the checkpoint (default: the last one)")
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -83,3 +85,7 @@ def _export(options: argparse.Namespace) -> None:
     from trainer.commands.export import export_run
 
     export_run(options.run_dir, options.out, options.step)
+
+
+def _step(text: str) -> int | str:
+    return BEST if text == BEST else whole(0, 99_999_999)(text)

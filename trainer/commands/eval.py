@@ -24,7 +24,7 @@ NONE = "-"
 def evaluate_run(
     run_dir: Path,
     split: str,
-    step: int | None,
+    step: int | str | None,
     processes: int | None = None,
     *,
     as_json: bool = False,
@@ -36,7 +36,7 @@ def evaluate_run(
     Args:
         run_dir: folder of the run.
         split: split of the run's data.
-        step: step of the checkpoint; None: the last one.
+        step: step of the checkpoint; "best": the one that train.select has chosen; None: the last one.
         processes: see `evaluate_checkpoint`.
         as_json: print one JSON object instead of tables.
         resamples: for 95 % intervals by the bootstrap; None: no intervals.

@@ -48,13 +48,13 @@ class Evaluated:
         return list(self.data.manifest.select_tasks([task.name for task in self.tasks]))
 
 
-def evaluate_checkpoint(run_dir: Path, split: str, step: int | None, processes: int | None) -> Evaluated:
+def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, processes: int | None) -> Evaluated:
     """Evaluate a checkpoint. Every one of the processes calls it.
 
     Args:
         run_dir: folder of the run.
         split: split of the run's data.
-        step: step of the checkpoint; None: the last one.
+        step: step of the checkpoint; "best": the one that train.select has chosen; None: the last one.
         processes: how many there are; None: as many as a launcher has started, or one.
 
     Raises:

@@ -31,7 +31,7 @@ from trainer.training.restore import read_state
 SUFFIX = ".safetensors"
 
 
-def export_run(run_dir: Path, out: Path, step: int | None) -> None:
+def export_run(run_dir: Path, out: Path, step: int | str | None) -> None:
     """Write a checkpoint's model to `out`, and a model card beside it.
 
     The file holds the encoder and the heads; evaluations do not use the towers, so they are left out. Its metadata are
@@ -41,7 +41,7 @@ def export_run(run_dir: Path, out: Path, step: int | None) -> None:
     Args:
         run_dir: folder of the run.
         out: NAME.safetensors, which must not exist; the card becomes NAME.md.
-        step: step of the checkpoint; None: the last one.
+        step: step of the checkpoint; "best": the one that train.select has chosen; None: the last one.
 
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, or a file exists already or cannot be written.

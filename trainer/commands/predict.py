@@ -24,7 +24,7 @@ from trainer.terminal import Terminal
 SUFFIXES = (".parquet", ".csv")
 
 
-def predict_run(run_dir: Path, split: str, step: int | None, out: Path, processes: int | None) -> None:
+def predict_run(run_dir: Path, split: str, step: int | str | None, out: Path, processes: int | None) -> None:
     """Write a row for each sample: `sample`, its number in the split in the order of the shards; and for each task
     NAME its label, null where it is missing, and NAME.p0, NAME.p1 ... or NAME.predicted.
 
@@ -34,7 +34,7 @@ def predict_run(run_dir: Path, split: str, step: int | None, out: Path, processe
     Args:
         run_dir: folder of the run.
         split: split of the run's data.
-        step: step of the checkpoint; None: the last one.
+        step: step of the checkpoint; "best": the one that train.select has chosen; None: the last one.
         out: NAME.parquet or NAME.csv, which must not exist.
         processes: see `evaluate_checkpoint`.
 

@@ -35,7 +35,7 @@ def comparison(runs: Sequence[RunFolder]) -> Table:
     """
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
-    finals = [{task: error for task, error in run.errors["final_errors"].items() if error is not None} for run in runs]
+    finals = [{task: error for task, error in run.result.errors.items() if error is not None} for run in runs]
     title = "test errors and scores" if MIOU in units.values() else "test errors"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     columns: list[Sequence[str | Text]] = [[run.name for run in runs]]

@@ -24,6 +24,9 @@ from trainer.observe.units import PERCENT, by_unit, shortfall
 MAX_BYTES = 4 << 30
 """The largest metrics file that is read back."""
 
+TEST = "test"
+"""The split of evaluations whose record names none."""
+
 MAX_LINE_BYTES = 64 << 20
 """The longest record; a Gram matrix of 256 tasks has 1.5 MB."""
 
@@ -118,17 +121,20 @@ def parse_metrics(path: Path) -> Metrics:
 
 
 def errors_so_far(records: Sequence[Record]) -> dict[str, Any]:
-    """Summarise the evaluations among `records`: `final_errors`, `best_errors`, `best_step` and the tasks' `units`.
+    """Summarise the evaluations among `records`: `final_errors`, `best_errors`, their steps, and the tasks' `units`.
 
     The final errors are those of the last evaluation. The best evaluation has the lowest mean error over the tasks (the
     first one among equals), so all best errors belong to the same model. If the tasks have several units, each error is
     first divided by the task's first one. Evaluations with fewer null errors rank before those with more. A score such
     as % mIoU counts by how much it lacks to 100.
-    Without an evaluation, errors and units are empty and the step is None.
+    Without an evaluation, errors and units are empty and the step is None. Only evaluations of the split of the last
+    one count; it is the `eval_split`, where it is not test.
     """
     evaluations = [record for record in records if record["kind"] == "eval"]
     if not evaluations:
-        return {"final_errors": {}, "best_errors": {}, "best_step": None, "units": {}}
+        return {"final_errors": {}, "final_step": None, "best_errors": {}, "best_step": None, "units": {}}
+    split = evaluations[-1].get("split", TEST)
+    evaluations = [record for record in evaluations if record.get("split", TEST) == split]
     final, units = evaluations[-1]["errors"], evaluations[-1].get("units", {})
     several = len(by_unit(final, units)) > 1
 
@@ -146,12 +152,25 @@ def errors_so_far(records: Sequence[Record]) -> dict[str, Any]:
         return len(final) - len(shares), fmean(shares) if shares else 0.0
 
     best = min(evaluations, key=rank)
-    return {"final_errors": final, "best_errors": best["errors"], "best_step": best["step"], "units": units}
+    found = {
+        "final_errors": final,
+        "final_step": evaluations[-1]["step"],
+        "best_errors": best["errors"],
+        "best_step": best["step"],
+        "units": units,
+    }
+    return found if split == TEST else {**found, "eval_split": split}
+
+
+def tested(records: Sequence[Record]) -> dict[str, Any]:
+    """Return `test_errors` and `test_step` of the last evaluation of the test split after the training, if any."""
+    tests = [record for record in records if record["kind"] == "test"]
+    return {"test_errors": tests[-1]["errors"], "test_step": tests[-1]["step"]} if tests else {}
 
 
 def metrics_so_far(records: Sequence[Record]) -> dict[str, Any]:
     """Return `metrics` of the last evaluation of each split: split -> task -> metric -> value."""
-    evaluations = [record for record in records if record["kind"] == "eval"]
+    evaluations = [record for record in records if record["kind"] in ("eval", "test")]
     return {
         "metrics": {record.get("split", "test"): record["metrics"] for record in evaluations if "metrics" in record}
     }

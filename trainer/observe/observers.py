@@ -99,7 +99,7 @@ class Everybody:
         self._metrics.write(record)
         if record["kind"] == "train":
             self._progress.train(record)
-        elif record["kind"] == "eval":
+        elif record["kind"] in ("eval", "test"):
             self._progress.eval(record)
         elif record["kind"] == "note":
             self._progress.note(f"step {record['step']}: {record['text']}")

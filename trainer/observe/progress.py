@@ -53,7 +53,7 @@ class Progress:
             self._bar.show(record)
 
     def eval(self, record: Mapping[str, Any]) -> None:
-        """Write the line of an "eval" record."""
+        """Write the line of an "eval" or "test" record."""
         self._log(eval_line(record))
         self._print(eval_line(record))
 
@@ -111,7 +111,7 @@ def _bad_samples(record: Mapping[str, Any]) -> list[str]:
 
 
 def eval_line(record: Mapping[str, Any]) -> str:
-    """Return the plain line of an "eval" record."""
+    """Return the plain line of an "eval" or "test" record."""
     errors, groups = record["errors"], by_unit(record["errors"], record.get("units", {}))
 
     def show(unit: str) -> str:
@@ -121,7 +121,9 @@ def eval_line(record: Mapping[str, Any]) -> str:
     shown = [f"error {'  '.join(found)}"] if (found := [show(unit) for unit in groups if unit != MIOU]) else []
     shown += [show(MIOU)] if MIOU in groups else []
     weights = "  by averaged weights" if record.get("averaged") else ""
-    return one_line(f"eval at step {record['step']}  {'  '.join(shown)}{weights}  in {record['seconds']:.1f} s")
+    split = record.get("split", "test")
+    what = "test of" if record["kind"] == "test" else "eval at" if split == "test" else f"eval on {split} at"
+    return one_line(f"{what} step {record['step']}  {'  '.join(shown)}{weights}  in {record['seconds']:.1f} s")
 
 
 def fault_line(record: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from trainer.config.yaml_file import MAX_BYTES, parse_yaml
 from trainer.errors import UserError
 from trainer.files import read_json, read_text
-from trainer.observe.metrics import Metrics, errors_so_far, parse_metrics
+from trainer.observe.metrics import TEST, Metrics, errors_so_far, parse_metrics
 from trainer.observe.predictions import Predictions, read_predictions
 from trainer.observe.records import (
     CONFIG_EXCERPT,
@@ -26,6 +26,7 @@ from trainer.observe.records import (
     Summary,
     validated,
 )
+from trainer.observe.result import Result, result_of
 
 T = TypeVar("T")
 
@@ -70,6 +71,16 @@ class RunFolder:
     def errors(self) -> Mapping[str, Any]:
         """`final_errors` and `best_errors` by task, and `best_step`."""
         return self.summary if self.summary is not None else errors_so_far(self.records)
+
+    @property
+    def result(self) -> Result:
+        """The errors that the run is compared by."""
+        return result_of(self.errors)
+
+    @property
+    def eval_split(self) -> str:
+        """The split of the evaluations during the training."""
+        return self.errors.get("eval_split", TEST)
 
     @cached_property
     def units(self) -> dict[str, str]:

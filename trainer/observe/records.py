@@ -57,12 +57,10 @@ class Train(TypedDict):
 
 
 @with_config(_STRICT)
-class Eval(TypedDict):
-    """An evaluation of a split: test, if it is not said."""
-
-    kind: Literal["eval"]
+class _Evaluation(TypedDict):
     step: Count
     split: NotRequired[str]
+    """Runs of older versions evaluated the test split only, and did not name it."""
     errors: ByTask
     losses: NotRequired[ByTask]
     metrics: NotRequired[dict[str, ByMetric]]
@@ -71,6 +69,20 @@ class Eval(TypedDict):
     samples: NotRequired[Count]
     averaged: NotRequired[bool]
     seconds: NotRequired[Number]
+
+
+@with_config(_STRICT)
+class Eval(_Evaluation):
+    """An evaluation during the training."""
+
+    kind: Literal["eval"]
+
+
+@with_config(_STRICT)
+class Test(_Evaluation):
+    """The test split, evaluated after the training with the parameters of a step, where others were evaluated on."""
+
+    kind: Literal["test"]
 
 
 @with_config(_STRICT)
@@ -114,9 +126,18 @@ class Note(TypedDict):
     text: str
 
 
-Record = Train | Eval | Monitor | Fault | Gram | Note
+Record = Train | Eval | Test | Monitor | Fault | Gram | Note
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+@with_config(_STRICT)
+class Selected(TypedDict):
+    """The checkpoint that train.select has chosen."""
+
+    step: Count
+    rule: str
+    """By what, in words: best mean error on val."""
 
 
 @with_config(_STRICT)
@@ -128,6 +149,15 @@ class Summary(TypedDict):
     final_errors: ByTask
     best_errors: ByTask
     best_step: Count | None
+    final_step: NotRequired[Count | None]
+    eval_split: NotRequired[str]
+    """Split of the final and best errors; test where it is missing."""
+    selected: NotRequired[Selected | None]
+    test_errors: NotRequired[ByTask]
+    """Of the test split, with the selected checkpoint or else the last one, where the evaluations had another split."""
+    test_step: NotRequired[Count]
+    complete: NotRequired[bool]
+    """Whether no step is left to make."""
     units: NotRequired[dict[str, str]]
     metrics: NotRequired[dict[str, dict[str, ByMetric]]]
     weighting: NotRequired[str]

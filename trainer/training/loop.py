@@ -12,19 +12,20 @@ from trainer.errors import SharedError, UnfinishedError, UserError
 from trainer.observe.observers import Observers
 from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.build import metric_names
-from trainer.training.evaluate import evaluate
+from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
 from trainer.training.optimizer import learning_rate
 from trainer.training.records import eval_record, gram_record, step_records, train_record
 from trainer.training.run import Run
+from trainer.training.selection import select
 from trainer.training.step import StepResult, train_step
 
 IF_NOT_FINITE = " To go on from it without such steps, or tasks: add balance.on_nonfinite=skip_step, or drop_task"
 
 
 def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
-    """Train from `run.step` to the last step, or until `stop_requests` end it, and save. Collective.
+    """Train from `run.step` until the run is complete, or until `stop_requests` end it, and save. Collective.
 
     Returns:
         The request that ended the training; GO_ON if nobody asked. The same on every rank.
@@ -45,7 +46,7 @@ def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request
     request = Request.GO_ON
     with _naming_step(run.step + 1):
         warm_up(run.learner, run.to_device(run.train_batches.padding_batch()))
-    while run.step < config.train.steps and not request.ends:
+    while not run.is_complete and not request.ends:
         run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
         with _naming_step(run.step + 1):
             note = partial(observers.note, run.step)
@@ -63,9 +64,13 @@ def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request
                 _publish_progress(run, result, observers)
             with run.throughput.paused():
                 run.saver.advance()
+                is_best = False
                 if run.step % config.train.eval_every_steps == 0 or is_last:
-                    _evaluate_or_save(run, observers)
-                if run.step % config.checkpoint.every_steps == 0 or ends or request is Request.SAVE:
+                    is_best = _evaluate_or_save(run, observers)
+                    if run.is_complete and not is_last:
+                        ends = True
+                        observers.note(run.step, _patience_words(run))
+                if run.step % config.checkpoint.every_steps == 0 or ends or is_best or request is Request.SAVE:
                     run.save()
                     saved_at_step = run.step
         if request is not Request.GO_ON:
@@ -136,31 +141,53 @@ def _cache_use(run: Run) -> dict[str, dict[str, int]]:
     return {"cache": dict(use)} if use else {}
 
 
-def _evaluate_or_save(run: Run, observers: Observers) -> None:
-    """Evaluate; where that fails, save first: a test sample that cannot be used must not cost what was trained."""
+def _evaluate_or_save(run: Run, observers: Observers) -> bool:
+    """Evaluate, and return whether it is the best evaluation so far, by train.select. Collective.
+
+    Where that fails, save first: a sample that cannot be used must not cost what was trained.
+    """
     try:
-        _evaluate(run, observers)
+        found = _evaluate(run, observers)
+        return _is_best(run, found)
     except SharedError:
         run.save()
         raise
 
 
-def _evaluate(run: Run, observers: Observers) -> None:
+def _is_best(run: Run, found: Evaluation) -> bool:
+    config, before = run.experiment.train.select, run.selection
+    if config is None:
+        return False
+    # Rank 0 decides: all ranks save the best checkpoint, and end, at the same step.
+    run.selection = run.runtime.on_main(lambda: select(before, run.step, found, config, run.eval_split))
+    return run.selection.step == run.step
+
+
+def _patience_words(run: Run) -> str:
+    assert run.selection, "without a choice there is no patience"
+    return (
+        f"train.patience: the last {run.selection.num_since} evaluations were no better than that of step "
+        f"{run.selection.step} ({run.selection.rule}); the run is complete"
+    )
+
+
+def _evaluate(run: Run, observers: Observers) -> Evaluation:
     learner = run.learner
     run.runtime.set_phase(f"the evaluation after step {run.step}", patient=True)
     started = run.throughput.elapsed_seconds
-    run.data.fetch(run.data.manifest.split("test").shards, run.runtime)
+    run.data.fetch(run.data.manifest.split(run.eval_split).shards, run.runtime)
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.
     run.runtime.broadcast_(learner.network.buffers())
     with learner.engine.averaged():
         predictor, look = learner.engine.predictor, partial(observers.look, run.step)
         names = metric_names(learner.tasks)
-        found = evaluate(predictor, run.test_batches, learner.tasks, names, run.to_input, run.runtime, look)
+        found = evaluate(predictor, run.eval_batches, learner.tasks, names, run.to_input, run.runtime, look)
     seconds = run.throughput.elapsed_seconds - started
     averaged = run.experiment.optimizer.ema_decay is not None
     if found.too_large:
         observers.note(run.step, found.too_large)
-    observers.publish(eval_record(run.step, found, split="test", averaged=averaged, seconds=seconds))
+    observers.publish(eval_record("eval", run.step, found, run.eval_split, averaged=averaged, seconds=seconds))
     gram = gram_record(run.step, learner.balancer.last)
     if gram is not None:
         observers.publish(gram)
+    return found

@@ -105,8 +105,12 @@ def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
     return data
 
 
-def fetch_first(data: Data, cursor: Cursor, runtime: Runtime, *, seed: int, group_samples: int) -> None:
-    """Fetch the shards that training begins with at `cursor`, and the test split, where they are not here. Collective.
+def fetch_first(
+    data: Data, cursor: Cursor, runtime: Runtime, *, seed: int, group_samples: int, eval_split: str
+) -> None:
+    """Fetch the shards that training begins with at `cursor`, and those of evaluations, where they are not here.
+
+    Collective.
 
     Args:
         data: opened.
@@ -114,13 +118,14 @@ def fetch_first(data: Data, cursor: Cursor, runtime: Runtime, *, seed: int, grou
         runtime: the processes.
         seed: of the order.
         group_samples: samples that are shuffled together.
+        eval_split: the split that evaluations read.
 
     Raises:
         UserError: one of them cannot be fetched.
     """
     train = data.manifest.split("train").shards
     _, first = next(groups_from(cursor, train, seed=seed, group_samples=group_samples))
-    data.fetch([*first, *data.manifest.split("test").shards], runtime)
+    data.fetch([*first, *data.manifest.split(eval_split).shards], runtime)
 
 
 def _open(config: DataConfig, runtime: Runtime) -> Data:

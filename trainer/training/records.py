@@ -1,7 +1,7 @@
 """The records that the loop publishes of a step and of an evaluation. `trainer.observe.records` has their schema."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,10 +53,12 @@ def train_record(step: int, result: StepResult, task_names: Sequence[str], **abo
     }
 
 
-def eval_record(step: int, found: Evaluation, *, split: str, averaged: bool, seconds: float) -> Record:
-    """Return the record of an evaluation after optimizer step `step`."""
+def eval_record(
+    kind: Literal["eval", "test"], step: int, found: Evaluation, split: str, *, averaged: bool, seconds: float
+) -> Record:
+    """Return the record of an evaluation of the parameters after optimizer step `step`."""
     return {
-        "kind": "eval",
+        "kind": kind,
         "step": step,
         "split": split,
         "errors": found.errors,

@@ -31,7 +31,8 @@ from trainer.training.learner import Learner
 from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
 from trainer.training.restore import Checkpoint, check_optimizer, load_model, load_weighting, refuse_other_data
-from trainer.training.state import BadSamplesState, CursorState, LossScaleState, TrainState
+from trainer.training.selection import check_select, eval_split_of, is_patience_over
+from trainer.training.state import BadSamplesState, CursorState, LossScaleState, SelectionState, TrainState
 from trainer.training.unused import refuse_unused, say_unused, unused_parameters
 
 
@@ -43,13 +44,15 @@ class Run:
         learner: what each step changes.
         num_parameters: of "encoder" and "heads", before a strategy sharded them.
         train_batches: endless; its cursor is part of the run's state.
-        test_batches: one pass over the test split.
+        eval_split: the split of the evaluations.
+        eval_batches: one pass over it.
         saver: writes checkpoints while the training goes on.
         throughput: the run's clock.
         notes: what the user should know of the network, a sentence each.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
+        selection: the best evaluation so far, where train.select asks for one.
     """
 
     experiment: Experiment
@@ -58,13 +61,21 @@ class Run:
     learner: Learner
     num_parameters: Mapping[str, int]
     train_batches: TrainLoader
-    test_batches: EvalLoader
+    eval_split: str
+    eval_batches: EvalLoader
     saver: Saver
     throughput: Throughput
     notes: Sequence[str]
     step: int = 0
     samples: int = 0
     damaged_checkpoints: int = 0
+    selection: SelectionState | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no step is left: all are made, or train.patience has ended the run."""
+        config = self.experiment.train
+        return self.step >= config.steps or is_patience_over(self.selection, config.patience)
 
     @property
     def task_names(self) -> list[str]:
@@ -74,7 +85,7 @@ class Run:
     def close(self) -> None:
         """End the data workers."""
         self.train_batches.close()
-        self.test_batches.close()
+        self.eval_batches.close()
 
     def to_input(self, inputs: Tensor) -> Tensor:
         """Return pixels or features of the loader as the model's input, on its device."""
@@ -108,6 +119,8 @@ class Run:
             loss_scale=LossScaleState.model_validate(loss_scale) if loss_scale else None,
             bad_samples=BadSamplesState(**bad_samples),
             damaged_checkpoints=self.damaged_checkpoints,
+            eval_split=self.eval_split,
+            selection=self.selection,
         )
 
     def save(self) -> None:
@@ -118,7 +131,8 @@ class Run:
         """
         self.runtime.set_phase(f"the checkpoint of step {self.step}", patient=True)
         engine, state = self.learner.engine, self.state()
-        self.saver.begin(self.step, engine.model_pieces(), engine.optimizer_pieces(), state.to_dict())
+        best = self.selection.step if self.selection else None
+        self.saver.begin(self.step, engine.model_pieces(), engine.optimizer_pieces(), state.to_dict(), best)
 
 
 def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: Checkpoint | None = None) -> Run:
@@ -137,9 +151,22 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
     tasks = build_tasks(data.manifest, experiment.data.tasks)
     network = build_network(experiment, data.manifest, tasks)
     cursor = Cursor(**checkpoint.state.cursor.model_dump()) if checkpoint else START
-    fetch_first(data, cursor, runtime, seed=experiment.seed, group_samples=experiment.data.shuffle_samples)
+    # A run goes on as it began, also where its data has got a split val in the meantime.
+    eval_split = eval_split_of(
+        experiment.train.eval_split or (checkpoint.state.eval_split if checkpoint else None), data.manifest
+    )
+    if experiment.train.select:
+        check_select(experiment.train.select, experiment.train.eval_split, eval_split, tasks)
+    fetch_first(
+        data,
+        cursor,
+        runtime,
+        seed=experiment.seed,
+        group_samples=experiment.data.shuffle_samples,
+        eval_split=eval_split,
+    )
     with runtime.raise_together():
-        train_batches, test_batches = _open_batches(experiment, data, tasks, runtime, cursor)
+        train_batches, eval_batches = _open_batches(experiment, data, tasks, eval_split, runtime, cursor)
     if checkpoint:
         refuse_other_data(checkpoint, train_batches.fingerprint, experiment.data.path)
         load_model(network, checkpoint.snapshot)
@@ -178,7 +205,8 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
         learner=Learner(network, engine, tasks, balancer, balance, accumulation, runtime.device),
         num_parameters=num_parameters,
         train_batches=train_batches,
-        test_batches=test_batches,
+        eval_split=eval_split,
+        eval_batches=eval_batches,
         saver=saver,
         throughput=Throughput(),
         notes=notes,
@@ -203,20 +231,26 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> None:
     run.throughput = Throughput(elapsed_seconds=state.seconds)
     run.step, run.samples = state.step, state.samples
     run.damaged_checkpoints = state.damaged_checkpoints + len(checkpoint.found.damaged)
+    run.selection = state.selection if run.experiment.train.select else None
 
 
-def _open_batches(
-    experiment: Experiment, data: Data, tasks: Sequence[Task], runtime: Runtime, cursor: Cursor
-) -> tuple[TrainLoader, EvalLoader]:
-    names, global_batch = [task.name for task in tasks], experiment.train.global_batch
-    folder = DataFolder(data.folder, data.manifest, data.copy)
-    options = RankOptions(
+def rank_options(experiment: Experiment, runtime: Runtime) -> RankOptions:
+    """Return how this rank reads its batches."""
+    return RankOptions(
         rank=runtime.rank,
         world_size=runtime.world_size,
         workers=experiment.data.workers,
         pin_memory=runtime.device.type == "cuda",
         stopped_seconds=experiment.parallel.step_timeout_seconds,
     )
+
+
+def _open_batches(
+    experiment: Experiment, data: Data, tasks: Sequence[Task], eval_split: str, runtime: Runtime, cursor: Cursor
+) -> tuple[TrainLoader, EvalLoader]:
+    names, global_batch = [task.name for task in tasks], experiment.train.global_batch
+    folder = DataFolder(data.folder, data.manifest, data.copy)
+    options = rank_options(experiment, runtime)
     train_batches = TrainLoader(
         folder,
         tasks=names,
@@ -225,10 +259,11 @@ def _open_batches(
         group_samples=experiment.data.shuffle_samples,
         augment=experiment.data.augment,
         cursor=cursor,
+        eval_split=eval_split,
         options=options,
     )
-    test_batches = EvalLoader(folder, tasks=names, batch_size=global_batch // runtime.world_size, options=options)
-    return train_batches, test_batches
+    batch_size = global_batch // runtime.world_size
+    return train_batches, EvalLoader(folder, split=eval_split, tasks=names, batch_size=batch_size, options=options)
 
 
 def _look_over(experiment: Experiment, network: MultiTaskModel, data: Data, runtime: Runtime) -> list[str]:

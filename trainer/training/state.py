@@ -39,6 +39,24 @@ class LossScaleState(_Section):
     num_sound_steps: Count
 
 
+class SelectionState(_Section):
+    """The best evaluation so far.
+
+    Attributes:
+        rule: the split, metric, mode and tasks that it was chosen by, in words. By another rule the choice starts anew.
+        step: of the best evaluation; None: no evaluation had a finite value yet.
+        value: of the best evaluation, as the rule has it.
+        num_since: evaluations after the best one.
+        first: the value of each task at the first evaluation, where the rule compares tasks of different units.
+    """
+
+    rule: str
+    step: Count | None
+    value: float | None
+    num_since: Count
+    first: dict[str, float]
+
+
 class TrainState(_Section):
     """The state of a training between two steps, the same on every rank.
 
@@ -54,6 +72,8 @@ class TrainState(_Section):
         loss_scale: None where the precision is not fp16.
         bad_samples: of all ranks together.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
+        eval_split: the split of the evaluations.
+        selection: the best evaluation so far; None: nothing is selected, or nothing was evaluated yet.
     """
 
     version: Literal[1] = VERSION
@@ -67,6 +87,9 @@ class TrainState(_Section):
     loss_scale: LossScaleState | None
     bad_samples: BadSamplesState
     damaged_checkpoints: Count
+    eval_split: str = "test"
+    """The default is what every run used before this field was there."""
+    selection: SelectionState | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for a checkpoint. Tensors inside `weighting` are not copied."""

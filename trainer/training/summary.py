@@ -12,14 +12,16 @@ import torch
 
 from trainer.files import replace
 from trainer.observe.advice import solved_task
-from trainer.observe.metrics import errors_so_far, faults_so_far, metrics_so_far, read_metrics
+from trainer.observe.metrics import errors_so_far, faults_so_far, metrics_so_far, read_metrics, tested
 from trainer.observe.observers import Observers, writing_records
 from trainer.observe.records import Record
 from trainer.observe.report.page import write_report
+from trainer.observe.result import result_of
 from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
 from trainer.run_folder import METRICS, REPORT, SUMMARY
 from trainer.runtime.stopping import Request
 from trainer.training.run import Run
+from trainer.training.state import SelectionState
 
 MUCH_WAITING_PERCENT = 10.0
 """From this share of time spent waiting for data on, the last lines say what would help."""
@@ -81,21 +83,33 @@ def _write_summary(run: Run, summary: Mapping[str, Any]) -> None:
 
 
 def _last_line(run: Run, summary: dict[str, Any]) -> str:
-    errors = {task: error for task, error in summary["final_errors"].items() if error is not None}
+    return (
+        f"{run.experiment.name}: {summary['steps']:,} steps in {summary['wall_seconds']:.0f} s, "
+        f"{summary['samples_per_second']:,.0f} samples/s, {summary['data_wait_percent']:.1f} % waiting for data; "
+        + _reached(summary)
+        + _faults(summary)
+        + _bad_samples(summary)
+        + (f"; {run.damaged_checkpoints} damaged checkpoints skipped" if run.damaged_checkpoints else "")
+    )
+
+
+def _reached(summary: dict[str, Any]) -> str:
+    """Say what the run has reached: on which split, and at which step, if that is not the last one."""
+    result = result_of(summary)
+    if result.step is None:
+        return "not evaluated yet"
+    errors = {task: error for task, error in result.errors.items() if error is not None}
     groups = {
         unit: _errors({task: errors[task] for task in tasks}, unit)
         for unit, tasks in by_unit(errors, summary["units"]).items()
     }
     score = groups.pop(MIOU, None)
-    said = [f"test error: {'; '.join(groups.values())}"] if groups else []
-    said += [f"test score: {score}"] if score else []
-    return (
-        f"{run.experiment.name}: {summary['steps']:,} steps in {summary['wall_seconds']:.0f} s, "
-        f"{summary['samples_per_second']:,.0f} samples/s, {summary['data_wait_percent']:.1f} % waiting for data; "
-        + ("; ".join(said) or "test error: no labels")
-        + _faults(summary)
-        + _bad_samples(summary)
-        + (f"; {run.damaged_checkpoints} damaged checkpoints skipped" if run.damaged_checkpoints else "")
+    said = [f"{result.split} error: {'; '.join(groups.values())}"] if groups else []
+    said += [f"{result.split} score: {score}"] if score else []
+    chosen = summary["selected"]
+    where = f", {chosen['rule']}" if chosen and chosen["step"] == result.step else ", not of the last step"
+    return ("; ".join(said) or f"{result.split} error: no labels") + (
+        f" (step {result.step:,}{where})" if chosen or result.step != summary["steps"] else ""
     )
 
 
@@ -153,6 +167,9 @@ def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
         "weighting": run.experiment.balance.weighting,
         **errors_so_far(records),
         **metrics_so_far(records),
+        **_chosen(run.selection, records),
+        **(tested(records) if run.is_complete else {}),
+        "complete": run.is_complete,
         **faults_so_far(records),
         "steps": run.step,
         "samples": run.samples,
@@ -162,6 +179,15 @@ def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
         "world_size": run.runtime.world_size,
         "parameters": sum(run.num_parameters.values()),
     }
+
+
+def _chosen(selection: SelectionState | None, records: list[Record]) -> dict[str, Any]:
+    """Return the evaluation that train.select has chosen, in place of the one of the lowest mean error."""
+    if selection is None or selection.step is None:
+        return {"selected": None}
+    found = {"selected": {"step": selection.step, "rule": selection.rule}}
+    evaluated = [record for record in records if record["kind"] == "eval" and record["step"] == selection.step]
+    return found | ({"best_errors": evaluated[-1]["errors"], "best_step": selection.step} if evaluated else {})
 
 
 def _peak_memory_mib() -> float:

@@ -25,6 +25,18 @@ class AccumulationConfig(Section):
         return self
 
 
+class SelectConfig(Section):
+    """Which evaluation is the best one. Its checkpoint is kept beside the last ones."""
+
+    metric: str = "error"
+    """error: what the task's unit counts; loss; or a metric such as accuracy, auroc, rmse; tasks that do not have it do
+    not count. Tasks of different units count by their share of their own first evaluation."""
+    mode: Literal["min", "max"] | None = None
+    """min: lower is better; max: higher is. null: as the metric is meant."""
+    over: str = "mean"
+    """mean: over all tasks; worst: the worst task; or the name of one task, which alone counts."""
+
+
 class TrainConfig(Section):
     """Length of the run, and size of a batch."""
 
@@ -36,10 +48,25 @@ class TrainConfig(Section):
     log_every_steps: Steps = 10
     """Steps between lines of the log and records of metrics.jsonl."""
     eval_every_steps: Steps
-    """Steps between evaluations on the test split. The last step is always evaluated."""
+    """Steps between evaluations. The last step is always evaluated."""
+    eval_split: str | None = Field(None, min_length=1)
+    """Split that these evaluations are made on. null: val where the data has one, else test. With another split than
+    test, the test split is evaluated once, at the end of the run."""
+    select: SelectConfig | None = None
+    """Keep the checkpoint of the best evaluation: `--step best` names it in `paretrain eval` and `export`, and the test
+    split is evaluated with it. {}: the lowest mean error. null: the last step counts."""
+    patience: Steps | None = None
+    """End the run when this many evaluations in a row were no better than the best one before them. Needs `select`.
+    null: all steps are made."""
     max_hours: float | None = Field(None, gt=0, le=10_000)
     """Hours after which the run saves a checkpoint and ends; the same command continues it. Leave time for one more
     step and a checkpoint before any outer limit. null: no limit."""
+
+    @model_validator(mode="after")
+    def _patience_needs_a_choice(self) -> Self:
+        if self.patience is not None and self.select is None:
+            raise ValueError("patience needs to know which evaluation is better. Type train.select.metric=error")
+        return self
 
 
 class CheckpointConfig(Section):
@@ -49,4 +76,5 @@ class CheckpointConfig(Section):
     """Steps between checkpoints. The last step is always saved. Each process writes its part in the background; a step
     waits only for the copy into host memory."""
     keep: int = Field(2, gt=0, le=MAX_STEPS)
-    """Number of checkpoints to keep. An older one is removed once a newer one is complete."""
+    """Number of checkpoints to keep, beside the one that `train.select` has chosen. An older one is removed once a
+    newer one is complete."""

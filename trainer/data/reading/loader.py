@@ -93,6 +93,7 @@ class TrainLoader:
         group_samples: samples that are shuffled together; a smaller split is permuted as a whole.
         augment: which augmentations to draw random numbers for.
         cursor: where to continue: the `cursor` of an earlier loader.
+        eval_split: the split whose shards stay in a small cache of remote data, as each evaluation reads them.
         options: which rank this is, and how it reads.
 
     Attributes:
@@ -117,6 +118,7 @@ class TrainLoader:
         group_samples: int = GROUP_SAMPLES,
         augment: AugmentConfig | None = None,
         cursor: Cursor = START,
+        eval_split: str = "test",
         options: RankOptions = ALONE,
     ) -> None:
         manifest, copy = data.manifest, data.copy
@@ -150,8 +152,7 @@ class TrainLoader:
         if copy is not None and not fits(manifest, copy.max_bytes):
             shards = manifest.split("train").shards
             coming = groups_from(self.cursor, shards, seed=seed, group_samples=group_samples)
-            # Each evaluation reads the whole test split.
-            kept = manifest.splits["test"].shards if "test" in manifest.splits else ()
+            kept = manifest.splits[eval_split].shards if eval_split in manifest.splits else ()
             self._ahead = ShardsAhead(copy, coming, kept)
         self._batches = read_ahead(
             self._reader,

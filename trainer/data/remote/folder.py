@@ -87,21 +87,22 @@ def fits(manifest: Manifest, max_bytes: int) -> bool:
 def check_room(manifest: Manifest, group_samples: int, max_bytes: int) -> None:
     """Refuse a cache that is too small for training.
 
-    Training needs the train shards of two groups at a time, the current and the next one, and the test split, which
-    every evaluation reads.
+    Training needs the train shards of two groups at a time, the current and the next one, and the split that every
+    evaluation reads, for which the largest of the others is counted.
 
     Raises:
         UserError: the cache is too small; the message says how large it must be.
     """
     shards = manifest.split("train").shards
     always = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
-    always += sum(shard.bytes for shard in manifest.split("test").shards)
+    others = [split for name, split in manifest.splits.items() if name != "train"]
+    always += max((sum(shard.bytes for shard in split.shards) for split in others), default=0)
     # A group ends with the shard that reaches its number of samples.
     fraction = (group_samples + max(shard.samples for shard in shards)) / manifest.num_samples("train")
     needed = always + 2 * min(fraction, 1) * sum(shard.bytes for shard in shards)
     if needed > max_bytes:
         raise UserError(
-            f"The cache is too small: data.cache.max_gib={max_bytes / 2**30:.3g}. The test split and the "
+            f"The cache is too small: data.cache.max_gib={max_bytes / 2**30:.3g}. The evaluated split and the "
             f"tables take {always / 2**30:.3g}; the shards of two groups of data.shuffle_samples={group_samples} "
             f"samples, one in use and the next, take {(needed - always) / 2**30:.3g} more.\n"
             f"Type data.cache.max_gib={needed / 2**30 * 1.05:.3g}, or fewer data.shuffle_samples (another order)."

@@ -87,6 +87,7 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     captions = names if len(runs) > 1 else [""]
     all_tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
+    splits = " / ".join(dict.fromkeys(run.eval_split for run in runs))
     several = legend_of(names) if len(runs) > 1 else ()
     by_task = legend_of(runs[0].tasks) if len(runs) == 1 and len(runs[0].tasks) <= MAX_TASK_CURVES else several
     yield _section(
@@ -98,15 +99,16 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
             *(
                 panel
                 for unit, tasks in by_unit(all_tasks, units).items()
-                for panel in task_panels(runs, "eval", "errors", f"test {titled(unit)}", tasks, score=unit == MIOU)
+                for panel in task_panels(runs, "eval", "errors", f"{splits} {titled(unit)}", tasks, score=unit == MIOU)
             ),
         ],
         by_task,
     )
     yield _section(
         "Predictions",
-        "Some images of the test split, each above what the model makes of it, where there are labels. Numbers: the "
-        "brighter the larger; two numbers a pixel: the direction they point in as hue, grey where they are short.",
+        f"Some images of the {text(splits)} split, each above what the model makes of it, where there are labels. "
+        "Numbers: the brighter the larger; two numbers a pixel: the direction they point in as hue, grey where they "
+        "are short.",
         [panel for run, name in zip(runs, captions, strict=True) for panel in prediction_panels(run, name)],
     )
     yield _section(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.observe.metrics import TEST
 from trainer.observe.read_run import RunFolder
 from trainer.observe.units import (
     MIOU,
@@ -59,7 +60,11 @@ def notices(run: RunFolder, name: str) -> str:
 def key_figures(run: RunFolder) -> str:
     """Return the few most important numbers of a run."""
     found: list[tuple[str, str, str]] = []
-    errors = _known(run.errors["final_errors"])
+    result = run.result
+    errors = _known(result.errors)
+    if result.rule or run.eval_split != TEST:
+        step = "not evaluated yet" if result.step is None else f"step {result.step:,}"
+        found.append((f"Errors of the {result.split} split", step, result.rule or "the last evaluation"))
     for unit, tasks in by_unit(errors, run.units).items():
         worst = worst_task({task: errors[task] for task in tasks}, unit)
         what = "Score" if unit == MIOU else "Error"
@@ -94,6 +99,8 @@ def task_table(run: RunFolder) -> str:
     if not run.tasks:
         return ""
     final, best, best_step = (run.errors[key] for key in ("final_errors", "best_errors", "best_step"))
+    on = "" if run.eval_split == TEST else f"{run.eval_split} "
+    tested = run.errors.get("test_errors")
     last = (run.of_kind("train") or [{"losses": {}}])[-1]["losses"]
     alpha_T = 100 * np.nan_to_num(run.by_task("train", "alpha", run.tasks)).mean(axis=0) if last else []
     mean_alpha = dict(zip(run.tasks, alpha_T, strict=True)) if last else {}
@@ -103,8 +110,9 @@ def task_table(run: RunFolder) -> str:
     what = text(titled(unit)) if unit else "error or score" if MIOU in units else "error"
     header = (
         "task",
-        f"final {what}",
-        f"best {what}" if best_step is None else f"{what} at best step {best_step:,}",
+        f"final {text(on)}{what}",
+        f"best {text(on)}{what}" if best_step is None else f"{text(on)}{what} at best step {best_step:,}",
+        *([] if tested is None else [f"test {what} at step {run.errors.get('test_step', 0):,}"]),
         "last training loss",
         "mean weight α (%)",
     )
@@ -119,11 +127,13 @@ def task_table(run: RunFolder) -> str:
             text(task),
             error(final.get(task), task),
             error(best.get(task), task),
+            *([] if tested is None else [error(tested.get(task), task)]),
             _number(last.get(task), "{:.4f}".format),
             _number(mean_alpha.get(task), "{:.2f}".format),
         ]
 
-    mean_errors = [NONE, NONE] if unit is None else [_mean(final, form), _mean(best, form)]
+    columns = [final, best, *([] if tested is None else [tested])]
+    mean_errors = [NONE if unit is None else _mean(column, form) for column in columns]
     mean_row = ["mean", *mean_errors, _mean(last, "{:.4f}".format), NONE]
     by_error = worst_first(run.tasks, _known(final), run.units)
     return _fold(header, [mean_row] if len(run.tasks) > 1 else [], run.tasks, row, by_error, [])
@@ -132,7 +142,7 @@ def task_table(run: RunFolder) -> str:
 def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]]) -> str:
     """Return the table of the final errors of several runs, the best in bold, and what each run cost."""
     tasks = tuple(dict.fromkeys(task for run in runs for task in run.tasks))
-    finals = [_known(run.errors["final_errors"]) for run in runs]
+    finals = [_known(run.result.errors) for run in runs]
     units = {task: unit for run in runs for task, unit in run.units.items()}
     known = {task: [final[task] for final in finals if task in final] for task in tasks}
     worst = {task: worst_in(units.get(task, PERCENT))(found) for task, found in known.items() if found}

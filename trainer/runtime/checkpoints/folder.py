@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.errors import UserError
 from trainer.files import read_text, sync, write_durably
-from trainer.runtime.checkpoints.manifest import run_of
+from trainer.runtime.checkpoints.manifest import Manifest, read_manifest
 
 LATEST = "LATEST"
 REPLACED = ".replaced"
@@ -121,20 +121,29 @@ def is_own_folder(path: Path) -> bool:
 def prune(newest: Path, keep: int, run: str) -> None:
     """Remove a run's checkpoints beyond `keep`, and what unfinished saves have left.
 
+    The best checkpoint stays, and so does each that was the best one when a checkpoint that stays was written: the run
+    may go on from there, when a later one is damaged.
+
     Args:
         newest: a checkpoint that stays.
         keep: how many of the run's checkpoints stay.
         run: the run's identity. A checkpoint whose manifest has another one, or cannot be read, is never removed.
     """
     folder = newest.parent
-    mine = [path for path in published(folder) if path != newest and is_own_folder(path) and run_of(path) == run]
+    found = {path: _manifest(path) for path in published(folder) if is_own_folder(path)}
+    mine = [path for path, manifest in found.items() if path != newest and manifest and manifest.run == run]
     # First those of a branch that was abandoned when a user set the run back to an earlier step.
     mine.sort(key=lambda path: (step_of(path) < step_of(newest), step_of(path)))
+    num_old = max(len(mine) - keep + 1, 0)
+    stay = [manifest for path in (*mine[num_old:], newest) if (manifest := found.get(path))]
+    best = {folder_of_step(folder, manifest.best) for manifest in stay if manifest.best is not None}
     # Unfinished saves first: one may have the name that an old checkpoint is renamed to below.
     for torn in folder.glob("step_*.tmp"):
         if _NAME.fullmatch(torn.name.removesuffix(".tmp").removesuffix(REPLACED)) and is_own_folder(torn):
             shutil.rmtree(torn, ignore_errors=True)
-    for old in mine[: max(len(mine) - keep + 1, 0)]:
+    for old in mine[:num_old]:
+        if old in best:
+            continue
         torn = old.with_suffix(".tmp")
         with suppress(OSError):  # What cannot be removed now is removed after the next save.
             old.rename(torn)
@@ -144,6 +153,13 @@ def prune(newest: Path, keep: int, run: str) -> None:
 def replaced_by(path: Path) -> Path:
     """Return the name that a checkpoint gets when its step is saved again; `prune` removes it."""
     return path.with_name(f"{path.name}{REPLACED}.tmp")
+
+
+def _manifest(path: Path) -> Manifest | None:
+    try:
+        return read_manifest(path)
+    except UserError:
+        return None
 
 
 def _aside(folder: Path) -> Path:

@@ -37,6 +37,7 @@ class Manifest(BaseModel):
         run: the identity of the run, the same at all its starts; a checkpoint of another run is never removed.
         config: the resolved configuration, as JSON.
         files: by name.
+        best: the step of the run's best checkpoint at that time; None: the run selects none.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,6 +48,7 @@ class Manifest(BaseModel):
     run: Annotated[str, Field(max_length=64)]
     config: dict[str, Any]
     files: dict[str, FileEntry]
+    best: int | None = Field(None, ge=0, le=MAX_STEPS)
 
     @model_validator(mode="after")
     def _has_every_file(self) -> "Manifest":

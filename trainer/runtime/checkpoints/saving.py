@@ -66,12 +66,14 @@ class _Save:
 
     Attributes:
         step: optimizer steps done.
+        best: the step of the best checkpoint; None: none is selected.
         part: what this rank's thread is doing.
         since: when the part began, by time.monotonic().
         is_written: every rank has written its files, and the part publishes them.
     """
 
     step: int
+    best: int | None
     part: Future[Any]
     since: float
     is_written: bool = False
@@ -102,7 +104,14 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._save: _Save | None = None
 
-    def begin(self, step: int, model: Iterable[Piece], optimizer: Iterable[Piece], state: Mapping[str, Any]) -> None:
+    def begin(
+        self,
+        step: int,
+        model: Iterable[Piece],
+        optimizer: Iterable[Piece],
+        state: Mapping[str, Any],
+        best: int | None = None,
+    ) -> None:
         """Wait until the last save is published, copy what this rank has to save, and begin to write it.
 
         Args:
@@ -110,6 +119,7 @@ class Saver:
             model: this rank's pieces of the model.
             optimizer: this rank's pieces of the optimizer's state.
             state: the rest, the same on every rank.
+            best: the step of the best checkpoint, this one or an earlier one, which stays; None: none is selected.
 
         Raises:
             FaultError: see `advance`.
@@ -132,7 +142,8 @@ class Saver:
         if self._runtime.is_main:
             contents[STATE] = shared
         aside = self._aside(step)
-        self._save = _Save(step, self._thread.submit(retried, lambda: write_files(aside, contents)), time.monotonic())
+        part = self._thread.submit(retried, lambda: write_files(aside, contents))
+        self._save = _Save(step, best, part, time.monotonic())
 
     def advance(self) -> None:
         """Begin the next part of the save under way, if this one is over on every rank. Never waits for a disk.
@@ -151,7 +162,7 @@ class Saver:
             if self._runtime.is_main:
                 shutil.rmtree(self._aside(save.step), ignore_errors=True)
             raise
-        self._save = None if save.is_written else self._published(save.step, entries or {})
+        self._save = None if save.is_written else self._published(save, entries or {})
 
     def finish(self) -> None:
         """Wait until the save under way is published.
@@ -174,8 +185,9 @@ class Saver:
             raise
         self.finish()
 
-    def _published(self, step: int, mine: Mapping[str, FileEntry]) -> _Save:
+    def _published(self, save: _Save, mine: Mapping[str, FileEntry]) -> _Save:
         """Make rank 0 begin to publish what all ranks have written."""
+        step, best = save.step, save.best
         files: dict[str, Any] = {}
         for of_rank in self._runtime.gather(mine):
             files |= of_rank
@@ -189,11 +201,12 @@ class Saver:
                 run=self._run,
                 config=dict(self._config),
                 files=files,
+                best=best,
             )
             part = self._thread.submit(retried, lambda: publish(aside, final, manifest, keep))
         else:
             part.set_result(None)
-        return _Save(step, part, time.monotonic(), is_written=True)
+        return _Save(step, best, part, time.monotonic(), is_written=True)
 
     def _aside(self, step: int) -> Path:
         return folder_of_step(self._folder, step).with_suffix(".tmp")

@@ -68,7 +68,7 @@ def publish(aside: Path, final: Path, manifest: Manifest, keep: int) -> None:
         aside: the folder, beside `final`.
         final: its name from now on.
         manifest: lists what all ranks have written.
-        keep: how many checkpoints of this run stay.
+        keep: how many checkpoints of this run stay, beside the best ones.
 
     Raises:
         OSError: the folder cannot be written, or a file that a rank has written is not visible here.
@@ -81,7 +81,8 @@ def publish(aside: Path, final: Path, manifest: Manifest, keep: int) -> None:
     for file in aside.iterdir():
         if file.name not in manifest.files:
             file.unlink()  # Left by a run with another number of ranks that died in the middle of this very save.
-    write_durably(aside / MANIFEST, json.dumps(manifest.model_dump(), indent=1).encode())
+    about = manifest.model_dump(exclude={"best"} if manifest.best is None else None)
+    write_durably(aside / MANIFEST, json.dumps(about, indent=1).encode())
     sync(aside)
     if os.path.lexists(final):  # The same step, saved again after a resume from an older checkpoint.
         if not is_own_folder(final) or run_of(final) != manifest.run:

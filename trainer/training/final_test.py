@@ -1,0 +1,89 @@
+"""The end of a run that was evaluated on another split: the test split, once, with the checkpoint that counts."""
+
+from trainer.data.reading.loader import EvalLoader
+from trainer.data.remote.folder import DataFolder
+from trainer.errors import UserError
+from trainer.observe.metrics import read_metrics
+from trainer.observe.observers import Observers
+from trainer.run_folder import CHECKPOINTS, METRICS
+from trainer.runtime.checkpoints.folder import folder_of_step
+from trainer.runtime.checkpoints.reading import load
+from trainer.runtime.engines.averaging import averaged_weights
+from trainer.runtime.engines.precision import lower_precision
+from trainer.training.build import build_network, fill, metric_names
+from trainer.training.evaluate import Evaluation, evaluate
+from trainer.training.records import eval_record
+from trainer.training.run import Run, rank_options
+
+TEST = "test"
+
+
+def step_that_counts(run: Run) -> int:
+    """Return the step of the best checkpoint where train.select chooses one, else the last step."""
+    return run.step if run.selection is None or run.selection.step is None else run.selection.step
+
+
+def needs_test(run: Run) -> bool:
+    """Return whether a run that makes no more steps still has to be evaluated on the test split. Collective."""
+    if run.eval_split == TEST or TEST not in run.data.manifest.splits:
+        return False
+    path, step = run.experiment.run_dir / METRICS, step_that_counts(run)
+    return run.runtime.on_main(
+        lambda: (
+            not path.exists() or all(record["kind"] != TEST or record["step"] != step for record in read_metrics(path))
+        )
+    )
+
+
+def run_final_test(run: Run, observers: Observers) -> None:
+    """Evaluate the test split with the checkpoint that counts, and publish the record. Collective.
+
+    Raises:
+        UserError: a sample cannot be used, or the best checkpoint is gone or damaged; the same on every rank.
+    """
+    step, runtime = step_that_counts(run), run.runtime
+    runtime.set_phase(f"the test of step {step}", patient=True)
+    started = run.throughput.elapsed_seconds
+    run.data.fetch(run.data.manifest.split(TEST).shards, runtime)
+    found = _of_the_last_step(run) if step == run.step else _of_an_earlier_step(run, step)
+    averaged, seconds = run.experiment.optimizer.ema_decay is not None, run.throughput.elapsed_seconds - started
+    observers.publish(eval_record("test", step, found, TEST, averaged=averaged, seconds=seconds))
+
+
+def _of_the_last_step(run: Run) -> Evaluation:
+    batches = _batches(run)
+    with run.learner.engine.averaged():
+        tasks = run.learner.tasks
+        found = evaluate(run.learner.engine.predictor, batches, tasks, metric_names(tasks), run.to_input, run.runtime)
+    batches.close()
+    return found
+
+
+def _of_an_earlier_step(run: Run, step: int) -> Evaluation:
+    """Evaluate a checkpoint, whole on every rank: without gradients and optimizer it takes less than training does."""
+    path = folder_of_step(run.experiment.run_dir / CHECKPOINTS, step)
+    if not run.runtime.on_main(path.is_dir):
+        raise UserError(
+            f"the best checkpoint, {path}, is gone, so the test split cannot be evaluated with it. Put it back, or "
+            f"evaluate the last one: paretrain eval {run.experiment.run_dir}"
+        )
+    snapshot = load(path, run.runtime)
+    network = build_network(run.experiment, run.data.manifest, run.learner.tasks)
+    fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, run.experiment.data.path)
+    lower_precision(network, run.experiment.parallel.precision, run.runtime.device)
+    batches, tasks = _batches(run), run.learner.tasks
+    network.to(run.runtime.device)
+    found = evaluate(network, batches, tasks, metric_names(tasks), run.to_input, run.runtime)
+    batches.close()
+    return found
+
+
+def _batches(run: Run) -> EvalLoader:
+    runtime, experiment = run.runtime, run.experiment
+    return EvalLoader(
+        DataFolder(run.data.folder, run.data.manifest, run.data.copy),
+        split=TEST,
+        tasks=run.task_names,
+        batch_size=experiment.train.global_batch // runtime.world_size,
+        options=rank_options(experiment, runtime),
+    )
