@@ -24,6 +24,7 @@ OTHERS_FILES = {ROOT / "docs" / "names.md"}
 COMPANIONS = {
     "balance.weights": ["balance.weighting=fixed"],
     "parallel.offload": ["parallel.strategy=zero3"],
+    "train.patience": ["train.select={}"],
     "parallel.strategy=single": ["parallel.processes=1"],
 }
 """What must stand beside some keys."""

@@ -10,6 +10,7 @@ import torch
 
 from tests.support.command import Command, run_command
 from tests.support.contrary import DIES_AT, contrary_config
+from tests.support.pages import Page
 from tests.support.runs import checkpoint, numbers
 from trainer.cli import main
 from trainer.commands.evaluated import evaluate_checkpoint
@@ -44,6 +45,9 @@ def test_the_test_split_is_evaluated_once_with_the_best_checkpoint_by_val(
     assert summary["test_errors"] == tested["errors"] == found.errors
     assert found.losses == pytest.approx(tested["losses"])
     assert f"(step {best}, best loss of sum on val)" in said
+    page = Page(run_dir / "report.html")
+    assert f"test error at step {best}" in page.text
+    assert f"step {best}best loss of sum on val" in page.text
     assert evaluate_checkpoint(run_dir, "test", None, None).found.losses != found.losses
 
     saved = {path.name for path in (run_dir / "checkpoints").glob("step_*")}

@@ -103,7 +103,8 @@ def test_best_errors_are_those_of_one_evaluation() -> None:
     assert found["best_step"] == 2
     assert found["best_errors"] == {"a": 4.0, "b": 6.0}
     assert found["final_errors"] == {"a": 2.0, "b": None}
-    assert errors_so_far([]) == {"final_errors": {}, "best_errors": {}, "best_step": None, "units": {}}
+    nothing = {"final_errors": {}, "final_step": None, "best_errors": {}, "best_step": None, "units": {}}
+    assert errors_so_far([]) == nothing
 
 
 def test_errors_of_several_units_are_compared_each_with_its_own_first() -> None:

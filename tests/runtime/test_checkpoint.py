@@ -32,10 +32,10 @@ from trainer.runtime.checkpoints.writing import publish, write_files
 from trainer.training.evaluate import evaluate
 
 
-def save_at(folder: Path, step: int) -> list[str]:
+def save_at(folder: Path, step: int, best: int | None = None) -> list[str]:
     """The checkpoints that stand after one more."""
     saver = Saver(folder, 2, ALONE, "a run", {})
-    saver.begin(step, [piece_of("w", torch.zeros(2), 0, 1)], [], {"step": step})
+    saver.begin(step, [piece_of("w", torch.zeros(2), 0, 1)], [], {"step": step}, best)
     saver.finish()
     return sorted(path.name for path in folder.glob("step_*"))
 
@@ -44,6 +44,13 @@ def test_the_newest_stay(tmp_path: Path) -> None:
     found = [save_at(tmp_path, step) for step in (1, 2, 3)]
     assert found[-1] == ["step_00000002", "step_00000003"]
     assert (tmp_path / "LATEST").read_text() == "step_00000003"
+
+
+def test_the_best_one_stays_and_so_does_the_one_before_as_long_as_a_checkpoint_names_it(tmp_path: Path) -> None:
+    found = [save_at(tmp_path, step, best) for step, best in [(1, 1), (2, 1), (3, 1), (4, 4), (5, 4), (6, 4), (7, 4)]]
+    of_steps = [[int(name.removeprefix("step_")) for name in names] for names in found]
+    # The run may go on from step 3 after 4 is damaged, and 1 is the best one there.
+    assert of_steps == [[1], [1, 2], [1, 2, 3], [1, 3, 4], [4, 5], [4, 5, 6], [4, 6, 7]]
 
 
 def test_a_run_that_is_set_back_keeps_its_new_branch(tmp_path: Path) -> None:
