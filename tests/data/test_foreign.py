@@ -11,7 +11,8 @@ from tests.support.loaders import eval_loader
 from tests.support.tiny_data import picture, spec
 from trainer.cli import main
 from trainer.data.format.decode import encode
-from trainer.data.format.manifest import ForeignSpec, read_manifest
+from trainer.data.format.foreign import ForeignSpec
+from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
 from trainer.data.format.tar import walk_tar
 from trainer.data.format.verify import verify_shards
@@ -133,10 +134,10 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
     ("old", "new", "message"),
     [
         ("train-*.tar", "training-*.tar", "has no training-*.tar; found: test, train-0.tar, train-1.tar"),
-        ("labels: cls", "labels: text", "sample '0/0' has members ['cls', 'png', 'txt'], expected ['png', 'text']"),
-        ("labels: cls", "labels: txt", "sample '0/0': its labels are not JSON"),
+        ("labels: cls", "labels: text", "has a label of task 'digit'. Labels that samples have: 'cls', 'txt'."),
+        ("labels: cls", "labels: txt", "a class number from 0 to 9, found 'a caption'"),
         ("classes: 10", "classes: 5", "label of task 'digit' should be null or a class number from 0 to 4, found 5"),
-        ("encoding: png", "encoding: jpg", "sample '0/0' has members ['cls', 'png', 'txt'], expected ['cls', 'jpg']"),
+        ("encoding: png", "encoding: jpg", "sample '0/0' has members ['cls', 'png', 'txt'], expected ['jpg']"),
         ("height: 6,", "", "input.height: Field required"),
         ("classes: 10", "clases: 10", "tasks.0.classification.clases: Extra inputs are not permitted"),
         ("classes: 10", "kind: poetry", "tasks.0: Input tag 'poetry' found using 'kind' does not match any of"),
@@ -204,5 +205,5 @@ def test_the_labels_are_json(tmp_path: Path) -> None:
     write_foreign(tmp_path / "raw", "train", 0, {"cls": b"%d"}, tarfile.PAX_FORMAT)
     description = CLS.replace(', test: "test/*.tar"', "").replace("classes: 10}", "classes: 10}, {name: b, classes: 2}")
     (tmp_path / "tasks.yaml").write_text(description)
-    with pytest.raises(UserError, match="its labels should be a JSON object, found b'0'"):
+    with pytest.raises(UserError, match="its labels should be a JSON object, or a list of 2, found 0"):
         index_folder(tmp_path / "raw", tmp_path / "tasks.yaml", tmp_path / "data")

@@ -17,9 +17,10 @@ import torch
 
 from tests.support import tiny_data as tiny
 from tests.support.loaders import train_loader
-from trainer.data.format.decode import BadImageError, decode_into, encode
+from trainer.data.format.decode import decode_into, encode
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import read_manifest
+from trainer.data.format.png import BadImageError
 from trainer.data.format.verify import verify_shards
 from trainer.data.remote.folder import open_folder
 from trainer.errors import UserError

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.tiny_data import picture, spec
-from trainer.data.format.decode import BadImageError, check_header, decode_into, encode
+from trainer.data.format.decode import check_header, decode_into, encode
+from trainer.data.format.png import BadImageError
 from trainer.data.format.specs import ImageSpec
 
 

@@ -54,7 +54,7 @@ def test_zeros_in_the_middle_are_not_taken_for_the_end() -> None:
     assert "byte 1024: empty blocks that are not the archive's end" in refusal(bytes(damaged))
 
 
-@pytest.mark.parametrize("content", [b"<html>404</html>" * 64, b"\x1f\x8b" + b"q" * 2000])
+@pytest.mark.parametrize("content", [b"<html>404</html>" * 64, b"\x1f\x9d" + b"q" * 2000])
 def test_other_files_are_refused(content: bytes) -> None:
     assert "Not a tar, or damaged" in refusal(content)
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.format.foreign import stored_extensions
 from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import dense_tasks, extensions
+from trainer.data.format.members import dense_tasks
+from trainer.data.format.overlap import find_overlaps
 from trainer.data.format.seen import find_labels, suggestion
-from trainer.data.format.specs import MOST_STDS, ClassificationSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
+from trainer.data.format.specs import MOST_STDS, ClassificationSpec, ImageSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
 
@@ -90,7 +92,7 @@ def check_trainable(
 
 
 def warnings(folder: Path, manifest: Manifest) -> list[str]:
-    """Return warnings about tasks whose train labels are missing or all the same.
+    """Return warnings about tasks whose train labels are missing or all the same, and about images in two splits.
 
     Data without a train split gives no warnings: nothing is trained on it.
     """
@@ -99,7 +101,19 @@ def warnings(folder: Path, manifest: Manifest) -> list[str]:
     found = coverage(manifest.tasks, *load_index(folder, manifest, "train"))
     absent = [name for name, seen in found.items() if not seen.count]
     missing = [no_labels(folder, manifest, absent)] if absent else []
-    return missing + list(_constant(folder, manifest.tasks, found))
+    return [*missing, *_constant(folder, manifest.tasks, found), *_shared(folder, manifest)]
+
+
+def _shared(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Warn of images that are in the train split and in another one. Equal rows of features may well be by chance."""
+    if not isinstance(manifest.input, ImageSpec):
+        return
+    for split, found in find_overlaps(folder, manifest).items():
+        yield (
+            f"{folder}: {found.count:,} of {manifest.num_samples(split):,} {split} images are byte for byte equal to a "
+            f"train image, such as sample {found.example[0]} to train sample {found.example[1]}: errors on them are "
+            "not those on new images."
+        )
 
 
 def _constant(folder: Path, tasks: Sequence[TaskSpec], found: dict[str, Coverage]) -> Iterator[str]:
@@ -124,7 +138,7 @@ def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
 
 def no_labels(folder: Path, manifest: Manifest, absent: Sequence[str]) -> str:
     """Say that no train sample has a label of these tasks, what was perhaps meant, and which labels there are."""
-    arrays = extensions(manifest.input, manifest.tasks)
+    arrays = stored_extensions(manifest.input, manifest.tasks, manifest.foreign)
     seen = find_labels(folder, manifest.split("train"), manifest.foreign, arrays)
     said = f"{folder}: no sample of the train split has a label of {_listed(absent)}."
     return said + suggestion(absent[0], seen)

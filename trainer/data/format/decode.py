@@ -7,9 +7,7 @@ way for training and evaluation. Pixels are used as stored: EXIF orientation and
 Shapes: H rows, W columns, C channels.
 """
 
-import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -17,18 +15,13 @@ import numpy as np
 import simplejpeg
 
 from trainer.data.format.npy import npy_header, read_npy, write_npy
+from trainer.data.format.png import BadImageError, decode_png, opencv_refusing, png_header
 from trainer.data.format.specs import Encoding, ImageSpec
 
 MAX_PIXELS = 2**26
 """Height x width of the largest image that is decoded if any size may be stored: 200 MB of RGB."""
 
-_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-_PNG_CHANNELS = {(8, 0): 1, (8, 2): 3}  # (bit depth, colour type): grey, RGB
 _JPG_CHANNELS = {"gray": 1, "ycbcr": 3, "rgb": 3}
-
-
-class BadImageError(Exception):
-    """An image that cannot be used; its argument says why."""
 
 
 def encode(image_HWC: np.ndarray, encoding: Encoding) -> bytes:
@@ -71,6 +64,11 @@ def check_header(data: bytes, spec: ImageSpec) -> None:
         raise BadImageError(f"expected from 1 to {MAX_PIXELS:,} pixels, found {height} x {width}")
     if channels not in (1, spec.channels):
         raise BadImageError(f"expected {spec.channels} channels, found {channels}")
+
+
+def needs_decoding(data: bytes, spec: ImageSpec) -> bool:
+    """Return whether the header alone cannot tell if an image can be used: it may have transparent pixels."""
+    return spec.encoding == "png" and not png_header(data).is_plain
 
 
 def check_whole(data: bytes, spec: ImageSpec) -> None:
@@ -134,13 +132,13 @@ def _decode_checked(slot_HWC: np.ndarray, data: bytes, spec: ImageSpec) -> None:
         # At half size or less libjpeg skips most of its work; factors between 1/2 and 1 are slower than none.
         pixels_HWC = _decode_jpg(data, spec.channels, min_height=spec.height, min_width=spec.width, min_factor=2)
     elif spec.encoding == "png":
-        pixels_HWC = _decode_png(data, spec.channels)
+        pixels_HWC = decode_png(data, spec.channels)
     else:
         pixels_HWC = _decode_npy(data)
     if pixels_HWC.shape == slot_HWC.shape:
         slot_HWC[:] = pixels_HWC
     else:
-        with _opencv_refusing():
+        with opencv_refusing():
             _resize_into(slot_HWC, pixels_HWC)
 
 
@@ -163,26 +161,6 @@ def _decode_jpg(data: bytes, channels: int, **options: Any) -> np.ndarray:
         raise BadImageError(str(error)) from None
 
 
-def _decode_png(data: bytes, channels: int) -> np.ndarray:
-    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    with _opencv_refusing():
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise BadImageError("the PNG decoder refused it")
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-@contextmanager
-def _opencv_refusing() -> Iterator[None]:
-    """Raise MemoryError if OpenCV ran out of memory, BadImageError if it refused the image."""
-    try:
-        yield
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError from None
-        raise BadImageError(str(error.err)) from None
-
-
 def _decode_npy(data: bytes) -> np.ndarray:
     try:
         return read_npy(data)
@@ -191,12 +169,8 @@ def _decode_npy(data: bytes) -> np.ndarray:
 
 
 def _png_shape(data: bytes) -> tuple[int, int, int]:
-    if len(data) < 33 or not data.startswith(_PNG_START):
-        raise BadImageError(f"expected a PNG, found {data[:8]!r}")
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, len(_PNG_START))
-    if (depth, colour) not in _PNG_CHANNELS:
-        raise BadImageError(f"expected 8-bit grey or RGB, found bit depth {depth} and colour type {colour}")
-    return height, width, _PNG_CHANNELS[depth, colour]
+    header = png_header(data)
+    return header.height, header.width, header.channels
 
 
 def _jpg_shape(data: bytes) -> tuple[int, int, int]:

@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.format.manifest import ForeignSpec, SplitSpec
+from trainer.data.format.foreign import ForeignSpec, normal_extension
+from trainer.data.format.foreign_labels import LabelReader
+from trainer.data.format.manifest import SplitSpec
 from trainer.data.format.specs import LARGEST, MISSING, ClassificationSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
 from trainer.data.format.tar import Member, TarBytes, open_tar, walk_tar
 from trainer.errors import UserError
@@ -69,10 +71,9 @@ def index_shard(
     columns = [
         _Column(task.name, len(task.classes) if isinstance(task, ClassificationSpec) else 0, task) for task in tasks
     ]
-    labels_member = foreign.labels if foreign else "json"
-    required, known = {members[0], labels_member}, {*members, labels_member}
-    if foreign and not tasks:
-        required.remove(labels_member)
+    reader = LabelReader(tasks, foreign) if foreign else None
+    of_labels = reader.members if reader else {"json"}
+    required, known = {members[0]} | (set() if foreign else of_labels), {*members, *of_labels}
     with open_tar(path) as tar:
         for key, found in walk_samples(tar, str(path), foreign is not None):
             if key in keys:
@@ -89,19 +90,22 @@ def index_shard(
                 if extension in found and not found[extension].size:
                     raise UserError(f"{where}: member {extension!r} is empty; leave out members without content.")
             rows.append([_row(tar, number, found.get(extension)) for extension in members])
-            text = found.get(labels_member)
-            content = b"{}" if text is None else tar[text.offset : text.offset + text.size]
-            labels.append(_labels(content, columns, where, bare=foreign is not None))
+            texts = {name: _content(tar, found[name]) for name in of_labels if name in found}
+            labels.append(reader.read(texts, where) if reader else _labels(texts["json"], columns, where))
     if not rows:
         raise UserError(f"{path} contains no sample.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
     return index_NM, np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
 
 
+def _content(tar: TarBytes, member: Member) -> bytes:
+    return tar[member.offset : member.offset + member.size]
+
+
 def _row(tar: TarBytes, number: int, member: Member | None) -> tuple[int, int, int, int]:
     if member is None:
         return number, 0, 0, 0
-    return number, member.offset, member.size, zlib.crc32(tar[member.offset : member.offset + member.size])
+    return number, member.offset, member.size, zlib.crc32(_content(tar, member))
 
 
 def walk_samples(tar: TarBytes, where: str, foreign: bool) -> Iterator[tuple[str, dict[str, Member]]]:
@@ -131,8 +135,7 @@ def _split_foreign(name: str) -> tuple[str, str]:
     """Return key and extension as WebDataset does; no key for files outside of samples, such as `._photo.jpg`."""
     folder, slash, name = name.removeprefix("./").rpartition("/")
     stem, _, extension = name.partition(".")
-    extension = extension.lower()
-    return folder + slash + stem if stem else "", "jpg" if extension == "jpeg" else extension
+    return folder + slash + stem if stem else "", normal_extension(extension)
 
 
 class _Column(NamedTuple):
@@ -143,13 +146,11 @@ class _Column(NamedTuple):
     task: ScalarTaskSpec
 
 
-def _labels(text: bytes, columns: Sequence[_Column], where: str, *, bare: bool) -> list[int | float]:
+def _labels(text: bytes, columns: Sequence[_Column], where: str) -> list[int | float]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its labels are not JSON: {error}.") from None
-    if bare and len(columns) == 1 and not isinstance(found, dict):
-        found = {columns[0].name: found}
     if not isinstance(found, dict):
         raise UserError(f"{where}: its labels should be a JSON object, found {text[:40]!r}.")
     return [

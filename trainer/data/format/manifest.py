@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+from trainer.data.format.explain import explain
+from trainer.data.format.foreign import ForeignSpec
 from trainer.data.format.publish import PARTIAL_NAME
-from trainer.data.format.specs import DataSpec, Name, Part, TaskSpec, doubled, explain
+from trainer.data.format.specs import DataSpec, Part, TaskSpec, doubled
 from trainer.data.format.tar import BLOCK
 from trainer.errors import UserError, did_you_mean
 from trainer.files import read_bytes, write_durably
@@ -31,13 +33,6 @@ MAX_MANIFEST_BYTES = 256 << 20
 
 SplitName = Annotated[str, Field(pattern=FILE_NAME)]
 """Also the prefix of the split's file names."""
-
-
-class ForeignSpec(Part):
-    """How to read shards that another program wrote. Other members are ignored."""
-
-    labels: Name = "json"
-    """Extension of the labels member: a JSON object, task -> label, or the bare label if there is only one task."""
 
 
 class FileSpec(Part):

@@ -7,13 +7,19 @@ Shapes: B samples, H rows, W columns, C channels, F features; `...` means any of
 """
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
 import numpy as np
 
-from trainer.data.format.decode import BadImageError, check_header, check_whole, decode_into, decode_many
+from trainer.data.format.decode import (
+    MAX_PIXELS,
+    check_header,
+    check_whole,
+    decode_into,
+    decode_many,
+    needs_decoding,
+)
 from trainer.data.format.npy import npy_header, read_npy
-from trainer.data.format.pixels import unmeasured
+from trainer.data.format.png import BadImageError, decode_classes, png_header
 from trainer.data.format.specs import (
     MOST_STDS,
     UNLABELLED,
@@ -75,13 +81,13 @@ def decode_member(slot: np.ndarray, data: bytes, spec: MemberSpec) -> None:
         if isinstance(spec, ImageSpec):
             decode_into(slot, data, spec)
         elif isinstance(spec, SegmentationSpec):
-            decode_into(slot[..., None], data, _grey_png(*slot.shape))
+            _read_classes(slot, data, spec)
             _check_classes(slot, spec)
         elif isinstance(spec, FeaturesSpec):
             if faults := _decode_rows(slot[None], {0: data}, spec):
                 raise faults[0]
         else:
-            slot[...] = _read_floats(data, slot.shape)
+            slot[...] = _read_map(data, slot.shape, spec)
             slot -= spec.mean
             slot /= spec.std
             if (far := np.abs(slot) > MOST_STDS).any():
@@ -115,7 +121,7 @@ def decode_members(batch: np.ndarray, contents: Mapping[int, bytes], spec: Membe
 
 
 def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec, *, whole: bool) -> None:
-    """Check that a member will decode, before it is written. Images are checked by their header, unless `whole`.
+    """Check that a member will decode, before it is written. Most images are checked by their header, unless `whole`.
 
     Raises:
         BadMemberError: as `decode_member`.
@@ -124,7 +130,7 @@ def check_member(data: bytes, spec: MemberSpec, inputs: ImageSpec | FeaturesSpec
         decode_member(blank(spec, 1, inputs)[0], data, spec)
         return
     try:
-        (check_whole if whole else check_header)(data, spec)
+        (check_whole if whole or needs_decoding(data, spec) else check_header)(data, spec)
     except BadImageError as error:
         raise BadMemberError(str(error)) from None
 
@@ -158,9 +164,40 @@ def _read_floats(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         raise BadMemberError(str(error)) from None
 
 
-@lru_cache(maxsize=16)
-def _grey_png(height: int, width: int) -> ImageSpec:
-    return unmeasured(height, width, 1, "png")
+def _read_map(data: bytes, shape: tuple[int, ...], spec: DenseRegressionSpec) -> np.ndarray:
+    """Return the values of a dense regression, (H, W, C), as stored or resized. One channel may be stored as (H, W)."""
+    try:
+        found, dtype = npy_header(data)
+        if dtype not in ("<f2", "<f4"):
+            raise BadMemberError(f"expected float16 or float32 of shape {shape}, found {dtype} of shape {found}")
+        flat = len(found) == 2 and spec.channels == 1
+        full = (*found, 1) if flat else found
+        sizes_fit = full[:2] == shape[:2] or spec.stored_sizes == "any"
+        if len(full) != 3 or full[2] != spec.channels or not sizes_fit or 0 in full:
+            raise BadMemberError(f"expected float16 or float32 of shape {shape}, found {dtype} of shape {found}")
+        return _nearest(read_npy(data).reshape(full), shape[0], shape[1])
+    except ValueError as error:
+        raise BadMemberError(str(error)) from None
+
+
+def _read_classes(slot_HW: np.ndarray, data: bytes, spec: SegmentationSpec) -> None:
+    height, width, *_ = header = png_header(data)
+    if spec.stored_sizes == "exact" and (height, width) != slot_HW.shape:
+        raise BadMemberError(
+            f"expected height x width x channels {(*slot_HW.shape, 1)}, found {(height, width, header.channels)}"
+        )
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BadMemberError(f"expected from 1 to {MAX_PIXELS:,} pixels, found {height} x {width}")
+    slot_HW[...] = _nearest(decode_classes(data), *slot_HW.shape)
+
+
+def _nearest(map_: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize the first two axes: each pixel gets the value of the stored pixel under its centre."""
+    if map_.shape[:2] == (height, width):
+        return map_
+    rows_H = ((np.arange(height) + 0.5) * map_.shape[0] / height).astype(int)
+    columns_W = ((np.arange(width) + 0.5) * map_.shape[1] / width).astype(int)
+    return map_[rows_H[:, None], columns_W]
 
 
 def _check_classes(map_HW: np.ndarray, task: SegmentationSpec) -> None:

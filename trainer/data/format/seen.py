@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from trainer.data.format.foreign import ForeignSpec
 from trainer.data.format.index import walk_samples
-from trainer.data.format.manifest import ForeignSpec, SplitSpec
+from trainer.data.format.manifest import SplitSpec
 from trainer.data.format.tar import open_tar
 from trainer.errors import UserError
 

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from trainer.data.format.explain import refusing
 from trainer.data.format.index import index_shard
 from trainer.data.format.manifest import (
     FILE_NAME,
@@ -30,7 +31,7 @@ from trainer.data.format.manifest import (
 )
 from trainer.data.format.members import BadMemberError, MemberSpec, check_member, dense_tasks, extensions
 from trainer.data.format.publish import publishing
-from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec, refusing
+from trainer.data.format.specs import DataSpec, DenseTaskSpec, FeaturesSpec, ImageSpec, TaskSpec
 from trainer.data.format.summary import summarise
 from trainer.data.format.tar_writer import tar_end, tar_member
 from trainer.errors import UserError

@@ -2,14 +2,10 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from trainer.errors import UserError
-from trainer.plain import one_line
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 # models/tasks.py has the same two: models must not import the trainer, and this module must not load torch.
 MISSING = -1
@@ -191,12 +187,23 @@ class RegressionSpec(_Task):
 _MEMBER = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
 
 
-class SegmentationSpec(_Task):
-    """One class per pixel: a grey PNG of the input's height and width; no member if the sample has no labels."""
-
-    kind: Literal["segmentation"] = "segmentation"
+class _DenseTask(_Task):
     name: str = _MEMBER
     """Also the first part of the member's extension: lower-case letters, digits, `_` and `-`."""
+    stored_sizes: Literal["exact", "any"] = "exact"
+    """any: stored targets may have other sizes than the input, and are resized to its height and width by nearest
+    neighbour."""
+
+    @model_serializer(mode="wrap")
+    def _what_is_said(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # Manifests and fingerprints of exact targets stay as earlier versions wrote them.
+        return {key: value for key, value in dump(self).items() if (key, value) != ("stored_sizes", "exact")}
+
+
+class SegmentationSpec(_DenseTask):
+    """One class per pixel: a PNG of class numbers, grey or a palette's; no member if the sample has no labels."""
+
+    kind: Literal["segmentation"] = "segmentation"
     classes: Names = Field(min_length=2, max_length=255)
     """What the values 0, 1, ... mean; 255 marks a pixel without a label."""
 
@@ -206,12 +213,11 @@ class SegmentationSpec(_Task):
         return f"{self.name}.png"
 
 
-class DenseRegressionSpec(_Task):
-    """Values per pixel: float16 or float32, height x width x channels; no member if the sample has no labels."""
+class DenseRegressionSpec(_DenseTask):
+    """Values per pixel: float16 or float32, height x width x channels, or height x width for one channel; no member if
+    the sample has no labels."""
 
     kind: Literal["dense_regression"] = "dense_regression"
-    name: str = _MEMBER
-    """Also the first part of the member's extension: lower-case letters, digits, `_` and `-`."""
     channels: int = Field(ge=1, le=MAX_BYTES)
     """Values per pixel; NaN marks one without a label."""
     unit: Name | None = None
@@ -272,29 +278,3 @@ class DataSpec(Part):
                         f"a target of task {task.name!r} has {size:,} bytes, expected at most {MAX_BYTES:,}"
                     )
         return self
-
-
-@contextmanager
-def refusing(where: str) -> Iterator[None]:
-    """Turn a ValidationError raised inside into a UserError that begins with `where`."""
-    try:
-        yield
-    except ValidationError as error:
-        raise UserError(f"{where}:\n{explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """Return the first faults of a validation, one per line."""
-    faults = error.errors()
-    # For a list with one wrong item, pydantic also reports that it is too short.
-    causes = [one for one in faults if not any(_inside(other["loc"], one["loc"]) for other in faults)]
-    lines = [f"  {_location(fault['loc'])}: {one_line(fault['msg'])}" for fault in causes]
-    return "\n".join(lines[:5]) + (f"\n  ... and {len(lines) - 5} more" if len(lines) > 5 else "")
-
-
-def _location(loc: tuple[int | str, ...]) -> str:
-    return ".".join(one_line(str(part))[:MAX_NAME] for part in loc) or "the whole"
-
-
-def _inside(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(loc) > len(outer) and loc[: len(outer)] == outer

@@ -26,6 +26,8 @@ PIECE_BYTES = 1 << 18
 """Bytes read at a time."""
 _EMPTY = bytes(BLOCK)
 _MAX_DIGITS = 20
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of a file -> the program that packed it."""
 _FILE = (b"0", b"\0")
 _TOLERATED = (*_FILE, b"5", b"x", b"g", b"L")
 
@@ -122,6 +124,12 @@ def _parse(header: bytes, offset: int, where: str, kinds: Sequence[bytes]) -> tu
     # The checksum counts its own eight bytes as spaces.
     found = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if len(header) < BLOCK or _octal(header[148:156]) != found:
+        packer = next((name for start, name in _PACKED.items() if not offset and header.startswith(start)), None)
+        if packer is not None:
+            raise UserError(
+                f"{where} is packed by {packer}. Samples are read in random order, which a packed tar does not allow.\n"
+                f"Unpack it first, and index that: {packer} -dc {where} > NEW.tar"
+            )
         raise UserError(f"{where}: byte {offset}: expected a tar header, found {header[:16]!r}. Not a tar, or damaged.")
     kind, name, size = header[156:157], _text(header[:100]), _octal(header[124:136])
     if header[257:263] == b"ustar\0" and header[345]:

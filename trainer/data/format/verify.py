@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainer.data.format.faults import remedy, unreadable
+from trainer.data.format.foreign import stored_extensions
 from trainer.data.format.index import index_shard, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
-from trainer.data.format.members import extensions
 from trainer.data.format.tables import Table, load_index
 from trainer.errors import UserError
 from trainer.files import open_regular
@@ -59,7 +59,7 @@ def verify_shards(
             found_NM, found_NT = index_shard(
                 folder / shard.file,
                 number=number,
-                members=extensions(manifest.input, manifest.tasks),
+                members=stored_extensions(manifest.input, manifest.tasks, manifest.foreign),
                 tasks=manifest.tasks,
                 foreign=manifest.foreign,
             )

@@ -19,9 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from trainer.data.format.decode import BadImageError, check_header, decode_into, encode
+from trainer.data.format.decode import check_header, decode_into, encode
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
+from trainer.data.format.png import BadImageError
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec, ImageSpec
 from trainer.data.sources.celeba.annotations import (

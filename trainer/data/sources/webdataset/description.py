@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from trainer.config.yaml_file import read_yaml
+from trainer.data.format.explain import explain
+from trainer.data.format.foreign import ForeignSpec, normal_extension
 from trainer.data.format.manifest import SplitName
-from trainer.data.format.specs import ImageSpec, Part, TaskSpecs, explain
+from trainer.data.format.specs import ImageSpec, Part, TaskSpecs
 from trainer.data.format.tar import open_tar, walk_tar
 from trainer.errors import UserError
 
@@ -19,6 +21,7 @@ input: {encoding: jpg, height: 224, width: 224}
 labels: cls
 tasks:
 - {name: label, kind: classification, classes: 1000}
+- {name: age, kind: regression, from: json/person/age, missing: -1}
 """
 
 MAX_NUMBERED = 1_000_000
@@ -32,8 +35,9 @@ class Description(Part):
     """Split -> pattern of its shards' file names."""
     input: ImageSpec
     """What images decode to; they may be stored at any size. Defaults: 3 channels, mean 0, std 1."""
-    labels: str = "json"
-    """Extension of the labels member: a JSON object, task -> label, or the bare label if there is only one task."""
+    foreign: ForeignSpec
+    """Which members hold the input and the labels: of `labels`, of the input's `from`, and of each task's `from` and
+    `missing`."""
     tasks: TaskSpecs
     """As in a manifest. `classes` may be their number; mean and std default to 0 and 1."""
 
@@ -74,21 +78,52 @@ def ask(folder: Path) -> str:
 
 
 def _completed(values: Any) -> Any:
-    """Fill in defaults. Values of wrong types are left to the validation."""
+    """Fill in defaults, and gather what `labels`, `from` and `missing` say. Wrong types are left to the validation."""
     if not isinstance(values, dict):
         return values
     values = dict(values)
+    foreign: dict[str, Any] = {"labels": _extension(values.pop("labels", "json")), "tasks": {}}
+    missing = values.pop("missing", None)
     if isinstance(values.get("input"), dict):
         channels = 1 if values["input"].get("channels") == 1 else 3
         unknown = {"channels": channels, "stored_sizes": "any", "mean": [0.0] * channels, "std": [1.0] * channels}
         values["input"] = unknown | values["input"]
+        if "from" in values["input"]:
+            foreign["input"] = _extension(values["input"].pop("from"))
+            values["input"].setdefault("encoding", str(foreign["input"]).rpartition(".")[2])
     if isinstance(values.get("tasks"), list):
+        values["tasks"] = [dict(task) if isinstance(task, dict) else task for task in values["tasks"]]
+        for task in values["tasks"]:
+            if isinstance(task, dict):
+                source = _source(task, foreign["labels"], missing)
+                if source is not None and isinstance(task.get("name"), str):
+                    foreign["tasks"][task["name"]] = source
         values["tasks"] = [_completed_task(task) if isinstance(task, dict) else task for task in values["tasks"]]
-    return values
+    return values | {"foreign": foreign}
+
+
+def _source(task: dict[str, Any], labels: Any, default_missing: Any) -> dict[str, Any] | None:
+    """Take `from` and `missing` out of a task; return its source, or None if it has neither."""
+    address, missing = task.pop("from", None), task.pop("missing", default_missing)
+    if address is None and missing is None:
+        return None
+    if address is None:
+        address = f"{labels}/{task.get('name')}"
+    member, *path = str(address).split("/")
+    words = missing if isinstance(missing, list) else [] if missing is None else [missing]
+    return {"member": _extension(member), "path": path, "missing": words}
+
+
+def _extension(value: Any) -> Any:
+    return normal_extension(value) if isinstance(value, str) else value
 
 
 def _completed_task(values: dict[str, Any]) -> dict[str, Any]:
     values = {"kind": "classification"} | values
     if type(values.get("classes")) is int and values["classes"] <= MAX_NUMBERED:
         values["classes"] = [str(number) for number in range(values["classes"])]
+    elif isinstance(values.get("classes"), list):
+        values["classes"] = [str(name) if type(name) is int else name for name in values["classes"]]
+    if values["kind"] in ("segmentation", "dense_regression"):
+        return {"stored_sizes": "any"} | values
     return {"mean": 0.0, "std": 1.0} | values if values["kind"] == "regression" else values

@@ -15,23 +15,25 @@ from rich.console import Console
 from rich.progress import track
 
 from trainer.data.format.coverage import coverage, no_labels
-from trainer.data.format.decode import BadImageError, decode_into
-from trainer.data.format.index import index_shard, scalar_tasks
+from trainer.data.format.decode import decode_into
+from trainer.data.format.explain import refusing
+from trainer.data.format.foreign import ForeignSpec, stored_extensions
+from trainer.data.format.index import index_shard, scalar_tasks, walk_samples
 from trainer.data.format.manifest import (
     FILE_NAME,
     MANIFEST_NAME,
-    ForeignSpec,
     Manifest,
     ShardSpec,
     SplitSpec,
     write_manifest,
 )
-from trainer.data.format.members import extensions
 from trainer.data.format.pixels import PixelMoments
+from trainer.data.format.png import BadImageError
 from trainer.data.format.publish import publishing
 from trainer.data.format.shards import describe_file, write_array
-from trainer.data.format.specs import ImageSpec, RegressionSpec, TaskSpec, doubled, refusing
+from trainer.data.format.specs import DenseTaskSpec, ImageSpec, RegressionSpec, TaskSpec, doubled
 from trainer.data.format.summary import summarise
+from trainer.data.format.tar import open_tar
 from trainer.data.sources.webdataset.description import Description, ask, read_description
 from trainer.data.sources.webdataset.probe import probe
 from trainer.errors import UserError
@@ -59,7 +61,7 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
     found, written = read_description(description)
     shards = {split: _find(folder, pattern) for split, pattern in found.splits.items()}
     names = _names(folder, [path for paths in shards.values() for path in paths], linked=out is not None)
-    foreign = ForeignSpec(labels=found.labels)
+    foreign = _with_input(found, next(iter(shards.values()))[0])
     with _in_place(folder) if out is None else publishing(out, MANIFEST_NAME) as target:
         splits, tables = {}, {}
         for split, paths in shards.items():
@@ -145,7 +147,11 @@ def _index(
     shown = track(paths, f"{split} shards", console=Console(stderr=True), disable=not sys.stderr.isatty())
     for number, path in enumerate(shown):
         table = index_shard(
-            path, number=number, members=extensions(found.input, found.tasks), tasks=found.tasks, foreign=foreign
+            path,
+            number=number,
+            members=stored_extensions(found.input, found.tasks, foreign),
+            tasks=found.tasks,
+            foreign=foreign,
         )
         shards.append(ShardSpec(samples=len(table[0]), **describe_file(path) | {"file": names[path]}))
         tables.append(table)
@@ -155,6 +161,23 @@ def _index(
         "labels": write_array(target / f"{split}.labels.npy", labels_NT),
     }
     return SplitSpec(shards=tuple(shards), **files), (index_NM, labels_NT)
+
+
+def _with_input(found: Description, shard: Path) -> ForeignSpec:
+    """Return where input and labels are. A single member that ends in the encoding, such as a.jpg, is the input."""
+    foreign, encoding = found.foreign, found.input.encoding
+    if foreign.input is not None:
+        return foreign
+    with open_tar(shard) as tar:
+        _, members = next(walk_samples(tar, str(shard), True), ("", {}))
+    ending = [extension for extension in members if extension.endswith(f".{encoding}")]
+    targets = {source.member for source in foreign.tasks.values()} | {
+        task.extension for task in found.tasks if isinstance(task, DenseTaskSpec)
+    }
+    ending = [extension for extension in ending if extension not in targets]
+    if encoding in members or len(ending) != 1:
+        return foreign
+    return foreign.model_copy(update={"input": ending[0]})
 
 
 def _measure(image: ImageSpec, paths: Sequence[Path], rows_N: np.ndarray) -> ImageSpec:
