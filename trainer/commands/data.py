@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import whole
+from trainer.commands.data_columns import add_columns, add_file, columns, names
 
 if TYPE_CHECKING:
     from trainer.data.format.manifest import Manifest
@@ -140,17 +141,20 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             options.csv,
             options.out,
             targets=options.targets,
-            kinds=options.kinds,
-            units=options.units,
-            ignore=options.ignore,
-            split_column=options.split,
+            categories=options.categories,
+            **columns(options),
         )
 
-    parser = sources.add_parser("table", help="rows of a CSV file: predict some columns from the others")
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="CSV file with a header, in UTF-8")
-    _add_columns(parser, targets="columns to predict", required=True)
+    parser = sources.add_parser("table", help="rows of a table: predict some columns from the others")
+    add_file(parser, "table with the names of its columns")
+    add_columns(parser, targets="columns to predict", required=True)
     parser.add_argument(
-        "--ignore", type=_names, default=[], metavar="A,B*", help="columns to leave out; * matches any text"
+        "--categories",
+        type=names,
+        action="extend",
+        default=[],
+        metavar="A,B*",
+        help="columns whose values become a feature each",
     )
     _add_out(parser)
     parser.set_defaults(run=_timed(run))
@@ -165,18 +169,14 @@ def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
             options.csv,
             options.out,
             targets=options.targets,
-            kinds=options.kinds,
-            units=options.units,
-            split_column=options.split,
             size=options.size,
+            **columns(options),
         )
 
-    parser = sources.add_parser("folder", help="a folder of images with a CSV file of labels")
+    parser = sources.add_parser("folder", help="a folder of images with a table of labels")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of JPEG or PNG files")
-    parser.add_argument(
-        "--csv", type=Path, required=True, metavar="FILE", help="CSV file whose first column names the image files"
-    )
-    _add_columns(parser, targets="columns to predict (default: all but the first)", required=False)
+    add_file(parser, "table whose first column names the image files")
+    add_columns(parser, targets="columns to predict (default: all but the first)", required=False)
     parser.add_argument(
         "--size", type=_size, metavar="HxW", help="resize the images to this size when they are decoded"
     )
@@ -242,30 +242,6 @@ def _add_check(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=run)
 
 
-def _add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool) -> None:
-    parser.add_argument("--targets", type=_names, required=required, metavar="A,B*", help=targets)
-    parser.add_argument(
-        "--kinds",
-        type=_pairs,
-        default={},
-        metavar="A=KIND",
-        help="classification or regression",
-    )
-    parser.add_argument("--units", type=_pairs, default={}, metavar="A=UNIT", help="units of regression targets")
-    parser.add_argument(
-        "--split",
-        metavar="COLUMN",
-        help="column with the split of each row (default: a hash of the row puts a fifth in test)",
-    )
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"expected NAME,NAME, found {text!r}")
-    return names
-
-
 def _size(text: str) -> tuple[int, int]:
     height, found, width = text.partition("x")
     if not found:
@@ -277,13 +253,6 @@ def _side(text: str) -> int:
     from trainer.data.format.specs import MAX_SIDE
 
     return whole(1, MAX_SIDE)(text)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in _names(text)]
-    if not all(name and equals and value for name, equals, value in pairs):
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, found {text!r}")
-    return {name: value for name, _, value in pairs}
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:

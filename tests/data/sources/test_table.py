@@ -13,8 +13,8 @@ from tests.support.loaders import eval_loader
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import MISSING, ClassificationSpec, FeaturesSpec, RegressionSpec
 from trainer.data.format.verify import verify_shards
-from trainer.data.sources.csv_file import CsvFile
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
 
 HEADER = ("id", "height", "age", "town", "rooms", "price", "part")
@@ -100,7 +100,7 @@ def test_hundreds_of_targets_by_a_pattern(tmp_path: Path) -> None:
 
 
 def test_statistics_over_many_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.data.sources.columns.CHUNK_ROWS", 7)
+    monkeypatch.setattr("trainer.data.sources.tables.columns.CHUNK_ROWS", 7)
     values = np.random.default_rng(1).normal(1e6, 2, (60, 2))
     path = table(tmp_path, [[*map(repr, row), "train"] for row in values.tolist()], ["x", "y", "part"])
     manifest = write_table(path, tmp_path / "data", targets=["y"], split_column="part")
@@ -112,7 +112,7 @@ def test_the_split_is_a_hash_of_the_row_alone(tmp_path: Path) -> None:
     rows = [[str(n), str(n % 7)] for n in range(2000)]
     splits = {}
     for order in (rows, rows[::-1]):
-        file = CsvFile(table(tmp_path, order, ["x", "y"]))
+        file = TableFile(table(tmp_path, order, ["x", "y"]))
         splits[order[0][0]] = {row.cells[0]: file.split(row) for row in file}
     assert splits["0"] == splits["1999"]
     share = list(splits["0"].values()).count("test") / len(rows)
@@ -122,7 +122,7 @@ def test_the_split_is_a_hash_of_the_row_alone(tmp_path: Path) -> None:
 def test_a_file_as_spreadsheets_write_it(tmp_path: Path) -> None:
     path = tmp_path / "odd.csv"
     path.write_bytes('\ufeffx,"a, b",part\r\n1.5,"two\nlines", train\r\n\r\n2.5,Ö,train\r\n'.encode())
-    file = CsvFile(path, "part")
+    file = TableFile(path, "part")
     assert file.columns == ["x", "a, b", "part"]
     assert [(row.line, row.cells) for row in file] == [(3, ["1.5", "two\nlines", "train"]), (5, ["2.5", "Ö", "train"])]
 
@@ -147,7 +147,7 @@ def test_a_file_as_spreadsheets_write_it(tmp_path: Path) -> None:
         ),
         ({"units": {"age": "years"}}, "--units names 'age', which is not a target."),
         ({"units": {"town": "km"}}, "column 'town' is a classification: its error is a percentage, not in km"),
-        ({"targets": ["*"], "ignore": []}, "found in both: ['part']"),
+        ({"targets": ["*"], "ignore": []}, "no column is left to predict * from"),
         ({"targets": ["height", "age", "town", "rooms", "price"]}, "no column is left to predict height, age, town"),
     ],
 )
@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, options: dict, message: str)
 def test_a_file_that_is_no_table_is_refused(
     tmp_path: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CsvFile, "split", lambda file, row: "train")
+    monkeypatch.setattr(TableFile, "split", lambda file, row: "train")
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:

@@ -1,22 +1,30 @@
-"""Make a data folder of images in a folder and a CSV file of their labels.
+"""Make a data folder of images in a folder and a table of their labels.
 
 Shapes: H rows, W columns, C channels.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trainer.data.format.decode import BadImageError, decode_into, image_shape
+from trainer.data.format.decode import decode_into
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
+from trainer.data.format.png import BadImageError
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, ScalarTaskSpec
-from trainer.data.sources.columns import build_tasks, label_reader, survey
-from trainer.data.sources.csv_file import CsvFile, Row
+from trainer.data.sources.orientation import UPRIGHT, orientation, turn_upright, upright_shape
+from trainer.data.sources.tables.columns import survey
+from trainer.data.sources.tables.rows import Row, table_name
+from trainer.data.sources.tables.table_file import TableFile, propose_split
+from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
 from trainer.errors import UserError
 from trainer.files import read_bytes
+from trainer.terminal import Terminal
 
 ENCODINGS: Mapping[str, Encoding] = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 
@@ -32,57 +40,80 @@ def write_image_folder(
     targets: Sequence[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    ignore: Sequence[str] = (),
     split_column: str | None = None,
+    split_names: Mapping[str, str] | None = None,
     size: tuple[int, int] | None = None,
+    drop_empty: bool = False,
 ) -> Manifest:
-    """Write shards of images, whose bytes are not changed.
+    """Write shards of images. Their bytes are not changed, unless EXIF says that they do not lie upright.
+
+    Byte-equal images are kept in one split, if no column names the splits.
 
     Args:
         images: the folder of the images.
-        csv: a file with a header; the first column names each image's file in the folder.
+        csv: a table in one of `rows.FORMATS`; its first column, but for pandas' index, names each image's file in the
+            folder.
         out: the data folder to write.
         targets: names of the columns to predict; `*` matches anything. None: all but the first and `split_column`.
-        kinds: column -> `classification` or `regression`, to override what its cells suggest.
-        units: column of a regression -> unit of its error.
+        kinds: column or pattern -> `classification` or `regression`, to override what its cells suggest.
+        units: column of a regression, or pattern -> unit of its error.
+        ignore: names of columns to leave out; `*` matches anything.
         split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
+        split_names: cell of that column -> split; None: its cells are the splits.
         size: height and width that images are resized to while they are decoded. None: all must have the same size.
+        drop_empty: leave out targets that have no value, or a single class, in the train split.
 
     Raises:
         UserError: a file, a column, a cell or an image is faulty; or as `write_shards`.
     """
-    file = CsvFile(csv, split_column)
-    others = {0, *file.find([split_column] if split_column else [])}
-    chosen = [column for column in range(len(file.columns)) if column not in others]
-    if targets is not None:
-        chosen = [column for column in file.find(targets) if column not in others]
+    file = TableFile(csv, split_column, split_names)
+    others = {file.names_column, *file.indexes, *file.find(ignore), *file.find([split_column] if split_column else [])}
+    chosen = [column for column in file.find(["*"] if targets is None else targets) if column not in others]
     if not chosen:
         raise UserError(f"{csv} has no column to predict: its columns are {', '.join(file.columns)}.")
-    found, splits = survey(file, [], chosen, kinds or {})
-    tasks = build_tasks(file, {column: found[column] for column in chosen}, kinds or {}, units or {})
-    spec = _measured(file, images, _spec(file, images, size))
+    spec, digests = _scan(file, images, size)
+    if split_column is None:
+        _keep_together(file, digests)
+    of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
+    found, splits = survey(file, chosen, of_classes)
+    propose_split(file, {column: seen.values for column, seen in found.items()})
+    made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
+    if not made.tasks:
+        raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
+    made_by: dict[str, Any] = {"source": "folder", "images": images.name, "file": csv.name}
+    made_by |= {"split_column": split_column} | ({"split_names": dict(split_names)} if split_names else {})
+    made_by |= {"dropped": made.dropped} if made.dropped else {}
+    spec = _measured(file, images, spec)
     return write_shards(
         out,
-        name=csv.stem,
-        made_by={"source": "folder", "images": images.name, "file": csv.name, "split_column": split_column},
+        name=table_name(csv),
+        made_by=made_by,
         inputs=spec,
-        tasks=tasks,
-        splits={split: _samples(file, split, images, dict(zip(chosen, tasks, strict=True))) for split in splits},
+        tasks=list(made.tasks.values()),
+        splits={split: _samples(file, split, images, made.tasks, spec) for split in splits},
+        reasons=made.reasons,
     )
 
 
-def _samples(file: CsvFile, split: str, images: Path, tasks: Mapping[int, ScalarTaskSpec]) -> Iterator[Sample]:
+def _samples(
+    file: TableFile, split: str, images: Path, tasks: Mapping[int, ScalarTaskSpec], spec: ImageSpec
+) -> Iterator[Sample]:
     targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
     for row in file.of_split(split):
         labels = {name: read(row.cells[column]) for column, name, read in targets}
-        yield Sample(_read(file, images, row), labels, name=row.cells[0])
+        data = turn_upright(_read(file, images, row), spec.encoding)
+        yield Sample(data, labels, name=row.cells[file.names_column])
 
 
-def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpec:
-    """Return the spec that fits the headers of all images."""
+def _scan(file: TableFile, images: Path, size: tuple[int, int] | None) -> tuple[ImageSpec, dict[str, bytes]]:
+    """Read all images; return the spec that fits their headers, and a hash of the bytes of each: name -> hash."""
     encoding: Encoding | None = None
     shapes: dict[tuple[int, int, int], str] = {}
+    digests: dict[str, bytes] = {}
+    turned = 0
     for row in file:
-        name = row.cells[0]
+        name = row.cells[file.names_column]
         own = ENCODINGS.get(Path(name).suffix.lower())
         encoding = encoding or own
         if own is None or own != encoding:
@@ -91,9 +122,14 @@ def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpe
                 f"found {name!r}.\nConvert the images to one format, and name their files in the first column."
             )
         try:
-            shapes.setdefault(image_shape(_read(file, images, row), encoding), name)
+            data = _read(file, images, row)
+            shapes.setdefault(upright_shape(data, encoding), name)
         except BadImageError as error:
             raise UserError(f"{file.path}:{row.line}: {images / name}: {error}.") from None
+        digests[name] = hashlib.blake2b(data, digest_size=16).digest()
+        turned += orientation(data) != UPRIGHT
+    if turned:
+        Terminal(soft_wrap=True).print(f"{turned:,} images are turned upright, as their EXIF orientation says")
     sizes = {shape[:2]: name for shape, name in shapes.items()}
     if len(sizes) > 1 and size is None:
         shown = ", ".join(f"{height} x {width} ({name})" for (height, width), name in list(sizes.items())[:3])
@@ -105,10 +141,27 @@ def _spec(file: CsvFile, images: Path, size: tuple[int, int] | None) -> ImageSpe
     channels = max(shape[2] for shape in shapes)
     assert encoding is not None, "a file without rows is refused"
     exact = set(shapes) == {(height, width, channels)}
-    return unmeasured(height, width, 3 if channels == 3 else 1, encoding, "exact" if exact else "any")
+    spec = unmeasured(height, width, 3 if channels == 3 else 1, encoding, "exact" if exact else "any")
+    return spec, digests
 
 
-def _measured(file: CsvFile, images: Path, spec: ImageSpec) -> ImageSpec:
+def _keep_together(file: TableFile, digests: Mapping[str, bytes]) -> None:
+    """Put all rows with byte-equal images into the split of the first of them, and say how many there are."""
+    first: dict[bytes, str] = {}
+    together: dict[str, str] = {}
+    for row in file:
+        name = row.cells[file.names_column]
+        split = first.setdefault(digests[name], file.split(row))
+        if file.split(row) != split:
+            together[name] = split
+    file.assign(together)
+    if equal := sum(count for count in Counter(digests.values()).values() if count > 1):
+        Terminal(soft_wrap=True).print(
+            f"{equal:,} images are byte for byte equal to others; equal images are kept in one split"
+        )
+
+
+def _measured(file: TableFile, images: Path, spec: ImageSpec) -> ImageSpec:
     """Return the spec with mean and standard deviation of the train split's pixels."""
     count = sum(1 for _ in file.of_split("train"))
     stride = -(-count // MAX_MEASURED)
@@ -117,17 +170,19 @@ def _measured(file: CsvFile, images: Path, spec: ImageSpec) -> ImageSpec:
         if number % stride:
             continue
         try:
-            decode_into(slot_HWC, _read(file, images, row), spec)
+            decode_into(slot_HWC, turn_upright(_read(file, images, row), spec.encoding), spec)
         except BadImageError as error:
-            raise UserError(f"{file.path}:{row.line}: {images / row.cells[0]}: {error}.") from None
+            raise UserError(f"{file.path}:{row.line}: {images / row.cells[file.names_column]}: {error}.") from None
         moments.add(slot_HWC)
     return moments.fill(spec, images)
 
 
-def _read(file: CsvFile, images: Path, row: Row) -> bytes:
+def _read(file: TableFile, images: Path, row: Row) -> bytes:
     try:
-        return read_bytes(images / row.cells[0], MAX_BYTES)
+        return read_bytes(images / row.cells[file.names_column], MAX_BYTES)
     except FileNotFoundError:
-        raise UserError(f"{file.path}:{row.line}: image {row.cells[0][:MAX_NAME]!r} is not in {images}.") from None
+        raise UserError(
+            f"{file.path}:{row.line}: image {row.cells[file.names_column][:MAX_NAME]!r} is not in {images}."
+        ) from None
     except UserError as error:
         raise UserError(f"{file.path}:{row.line}: {error}") from None

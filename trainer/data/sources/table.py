@@ -1,20 +1,20 @@
-"""Make a data folder of a CSV file: some columns are targets, one task each, and the others are the features.
+"""Make a data folder of a table: some columns are targets, one task each, and the others are the features."""
 
-Shapes: F features.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.specs import LARGEST, FeaturesSpec, ScalarTaskSpec, refusing
-from trainer.data.sources.columns import build_tasks, label_reader, number, survey
-from trainer.data.sources.csv_file import CsvFile
+from trainer.data.format.specs import ScalarTaskSpec
+from trainer.data.sources.tables.columns import survey
+from trainer.data.sources.tables.features import Features
+from trainer.data.sources.tables.rows import table_name
+from trainer.data.sources.tables.table_file import TableFile, propose_split
+from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
 from trainer.errors import UserError
+from trainer.terminal import Terminal
 
 
 def write_table(
@@ -25,60 +25,77 @@ def write_table(
     kinds: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
+    categories: Sequence[str] = (),
     split_column: str | None = None,
+    split_names: Mapping[str, str] | None = None,
+    drop_empty: bool = False,
 ) -> Manifest:
     """Write shards of a table's rows. An empty feature is replaced by its mean; an empty target is no label.
 
     Args:
-        csv: the file, with a header.
+        csv: the file, in one of `rows.FORMATS`, with the names of the columns.
         out: the data folder to write.
         targets: names of the columns to predict; `*` matches anything.
-        kinds: column -> `classification` or `regression`, to override what its cells suggest.
-        units: column of a regression -> unit of its error.
-        ignore: names of columns to leave out; `*` matches anything.
+        kinds: column or pattern -> `classification` or `regression`, to override what its cells suggest.
+        units: column of a regression, or pattern -> unit of its error.
+        ignore: names of columns to leave out, also of those that patterns match; `*` matches anything.
+        categories: names of the columns whose values become a feature each; a pattern matches columns of texts only.
         split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
+        split_names: cell of that column -> split; None: its cells are the splits.
+        drop_empty: leave out columns that have no value, and targets that have a single class, in the train split.
 
     Raises:
-        UserError: a file, a column or a cell is faulty; or as `write_shards`.
+        UserError: a file, columns or a cell are faulty; or as `write_shards`.
     """
-    file = CsvFile(csv, split_column)
-    chosen, ignored = file.find(targets), {*file.find(ignore), *file.find([split_column] if split_column else [])}
-    both = [file.columns[column] for column in chosen if column in ignored]
-    if both:
+    file = TableFile(csv, split_column, split_names)
+    left_out = {*file.find(ignore), *file.find([split_column] if split_column else [])}
+    chosen = file.find(targets, without=left_out)
+    if both := [file.columns[column] for column in chosen if column in left_out]:
         raise UserError(f"{csv}: expected targets and ignored columns to be different, found in both: {both[:5]}.")
-    features = [column for column in range(len(file.columns)) if column not in ignored and column not in chosen]
+    others = file.indexes | left_out | set(chosen)
+    features = [column for column in range(len(file.columns)) if column not in others]
     if not features:
         raise UserError(f"{csv}: no column is left to predict {', '.join(targets)} from.")
-    found, splits = survey(file, features, chosen, kinds or {})
-    for column in features:
-        if text := found[column].text:
-            name = file.columns[column]
-            raise UserError(
-                f"{csv}:{text[0]}: feature {name!r} should be a finite number of at most {LARGEST:g}, "
-                f"found {text[1][:40]!r}.\n"
-                f"Leave the column out with --ignore {name}, or predict it with --targets."
-            )
-    with refusing(f"{csv}: its columns cannot be features"):
-        inputs = FeaturesSpec(
-            names=tuple(file.columns[column] for column in features),
-            mean=tuple(found[column].mean for column in features),
-            std=tuple(found[column].std for column in features),
-        )
-    tasks = build_tasks(file, {column: found[column] for column in chosen}, kinds or {}, units or {})
+    matching = set(file.find(categories)) & set(features)
+    of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
+    found, splits = survey(file, [*features, *chosen], {*of_classes, *matching})
+    propose_split(file, {column: seen.values for column, seen in found.items()})
+    made = build_tasks(
+        file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
+    )
+    if not made.tasks:
+        raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
+    empty = [column for column in features if drop_empty and found[column].is_empty]
+    features = [column for column in features if column not in empty]
+    of_categories = {column for column in matching if found[column].text or file.columns[column] in categories}
+    inputs = Features(file, {column: found[column] for column in features}, of_categories)
+    dropped = [*made.dropped, *(file.columns[column] for column in empty)]
+    _say_dropped(file, dropped)
+    made_by: dict[str, Any] = {"source": "table", "file": csv.name, "split_column": split_column}
+    made_by |= {"split_names": dict(split_names)} if split_names else {}
+    made_by |= {"categories": [file.columns[column] for column in sorted(of_categories)]} if of_categories else {}
+    made_by |= {"dropped": dropped} if dropped else {}
     return write_shards(
         out,
-        name=csv.stem,
-        made_by={"source": "table", "file": csv.name, "split_column": split_column},
-        inputs=inputs,
-        tasks=tasks,
-        splits={split: _samples(file, split, features, dict(zip(chosen, tasks, strict=True))) for split in splits},
+        name=table_name(csv),
+        made_by=made_by,
+        inputs=inputs.spec,
+        tasks=list(made.tasks.values()),
+        splits={split: _samples(file, split, inputs, made.tasks) for split in splits},
+        reasons=made.reasons,
     )
 
 
-def _samples(
-    file: CsvFile, split: str, features: Sequence[int], tasks: Mapping[int, ScalarTaskSpec]
-) -> Iterator[Sample]:
+def _samples(file: TableFile, split: str, features: Features, tasks: Mapping[int, ScalarTaskSpec]) -> Iterator[Sample]:
     targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
     for row in file.of_split(split):
-        features_F = np.array([number(row.cells[column]) for column in features], np.float32)
-        yield Sample(write_npy(features_F), {name: read(row.cells[column]) for column, name, read in targets})
+        labels = {name: read(row.cells[column]) for column, name, read in targets}
+        yield Sample(write_npy(features.read(row)), labels)
+
+
+def _say_dropped(file: TableFile, dropped: Collection[str]) -> None:
+    ignored = [file.columns[column] for column in sorted(file.indexes)]
+    if ignored:
+        Terminal(soft_wrap=True).print(f"left out, as pandas' index: {', '.join(ignored)}")
+    if dropped:
+        Terminal(soft_wrap=True).print(f"left out, with nothing to learn from: {', '.join(dropped)}")

@@ -1,0 +1,97 @@
+"""The options of `paretrain data table` and `paretrain data folder` about the columns of a table."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_file(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the file of the table."""
+    parser.add_argument(
+        "--csv",
+        "--file",
+        dest="csv",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"{what}: .csv or .tsv in UTF-8, also .gz; .arff; or .parquet",
+    )
+
+
+def add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool) -> None:
+    """Add what to predict, what to leave out, and how to split the rows."""
+    parser.add_argument("--targets", type=names, action="extend", required=required, metavar="A,B*", help=targets)
+    parser.add_argument(
+        "--ignore",
+        type=names,
+        action="extend",
+        default=[],
+        metavar="A,B*",
+        help="columns to leave out; * matches any text",
+    )
+    parser.add_argument(
+        "--kinds",
+        type=_pairs,
+        action="extend",
+        default=[],
+        metavar="A*=KIND",
+        help="classification or regression; the last pattern that matches counts",
+    )
+    parser.add_argument(
+        "--units", type=_pairs, action="extend", default=[], metavar="A*=UNIT", help="units of regression targets"
+    )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        action=_Split,
+        metavar=("COLUMN", "VALUE=SPLIT"),
+        help="column with the split of each row, and which split its values mean, such as 0=train,1=val,2=test "
+        "(default: a hash of the row puts a fifth in test)",
+    )
+    parser.add_argument(
+        "--drop-empty",
+        action="store_true",
+        help="leave out columns that have no value, and targets that have a single class, in the train split",
+    )
+
+
+class _Split(argparse.Action):
+    """Reads `COLUMN` or `COLUMN VALUE=SPLIT,VALUE=SPLIT`, and keeps the column and a mapping or None."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        column, *pairs = values
+        try:
+            names = dict(pair for text in pairs for pair in _pairs(text))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        namespace.split = column, names or None
+
+
+def columns(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments that `add_columns` asks for, but for the targets."""
+    split_column, split_names = options.split or (None, None)
+    return {
+        "kinds": dict(options.kinds),
+        "units": dict(options.units),
+        "ignore": options.ignore,
+        "split_column": split_column,
+        "split_names": split_names,
+        "drop_empty": options.drop_empty,
+    }
+
+
+def names(text: str) -> list[str]:
+    """Read NAME,NAME."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected NAME,NAME, found {text!r}")
+    return names
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    pairs = [pair.partition("=") for pair in names(text)]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, found {text!r}")
+    return [(name, value) for name, _, value in pairs]

@@ -1,0 +1,157 @@
+"""Find out what the columns of a table contain.
+
+Shapes: R rows of a chunk.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from trainer.data.format.specs import LARGEST
+from trainer.data.format.words import MISSING_WORDS
+from trainer.data.sources.tables.rows import Row
+from trainer.data.sources.tables.table_file import TableFile
+from trainer.errors import UserError
+
+CHUNK_ROWS = 4096
+
+
+class Survey:
+    """The content of one column.
+
+    Args:
+        classes: always keep all distinct cells; by default, only while the column may be a classification.
+
+    Attributes:
+        values: its distinct cells.
+        text: line and cell of the first value that is not a number up to LARGEST, or None.
+        whole: whether all numbers before that are whole.
+        count: number of numbers in the train split.
+        mean: mean over the train split.
+        counts: of each distinct cell in the train split, if `classes`.
+        varies: whether the train split has two different cells.
+    """
+
+    def __init__(self, *, classes: bool) -> None:
+        self._classes = classes
+        self.values: set[str] = set()
+        self.text: tuple[int, str] | None = None
+        self.whole = True
+        self.count = 0
+        self.mean = 0.0
+        self.counts: Counter[str] = Counter()
+        self.varies = False
+        self._first: str | None = None
+        self._squares = 0.0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the train split; 1 if it is too small for float32."""
+        found = math.sqrt(self._squares / self.count) if self.count else 0.0
+        return found if found >= 1 / LARGEST else 1.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the train split has no value."""
+        return self._first is None
+
+    def add(self, cells: Sequence[str], rows: Sequence[Row], train_R: np.ndarray) -> None:
+        """Add the cells of more rows."""
+        train = [cell for cell, is_train in zip(cells, train_R, strict=True) if is_train and cell not in MISSING_WORDS]
+        if train and self._first is None:
+            self._first = train[0]
+        self.varies = self.varies or any(cell != self._first for cell in train)
+        if self._classes or self.whole:
+            self.values.update(cell for cell in cells if cell not in MISSING_WORDS)
+        if self._classes:
+            self.counts.update(train)
+        if self.text:
+            return
+        try:
+            numbers_R = _numbers(cells)
+        except ValueError:
+            self.text = next((row.line, cell) for row, cell in zip(rows, cells, strict=True) if not _is_number(cell))
+            numbers_R = _numbers([cell for cell in cells if _is_number(cell)])
+        known_R = ~np.isnan(numbers_R)
+        self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
+        if not self.text:
+            self._add_moments(numbers_R[known_R & train_R])
+
+    def _add_moments(self, numbers_R: np.ndarray) -> None:
+        # Chan, Golub & LeVeque 1983: moments of parts are combined without a second pass.
+        if not numbers_R.size:
+            return
+        mean, total = float(numbers_R.mean()), self.count + numbers_R.size
+        between = (mean - self.mean) ** 2 * self.count * numbers_R.size / total
+        self._squares += float(((numbers_R - mean) ** 2).sum()) + between
+        self.mean += (mean - self.mean) * numbers_R.size / total
+        self.count = total
+
+
+def survey(file: TableFile, columns: Iterable[int], classes: Collection[int]) -> tuple[dict[int, Survey], list[str]]:
+    """Survey columns in one pass over a file.
+
+    Args:
+        file: the file.
+        columns: numbers of the columns.
+        classes: those of them whose distinct cells are all kept.
+
+    Returns:
+        A survey of each column, and the splits, `train` and `test` first.
+
+    Raises:
+        UserError: no row is in the `train` split; or as `TableFile`.
+    """
+    found = {column: Survey(classes=column in classes) for column in columns}
+    splits: dict[str, None] = {}
+    for rows in _chunks(iter(file)):
+        names = [file.split(row) for row in rows]
+        splits |= dict.fromkeys(names)
+        train_R = np.array([name == "train" for name in names])
+        for column, seen in found.items():
+            seen.add([row.cells[column] for row in rows], rows, train_R)
+    if "train" not in splits:
+        names = list(splits)[:5]
+        mapping = ",".join(f"{name}={split}" for name, split in zip(names, ("train", "val", "test"), strict=False))
+        raise UserError(
+            f"{file.path} has no row of the split 'train'; its splits: {', '.join(names)}.\n"
+            f"Say what they mean, such as: --split COLUMN {mapping}"
+        )
+    return found, sorted(splits, key=lambda name: (name != "train", name != "test", name))
+
+
+def number(cell: str) -> float:
+    """Return the value of a cell; NaN if it is missing."""
+    return math.nan if cell in MISSING_WORDS else float(cell)
+
+
+def whole(cell: str) -> int:
+    """Return the value of a cell that is a whole number, such as `3` or `3.0`."""
+    try:
+        return int(cell)
+    except ValueError:
+        return int(float(cell))
+
+
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        yield chunk
+
+
+def _numbers(cells: Sequence[str]) -> np.ndarray:
+    known_R = np.array([cell not in MISSING_WORDS for cell in cells], bool)
+    numbers_R = np.full(len(cells), np.nan)
+    numbers_R[known_R] = [float(cell) for cell in cells if cell not in MISSING_WORDS]
+    if not (np.abs(numbers_R[known_R]) <= LARGEST).all():
+        raise ValueError("not finite, or too large")
+    return numbers_R
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return cell in MISSING_WORDS or abs(float(cell)) <= LARGEST
+    except ValueError:
+        return False

@@ -1,0 +1,99 @@
+"""Turn the columns to predict from into features: numbers as they are, categories as one column for each value.
+
+Shapes: F features.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from trainer.data.format.explain import refusing
+from trainer.data.format.specs import LARGEST, FeaturesSpec
+from trainer.data.sources.tables.columns import Survey, number
+from trainer.data.sources.tables.rows import Row
+from trainer.data.sources.tables.table_file import TableFile
+from trainer.errors import UserError
+
+MAX_CATEGORIES = 1000
+"""Values of a category. A column with more would give as many features: it is an identifier, or free text."""
+
+MAX_SHOWN = 20
+
+
+class Features:
+    """The features of a row.
+
+    Args:
+        file: the file.
+        columns: column -> its survey, for the columns to predict from.
+        categories: those of them that are categories: one feature for each value of the train split, 1 where the row
+            has it and 0 elsewhere. All are missing where the cell is, or has a value that the train split lacks.
+
+    Attributes:
+        spec: of the features; a category's are named COLUMN=VALUE.
+
+    Raises:
+        UserError: columns that are no categories hold texts, or a category has too many values; the message names
+            every such column.
+    """
+
+    def __init__(self, file: TableFile, columns: Mapping[int, Survey], categories: Collection[int]) -> None:
+        _refuse_texts(file, {column: seen for column, seen in columns.items() if column not in categories})
+        self._values = {column: sorted(columns[column].counts) for column in columns if column in categories}
+        self._columns = list(columns)
+        if many := [file.columns[column] for column, values in self._values.items() if len(values) > MAX_CATEGORIES]:
+            raise UserError(
+                f"{file.path}: more than {MAX_CATEGORIES} different values in categories: {_listed(many)}.\n"
+                f"Leave them out with --ignore {many[0]}"
+            )
+        names: list[str] = []
+        moments: list[tuple[float, float]] = []
+        for column, seen in columns.items():
+            if column not in self._values:
+                names.append(file.columns[column])
+                moments.append((seen.mean, seen.std))
+                continue
+            total = seen.counts.total()
+            for value in self._values[column]:
+                share = seen.counts[value] / total
+                names.append(f"{file.columns[column]}={value}")
+                moments.append((share, math.sqrt(share * (1 - share)) or 1.0))
+        with refusing(f"{file.path}: its columns cannot be features"):
+            self.spec = FeaturesSpec(
+                names=tuple(names), mean=tuple(mean for mean, _ in moments), std=tuple(std for _, std in moments)
+            )
+
+    def read(self, row: Row) -> np.ndarray:
+        """Return the features of a row, float32 (F,); NaN where they are missing."""
+        if not self._values:
+            return np.array([number(row.cells[column]) for column in self._columns], np.float32)
+        found: list[float] = []
+        for column in self._columns:
+            cell, values = row.cells[column], self._values.get(column)
+            if values is None:
+                found.append(number(cell))
+            else:
+                found.extend([float(cell == value) for value in values] if cell in values else [math.nan] * len(values))
+        return np.array(found, np.float32)
+
+
+def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
+    wrong = {file.columns[column]: seen.text for column, seen in columns.items() if seen.text}
+    if not wrong:
+        return
+    lines = [
+        f"{file.path}:{line}: feature {name!r} should be a finite number of at most {LARGEST:g}, found {cell[:40]!r}."
+        for name, (line, cell) in wrong.items()
+    ]
+    more = f"\n... and {len(lines) - MAX_SHOWN} more columns" if len(lines) > MAX_SHOWN else ""
+    names = ",".join(list(wrong)[:MAX_SHOWN])
+    raise UserError(
+        "\n".join(lines[:MAX_SHOWN])
+        + f"{more}\nLeave the column{'s' if len(wrong) > 1 else ''} out with --ignore {names}, "
+        f"use the values as categories with --categories {names}, or predict with --targets."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:MAX_SHOWN])) + (", ..." if len(names) > MAX_SHOWN else "")

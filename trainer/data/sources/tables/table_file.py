@@ -1,0 +1,161 @@
+"""A table on the disk: its columns, its rows, and the split of each row."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from trainer.data.format.specs import check_name
+from trainer.data.sources.tables.rows import Row, read_rows
+from trainer.errors import UserError, did_you_mean
+
+TEST_FRACTION = 0.2
+"""Fraction of the rows in the test split, if there is no column that names the split."""
+
+_INDEX = re.compile(r"Unnamed: \d+")
+"""The name that pandas gives to a column without one, which is the index that it wrote before."""
+
+
+class TableFile:
+    """A table in one of `rows.FORMATS`; iterate over its rows any number of times.
+
+    Args:
+        path: the file.
+        split_column: the column that names each row's split. None: TEST_FRACTION of the rows, chosen by a hash of all
+            their cells, are `test` and the others `train`. This does not depend on the order of the rows, and equal
+            rows are in the same split.
+        split_names: cell of that column -> split. None: its cells are the splits.
+
+    Attributes:
+        path: the file.
+        columns: names of all columns, in order.
+        indexes: numbers of the columns that pandas wrote as the index. No pattern matches them.
+        names_column: number of the first other column, which names files, if anything does.
+
+    Raises:
+        UserError: there is no such file, no header, a column without a name, two of the same name, or no split column
+            of that name; while iterating: a row is not as long as the header, or there are no rows.
+    """
+
+    def __init__(
+        self, path: Path, split_column: str | None = None, split_names: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = path
+        self.columns = next(read_rows(path), Row(0, [])).cells
+        if not self.columns:
+            raise UserError(f"{path} is empty: expected a header and rows.")
+        if not self.columns[0] and len(self.columns) > 1:
+            self.columns[0] = "Unnamed: 0"
+        if wrong := [name for name, count in Counter(self.columns).items() if count > 1 or not name]:
+            raise UserError(
+                f"{path}:1: expected a different name for each column, found several times or empty: {wrong[:5]}."
+            )
+        for name in self.columns:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise UserError(f"{path}:1: {error}.\nIs it a table with a header? Rename the column.") from None
+        self.indexes = {number for number, name in enumerate(self.columns) if _INDEX.fullmatch(name)}
+        self.names_column = next((n for n in range(len(self.columns)) if n not in self.indexes), 0)
+        self._split_column = None if split_column is None else self.find([split_column])[0]
+        self._split_names = split_names
+        self._assigned: Mapping[str, str] = {}
+
+    def __iter__(self) -> Iterator[Row]:
+        rows = read_rows(self.path)
+        next(rows)
+        row = None
+        for row in rows:
+            if len(row.cells) != len(self.columns):
+                raise UserError(
+                    f"{self.path}:{row.line}: expected {len(self.columns)} cells, as the header has, "
+                    f"found {len(row.cells)}."
+                )
+            yield row
+        if row is None:
+            raise UserError(f"{self.path} has a header, but no rows.")
+
+    def find(self, names: Sequence[str], without: Collection[int] = ()) -> list[int]:
+        """Return the numbers of the columns that match these names, in the order of the file; `*` matches anything.
+
+        Args:
+            names: names or patterns.
+            without: columns that no pattern matches; a name that is one of them is found.
+
+        Raises:
+            UserError: some names match no column; the message has them all.
+        """
+        found, unknown = set[int](), list[str]()
+        for name in names:
+            if name in self.columns:
+                found.add(self.columns.index(name))
+                continue
+            matching = {
+                number
+                for number, column in enumerate(self.columns)
+                if any(mark in name for mark in "*?[") and fnmatchcase(column, name) and number not in self.indexes
+            }
+            if not matching:
+                unknown.append(name)
+            found |= matching - set(without)
+        if unknown:
+            lines = [f"{self.path} has no column {name!r}{did_you_mean(name, self.columns)}" for name in unknown[:20]]
+            raise UserError(
+                "\n".join(lines)
+                + f"\nIts columns: {', '.join(self.columns[:20])}{', ...' if len(self.columns) > 20 else ''}."
+            )
+        return sorted(found)
+
+    def assign(self, splits: Mapping[str, str]) -> None:
+        """Set the split of some rows, which have these texts in `names_column`."""
+        self._assigned = splits
+
+    def split(self, row: Row) -> str:
+        """Return the split of a row.
+
+        Raises:
+            UserError: its cell in the split column is empty, or none of the names that were given.
+        """
+        if self._assigned and row.cells[self.names_column] in self._assigned:
+            return self._assigned[row.cells[self.names_column]]
+        if self._split_column is None:
+            cells = [cell for number, cell in enumerate(row.cells) if number not in self.indexes]
+            digest = hashlib.blake2b("\x1f".join(cells).encode(), digest_size=8).digest()
+            return "test" if int.from_bytes(digest) < TEST_FRACTION * 2**64 else "train"
+        name, column = row.cells[self._split_column], self.columns[self._split_column]
+        if not name:
+            raise UserError(f"{self.path}:{row.line}: column {column!r} is empty; expected a split.")
+        if self._split_names is None:
+            return name
+        if name not in self._split_names:
+            raise UserError(
+                f"{self.path}:{row.line}: column {column!r} has {name[:40]!r}, for which --split names no split: "
+                f"{', '.join(f'{cell}={split}' for cell, split in self._split_names.items())}."
+            )
+        return self._split_names[name]
+
+    def of_split(self, split: str) -> Iterator[Row]:
+        """Return the rows of one split, in order."""
+        return (row for row in self if self.split(row) == split)
+
+
+def propose_split(file: TableFile, values: Mapping[int, Collection[str]]) -> None:
+    """Refuse to predict, or to predict from, a column that is called `split` and holds `train`.
+
+    Args:
+        file: the file.
+        values: column that would be used -> its distinct cells.
+
+    Raises:
+        UserError: there is one; the message says how to use it.
+    """
+    for column, cells in values.items():
+        name = file.columns[column]
+        if name.lower() == "split" and "train" in cells:
+            shown = ", ".join(sorted(cells)[:5])
+            raise UserError(
+                f"{file.path} has a column {name!r} with the values {shown}. Does it name the split of each row?\n"
+                f"Then add --split {name}; or leave it out with --ignore {name}."
+            )

@@ -1,0 +1,180 @@
+"""Make a task of every column to predict: decide whether it is classes or a quantity, and say why."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from trainer.data.format.explain import refusing
+from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, ScalarTaskSpec
+from trainer.data.format.words import MISSING_WORDS
+from trainer.data.sources.tables.columns import Survey, whole
+from trainer.data.sources.tables.table_file import TableFile
+from trainer.errors import UserError, did_you_mean
+
+MAX_CLASSES = 100
+"""A column with more distinct texts, or more whole numbers that count up, is a classification only if the user says
+so."""
+
+MAX_GAPPED = 20
+"""Whole numbers with gaps, such as prices, are classes only up to this many."""
+
+MAX_FAULTS = 20
+"""Columns that one message names."""
+
+KINDS = ("classification", "regression")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The tasks of some columns.
+
+    Attributes:
+        tasks: column -> task.
+        reasons: name of a task -> what was decided about it and why.
+        dropped: columns without anything to learn, which were left out.
+    """
+
+    tasks: Mapping[int, ScalarTaskSpec]
+    reasons: Mapping[str, str]
+    dropped: Sequence[str]
+
+
+def build_tasks(
+    file: TableFile,
+    targets: Mapping[int, Survey],
+    kinds: Mapping[str, str],
+    units: Mapping[str, str],
+    *,
+    drop_empty: bool = False,
+) -> Targets:
+    """Make a task of every column of targets.
+
+    Texts give a classification, and numbers that are not whole a regression. Whole numbers are classes if they count
+    up from 0 or 1, or are few; else a quantity. `kinds` overrides this.
+
+    Args:
+        file: the file.
+        targets: column -> its survey.
+        kinds: name or pattern of columns -> kind.
+        units: name or pattern of columns -> unit. A pattern leaves out classifications.
+        drop_empty: leave out columns without a value, or with a single class, in the train split.
+
+    Raises:
+        UserError: kinds or units belong to no target or do not fit its cells, or the kind of a column is unclear. The
+            message names every such column.
+    """
+    names = [file.columns[column] for column in targets]
+    kind_of, unit_of = _spread("--kinds", kinds, names), _spread("--units", units, names)
+    tasks: dict[int, ScalarTaskSpec] = {}
+    reasons: dict[str, str] = {}
+    dropped: list[str] = []
+    faults: list[str] = []
+    for column, seen in targets.items():
+        name = file.columns[column]
+        where, unit = f"{file.path}: column {name!r}", unit_of.get(name)
+        if drop_empty and seen.is_empty:
+            dropped.append(name)
+            continue
+        try:
+            kind, reason = _kind(where, name, seen, kind_of.get(name))
+            if kind == "classification" and drop_empty and not seen.varies:
+                dropped.append(name)
+                continue
+            if kind == "classification" and name in units:
+                raise UserError(f"{where} is a classification: its error is a percentage, not in {unit}.")
+            with refusing(f"{where} cannot be a task"):
+                tasks[column] = (
+                    _regression(where, name, seen, unit) if kind == "regression" else _classification(where, name, seen)
+                )
+            reasons[name] = reason
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        more = f"\n... and {len(faults) - MAX_FAULTS} more columns" if len(faults) > MAX_FAULTS else ""
+        raise UserError("\n".join(faults[:MAX_FAULTS]) + more)
+    return Targets(tasks, reasons, dropped)
+
+
+def label_reader(task: ScalarTaskSpec) -> Callable[[str], int | float | None]:
+    """Return a function that turns a cell of the task's column into a label."""
+    if isinstance(task, RegressionSpec):
+        return lambda cell: None if cell in MISSING_WORDS else float(cell)
+    numbers = {name: number for number, name in enumerate(task.classes)}
+
+    def read(cell: str) -> int | None:
+        if cell in MISSING_WORDS:
+            return None
+        return numbers[cell] if cell in numbers else numbers[str(whole(cell))]
+
+    return read
+
+
+def last_match(given: Mapping[str, str], name: str) -> str | None:
+    """Return what was given for a column, or None. Its name counts first, then the last pattern that matches."""
+    if name in given:
+        return given[name]
+    return next((value for pattern, value in reversed(given.items()) if fnmatchcase(name, pattern)), None)
+
+
+def _spread(option: str, given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Return column -> value, for the columns that the names and patterns of an option match."""
+    for pattern in given:
+        if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{option} names {pattern!r}, which is not a target{did_you_mean(pattern, names)}")
+    return {name: value for name in names if (value := last_match(given, name)) is not None}
+
+
+def _kind(where: str, name: str, seen: Survey, given: str | None) -> tuple[str, str]:
+    """Return a column's kind, and why it has that."""
+    if given is not None:
+        if given not in KINDS:
+            raise UserError(f"--kinds {name}={given}: expected one of {', '.join(KINDS)}.")
+        return given, "as --kinds says"
+    if not seen.whole:
+        return "regression", "numbers that are not whole"
+    count = len(seen.values)
+    if seen.text:
+        if count <= MAX_CLASSES:
+            return "classification", "texts"
+        line, cell = seen.text
+        raise UserError(
+            f"{where} has more than {MAX_CLASSES} different texts, such as {cell[:40]!r} in line {line}: "
+            f"are they classes or a quantity?\n{_choice(name)}"
+        )
+    found = set(map(whole, seen.values))
+    counts_up = found in (set(range(len(found))), set(range(1, len(found) + 1)))
+    if counts_up and count > MAX_CLASSES:
+        raise UserError(
+            f"{where} has more than {MAX_CLASSES} different whole numbers: are they classes or a quantity?\n"
+            f"{_choice(name)}"
+        )
+    if counts_up or len(found) <= MAX_GAPPED:
+        numbers = f"{len(found)} different whole numbers{', which count up' if counts_up else ''}"
+        return "classification", f"{numbers}; if they are a quantity, add --kinds {name}=regression"
+    return "regression", f"{len(found)} different whole numbers; if they are classes, add --kinds {name}=classification"
+
+
+def _choice(name: str) -> str:
+    return f"Choose with --kinds {name}=classification or --kinds {name}=regression."
+
+
+def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
+    if seen.whole and not seen.text:
+        classes = [str(number) for number in sorted(set(map(whole, seen.values)))]
+    else:
+        classes = sorted(seen.values)
+    if len(classes) < 2:
+        raise UserError(
+            f"{where}: a classification needs two classes or more, found {classes or 'no value at all'}. "
+            "Leave such columns out with --drop-empty."
+        )
+    return ClassificationSpec(name=name, classes=tuple(classes))
+
+
+def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
+    if seen.text:
+        line, cell = seen.text
+        raise UserError(f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell[:40]!r}.")
+    if not seen.count:
+        raise UserError(f"{where} has no value in the train split. Leave such columns out with --drop-empty.")
+    return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)
