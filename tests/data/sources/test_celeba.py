@@ -164,12 +164,12 @@ def test_parts_that_do_not_fit_each_other_are_all_named_at_once(
         "  1 images without attributes: extra.jpg",
         "  1 images without a split: extra.jpg",
     ]
-    assert lines[4].startswith("  6 damaged images: 000002.jpg (expected a JPEG, found b'' (")
+    assert lines[4].startswith("  5 damaged images: 000002.jpg (expected a JPEG, found b'' (")
     assert "000003.jpg (expected a JPEG, found b'<html>' (" in lines[4]
     assert (
         "000005.jpg (it is truncated: it has no end marker), 000006.jpg (expected a JPEG, found b'\\x89PNG" in lines[4]
     )
-    assert "000007.jpg (expected height x width x channels (218, 178, 3), found (218, 178, 1)), ..." in lines[4]
+    assert "000007.jpg (expected height x width x channels (218, 178, 3), found (218, 178, 1))" in lines[4]
     assert lines[5] == "Complete it, or leave these out with --skip-missing."
     assert not (tmp_path / "out").exists()
 
@@ -178,10 +178,33 @@ def test_parts_that_do_not_fit_each_other_are_all_named_at_once(
         "images that are missing": 2,
         "images without attributes": 1,
         "images without a split": 1,
-        "damaged images": 6,
+        "damaged images": 5,
     }
-    assert sum(manifest.num_samples(split) for split in manifest.splits) == SAMPLES - 8
-    assert "Left out: 6 damaged images: 000002.jpg" in caplog.text
+    assert sum(manifest.num_samples(split) for split in manifest.splits) == SAMPLES - 7
+    assert "Left out: 5 damaged images: 000002.jpg" in caplog.text
+    assert "1 images are not 178 x 218, such as 000008.jpg, of 100 x 120" in caplog.text
+
+
+def test_a_part_of_celeba_with_the_first_line_of_the_whole(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = raw / "list_attr_celeba.txt"
+    path.write_text(path.read_text().replace(f"{SAMPLES}\n", "202599\n", 1))
+    with pytest.raises(UserError, match="says 202599 images, found 12 rows"):
+        write_celeba(raw, tmp_path / "out")
+    manifest = write_celeba(raw, tmp_path / "out", skip_missing=True)
+    assert sum(manifest.num_samples(split) for split in manifest.splits) == SAMPLES
+    assert "says 202599 images, found 12 rows, which are used" in caplog.text
+
+
+def test_images_of_another_size_are_resized_too(raw: Path, tmp_path: Path) -> None:
+    for path in (raw / "img_align_celeba").iterdir():
+        Image.open(path).resize((96, 128)).save(path, quality=95)
+    write_celeba(raw, tmp_path / "out", size=16)
+    images, _ = read_split(tmp_path / "out", "train")
+    name = NAMES[0]
+    expected = Image.open(raw / "img_align_celeba" / name).resize((16, 16), Image.Resampling.BOX)
+    assert np.abs(images[0].astype(int) - np.asarray(expected).astype(int)).mean() < 2
 
 
 def test_a_picture_that_only_decoding_shows_to_be_damaged(raw: Path, tmp_path: Path) -> None:

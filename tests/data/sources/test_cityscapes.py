@@ -1,6 +1,7 @@
 """A miniature of Cityscapes in its exact layout, against loops over its pixels."""
 
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from tests.support.raw_cityscapes import H, W, scene, write_raw
 from trainer.data.format.specs import UNLABELLED, DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.loader import Batch
-from trainer.data.sources.cityscapes import class_numbers, disparities, to_centres, write_cityscapes
+from trainer.data.sources.cityscapes import PACKAGES, class_numbers, disparities, to_centres, write_cityscapes
 from trainer.errors import UserError
 
 FRAMES = {"train": ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "ulm/ulm_000000_000019"]}
@@ -98,6 +99,23 @@ def test_the_way_to_the_centre_of_each_instance() -> None:
 
 def test_disparity_zero_was_not_measured() -> None:
     np.testing.assert_allclose(disparities(np.array([[0, 1, 257, 65535]], np.uint16)), [[np.nan, 0, 1, 65534 / 256]])
+
+
+@pytest.mark.parametrize(
+    ("gone", "tasks"), [("disparity", ["semantic", "instance"]), ("gtFine", ["disparity"])], ids=["disparity", "gtFine"]
+)
+def test_a_package_may_be_absent(
+    root: Path, tmp_path: Path, gone: str, tasks: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = write_cityscapes(root, tmp_path / "whole", size=(H, W))
+    shutil.rmtree(root / gone)
+    manifest = write_cityscapes(root, tmp_path / "data", size=(H, W))
+    assert list(manifest.tasks) == [task for task in whole.tasks if task.name in tasks]
+    verify_shards(tmp_path / "data", manifest, checksum=True)
+    assert f"train: without the tasks of {gone}" in capsys.readouterr().out
+    shutil.rmtree(root / (set(PACKAGES) - {gone}).pop())
+    with pytest.raises(UserError, match="neither of gtFine and disparity"):
+        write_cityscapes(root, tmp_path / "none", size=(H, W))
 
 
 def test_missing_and_mistaken_files_are_named(root: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 Shapes: H rows and W columns of the written images.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import UNLABELLED, DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.errors import UserError
+from trainer.terminal import Terminal
 
 # The 19 classes that Cityscapes evaluates, by their `labelId`. All others get no label.
 CLASSES = {
@@ -30,18 +33,24 @@ SPLITS = {"train": "train", "test": "val"}
 SAMPLES_PER_SHARD = 250
 """Gives shards of a few hundred megabytes at 256 x 512."""
 
+CHANNELS = {"instance": 2, "disparity": 1}
+"""Values per pixel of the regressions."""
+
+PACKAGES = ("gtFine", "disparity")
+"""The folders with targets; one is enough."""
+
 MAX_MEASURED = 500
 """Frames of the train split whose colours, offsets and disparities are measured."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The four files of one frame."""
+    """The files of one frame; None for those of a package that is not there."""
 
     image: Path
-    labels: Path
-    instances: Path
-    disparity: Path
+    labels: Path | None
+    instances: Path | None
+    disparity: Path | None
 
 
 def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512)) -> Manifest:
@@ -50,7 +59,7 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
     `semantic` has 19 classes. `instance` is the offset, in rows and columns, from each pixel of a countable thing to
     the centre of its instance. `instance` and `disparity` are in pixels of the original image, as in the paper, for any
     written size; their targets are divided by the root mean square over the train split. Pixels that Cityscapes does
-    not label, evaluate or measure get no label.
+    not label, evaluate or measure get no label. Without gtFine or disparity the tasks are those of the other.
 
     Args:
         root: folder with leftImg8bit, gtFine and disparity, unpacked.
@@ -61,28 +70,29 @@ def write_cityscapes(root: Path, out: Path, *, size: tuple[int, int] = (256, 512
         UserError: a file is missing, or is not an image of the expected type; or as `write_shards`.
     """
     frames = {split: find_frames(root, folder) for split, folder in SPLITS.items()}
-    image = unmeasured(*size, 3, "jpg")
-    image, offset, disparity = _measured(image, frames["train"], size)
+    image, scales = _measured(unmeasured(*size, 3, "jpg"), frames["train"], size)
+    tasks: list[SegmentationSpec | DenseRegressionSpec] = []
+    if frames["train"][0].labels:
+        tasks.append(SegmentationSpec(name="semantic", classes=tuple(CLASSES.values())))
+    tasks.extend(
+        DenseRegressionSpec(name=name, channels=CHANNELS[name], unit="px", std=scale) for name, scale in scales.items()
+    )
     return write_shards(
         out,
         name="cityscapes",
         made_by={"source": "cityscapes", "size": list(size)},
         inputs=image,
-        tasks=(
-            SegmentationSpec(name="semantic", classes=tuple(CLASSES.values())),
-            DenseRegressionSpec(name="instance", channels=2, unit="px", std=offset),
-            DenseRegressionSpec(name="disparity", channels=1, unit="px", std=disparity),
-        ),
+        tasks=tasks,
         splits={split: (_sample(frame, size) for frame in found) for split, found in frames.items()},
         samples_per_shard=SAMPLES_PER_SHARD,
     )
 
 
 def find_frames(root: Path, split: str) -> list[Frame]:
-    """Return the frames of a split, sorted by name.
+    """Return the frames of a split, sorted by name; say which package of targets is not there.
 
     Raises:
-        UserError: a folder or a file is missing.
+        UserError: the images, both packages of targets, or a file are missing.
     """
     images = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
     if not images:
@@ -90,10 +100,15 @@ def find_frames(root: Path, split: str) -> list[Frame]:
             f"{root} has no leftImg8bit/{split}/CITY/*_leftImg8bit.png.\n"
             "Point --root at the folder in which leftImg8bit, gtFine and disparity are unpacked."
         )
-    frames = [_frame(root, split, image) for image in images]
-    missing = [
-        path for frame in frames for path in (frame.labels, frame.instances, frame.disparity) if not path.is_file()
-    ]
+    there = [package for package in PACKAGES if (root / package).is_dir()]
+    if not there:
+        raise UserError(f"{root} has neither of {' and '.join(PACKAGES)}, so there is nothing to learn. Unpack one.")
+    for package in PACKAGES:
+        if package not in there:
+            Terminal(soft_wrap=True).print(f"{split}: without the tasks of {package}, which {root} does not have")
+    frames = [_frame(root, split, image, there) for image in images]
+    targets = (path for frame in frames for path in (frame.labels, frame.instances, frame.disparity))
+    missing = [path for path in targets if path and not path.is_file()]
     if missing:
         shown = "".join(f"\n  {path}" for path in missing[:5])
         raise UserError(
@@ -130,46 +145,52 @@ def disparities(stored_HW: np.ndarray) -> np.ndarray:
     return np.where(stored_HW > 0, (stored_HW.astype(np.float32) - 1) / 256, np.nan).astype(np.float32)
 
 
-def _frame(root: Path, split: str, image: Path) -> Frame:
+def _frame(root: Path, split: str, image: Path, packages: Sequence[str]) -> Frame:
     city, stem = image.parent.name, image.name.removesuffix("_leftImg8bit.png")
     fine, disparity = root / "gtFine" / split / city, root / "disparity" / split / city
     return Frame(
         image,
-        fine / f"{stem}_gtFine_labelIds.png",
-        fine / f"{stem}_gtFine_instanceIds.png",
-        disparity / f"{stem}_disparity.png",
+        fine / f"{stem}_gtFine_labelIds.png" if "gtFine" in packages else None,
+        fine / f"{stem}_gtFine_instanceIds.png" if "gtFine" in packages else None,
+        disparity / f"{stem}_disparity.png" if "disparity" in packages else None,
     )
 
 
 def _sample(frame: Frame, size: tuple[int, int]) -> Sample:
-    numbers_HW = class_numbers(_read(frame.labels, np.uint8, size))
-    found_HW1 = disparities(_read(frame.disparity, np.uint16, size))[..., None]
-    maps = {
-        "semantic": encode(numbers_HW[..., None], "png"),
-        "instance": write_npy(_read_offsets(frame, size).astype(np.float16)),
-        "disparity": write_npy(found_HW1.astype(np.float16)),
-    }
+    maps = {name: write_npy(found.astype(np.float16)) for name, found in _regressions(frame, size).items()}
+    if frame.labels:
+        maps["semantic"] = encode(class_numbers(_read(frame.labels, np.uint8, size))[..., None], "png")
     return Sample(encode(_read_image(frame.image, size), "jpg"), {}, maps)
 
 
-def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, float, float]:
-    """Measure some frames: mean and std of the colours, root mean squares of offsets and disparities."""
-    moments, squares_2, counts_2 = PixelMoments(3), np.zeros(2), np.zeros(2)
+def _regressions(frame: Frame, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return the targets of the regressions whose files are there, float32 (H, W, C)."""
+    found = {}
+    if frame.instances:
+        found["instance"] = _read_offsets(frame.instances, size)
+    if frame.disparity:
+        found["disparity"] = disparities(_read(frame.disparity, np.uint16, size))[..., None]
+    return found
+
+
+def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, dict[str, float]]:
+    """Measure some frames: mean and std of the colours, and the root mean square of each regression."""
+    moments, squares, counts = PixelMoments(3), Counter[str](), Counter[str]()
     for frame in frames[:: -(-len(frames) // MAX_MEASURED)]:
         moments.add(_read_image(frame.image, size))
-        found = _read_offsets(frame, size), disparities(_read(frame.disparity, np.uint16, size))
-        squares_2 += [np.nansum(map_.astype(np.float64) ** 2) for map_ in found]
-        counts_2 += [(~np.isnan(map_)).sum() for map_ in found]
-    for what, squares in zip(("an instance", "a disparity"), squares_2, strict=True):
-        if not squares:
-            raise UserError(f"No pixel of the train split has {what}. Are these the files of Cityscapes?")
-    offset, disparity = np.sqrt(squares_2 / counts_2).tolist()
-    return moments.fill(image, frames[0].image.parent.parent), offset, disparity
+        for name, found in _regressions(frame, size).items():
+            squares[name] += np.nansum(found.astype(np.float64) ** 2)
+            counts[name] += np.count_nonzero(~np.isnan(found))
+    for name, total in squares.items():
+        if not total:
+            raise UserError(f"No pixel of the train split has a label of {name}. Are these the files of Cityscapes?")
+    scales = {name: float(np.sqrt(total / counts[name])) for name, total in squares.items()}
+    return moments.fill(image, frames[0].image.parent.parent), scales
 
 
-def _read_offsets(frame: Frame, size: tuple[int, int]) -> np.ndarray:
+def _read_offsets(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read instance ids at the written size, and return offsets in pixels of the original."""
-    ids_HW = _decode(frame.instances, cv2.IMREAD_UNCHANGED, np.uint16)
+    ids_HW = _decode(path, cv2.IMREAD_UNCHANGED, np.uint16)
     return to_centres(_resized(ids_HW, size)) * np.divide(ids_HW.shape, size, dtype=np.float32)
 
 

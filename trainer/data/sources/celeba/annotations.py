@@ -8,12 +8,15 @@ Shapes: N images, T = 40 attributes.
 """
 
 import csv
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trainer.errors import UserError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 _NAMES = """
     5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair
@@ -42,12 +45,13 @@ Row = tuple[int, list[str]]
 """A line's number and its fields."""
 
 
-def read_attributes(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
+def read_attributes(content: bytes, path: Path, *, partial: bool = False) -> tuple[list[str], np.ndarray]:
     """Read list_attr_celeba.txt or .csv.
 
     Args:
         content: content of the file.
         path: its path, for error messages; the suffix says whether it is CSV.
+        partial: whether fewer rows than the first line says are accepted, with a warning.
 
     Returns:
         The images' names, and their attributes as uint8 0 or 1, shape (N, T), in the order of ATTRIBUTES.
@@ -61,7 +65,12 @@ def read_attributes(content: bytes, path: Path) -> tuple[list[str], np.ndarray]:
         raise UserError(f"{path} contains a count and nothing else.\n{_fetch_again(path)}")
     columns_T = _columns(*rows.pop(0), path)
     if promised is not None and promised[0].lstrip("0") != str(len(rows)):
-        raise UserError(f"{path}:1: says {promised[0][:20]} images, found {len(rows)} rows.\n{_fetch_again(path)}")
+        if not partial or int(promised[0][:20]) < len(rows):
+            raise UserError(
+                f"{path}:1: says {promised[0][:20]} images, found {len(rows)} rows.\n{_fetch_again(path)}\n"
+                "If it is a part of CelebA that you want, add --skip-missing."
+            )
+        logger.warning("%s:1: says %s images, found %d rows, which are used.", path, promised[0][:20], len(rows))
     names, values, texts = [], bytearray(), set[str]()
     for line, fields in rows:
         if len(fields) != 1 + len(ATTRIBUTES):

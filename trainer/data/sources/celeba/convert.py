@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from trainer.data.format.decode import check_header, decode_into, encode
+from trainer.data.format.decode import check_header, decode_into, encode, image_shape
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
 from trainer.data.format.png import BadImageError
@@ -46,6 +46,7 @@ NUM_SHOWN = 5
 """Names shown for each kind of fault."""
 
 _ALIGNED = unmeasured(HEIGHT, WIDTH, 3, "jpg")
+_ANY_SIZE = unmeasured(HEIGHT, WIDTH, 3, "jpg", "any")
 
 Read = Callable[[str], bytes]
 """Returns the bytes of an image, given its name."""
@@ -67,17 +68,24 @@ def write_celeba(
         size: height and width of the images for training.
         store: "resized": store decoded pixels of that size. "jpeg": store the files unchanged; they are decoded and
             resized whenever they are read.
-        skip_missing: leave out samples without image, attributes or split, and damaged images.
+        skip_missing: leave out samples without image, attributes or split, and damaged images; accept attributes of
+            fewer images than their first line says.
 
     Raises:
         UserError: files are missing, wrong, or do not fit each other; or as `write_shards`.
     """
     files = find_celeba(root)
     found, read = list_images(files.images)
-    labels, partition = _read_texts(files)
+    labels, partition = _read_texts(files, partial=skip_missing)
     faults = _misfits(found, labels.keys(), partition.keys())
     whole = [name for name in labels if name in found and name in partition]
-    damage = _damage(whole, read)
+    damage, others = _damage(whole, read)
+    if others:
+        name, (height, width) = next(iter(others.items()))
+        logger.warning(
+            "%s: %d images are not %d x %d, such as %s, of %d x %d. They are resized like the others.",
+            *(root, len(others), WIDTH, HEIGHT, name, width, height),
+        )
     faults["damaged images"] = [f"{name} ({reason})" for name, reason in damage.items()]
     _report(root, faults, skip=skip_missing)
 
@@ -125,9 +133,9 @@ def write_celeba(
     )
 
 
-def _read_texts(files: RawFiles) -> tuple[dict[str, list[int]], dict[str, int]]:
+def _read_texts(files: RawFiles, *, partial: bool) -> tuple[dict[str, list[int]], dict[str, int]]:
     """Return image name -> attributes, and image name -> index in SPLITS."""
-    names, attributes_NT = read_attributes(read_whole(files.attributes), Path(str(files.attributes)))
+    names, attributes_NT = read_attributes(read_whole(files.attributes), Path(str(files.attributes)), partial=partial)
     partition = read_partition(read_whole(files.partition), Path(str(files.partition)))
     return dict(zip(names, attributes_NT.tolist(), strict=True)), partition
 
@@ -142,18 +150,27 @@ def _misfits(images: Iterable[str], labelled: Iterable[str], parted: Iterable[st
     }
 
 
-def _damage(names: Sequence[str], read: Read) -> dict[str, str]:
-    """Check the start and end of every image, to report faults before anything is written: name -> fault."""
-    damage = {}
+def _damage(names: Sequence[str], read: Read) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
+    """Check the start and end of every image, to report faults before anything is written.
+
+    Returns:
+        name -> fault, for the damaged images; and name -> height and width, for those of another size than CelebA's.
+    """
+    damage, others = {}, {}
     for name in _shown(names, "checking images"):
         try:
             data = read(name)
-            check_header(data, _ALIGNED)
+            height, width, channels = image_shape(data, "jpg")
+            if channels != 3:
+                check_header(data, _ALIGNED)
+            check_header(data, _ANY_SIZE)
             if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
                 raise BadImageError("it is truncated: it has no end marker")
+            if (height, width) != (HEIGHT, WIDTH):
+                others[name] = height, width
         except (BadImageError, UnreadableError) as error:
             damage[name] = str(error)
-    return damage
+    return damage, others
 
 
 def _report(root: Path, faults: Mapping[str, Sequence[str]], *, skip: bool) -> None:
@@ -181,8 +198,9 @@ def _naming(name: str) -> Iterator[None]:
 
 def _resized(data: bytes, size: int) -> bytes:
     """Decode at full size and average areas: slower than a loader's JPEG scaling, but better."""
-    full_HWC = np.empty(_ALIGNED.shape, np.uint8)
-    decode_into(full_HWC, data, _ALIGNED)
+    height, width, _ = image_shape(data, "jpg")
+    full_HWC = np.empty((height, width, 3), np.uint8)
+    decode_into(full_HWC, data, unmeasured(height, width, 3, "jpg"))
     return encode(cv2.resize(full_HWC, (size, size), interpolation=cv2.INTER_AREA), "npy")
 
 

@@ -113,7 +113,7 @@ def last_match(given: Mapping[str, str], name: str) -> str | None:
     """Return what was given for a column, or None. Its name counts first, then the last pattern that matches."""
     if name in given:
         return given[name]
-    return next((value for pattern, value in reversed(given.items()) if fnmatchcase(name, pattern)), None)
+    return next((value for pattern, value in reversed(list(given.items())) if fnmatchcase(name, pattern)), None)
 
 
 def _spread(option: str, given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
