@@ -141,6 +141,7 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             options.csv,
             options.out,
             targets=options.targets,
+            features=options.features,
             categories=options.categories,
             **columns(options),
         )
@@ -148,6 +149,13 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser = sources.add_parser("table", help="rows of a table: predict some columns from the others")
     add_file(parser, "table with the names of its columns")
     add_columns(parser, targets="columns to predict", required=True)
+    parser.add_argument(
+        "--features",
+        type=names,
+        action="extend",
+        metavar="A,B*",
+        help="columns to predict from (default: all that are neither targets nor ignored)",
+    )
     parser.add_argument(
         "--categories",
         type=names,

@@ -116,6 +116,17 @@ def test_ignore_subtracts_from_patterns(tmp_path: Path) -> None:
     assert manifest.input.names == ("x",)
 
 
+def test_all_but_the_features_are_targets(tmp_path: Path) -> None:
+    content = "x1,x2,part,y,z\n1,3,train,1,2\n2,4,train,2,5\n"
+    manifest = write(tmp_path, content, targets=["*"], features=["x*"])
+    assert [task.name for task in manifest.tasks] == ["y", "z"]
+    assert manifest.input.names == ("x1", "x2")
+    with pytest.raises(UserError, match=r"targets and features to be different, found in both: \['x1'\]"):
+        write(tmp_path, content, targets=["x1", "y"], features=["x*"])
+    with pytest.raises(UserError, match="no column is left to predict: all that --targets matches are features"):
+        write(tmp_path, content, targets=["x*"], features=["x*"])
+
+
 def test_all_bad_columns_are_in_one_message(tmp_path: Path) -> None:
     content = "a,b,part,y1,y2\nt,u,train,1.5,7\nv,w,train,cheap,7\n"
     with pytest.raises(UserError) as error:

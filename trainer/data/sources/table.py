@@ -22,6 +22,7 @@ def write_table(
     out: Path,
     *,
     targets: Sequence[str],
+    features: Sequence[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
@@ -35,7 +36,8 @@ def write_table(
     Args:
         csv: the file, in one of `rows.FORMATS`, with the names of the columns.
         out: the data folder to write.
-        targets: names of the columns to predict; `*` matches anything.
+        targets: names of the columns to predict; `*` matches anything but the ignored columns and `features`.
+        features: names of the columns to predict from. None: all that are neither targets nor ignored.
         kinds: column or pattern -> `classification` or `regression`, to override what its cells suggest.
         units: column of a regression, or pattern -> unit of its error.
         ignore: names of columns to leave out, also of those that patterns match; `*` matches anything.
@@ -49,26 +51,30 @@ def write_table(
     """
     file = TableFile(csv, split_column, split_names)
     left_out = {*file.find(ignore), *file.find([split_column] if split_column else [])}
-    chosen = file.find(targets, without=left_out)
-    if both := [file.columns[column] for column in chosen if column in left_out]:
-        raise UserError(f"{csv}: expected targets and ignored columns to be different, found in both: {both[:5]}.")
-    others = file.indexes | left_out | set(chosen)
-    features = [column for column in range(len(file.columns)) if column not in others]
-    if not features:
+    wanted = None if features is None else file.find(features, without=left_out)
+    chosen = file.find(targets, without={*left_out, *(wanted or [])})
+    for what, others in (("ignored columns", left_out), ("features", set(wanted or []))):
+        if both := [file.columns[column] for column in chosen if column in others]:
+            raise UserError(f"{csv}: expected targets and {what} to be different, found in both: {both[:5]}.")
+    unused = file.indexes | left_out | set(chosen)
+    sources = [column for column in range(len(file.columns)) if column not in unused] if wanted is None else wanted
+    if not sources:
         raise UserError(f"{csv}: no column is left to predict {', '.join(targets)} from.")
-    matching = set(file.find(categories)) & set(features)
+    if not chosen:
+        raise UserError(f"{csv}: no column is left to predict: all that --targets matches are features or ignored.")
+    matching = set(file.find(categories)) & set(sources)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
-    found, splits = survey(file, [*features, *chosen], {*of_classes, *matching})
+    found, splits = survey(file, [*sources, *chosen], {*of_classes, *matching})
     propose_split(file, {column: seen.values for column, seen in found.items()})
     made = build_tasks(
         file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
     )
     if not made.tasks:
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
-    empty = [column for column in features if drop_empty and found[column].is_empty]
-    features = [column for column in features if column not in empty]
+    empty = [column for column in sources if drop_empty and found[column].is_empty]
+    sources = [column for column in sources if column not in empty]
     of_categories = {column for column in matching if found[column].text or file.columns[column] in categories}
-    inputs = Features(file, {column: found[column] for column in features}, of_categories)
+    inputs = Features(file, {column: found[column] for column in sources}, of_categories)
     dropped = [*made.dropped, *(file.columns[column] for column in empty)]
     _say_dropped(file, dropped)
     made_by: dict[str, Any] = {"source": "table", "file": csv.name, "split_column": split_column}
