@@ -116,6 +116,28 @@ def test_targets_are_decoded_too(tmp_path: Path) -> None:
         indexed(tmp_path, "tasks: [{name: seg, kind: segmentation, classes: [a, b]}]")
 
 
+@pytest.mark.parametrize(("values", "said"), [((0, 255), "if it should be a class"), ((1, 1), "the class 'b' only")])
+def test_masks_of_one_class_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, values: tuple[int, int], said: str
+) -> None:
+    mask = np.full((6, 8, 1), values[0], np.uint8)
+    mask[2:4] = values[1]
+    write_tar(tmp_path / "a.tar", lambda i: {"png": image(i), "seg.png": encode(mask, "png")})
+    indexed(tmp_path, "tasks: [{name: seg, kind: segmentation, classes: [a, b]}]")
+    assert "all masks of task 'seg' that were looked at have the class" in caplog.text
+    assert said in caplog.text
+
+
+def test_photos_that_lie_on_their_side_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    plain = encode(picture(0, IMAGE), "jpg")
+    turned = plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:]
+    write_tar(tmp_path / "a.tar", lambda i: {"jpg": plain if i else turned, "cls": b"%d" % (i % 2)})
+    (tmp_path / "tasks.yaml").write_text(HEAD.replace("png", "jpg") + "labels: cls\ntasks: [{name: a, classes: 2}]")
+    index_folder(tmp_path, tmp_path / "tasks.yaml", tmp_path / "data")
+    assert "1 of 4 images that were tried do not lie upright" in caplog.text
+
+
 def test_the_members_that_are_there_are_listed(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", lambda i: {"webp": b"RIFF", "caption.txt": b"a cat"})
     with pytest.raises(UserError, match=r"sample '000' has members \['caption.txt', 'webp'\], expected"):

@@ -13,10 +13,20 @@ import numpy as np
 from trainer.data.format.foreign import stored_extensions
 from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest
+from trainer.data.format.masks import masks_of_one_class
 from trainer.data.format.members import dense_tasks
 from trainer.data.format.overlap import find_overlaps
 from trainer.data.format.seen import find_labels, suggestion
-from trainer.data.format.specs import MOST_STDS, ClassificationSpec, ImageSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
+from trainer.data.format.specs import (
+    MOST_STDS,
+    UNLABELLED,
+    ClassificationSpec,
+    ImageSpec,
+    RegressionSpec,
+    ScalarTaskSpec,
+    SegmentationSpec,
+    TaskSpec,
+)
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
 
@@ -98,10 +108,22 @@ def warnings(folder: Path, manifest: Manifest) -> list[str]:
     """
     if "train" not in manifest.splits:
         return []
-    found = coverage(manifest.tasks, *load_index(folder, manifest, "train"))
+    index_NM, labels_NT = load_index(folder, manifest, "train")
+    found = coverage(manifest.tasks, index_NM, labels_NT)
     absent = [name for name, seen in found.items() if not seen.count]
     missing = [no_labels(folder, manifest, absent)] if absent else []
-    return [*missing, *_constant(folder, manifest.tasks, found), *_shared(folder, manifest)]
+    constant = [*_constant(folder, manifest.tasks, found), *_constant_masks(folder, manifest, index_NM)]
+    return [*missing, *constant, *_shared(folder, manifest)]
+
+
+def _constant_masks(folder: Path, manifest: Manifest, index_NM: Table) -> Iterator[str]:
+    names = {task.name: task.classes for task in manifest.tasks if isinstance(task, SegmentationSpec)}
+    for task, (number, has_unlabelled) in masks_of_one_class(folder, manifest, index_NM).items():
+        hint = f" {UNLABELLED} means no label; if it should be a class, write its number." if has_unlabelled else ""
+        yield (
+            f"{folder}: all masks of task {task!r} that were looked at have the class {names[task][number]!r} only: it "
+            f"has nothing to learn.{hint}"
+        )
 
 
 def _shared(folder: Path, manifest: Manifest) -> Iterator[str]:

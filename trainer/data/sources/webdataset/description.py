@@ -66,7 +66,9 @@ def ask(folder: Path) -> str:
     """Return a message for a user who gave no description: what the shards contain, and what to write."""
     shards = sorted(path for path in folder.rglob("*.tar") if path.is_file())
     if not shards:
-        return f"{folder} has no shards: no *.tar anywhere in it."
+        packed = sorted(path for path in folder.rglob("*.tar.*") if path.is_file())
+        hint = f"\n{packed[0]} is packed. Unpack it first: samples are read in random order." if packed else ""
+        return f"{folder} has no shards: no *.tar anywhere in it.{hint}"
     with open_tar(shards[0]) as tar:
         members = itertools.islice(walk_tar(tar, str(shards[0]), tolerant=True), 4)
         names = [f"{member.name} ({member.size} bytes)" for member in members]

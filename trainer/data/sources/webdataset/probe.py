@@ -11,8 +11,6 @@ import numpy as np
 
 from trainer.data.format.index import shard_rows
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.members import dense_tasks
-from trainer.data.format.specs import UNLABELLED, SegmentationSpec
 from trainer.data.format.tables import load_index
 from trainer.data.reading.reader import BadSample, SplitReader
 from trainer.data.remote.folder import DataFolder
@@ -37,15 +35,13 @@ def probe(folder: Path, manifest: Manifest) -> None:
     """
     bad: list[BadSample] = []
     tried = turned = 0
-    classes = {task.name: set[int]() for task in manifest.tasks if isinstance(task, SegmentationSpec)}
     for split in manifest.splits:
         reader = SplitReader(DataFolder(folder, manifest), split, [task.name for task in manifest.tasks])
         index_NM, _ = load_index(folder, manifest, split)
         for shard, rows in zip(manifest.splits[split].shards, shard_rows(manifest.splits[split]), strict=True):
             count = min(SAMPLES_PER_SHARD, shard.samples)
             ids_B = np.linspace(rows.start, rows.stop - 1, count).astype(int)
-            buffers = reader.buffers(count)
-            found = reader.read_into(buffers, ids_B).bad
+            found = reader.read_into(reader.buffers(count), ids_B).bad
             if len(found) == count:
                 raise UserError(
                     f"{shard.file}: none of the {count} samples that were tried can be used, such as "
@@ -54,17 +50,7 @@ def probe(folder: Path, manifest: Manifest) -> None:
             bad.extend(found)
             tried += count
             turned += _turned(folder / shard.file, index_NM[ids_B][:, 0])
-            for task, buffer in zip(dense_tasks(manifest.tasks), buffers[1:], strict=True):
-                if task.name in classes:
-                    classes[task.name].update(np.unique(buffer).tolist())
         reader.close()
-    for name, numbers in classes.items():
-        if UNLABELLED in numbers and len(numbers) == 2:
-            logger.warning(
-                "Task %r: the masks that were tried have no values but %d and %d, which means no label. If it should "
-                "be a class, write masks of class numbers 0, 1, ...",
-                *(name, min(numbers), UNLABELLED),
-            )
     if turned:
         logger.warning(
             "%d of %d images that were tried do not lie upright: their EXIF orientation is ignored. Convert them with "

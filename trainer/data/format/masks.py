@@ -1,0 +1,52 @@
+"""Look at some masks of a split: which classes they have."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from trainer.data.format.manifest import Manifest
+from trainer.data.format.members import BadMemberError, blank, decode_member, dense_tasks
+from trainer.data.format.specs import UNLABELLED, SegmentationSpec
+from trainer.data.format.tables import Table
+from trainer.files import open_regular
+
+MAX_MASKS = 100
+
+
+def masks_of_one_class(folder: Path, manifest: Manifest, index_NM: Table) -> dict[str, tuple[int, bool]]:
+    """Return task -> the only class of the train masks that were looked at, and whether they have unlabelled pixels.
+
+    At most MAX_MASKS of each task, evenly spaced, are looked at; tasks with two classes or none are left out.
+
+    Args:
+        folder: the data folder; shards that it lacks are passed over.
+        manifest: its manifest.
+        index_NM: index of the train split.
+    """
+    found = {}
+    for member, task in enumerate(dense_tasks(manifest.tasks), 1):
+        if isinstance(task, SegmentationSpec):
+            numbers = _numbers(folder, manifest, task, index_NM, member)
+            if len(numbers - {UNLABELLED}) == 1:
+                found[task.name] = min(numbers), UNLABELLED in numbers
+    return found
+
+
+def _numbers(folder: Path, manifest: Manifest, task: SegmentationSpec, index_NM: Table, member: int) -> set[int]:
+    found: set[int] = set()
+    slot = blank(task, 1, manifest.input)[0]
+    for number in np.unique(np.linspace(0, len(index_NM) - 1, MAX_MASKS).astype(int)):
+        row = index_NM[np.array([number])][0, member]
+        path = folder / manifest.split("train").shards[int(row["shard"])].file
+        if not row["bytes"]:
+            continue
+        try:
+            with open_regular(path) as file:
+                decode_member(slot, os.pread(file.fileno(), int(row["bytes"]), int(row["offset"])), task)
+        except (OSError, BadMemberError):
+            continue  # reported where all samples are read
+        found.update(np.unique(slot).tolist())
+        if len(found - {UNLABELLED}) > 1:
+            break
+    return found
