@@ -204,7 +204,7 @@ def test_what_a_label_should_be_is_said(tmp_path: Path, members: Members, descri
 
 @pytest.mark.parametrize(("mode", "packer"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
 def test_a_packed_tar_is_refused_in_words(tmp_path: Path, mode: str, packer: str) -> None:
-    with pytest.raises(UserError, match=rf"a.tar.gz is packed by {packer}\. .*\nUnpack it first"):
+    with pytest.raises(UserError, match=rf"a.tar.gz: .* it is packed by {packer}\. .*\nUnpack it first"):
         index(tmp_path, of_text(lambda i: "1"), CLS_2, mode, "a.tar.gz")
 
 

@@ -1,6 +1,5 @@
 import io
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,16 +77,6 @@ def test_a_forged_png_header_allocates_nothing() -> None:
     data[16:24] = (60_000).to_bytes(4, "big") * 2
     with pytest.raises(BadImageError, match="60000"):
         decode(bytes(data), image)
-
-
-def test_sixteen_bit_and_palette_pngs_are_refused() -> None:
-    image = spec("png", height=2, width=2)
-    deep = cv2.imencode(".png", np.zeros((2, 2), np.uint16))[1].tobytes()
-    buffer = io.BytesIO()
-    Image.new("P", (2, 2)).save(buffer, "png")
-    for data in (deep, buffer.getvalue()):
-        with pytest.raises(BadImageError, match="expected 8-bit grey or RGB"):
-            decode(data, image)
 
 
 def test_npy_of_objects_or_floats_is_refused_and_runs_nothing() -> None:

@@ -183,7 +183,7 @@ CLASS_3 = cv2.imencode(".png", np.full((SIDE, SIDE), 3, np.uint8))[1].tobytes()
 @pytest.mark.parametrize(
     ("maps", "message"),
     [
-        ({"parts": COLOURED}, r"parts.png: expected height x width x channels (8, 8, 1), found (8, 8, 3)"),
+        ({"parts": COLOURED}, "parts.png: expected a PNG of class numbers, grey or with a palette, found RGB colours"),
         ({"parts": SMALL}, "parts.png: expected height x width x channels (8, 8, 1), found (8, 4, 1)"),
         ({"parts": CLASS_3}, "parts.png: expected class numbers from 0 to 2, or 255 for none; found 3"),
         ({"parts": b"GIF89a"}, "parts.png: expected a PNG, found b'GIF89a'"),

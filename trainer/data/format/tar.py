@@ -127,7 +127,8 @@ def _parse(header: bytes, offset: int, where: str, kinds: Sequence[bytes]) -> tu
         packer = next((name for start, name in _PACKED.items() if not offset and header.startswith(start)), None)
         if packer is not None:
             raise UserError(
-                f"{where} is packed by {packer}. Samples are read in random order, which a packed tar does not allow.\n"
+                f"{where}: byte 0: expected a tar header, found {header[:2]!r}: it is packed by {packer}. Samples are "
+                "read in random order, which a packed tar does not allow.\n"
                 f"Unpack it first, and index that: {packer} -dc {where} > NEW.tar"
             )
         raise UserError(f"{where}: byte {offset}: expected a tar header, found {header[:16]!r}. Not a tar, or damaged.")
