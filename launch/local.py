@@ -19,7 +19,7 @@ def launch(processes: int, arguments: Sequence[str], run_dir: Path, max_restarts
         max_restarts: how often to restart after a fault; see `launch.node.restarts`.
     """
     command = [*_options(processes), "-m", "trainer.train", *arguments]
-    return run_with_restarts(lambda restart: accelerate_launch(command, restart), run_dir, max_restarts)
+    return run_with_restarts(lambda restart: accelerate_launch(command, restart, run_dir), run_dir, max_restarts)
 
 
 def launch_command(processes: int, words: Sequence[str]) -> int:

@@ -78,11 +78,11 @@ def _train(options: argparse.Namespace) -> int:
         if experiment.parallel.processes > 1 or options.max_restarts:
             from launch.local import launch
 
-            arguments = [str(options.config), *overrides]
+            arguments = [str(options.config), *overrides, *(f"--allow-change={key}" for key in options.allow_change)]
             return launch(experiment.parallel.processes, arguments, experiment.run_dir, options.max_restarts)
     from trainer.train import train
 
-    exit_code = train(experiment)
+    exit_code = train(experiment, options.allow_change)
     tell_launcher(exit_code)
     return exit_code
 
@@ -179,6 +179,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="restart up to N times from the last checkpoint after a fault (default: 0)",
+    )
+    train.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on with another value of this key, such as optimizer.learning_rate; docs/resume.md lists them",
     )
     train.set_defaults(run=_train)
 

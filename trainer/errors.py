@@ -91,7 +91,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         if isinstance(error, RankError | LostPeerError) or os.environ.get("RANK", "0") == "0":
             say_error(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):
+            say_error(str(interrupt))
         return EXIT_INTERRUPTED
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trainer.config.file import parse_config, to_yaml
+from trainer.config.resume import differences
 from trainer.config.schema import Experiment
 from trainer.config.yaml_file import read_yaml
 from trainer.errors import UserError
-from trainer.files import replace
+from trainer.files import read_json, replace
 from trainer.runtime.agreement import names_of_code
 from trainer.runtime.checkpoints.folder import (
+    CHECKPOINTS,
     LATEST,
     folder_of_step,
     latest,
@@ -41,7 +43,6 @@ LOG = "log.txt"
 SUMMARY = "summary.json"
 REPORT = "report.html"
 PREDICTIONS = "predictions.npz"
-CHECKPOINTS = "checkpoints"
 BEST = "best"
 """In place of a step: the checkpoint that train.select has chosen."""
 LOCK = ".lock"
@@ -116,7 +117,10 @@ def _claim(experiment: Experiment, found: Found | None, lock: RunLock) -> list[s
         if latest(run_dir / CHECKPOINTS) != (found.named if found else None):
             raise UserError(f"{run_dir} was trained on by another job in the meantime: type the same command again")
         notes = _set_checkpoints_aside(found) if found else _keep_old_metrics(run_dir)
-        for name, text in {CONFIG: to_yaml(experiment), RUN: json.dumps(_provenance(experiment), indent=1)}.items():
+        changes = _changes(experiment, step_of(found.snapshot.path)) if found else []
+        notes += [f"{change['key']}: {change['change']}, as --allow-change allows" for change in changes]
+        provenance = _provenance(experiment) | {"changes": [*changes_of(run_dir), *changes]}
+        for name, text in {CONFIG: to_yaml(experiment), RUN: json.dumps(provenance, indent=1)}.items():
             replace(run_dir / name, f"{text.rstrip()}\n".encode())
     except OSError as error:
         raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
@@ -157,6 +161,34 @@ def _keep_old_metrics(run_dir: Path) -> list[str]:
         number += 1
     path.rename(kept)
     return [f"an earlier start ended before its first checkpoint, so the run starts anew; its metrics are in {kept}"]
+
+
+def _changes(experiment: Experiment, step: int) -> list[dict[str, Any]]:
+    """Return the changes of the configuration at this start that were allowed by name."""
+    if not (experiment.run_dir / CONFIG).exists():
+        return []
+    changed = differences(read_config(experiment.run_dir), experiment)
+    return [{"step": step, "key": key, "change": values} for key, values in changed.items()]
+
+
+def changes_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the changes of the configuration that were allowed at earlier starts: step, key, and old -> new value.
+
+    Raises:
+        UserError: run.json is damaged.
+    """
+    try:
+        found = read_json(run_dir / RUN)
+    except FileNotFoundError:
+        return []
+    changes = found.get("changes", []) if isinstance(found, dict) else None
+    if not isinstance(changes, list) or not all(
+        isinstance(change, dict) and isinstance(change.get("key"), str) for change in changes
+    ):
+        raise UserError(
+            f"{run_dir / RUN}: changes: expected a list with a key each. Remove it to go on: rm {run_dir / RUN}"
+        )
+    return changes
 
 
 def _provenance(experiment: Experiment) -> dict[str, Any]:

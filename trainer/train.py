@@ -1,9 +1,10 @@
 """Train one run: prepare, build, restore, fit, finish.
 
-This is what `accelerate launch -m trainer.train CONFIG [a.b=c ...]` runs.
+This is what `accelerate launch -m trainer.train CONFIG [a.b=c ...] [--allow-change=KEY ...]` runs.
 """
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -24,9 +25,15 @@ from trainer.training.prepare_data import open_data
 from trainer.training.run import build_run, restore_run
 from trainer.training.summary import HURRIED, finish, say_complete
 
+ALLOW_CHANGE = "--allow-change="
 
-def train(experiment: Experiment) -> int:
+
+def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
     """Train `experiment` from its last checkpoint, or from its start, to its end. Every rank calls it.
+
+    Args:
+        experiment: the configuration.
+        allowed: keys that may differ from those that the run was started with.
 
     Returns:
         The exit code: 0 if the run is complete, EXIT_UNFINISHED if it was saved before its last step.
@@ -48,7 +55,7 @@ def train(experiment: Experiment) -> int:
             runtime.on_main(lambda: refuse_stopped(run_dir))
             data = open_data(experiment.data, runtime)
             check_shared(run_dir, runtime)
-            checkpoint = find_start(experiment, runtime)
+            checkpoint = find_start(experiment, runtime, allowed)
             run = build_run(experiment, data, runtime, checkpoint)
             if checkpoint:
                 restore_run(run, checkpoint)
@@ -77,7 +84,9 @@ def main() -> int:
     """Train the configuration on the command line."""
     if len(sys.argv) < 2:
         raise UserError("expected a configuration: python -m trainer.train configs/digits.yaml [a.b=c ...]")
-    exit_code = train(load_config(Path(sys.argv[1]), sys.argv[2:]))
+    allowed = [word.removeprefix(ALLOW_CHANGE) for word in sys.argv[2:] if word.startswith(ALLOW_CHANGE)]
+    overrides = [word for word in sys.argv[2:] if not word.startswith(ALLOW_CHANGE)]
+    exit_code = train(load_config(Path(sys.argv[1]), overrides), allowed)
     tell_launcher(exit_code)
     return exit_code
 

@@ -6,14 +6,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
+
+import psutil
 
 from paretrain_command import safe_path
 from trainer.errors import LostPeerError, UserError
+from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
 from trainer.runtime.faults.roll_call import answer_seconds
 from trainer.runtime.launcher import LAUNCHER, OUTCOME
+from trainer.runtime.stopping import say_interrupted
 
 LOG = "launcher.log"
 """The file beside the logs of the ranks that repeats the line that is printed."""
@@ -23,7 +29,7 @@ HOST = "host"
 """The file beside the logs of the ranks that holds the name of their host."""
 
 
-def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
+def accelerate_launch(arguments: Sequence[str], restart: int = 0, run_dir: Path | None = None) -> int:
     """Start processes on this host and wait for them. Returns 0, or the exit code of the first one that failed.
 
     If a process dies without a message, print one line that says which process, and how it died. The processes of a run
@@ -34,6 +40,8 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
             logs to a new folder in there, named by the time.
         restart: how often the run was started before. Each start uses another port to meet the other hosts, because
             they do not all end the last start at the same moment.
+
+        run_dir: folder of the run, to say what was saved when it ends; None: the processes do not train.
 
     Raises:
         UserError: the logs cannot be written.
@@ -64,15 +72,13 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
         own = {LAUNCHER: str(os.getpid()), OUTCOME: f"/proc/{os.getpid()}/fd/{outcome.fileno()}"}
         os.environ |= safe_path() | own
         try:
-            launch_command(options)
+            with _passing_on_interrupts() if run_dir else nullcontext():
+                launch_command(options)
         except SignalException as stopped:
             if exit_code := outcome.read():
                 return int(exit_code)
             name = signal.Signals(stopped.sigval).name
-            _say(
-                f"stopped by {name} on {host}. The last checkpoint is kept: type the same command again to go on",
-                log_dir,
-            )
+            _say(f"stopped by {name} on {host}{_saved(run_dir)}", log_dir)
             return 128 + stopped.sigval
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
@@ -80,14 +86,14 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
                 name = signal.Signals(-failure.exitcode).name
                 _say(
                     f"error: rank {rank} (process {failure.pid}) was ended by {name} on {host}; the other processes "
-                    "were stopped. The last checkpoint is kept: type the same command again to go on",
+                    f"were stopped{_saved(run_dir)}",
                     log_dir,
                 )
                 return 128 - failure.exitcode
             if failure.exitcode == 1:  # Python's exit code after an uncaught exception.
                 _say(
                     f"error: rank {rank} (process {failure.pid}) failed on {host}, with the traceback above; the other "
-                    "processes were stopped. The last checkpoint is kept",
+                    f"processes were stopped{_saved(run_dir)}",
                     log_dir,
                 )
             return failure.exitcode
@@ -95,6 +101,40 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0) -> int:
             _say(_no_meeting(options, host, error), log_dir)
             return LostPeerError.exit_code
     return 0
+
+
+def _saved(run_dir: Path | None) -> str:
+    """Return what was saved and what to type; nothing where nothing is trained."""
+    return "" if run_dir is None else f"; {last_saved(run_dir / CHECKPOINTS)}. Type the same command again to go on"
+
+
+@contextmanager
+def _passing_on_interrupts() -> Iterator[None]:
+    """Ask the ranks to save and end at the first Ctrl-C, and end them at the second.
+
+    Torch's launcher would give them a time limit at the first one. They have sessions of their own, so the terminal
+    signals this process alone.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    this, interrupts = psutil.Process(), 0
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts == 1:
+            say_interrupted()
+        for rank in this.children():
+            rank.send_signal(number if interrupts == 1 else signal.SIGKILL)
+        if interrupts > 1:
+            raise SignalException("Ctrl-C twice", signal.Signals(number))
+
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGHUP,SIGQUIT")
+    before = signal.signal(signal.SIGINT, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _own_folder(logs: Path) -> Path:

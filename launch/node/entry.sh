@@ -74,7 +74,7 @@ fi
 
 # Settings of torch's launcher for which accelerate has no options.
 export PET_RDZV_ID=${PARETRAIN_JOB_ID:-paretrain}.${SLURM_RESTART_COUNT:-0}
-export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGUSR1  # SIGINT: see accelerated.py.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${GRACE_SECONDS:-300}
 # The trainer applies parallel.threads; this limits threads that start before it reads the configuration.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

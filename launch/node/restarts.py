@@ -12,8 +12,7 @@ from pathlib import Path
 
 from launch.node.accelerated import accelerate_launch
 from trainer.errors import EXIT_UNFINISHED, UserError, run_command
-from trainer.run_folder import CHECKPOINTS
-from trainer.runtime.checkpoints.folder import latest
+from trainer.runtime.checkpoints.folder import CHECKPOINTS, latest
 
 SENT_BY_USERS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 STAYS_ENDED = {0, EXIT_UNFINISHED, UserError.exit_code, *(128 + number for number in SENT_BY_USERS)}
@@ -56,10 +55,12 @@ def _say(line: str) -> None:
 def main() -> int:
     """Run the command line."""
 
-    def start(restart: int) -> int:
-        return accelerate_launch(sys.argv[1:], restart)
+    run_dir = Path(os.environ["RUN_DIR"])
 
-    return run_with_restarts(start, Path(os.environ["RUN_DIR"]), int(os.environ["MAX_RESTARTS"]))
+    def start(restart: int) -> int:
+        return accelerate_launch(sys.argv[1:], restart, run_dir)
+
+    return run_with_restarts(start, run_dir, int(os.environ["MAX_RESTARTS"]))
 
 
 if __name__ == "__main__":

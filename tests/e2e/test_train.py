@@ -14,6 +14,7 @@ import torch
 
 from tests.support.command import ROOT, Command, environment
 from tests.support.runs import checkpoint, numbers, started, wait_for_rank
+from trainer.errors import EXIT_UNFINISHED
 
 
 def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain: Command) -> None:
@@ -97,13 +98,32 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_bit_for_bit(
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_ctrl_c_ends_every_process_with_one_line(config: Path, run_dir: Path) -> None:
-    with started("train", config, "--processes", 2, "train.steps=100000") as process:
-        child = wait_for_rank(process, rank=1, until=run_dir / "checkpoints" / "LATEST")
+def test_ctrl_c_saves_and_ends_and_a_second_one_ends_every_process_at_once(config: Path, run_dir: Path) -> None:
+    length = ["train.steps=100000", "train.eval_every_steps=100000", "checkpoint.every_steps=100000"]
+    with started("train", config, "--processes", 2, *length) as process:
+        child = wait_for_rank(process, rank=1, until=run_dir / "metrics.jsonl")
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_UNFINISHED, errors
+    assert "saves after this step" in errors
+    step = int((run_dir / "checkpoints" / "LATEST").read_text().removeprefix("step_"))
+    assert f"step {step}: asked to stop: saved" in said
+    assert "not evaluated yet" in said
+    assert not psutil.pid_exists(child)
+
+    with started("train", config, "--processes", 2, *length) as process:
+        lines = iter(process.stdout or ())
+        while "goes on after step" not in next(lines):
+            pass
+        child = wait_for_rank(process, rank=1, until=run_dir / "metrics.jsonl")
+        os.kill(child, signal.SIGSTOP)  # It cannot answer the first one.
+        process.send_signal(signal.SIGINT)
+        while "saves after this step" not in next(iter(process.stderr or ())):
+            pass
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "paretrain: stopped by SIGINT" in errors
+    assert process.returncode == 128 + signal.SIGINT, errors
+    assert f"the last checkpoint is step_{step:08d}" in errors
     assert "Traceback" not in errors
     assert not psutil.pid_exists(child)
 

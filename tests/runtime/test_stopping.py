@@ -27,6 +27,7 @@ from trainer.runtime.stopping import Request, StopRequests, refuse_stopped
         ((), (signal.SIGUSR1,), Request.YIELD),
         ((), (signal.SIGTERM,), Request.YIELD),
         ((), (signal.SIGTERM, LAUNCHER_DIED), Request.LEAVE),
+        ((), (signal.SIGTERM, signal.SIGINT), Request.STOP),
         (("stop",), (signal.SIGTERM, signal.SIGUSR1), Request.STOP),
         (("save",), (signal.SIGUSR1,), Request.YIELD),
     ],
@@ -94,6 +95,22 @@ def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytes
     experiment = load_config(Path("configs/digits.yaml"), [f"output={tmp_path}", "parallel.processes=1"])
     with pytest.raises(StoppedError):
         train.train(experiment)
+
+
+def test_a_second_ctrl_c_ends_the_process_and_says_what_is_saved(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop_requests = StopRequests(tmp_path, reads_files=True)
+    with stop_requests.handling_signals():
+        signal.raise_signal(signal.SIGINT)
+        assert stop_requests.read() is Request.STOP
+        assert "Ctrl-C again ends it at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt, match="no checkpoint was saved"):
+            signal.raise_signal(signal.SIGINT)
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "LATEST").write_text("step_00000007")
+        with pytest.raises(KeyboardInterrupt, match="the last checkpoint is step_00000007"):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_what_is_granted_is_forgotten_and_what_came_later_stands(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from trainer.config.sections.model import HeadConfig
 from trainer.errors import UserError
 from trainer.files import replace
 from trainer.observe.units import with_unit
-from trainer.run_folder import CHECKPOINTS, claimed
+from trainer.run_folder import claimed
+from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.pieces import piece_of
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.terminal import Terminal

@@ -1,9 +1,10 @@
 """Decide which settings may change when a run is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.config.schema import Experiment
+from trainer.errors import UserError
 
 RESUMABLE = (
     "name",
@@ -32,19 +33,58 @@ the only one that depends on the last step. train.accumulation.steps may change 
 """
 
 
-def differences(old: Experiment, new: Experiment) -> list[str]:
-    """Return a line `key: old -> new` for every changed value that a resumed run must keep."""
+ON_REQUEST = ("optimizer", "train", "balance", "data.augment")
+"""Keys that may change where the user names them: the run is then another one than its first command says.
+
+Nothing else may: the checkpoint's tensors and its place in the data would mean nothing.
+"""
+
+
+def check_request(keys: Sequence[str]) -> None:
+    """Refuse to allow a change that no run could go on after.
+
+    Raises:
+        UserError: naming the key, and those that may change.
+    """
+    for key in keys:
+        if not _is_in(key, ON_REQUEST):
+            raise UserError(
+                f"--allow-change {key}: a run can go on after changes of {', '.join(ON_REQUEST)} and the keys in them, "
+                "such as optimizer.learning_rate. With another value of anything else, start a new run: "
+                "name=ANOTHER_NAME"
+            )
+
+
+def how_to_change(changed: Mapping[str, Any]) -> str:
+    """Return what to type to go on with these changes; nothing where no request would help."""
+    if not all(_is_in(key, ON_REQUEST) for key in changed):
+        return ""
+    return f"To go on with the change, add {' '.join(f'--allow-change {key}' for key in changed)}. "
+
+
+def differences(old: Experiment, new: Experiment, allowed: Sequence[str] = ()) -> dict[str, str]:
+    """Return `old -> new` for the key of every changed value that a resumed run must keep.
+
+    Args:
+        old: the configuration of the run.
+        new: the one to go on with.
+        allowed: keys that may change, with all keys in them.
+    """
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
-    ignored = list(RESUMABLE)
+    ignored = [*RESUMABLE, *allowed]
     if new.optimizer.schedule != "cosine":
         ignored.append("train.steps")
     if new.train.accumulation.alpha == "window":
         ignored.append("train.accumulation.steps")
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
+    return {
+        key: f"{before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in ignored)
-    ]
+        if before.get(key) != after.get(key) and not _is_in(key, ignored)
+    }
+
+
+def _is_in(key: str, sections: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") for name in sections)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

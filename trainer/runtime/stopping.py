@@ -15,8 +15,9 @@ from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
-from trainer.errors import StoppedError, UserError
-from trainer.runtime.launcher import LAUNCHER_DIED
+from trainer.errors import STDERR, StoppedError, UserError
+from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
+from trainer.runtime.launcher import LAUNCHER, LAUNCHER_DIED
 
 SAVE = "save"
 STOP = "stop"
@@ -76,7 +77,9 @@ class StopRequests:
     | `max_hours` have passed        | TIME_IS_UP |
     | RUN/stop.JOB, SIGUSR1, SIGTERM | YIELD      |
     | LAUNCHER_DIED                  | LEAVE      |
-    | RUN/stop                       | STOP       |
+    | RUN/stop, SIGINT               | STOP       |
+
+    A second SIGINT, which is Ctrl-C, ends the process at once.
 
     Args:
         run_dir: the run's folder.
@@ -93,18 +96,29 @@ class StopRequests:
             if job := os.environ.get(JOB_ID):
                 self._files[run_dir / f"{STOP}.{job}"] = Request.YIELD
         self._signalled = Request.GO_ON
-        self._at_once = False
+        self._at_once = self._is_interrupted = False
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
         """Note signals inside the block instead of dying."""
 
-        requests = {signal.SIGUSR1: Request.YIELD, signal.SIGTERM: Request.YIELD, LAUNCHER_DIED: Request.LEAVE}
+        requests = {
+            signal.SIGUSR1: Request.YIELD,
+            signal.SIGTERM: Request.YIELD,
+            signal.SIGINT: Request.STOP,
+            LAUNCHER_DIED: Request.LEAVE,
+        }
 
         def note(number: int, _frame: FrameType | None) -> None:
-            self._signalled = max(self._signalled, requests[signal.Signals(number)])
             if self._at_once:
                 raise StoppedError(number)
+            if number == signal.SIGINT:
+                if self._is_interrupted:
+                    raise KeyboardInterrupt(f"stopped at once; {last_saved(self._run_dir / CHECKPOINTS)}")
+                self._is_interrupted = True
+                if LAUNCHER not in os.environ:  # Else the launcher has said it.
+                    say_interrupted()
+            self._signalled = max(self._signalled, requests[signal.Signals(number)])
 
         before = {number: signal.signal(number, note) for number in requests}
         try:
@@ -150,6 +164,11 @@ class StopRequests:
                 (self._run_dir / REQUEUE).write_text(json.dumps(progress) + "\n")
         except OSError as error:
             raise UserError(f"{self._run_dir} cannot be written: {error}. The checkpoint is kept") from None
+
+
+def say_interrupted() -> None:
+    """Say what Ctrl-C does. Called by handlers of signals, which may interrupt any other output."""
+    os.write(STDERR, b"\nparetrain: saves after this step, and ends. Ctrl-C again ends it at once, without saving\n")
 
 
 def refuse_stopped(run_dir: Path) -> None:

@@ -5,8 +5,8 @@ from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.observe.metrics import read_metrics
 from trainer.observe.observers import Observers
-from trainer.run_folder import CHECKPOINTS, METRICS
-from trainer.runtime.checkpoints.folder import folder_of_step
+from trainer.run_folder import METRICS
+from trainer.runtime.checkpoints.folder import CHECKPOINTS, folder_of_step
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.precision import lower_precision

@@ -1,45 +1,53 @@
 """Find the checkpoint that a run goes on from, and refuse one that this configuration may not go on from."""
 
 import os
+from collections.abc import Sequence
 
 from trainer.config.file import parse_config
-from trainer.config.resume import differences
+from trainer.config.resume import check_request, differences, how_to_change
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
 from trainer.observe.metrics import read_metrics
-from trainer.run_folder import CHECKPOINTS, CONFIG, METRICS, SUMMARY, read_config
+from trainer.run_folder import CONFIG, METRICS, SUMMARY, changes_of, read_config
+from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.manifest import MANIFEST
 from trainer.runtime.checkpoints.reading import Snapshot, find_newest
 from trainer.runtime.collectives import Runtime
 from trainer.training.restore import Checkpoint, read_state
 
 
-def find_start(experiment: Experiment, runtime: Runtime) -> Checkpoint | None:
+def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] = ()) -> Checkpoint | None:
     """Find and open the checkpoint that the run goes on from; None for a new run. Writes nothing. Collective.
+
+    Args:
+        experiment: the configuration to go on with.
+        runtime: the processes.
+        allowed: keys that may differ from those of the run; see `trainer.config.resume`.
 
     Raises:
         UserError: the run's folder or its checkpoint belongs to another configuration; or there are checkpoints, or
             there were some, and the run cannot go on from any.
         FaultError: the disk cannot read a checkpoint.
     """
-    runtime.on_main(lambda: _refuse_another_config(experiment))
+    check_request(allowed)
+    earlier = runtime.on_main(lambda: _refuse_another_config(experiment, allowed))
     found = find_newest(experiment.run_dir / CHECKPOINTS, runtime)
     if found is None:
         runtime.on_main(lambda: _refuse_lost_checkpoints(experiment))
         return None
-    _refuse_another_configs_checkpoint(found.snapshot, experiment)
+    _refuse_another_configs_checkpoint(found.snapshot, experiment, [*allowed, *earlier])
     return Checkpoint(found, read_state(found.snapshot))
 
 
-def _refuse_another_config(experiment: Experiment) -> None:
-    """Refuse a run's folder whose configuration gives other results.
+def _refuse_another_config(experiment: Experiment, allowed: Sequence[str]) -> list[str]:
+    """Refuse a run's folder whose configuration gives other results. Return the keys whose change was allowed before.
 
     Raises:
         UserError: naming each difference.
     """
     run_dir = experiment.run_dir
     if not os.path.lexists(run_dir / CONFIG):
-        return  # A checkpoint has a copy of its own.
+        return []  # A checkpoint has a copy of its own.
     try:
         before = read_config(run_dir)
     except UserError as error:
@@ -47,28 +55,30 @@ def _refuse_another_config(experiment: Experiment) -> None:
             f"{error}\nPut it back from a copy; or, to train on, remove it, as the checkpoints hold the configuration "
             f"too: rm {run_dir / CONFIG}"
         ) from None
-    changed = differences(before, experiment)
+    changed = differences(before, experiment, allowed)
     if changed:
-        lines = "\n".join(f"  {line}" for line in changed)
+        lines = "\n".join(f"  {key}: {values}" for key, values in changed.items())
         raise UserError(
-            f"the run in {run_dir} was started with another configuration:\n{lines}\n"
+            f"the run in {run_dir} was started with another configuration:\n{lines}\n{how_to_change(changed)}"
             f"To start a new run, type name=ANOTHER_NAME; to replace this one, remove its folder first: rm -r {run_dir}"
         )
+    return [change["key"] for change in changes_of(run_dir)]
 
 
-def _refuse_another_configs_checkpoint(snapshot: Snapshot, experiment: Experiment) -> None:
+def _refuse_another_configs_checkpoint(snapshot: Snapshot, experiment: Experiment, allowed: Sequence[str]) -> None:
     """Refuse a checkpoint that was written under a configuration with other results.
 
     Raises:
         UserError: naming each difference.
     """
     written_under = parse_config(dict(snapshot.config), f"config in {snapshot.path / MANIFEST}")
-    changed = differences(written_under, experiment)
+    changed = differences(written_under, experiment, allowed)
     if changed:
-        lines = "\n".join(f"  {line}" for line in changed)
+        lines = "\n".join(f"  {key}: {values}" for key, values in changed.items())
         raise UserError(
             f"checkpoint {snapshot.path} was written under another configuration:\n{lines}\n"
-            "To go on from it, type what it was written under; to start a new run, type name=ANOTHER_NAME"
+            f"{how_to_change(changed)}To go on from it as it is, type what it was written under; to start a new run, "
+            "type name=ANOTHER_NAME"
         )
 
 

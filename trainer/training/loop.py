@@ -10,6 +10,7 @@ from trainer.data.reading.bad_samples import check_rare, combined
 from trainer.data.reading.loader import Batch
 from trainer.errors import SharedError, UnfinishedError, UserError
 from trainer.observe.observers import Observers
+from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
 from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.build import metric_names
 from trainer.training.evaluate import Evaluation, evaluate
@@ -44,11 +45,11 @@ def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request
     config = run.experiment
     started_at_step = saved_at_step = run.step
     request = Request.GO_ON
-    with _naming_step(run.step + 1):
+    with _naming_step(run, run.step + 1):
         warm_up(run.learner, run.to_device(run.train_batches.padding_batch()))
     while not run.is_complete and not request.ends:
         run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
-        with _naming_step(run.step + 1):
+        with _naming_step(run, run.step + 1):
             note = partial(observers.note, run.step)
             batch, request = next_batch(run.train_batches, run.runtime, stop_requests, run.throughput, note)
             result = None if batch is None else _train_step(run, run.to_device(batch))
@@ -84,13 +85,15 @@ def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request
 
 
 @contextmanager
-def _naming_step(step: int) -> Iterator[None]:
-    """Add the step to the errors of the block that stop a run, and say how to go on."""
+def _naming_step(run: Run, step: int) -> Iterator[None]:
+    """Add the step to the errors of the block that stop a run, and say what is saved and how to go on."""
     try:
         yield
     except (BalanceError, UserError) as error:
         advice = IF_NOT_FINITE if isinstance(error, NonFiniteError) else ""
-        raise UserError(f"stopped at step {step}: {error}\nThe last checkpoint is intact.{advice}") from error
+        run.saver.finish()
+        saved = run.runtime.on_main(lambda: last_saved(run.experiment.run_dir / CHECKPOINTS)).capitalize()
+        raise UserError(f"stopped at step {step}: {error}\n{saved}.{advice}") from error
 
 
 def _train_step(run: Run, batch: Batch) -> StepResult:

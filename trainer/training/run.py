@@ -21,7 +21,7 @@ from trainer.data.reading.order import START, Cursor
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
-from trainer.run_folder import CHECKPOINTS
+from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.collectives import Runtime

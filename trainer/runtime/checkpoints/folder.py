@@ -10,6 +10,8 @@ from trainer.errors import UserError
 from trainer.files import read_text, sync, write_durably
 from trainer.runtime.checkpoints.manifest import Manifest, read_manifest
 
+CHECKPOINTS = "checkpoints"
+"""The folder of the checkpoints, in a run's folder."""
 LATEST = "LATEST"
 REPLACED = ".replaced"
 MAX_POINTER_BYTES = 1 << 10
@@ -57,6 +59,12 @@ def read_pointer(folder: Path) -> tuple[Path | None, str | None]:
     if not _NAME.fullmatch(text):
         return None, f"{folder / LATEST} {f'holds {text[:40]!r}, which names no checkpoint' if text else 'is empty'}"
     return folder / text, None
+
+
+def last_saved(folder: Path) -> str:
+    """Return a sentence, without its full stop, about what a run that has ended goes on from."""
+    path, _ = read_pointer(folder)
+    return "no checkpoint was saved" if path is None else f"the last checkpoint is {path.name}"
 
 
 def point_to(path: Path) -> None:

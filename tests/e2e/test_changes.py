@@ -1,0 +1,44 @@
+"""A run goes on with another learning rate where its user allows that by name, and the change is recorded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import numbers
+from trainer.cli import main
+
+
+def test_an_allowed_change_goes_on_and_is_recorded(
+    config: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cosine = "optimizer.schedule=cosine"
+    assert main(["train", str(config), cosine]) == 0
+    longer = ["train", str(config), cosine, "train.steps=9", "optimizer.learning_rate=0.01"]
+    assert main(longer) == 2
+    said = capsys.readouterr().err
+    assert "optimizer.learning_rate: 0.05 -> 0.01" in said
+    assert "add --allow-change optimizer.learning_rate --allow-change train.steps." in said
+
+    assert main([*longer, "--allow-change", "optimizer.learning_rate", "--allow-change", "train.steps"]) == 0
+    assert "step 6: optimizer.learning_rate: 0.05 -> 0.01, as --allow-change allows" in capsys.readouterr().out
+    rates = {record["step"]: record["learning_rate"] for record in numbers(run_dir) if record["kind"] == "train"}
+    assert rates[7] == pytest.approx(0.01 / 4), "cosine, at two thirds of the new length"
+    changes = json.loads((run_dir / "run.json").read_text())["changes"]
+    assert [(change["step"], change["key"]) for change in changes] == [
+        (6, "optimizer.learning_rate"),
+        (6, "train.steps"),
+    ]
+
+    # LATEST is set back to a checkpoint from before the change, which is on record.
+    (run_dir / "checkpoints" / "LATEST").write_text("step_00000006")
+    assert main(longer) == 0, capsys.readouterr().err
+    assert len(json.loads((run_dir / "run.json").read_text())["changes"]) == 2
+
+
+@pytest.mark.parametrize("key", ["seed", "model", "data", "data.path", "optimizer_", "trai"])
+def test_what_the_checkpoint_depends_on_may_not_change(
+    key: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(config), "--allow-change", key]) == 2
+    assert f"--allow-change {key}: a run can go on after changes of optimizer, train" in capsys.readouterr().err
