@@ -3,7 +3,7 @@
 Shapes: H rows and W columns of the written images.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,12 +175,13 @@ def _regressions(frame: Frame, size: tuple[int, int]) -> dict[str, np.ndarray]:
 
 def _measured(image: ImageSpec, frames: list[Frame], size: tuple[int, int]) -> tuple[ImageSpec, dict[str, float]]:
     """Measure some frames: mean and std of the colours, and the root mean square of each regression."""
-    moments, squares, counts = PixelMoments(3), Counter[str](), Counter[str]()
+    moments = PixelMoments(3)
+    squares, counts = defaultdict[str, float](float), defaultdict[str, float](float)
     for frame in frames[:: -(-len(frames) // MAX_MEASURED)]:
         moments.add(_read_image(frame.image, size))
         for name, found in _regressions(frame, size).items():
-            squares[name] += np.nansum(found.astype(np.float64) ** 2)
-            counts[name] += np.count_nonzero(~np.isnan(found))
+            squares[name] += float(np.nansum(found.astype(np.float64) ** 2))
+            counts[name] += float(np.count_nonzero(~np.isnan(found)))
     for name, total in squares.items():
         if not total:
             raise UserError(f"No pixel of the train split has a label of {name}. Are these the files of Cityscapes?")
