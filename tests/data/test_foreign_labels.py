@@ -160,8 +160,12 @@ def test_the_only_member_of_the_encoding_is_the_input(tmp_path: Path) -> None:
     members = lambda i: {"input.jpg": photo(i), "cls": b"1"}  # noqa: E731
     manifest = index(tmp_path, members, CLS_2)
     assert manifest.foreign == ForeignSpec(labels="cls", input="input.jpg")
-    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    inputs = "input: {encoding: left.jpg, height: 16, width: 16}"
     two = lambda i: {"left.jpg": photo(i), "right.jpg": photo(i), "cls": b"1"}  # noqa: E731
+    manifest = index(tmp_path / "c", two, f"{inputs}\n{CLS_2}")
+    assert manifest.foreign == ForeignSpec(labels="cls", input="left.jpg")
+    (tmp_path / "b").mkdir()
     with pytest.raises(UserError, match=r"has members \['cls', 'left.jpg', 'right.jpg'\], expected \['jpg'\]"):
         index(tmp_path / "b", two, CLS_2)
 

@@ -61,6 +61,8 @@ def test_a_description_of_which_no_task_has_a_label_is_refused(tmp_path: Path) -
     write_tar(tmp_path / "a.tar", lambda i: {"png": image(i), "json": b'{"labels": {"sex": 1, "age": 2}}'})
     with pytest.raises(UserError, match=r"Did you mean 'json/labels/sex'\? Labels .* 'json/labels/age', 'json/lab"):
         indexed(tmp_path, "tasks: [{name: sex, classes: 2}]")
+    with pytest.raises(UserError, match=r"Did you mean 'json/labels/age'\? .* Name one of them with from: MEMBER/KEY"):
+        indexed(tmp_path, "tasks: [{name: labels.age, kind: regression}]")
     assert not (tmp_path / "data" / "manifest.json").exists()
 
 

@@ -158,10 +158,17 @@ def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
         )
 
 
-def no_labels(folder: Path, manifest: Manifest, absent: Sequence[str]) -> str:
-    """Say that no train sample has a label of these tasks, what was perhaps meant, and which labels there are."""
+def no_labels(folder: Path, manifest: Manifest, absent: Sequence[str], shards: Path | None = None) -> str:
+    """Say that no train sample has a label of these tasks, what was perhaps meant, and which labels there are.
+
+    Args:
+        folder: the data folder, for the message.
+        manifest: its manifest.
+        absent: names of the tasks.
+        shards: the folder in which the shards are now; None: the data folder.
+    """
     arrays = stored_extensions(manifest.input, manifest.tasks, manifest.foreign)
-    seen = find_labels(folder, manifest.split("train"), manifest.foreign, arrays)
+    seen = find_labels(shards or folder, manifest.split("train"), manifest.foreign, arrays)
     said = f"{folder}: no sample of the train split has a label of {_listed(absent)}."
     return said + suggestion(absent[0], seen)
 

@@ -154,7 +154,7 @@ def _hint(value: Any, task: ScalarTaskSpec) -> str:
     if isinstance(value, dict | list):
         return "\nName what is inside with from: MEMBER/KEY."
     if value == -1:
-        return "\nIf -1 means that there is none, add missing: -1."
+        return "\nIf -1 means that there is none, add missing: -1. If it is a class, name them: classes: [-1, 1]."
     if isinstance(value, str) and isinstance(task, ClassificationSpec):
         meant = did_you_mean(value, task.classes).removeprefix("; d").removesuffix(".")
         return f"{' D' + meant if meant else ''}\nclasses: [...] lists the names that labels may have."

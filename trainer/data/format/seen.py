@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ MAX_NAMES = 1000
 MAX_SHOWN = 12
 MAX_LABEL_BYTES = 1 << 16
 """Larger members are named, and not searched for keys."""
+
+# Of json/person/age: age, and person.age.
+_SHORT_FORMS: tuple[Callable[[str], str], ...] = (
+    lambda address: address.rpartition("/")[2],
+    lambda address: address.partition("/")[2].replace("/", "."),
+)
 
 
 def find_labels(folder: Path, split: SplitSpec, foreign: ForeignSpec | None, arrays: Sequence[str]) -> list[str]:
@@ -52,11 +58,12 @@ def find_labels(folder: Path, split: SplitSpec, foreign: ForeignSpec | None, arr
 
 def suggestion(name: str, addresses: Sequence[str]) -> str:
     """Return the end of a message about a task without labels: what was perhaps meant, and what there is."""
-    last = {address.rpartition("/")[2]: address for address in addresses}
-    close = difflib.get_close_matches(name, last, n=1)
-    meant = f" Did you mean {last[close[0]]!r}?" if close else ""
+    short = {form(address): address for address in addresses for form in _SHORT_FORMS}
+    close = difflib.get_close_matches(name, short, n=1)
+    meant = f" Did you mean {short[close[0]]!r}?" if close else ""
     shown = ", ".join(map(repr, addresses[:MAX_SHOWN])) + (", ..." if len(addresses) > MAX_SHOWN else "")
-    return f"{meant} Labels that samples have: {shown or 'none'}."
+    how = " Name one of them with from: MEMBER/KEY." if any("/" in address for address in addresses) else ""
+    return f"{meant} Labels that samples have: {shown or 'none'}.{how}"
 
 
 def _addresses(extension: str, content: bytes) -> Iterator[str]:

@@ -90,6 +90,8 @@ def _completed(values: Any) -> Any:
         channels = 1 if values["input"].get("channels") == 1 else 3
         unknown = {"channels": channels, "stored_sizes": "any", "mean": [0.0] * channels, "std": [1.0] * channels}
         values["input"] = unknown | values["input"]
+        if "." in str(values["input"].get("encoding")):  # left.jpg is both
+            values["input"].setdefault("from", values["input"].pop("encoding"))
         if "from" in values["input"]:
             foreign["input"] = _extension(values["input"].pop("from"))
             values["input"].setdefault("encoding", str(foreign["input"]).rpartition(".")[2])

@@ -81,7 +81,7 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
                 splits=splits,
             )
         if first == "train" and not any(seen.count for seen in coverage(found.tasks, *tables[first]).values()):
-            raise UserError(no_labels(target, manifest, [task.name for task in found.tasks]))
+            raise UserError(no_labels(folder, manifest, [task.name for task in found.tasks], target))
         probe(target, manifest)
         if not {"mean", "std"} & written["input"].keys():
             image = _measure(found.input, shards[first], index_NM[:, 0])

@@ -45,7 +45,7 @@ def probe(folder: Path, manifest: Manifest) -> None:
             if len(found) == count:
                 raise UserError(
                     f"{shard.file}: none of the {count} samples that were tried can be used, such as "
-                    f"{found[0].message}.\nDo the members hold what the description says?"
+                    f"{found[0].message.replace(f'{folder}/', '')}.\nDo the members hold what the description says?"
                 )
             bad.extend(found)
             tried += count
@@ -58,7 +58,10 @@ def probe(folder: Path, manifest: Manifest) -> None:
             *(turned, tried),
         )
     if bad:
-        logger.warning("%d of %d samples that were tried cannot be used, such as %s.", len(bad), tried, bad[0].message)
+        logger.warning(
+            "%d of %d samples that were tried cannot be used, such as %s.",
+            *(len(bad), tried, bad[0].message.replace(f"{folder}/", "")),
+        )
 
 
 def _turned(path: Path, rows_B: np.ndarray) -> int:
