@@ -220,9 +220,12 @@ def test_a_split_by_numbers(tmp_path: Path) -> None:
         )
 
 
-def test_a_column_named_split_is_proposed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Then add --split Split; or leave it out with --ignore Split"):
-        write(tmp_path, "x,Split,y\n1,train,a\n2,test,b\n", split_column=None)
+def test_a_column_named_split_is_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = "x,Split,y\n" + "".join(f"{i},{'train' if i else 'test'},{'ab'[i % 2]}\n" for i in range(30))
+    with pytest.raises(UserError, match="add --split Split; else leave it out with --ignore Split"):
+        write(tmp_path, content, split_column=None)
+    write(tmp_path, content, split_column=None, features=["x"])
+    assert "column 'Split' is not used. If it names the split of each row, add --split Split" in capsys.readouterr().out
 
 
 def test_targets_may_be_repeated(tmp_path: Path) -> None:

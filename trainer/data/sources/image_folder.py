@@ -77,7 +77,8 @@ def write_image_folder(
         _keep_together(file, digests)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
     found, splits = survey(file, chosen, of_classes)
-    propose_split(file, {column: seen.values for column, seen in found.items()})
+    if split_column is None:
+        propose_split(file, {column: seen.values for column, seen in found.items()}, file.find(ignore))
     made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
     if not made.tasks:
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")

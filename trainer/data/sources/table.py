@@ -51,21 +51,12 @@ def write_table(
     """
     file = TableFile(csv, split_column, split_names)
     left_out = {*file.find(ignore), *file.find([split_column] if split_column else [])}
-    wanted = None if features is None else file.find(features, without=left_out)
-    chosen = file.find(targets, without={*left_out, *(wanted or [])})
-    for what, others in (("ignored columns", left_out), ("features", set(wanted or []))):
-        if both := [file.columns[column] for column in chosen if column in others]:
-            raise UserError(f"{csv}: expected targets and {what} to be different, found in both: {both[:5]}.")
-    unused = file.indexes | left_out | set(chosen)
-    sources = [column for column in range(len(file.columns)) if column not in unused] if wanted is None else wanted
-    if not sources:
-        raise UserError(f"{csv}: no column is left to predict {', '.join(targets)} from.")
-    if not chosen:
-        raise UserError(f"{csv}: no column is left to predict: all that --targets matches are features or ignored.")
+    chosen, sources = _choose(file, targets, features, left_out)
     matching = set(file.find(categories)) & set(sources)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
     found, splits = survey(file, [*sources, *chosen], {*of_classes, *matching})
-    propose_split(file, {column: seen.values for column, seen in found.items()})
+    if split_column is None:
+        propose_split(file, {column: seen.values for column, seen in found.items()}, left_out)
     made = build_tasks(
         file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
     )
@@ -90,6 +81,30 @@ def write_table(
         splits={split: _samples(file, split, inputs, made.tasks) for split in splits},
         reasons=made.reasons,
     )
+
+
+def _choose(
+    file: TableFile, targets: Sequence[str], features: Sequence[str] | None, left_out: Collection[int]
+) -> tuple[list[int], list[int]]:
+    """Return the columns to predict, and those to predict from.
+
+    Raises:
+        UserError: a column is in two roles, or one of them has no column.
+    """
+    wanted = None if features is None else file.find(features, without=left_out)
+    chosen = file.find(targets, without={*left_out, *(wanted or [])})
+    for what, others in (("ignored columns", left_out), ("features", wanted or [])):
+        if both := [file.columns[column] for column in chosen if column in others]:
+            raise UserError(f"{file.path}: expected targets and {what} to be different, found in both: {both[:5]}.")
+    unused = {*file.indexes, *left_out, *chosen}
+    sources = [column for column in range(len(file.columns)) if column not in unused] if wanted is None else wanted
+    if not sources:
+        raise UserError(f"{file.path}: no column is left to predict {', '.join(targets)} from.")
+    if not chosen:
+        raise UserError(
+            f"{file.path}: no column is left to predict: all that --targets matches are features or ignored."
+        )
+    return chosen, sources
 
 
 def _samples(file: TableFile, split: str, features: Features, tasks: Mapping[int, ScalarTaskSpec]) -> Iterator[Sample]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.data.format.specs import check_name
 from trainer.data.sources.tables.rows import Row, read_rows
 from trainer.errors import UserError, did_you_mean
+from trainer.terminal import Terminal
 
 TEST_FRACTION = 0.2
 """Fraction of the rows in the test split, if there is no column that names the split."""
@@ -141,21 +142,26 @@ class TableFile:
         return (row for row in self if self.split(row) == split)
 
 
-def propose_split(file: TableFile, values: Mapping[int, Collection[str]]) -> None:
-    """Refuse to predict, or to predict from, a column that is called `split` and holds `train`.
+def propose_split(file: TableFile, values: Mapping[int, Collection[str]], ignored: Collection[int]) -> None:
+    """Propose to split the rows by a column that is called `split`. Print it if the column is not used.
 
     Args:
         file: the file.
-        values: column that would be used -> its distinct cells.
+        values: column that is predicted, or predicted from -> its distinct cells.
+        ignored: columns that the user left out.
 
     Raises:
-        UserError: there is one; the message says how to use it.
+        UserError: the column is used, and holds `train`.
     """
-    for column, cells in values.items():
-        name = file.columns[column]
-        if name.lower() == "split" and "train" in cells:
-            shown = ", ".join(sorted(cells)[:5])
+    for column, name in enumerate(file.columns):
+        if name.lower() != "split" or column in ignored:
+            continue
+        proposal = f"If it names the split of each row, add --split {name}"
+        if column not in values:
+            Terminal(soft_wrap=True).print(f"column {name!r} is not used. {proposal}")
+        elif "train" in values[column]:
+            shown = ", ".join(sorted(values[column])[:5])
             raise UserError(
-                f"{file.path} has a column {name!r} with the values {shown}. Does it name the split of each row?\n"
-                f"Then add --split {name}; or leave it out with --ignore {name}."
+                f"{file.path}: column {name!r} has the values {shown}. {proposal}; else leave it out with "
+                f"--ignore {name}."
             )
