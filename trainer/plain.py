@@ -26,10 +26,9 @@ def one_line(text: str) -> str:
     return _CONTROLS.sub(_escaped, text)
 
 
-def cut_line(text: str, most: int = 1000) -> str:
-    """Do as `one_line` with the first `most` characters; three dots mark that there were more."""
-    shown = one_line(text[:most])
-    return shown if len(text) <= most else f"{shown}..."
+def cut_line(text: str) -> str:
+    """Do as `one_line` with a text of others, shortened to 1,000 characters before it is escaped."""
+    return one_line(shortened(text, 1000))
 
 
 def shortened(text: str, length: int) -> str:
