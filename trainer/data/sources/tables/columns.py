@@ -6,6 +6,7 @@ Shapes: R rows of a chunk.
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -60,25 +61,33 @@ class Survey:
 
     def add(self, cells: Sequence[str], rows: Sequence[Row], train_R: np.ndarray) -> None:
         """Add the cells of more rows."""
-        train = [cell for cell, is_train in zip(cells, train_R, strict=True) if is_train and cell not in MISSING_WORDS]
-        if train and self._first is None:
-            self._first = train[0]
-        self.varies = self.varies or any(cell != self._first for cell in train)
+        distinct = set(cells) - MISSING_WORDS
+        if self._classes or not self.varies:
+            self._add_train([cell for cell, is_train in zip(cells, train_R, strict=True) if is_train])
         if self._classes or self.whole:
-            self.values.update(cell for cell in cells if cell not in MISSING_WORDS)
-        if self._classes:
-            self.counts.update(train)
+            self.values |= distinct
         if self.text:
             return
-        try:
-            numbers_R = _numbers(cells)
-        except ValueError:
-            self.text = next((row.line, cell) for row, cell in zip(rows, cells, strict=True) if not _is_number(cell))
-            numbers_R = _numbers([cell for cell in cells if _is_number(cell)])
+        numbers = {cell: value for cell in distinct if (value := _parse(cell)) is not None}
+        if len(numbers) < len(distinct):
+            self.text = next(
+                (row.line, cell)
+                for row, cell in zip(rows, cells, strict=True)
+                if cell not in numbers and cell not in MISSING_WORDS
+            )
+        numbers_R = np.array([numbers.get(cell, math.nan) for cell in cells])
         known_R = ~np.isnan(numbers_R)
         self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
         if not self.text:
             self._add_moments(numbers_R[known_R & train_R])
+
+    def _add_train(self, cells: Sequence[str]) -> None:
+        known = [cell for cell in cells if cell not in MISSING_WORDS]
+        if known and self._first is None:
+            self._first = known[0]
+        self.varies = self.varies or any(cell != self._first for cell in known)
+        if self._classes:
+            self.counts.update(known)
 
     def _add_moments(self, numbers_R: np.ndarray) -> None:
         # Chan, Golub & LeVeque 1983: moments of parts are combined without a second pass.
@@ -123,6 +132,7 @@ def survey(file: TableFile, columns: Iterable[int], classes: Collection[int]) ->
     return found, sorted(splits, key=lambda name: (name != "train", name != "test", name))
 
 
+@lru_cache(maxsize=1 << 16)
 def number(cell: str) -> float:
     """Return the value of a cell; NaN if it is missing."""
     return math.nan if cell in MISSING_WORDS else float(cell)
@@ -141,17 +151,10 @@ def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _numbers(cells: Sequence[str]) -> np.ndarray:
-    known_R = np.array([cell not in MISSING_WORDS for cell in cells], bool)
-    numbers_R = np.full(len(cells), np.nan)
-    numbers_R[known_R] = [float(cell) for cell in cells if cell not in MISSING_WORDS]
-    if not (np.abs(numbers_R[known_R]) <= LARGEST).all():
-        raise ValueError("not finite, or too large")
-    return numbers_R
-
-
-def _is_number(cell: str) -> bool:
+def _parse(cell: str) -> float | None:
+    """Return the value of a cell; None if it is no number up to LARGEST."""
     try:
-        return cell in MISSING_WORDS or abs(float(cell)) <= LARGEST
+        value = float(cell)
     except ValueError:
-        return False
+        return None
+    return value if abs(value) <= LARGEST else None

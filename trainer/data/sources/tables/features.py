@@ -67,7 +67,7 @@ class Features:
     def read(self, row: Row) -> np.ndarray:
         """Return the features of a row, float32 (F,); NaN where they are missing."""
         if not self._values:
-            return np.array([number(row.cells[column]) for column in self._columns], np.float32)
+            return np.array([number(cell) for cell in map(row.cells.__getitem__, self._columns)], np.float32)
         found: list[float] = []
         for column in self._columns:
             cell, values = row.cells[column], self._values.get(column)

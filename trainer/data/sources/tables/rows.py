@@ -60,6 +60,6 @@ def _read_csv(text: io.TextIOWrapper, path: Path, delimiter: str) -> Iterator[Ro
     try:
         for cells in reader:
             if cells:
-                yield Row(reader.line_num, [cell.strip() for cell in cells])
+                yield Row(reader.line_num, list(map(str.strip, cells)))
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}.") from None

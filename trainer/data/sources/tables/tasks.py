@@ -148,6 +148,8 @@ def _kind(where: str, name: str, seen: Survey, given: str | None) -> tuple[str, 
             f"{where} has more than {MAX_CLASSES} different whole numbers: are they classes or a quantity?\n"
             f"{_choice(name)}"
         )
+    if found == {0, 1}:
+        return "classification", "0 and 1"
     if counts_up or len(found) <= MAX_GAPPED:
         numbers = f"{len(found)} different whole numbers{', which count up' if counts_up else ''}"
         return "classification", f"{numbers}; if they are a quantity, add --kinds {name}=regression"
