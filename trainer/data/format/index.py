@@ -9,6 +9,7 @@ label per sample).
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
@@ -23,6 +24,7 @@ from trainer.data.format.manifest import SplitSpec
 from trainer.data.format.specs import LARGEST, MISSING, ClassificationSpec, RegressionSpec, ScalarTaskSpec, TaskSpec
 from trainer.data.format.tar import Member, TarBytes, open_tar, walk_tar
 from trainer.errors import UserError
+from trainer.files import open_regular
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4"), ("crc32", "<u4")])
 """One entry per member: the number of its shard in the split, and its position there; 0 bytes if it is absent."""
@@ -173,6 +175,16 @@ def _label(value: object, task: ScalarTaskSpec, where: str) -> int | float:
             return value
         expected = f"a finite number of at most {LARGEST:g}"
     raise UserError(f"{where}: label of task {task.name!r} should be null or {expected}, found {repr(value)[:40]}.")
+
+
+def read_member(folder: Path, split: SplitSpec, entry: np.void) -> bytes:
+    """Read a member from its shard, given its entry in the index.
+
+    Raises:
+        OSError: the shard is missing or cannot be read.
+    """
+    with open_regular(folder / split.shards[int(entry["shard"])].file) as file:
+        return os.pread(file.fileno(), int(entry["bytes"]), int(entry["offset"]))
 
 
 def shard_rows(split: SplitSpec) -> list[slice]:

@@ -1,15 +1,14 @@
 """Look at some masks of a split: which classes they have."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from trainer.data.format.index import read_member
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.members import BadMemberError, blank, decode_member, dense_tasks
 from trainer.data.format.specs import UNLABELLED, SegmentationSpec
 from trainer.data.format.tables import Table
-from trainer.files import open_regular
 
 MAX_MASKS = 100
 
@@ -37,13 +36,11 @@ def _numbers(folder: Path, manifest: Manifest, task: SegmentationSpec, index_NM:
     found: set[int] = set()
     slot = blank(task, 1, manifest.input)[0]
     for number in np.unique(np.linspace(0, len(index_NM) - 1, MAX_MASKS).astype(int)):
-        row = index_NM[np.array([number])][0, member]
-        path = folder / manifest.split("train").shards[int(row["shard"])].file
-        if not row["bytes"]:
+        entry = index_NM[np.array([number])][0, member]
+        if not entry["bytes"]:
             continue
         try:
-            with open_regular(path) as file:
-                decode_member(slot, os.pread(file.fileno(), int(row["bytes"]), int(row["offset"])), task)
+            decode_member(slot, read_member(folder, manifest.split("train"), entry), task)
         except (OSError, BadMemberError):
             continue  # reported where all samples are read
         found.update(np.unique(slot).tolist())

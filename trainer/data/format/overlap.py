@@ -3,16 +3,15 @@
 Shapes: N samples of a split.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from trainer.data.format.index import read_member
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.tables import Table, chunks, load_index
-from trainer.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,13 @@ def _equal(
     sorted_N, keys_N = train_N[order_N], _keys(other)
     for number in np.flatnonzero(np.isin(keys_N, sorted_N)).tolist():
         first = int(order_N[np.searchsorted(sorted_N, keys_N[number])])
-        own = _content(folder, manifest, split, other[np.array([number])][0, 0])
-        if own is not None and own == _content(folder, manifest, "train", train[np.array([first])][0, 0]):
+        own = _content(folder, manifest, split, other, number)
+        if own is not None and own == _content(folder, manifest, "train", train, first):
             yield number, first
 
 
-def _content(folder: Path, manifest: Manifest, split: str, row: np.void) -> bytes | None:
-    path = folder / manifest.splits[split].shards[int(row["shard"])].file
+def _content(folder: Path, manifest: Manifest, split: str, table: Table, number: int) -> bytes | None:
     try:
-        with open_regular(path) as file:
-            return os.pread(file.fileno(), int(row["bytes"]), int(row["offset"]))
+        return read_member(folder, manifest.split(split), table[np.array([number])][0, 0])
     except OSError:
         return None

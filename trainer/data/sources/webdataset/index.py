@@ -18,7 +18,7 @@ from trainer.data.format.coverage import coverage, no_labels
 from trainer.data.format.decode import decode_into
 from trainer.data.format.explain import refusing
 from trainer.data.format.foreign import ForeignSpec, stored_extensions
-from trainer.data.format.index import index_shard, scalar_tasks, walk_samples
+from trainer.data.format.index import index_shard, read_member, scalar_tasks, walk_samples
 from trainer.data.format.manifest import (
     FILE_NAME,
     MANIFEST_NAME,
@@ -84,7 +84,7 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
             raise UserError(no_labels(folder, manifest, [task.name for task in found.tasks], target))
         probe(target, manifest)
         if not {"mean", "std"} & written["input"].keys():
-            image = _measure(found.input, shards[first], index_NM[:, 0])
+            image = _measure(target, manifest, first, index_NM[:, 0])
             manifest = manifest.model_copy(update={"input": image})
         write_manifest(target, manifest)
     summarise(folder if out is None else out, manifest, {})
@@ -180,19 +180,18 @@ def _with_input(found: Description, shard: Path) -> ForeignSpec:
     return foreign.model_copy(update={"input": ending[0]})
 
 
-def _measure(image: ImageSpec, paths: Sequence[Path], rows_N: np.ndarray) -> ImageSpec:
-    """Return the spec with mean and standard deviation of the pixels of evenly spaced images."""
+def _measure(folder: Path, manifest: Manifest, split: str, entries_N: np.ndarray) -> ImageSpec:
+    """Return the spec of the input with mean and standard deviation of the pixels of evenly spaced images."""
+    image = manifest.input
+    assert isinstance(image, ImageSpec), "a description has images only"
     moments, slot_HWC = PixelMoments(image.channels), np.empty(image.shape, np.uint8)
-    for row in rows_N[np.linspace(0, len(rows_N) - 1, min(len(rows_N), MAX_MEASURED)).astype(int)]:
-        with paths[row["shard"]].open("rb") as file:
-            file.seek(row["offset"])
-            data = file.read(row["bytes"])
+    for entry in entries_N[np.linspace(0, len(entries_N) - 1, min(len(entries_N), MAX_MEASURED)).astype(int)]:
         try:
-            decode_into(slot_HWC, data, image)
+            decode_into(slot_HWC, read_member(folder, manifest.split(split), entry), image)
         except BadImageError:
             continue  # training counts it as a bad sample
         moments.add(slot_HWC)
-    return moments.fill(image, paths[0].parent)
+    return moments.fill(image, manifest.name)
 
 
 def _standardised(

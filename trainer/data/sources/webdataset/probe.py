@@ -4,19 +4,17 @@ Shapes: B samples of one shard.
 """
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 
-from trainer.data.format.index import shard_rows
+from trainer.data.format.index import read_member, shard_rows
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.tables import load_index
 from trainer.data.reading.reader import BadSample, SplitReader
 from trainer.data.remote.folder import DataFolder
 from trainer.data.sources.orientation import UPRIGHT, orientation
 from trainer.errors import UserError
-from trainer.files import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +47,8 @@ def probe(folder: Path, manifest: Manifest) -> None:
                 )
             bad.extend(found)
             tried += count
-            turned += _turned(folder / shard.file, index_NM[ids_B][:, 0])
+            inputs = [read_member(folder, manifest.splits[split], entry) for entry in index_NM[ids_B][:, 0]]
+            turned += sum(orientation(content) != UPRIGHT for content in inputs)
         reader.close()
     if turned:
         logger.warning(
@@ -62,10 +61,3 @@ def probe(folder: Path, manifest: Manifest) -> None:
             "%d of %d samples that were tried cannot be used, such as %s.",
             *(len(bad), tried, bad[0].message.replace(f"{folder}/", "")),
         )
-
-
-def _turned(path: Path, rows_B: np.ndarray) -> int:
-    """Return how many of these images have an EXIF orientation other than upright."""
-    with open_regular(path) as file:
-        contents = [os.pread(file.fileno(), int(row["bytes"]), int(row["offset"])) for row in rows_B]
-    return sum(orientation(content) != UPRIGHT for content in contents)
