@@ -87,6 +87,8 @@ def _split(text: str) -> list[str]:
 
 
 def _label(key: str, value: str) -> str:
-    """Return a part of a file name: `weighting-min_norm` for `balance.weighting` and `min_norm`."""
+    """Return a part of a file name: `normalise-loss-plus` for `balance.normalise` and `loss+`."""
+    if value.endswith("+"):  # Not a character of names, but what tells `loss+` from `loss`.
+        return f"{_label(key, value.removesuffix('+'))}-plus"
     short = re.sub(r"[^A-Za-z0-9._]+", "_", value).strip("_")
     return f"{key.rpartition('.')[2]}-{short}"

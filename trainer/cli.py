@@ -129,7 +129,8 @@ def _compare(options: argparse.Namespace) -> None:
     from trainer.observe.compare import print_comparison
     from trainer.observe.read_run import read_run
 
-    print_comparison([read_run(run_dir) for run_dir in options.run_dirs])
+    runs, baseline = ([read_run(run_dir) for run_dir in found] for found in (options.run_dirs, options.baseline))
+    print_comparison(runs, options.split, baseline)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -206,6 +207,15 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="print the errors and speed of several runs side by side")
     compare.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
+    compare.add_argument("--split", help="split whose errors to compare (default: the one that each run stands for)")
+    compare.add_argument(
+        "--baseline",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs to compare with, such as one of each task alone: adds the mean change, Δm, and the mean rank",
+    )
     compare.set_defaults(run=_compare)
 
     sweep = commands.add_parser("sweep", help="train every combination of some values on this machine")

@@ -15,9 +15,9 @@ def test_a_grid_has_every_combination_in_order(config: Path) -> None:
     found = points(config, ["train.steps=3"], ["seed=0,1", "balance.normalise=none,loss+"])
     assert [point.experiment.name for point in found] == [
         "run-seed-0-normalise-none",
-        "run-seed-0-normalise-loss",
+        "run-seed-0-normalise-loss-plus",
         "run-seed-1-normalise-none",
-        "run-seed-1-normalise-loss",
+        "run-seed-1-normalise-loss-plus",
     ]
     assert [point.experiment.seed for point in found] == [0, 0, 1, 1]
     assert {point.experiment.balance.normalise for point in found} == {"none", "loss+"}
@@ -32,7 +32,6 @@ def test_a_grid_has_every_combination_in_order(config: Path) -> None:
         (["seed=0,"], "found --grid 'seed=0,', expected"),
         (["seed=0,1", "seed=2"], "names seed twice"),
         (["seed=1,1"], "the same folder, run-seed-1"),
-        (["balance.normalise=loss,loss+"], "the same folder, run-normalise-loss"),
         (["name=a,b"], "get their names from their values"),
         (["sed=0,1"], "unknown key 'sed'"),
     ],
@@ -43,6 +42,14 @@ def test_a_grid_is_refused_before_anything_runs(config: Path, grid: list[str], s
 
 
 @pytest.mark.slow
+def test_what_differs_by_a_plus_has_two_names(config: Path) -> None:
+    found = points(config, [], ["balance.normalise=loss,loss+", "optimizer.learning_rate=1e+1"])
+    assert [point.experiment.name for point in found] == [
+        "run-normalise-loss-learning_rate-1e_1",
+        "run-normalise-loss-plus-learning_rate-1e_1",
+    ]
+
+
 def test_a_sweep_trains_what_is_missing_and_compares_all(config: Path, run_dir: Path, paretrain: Command) -> None:
     command = ("sweep", config, "--grid", "seed=0,1", "--parallel", 2, "train.steps=3")
     other = run_dir.with_name("run-seed-1")

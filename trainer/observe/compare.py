@@ -1,73 +1,157 @@
 """`paretrain compare`: show runs side by side in the terminal."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from trainer.config.metrics import DECIDING
+from trainer.errors import UserError
+from trainer.observe.over_tasks import ByTask, delta_m, mean_ranks
 from trainer.observe.read_run import RunFolder
 from trainer.observe.report.tables import NONE, duration
-from trainer.observe.units import MIOU, Choice, best_in, by_unit, number_in, worst_in
+from trainer.observe.settings import differing_settings
+from trainer.observe.units import MIOU, PERCENT, Choice, best_in, by_unit, number_in, worst_in
 from trainer.plain import one_line, shortened
 from trainer.terminal import Terminal
 
 MAX_TASK_COLUMNS = 6
 """With more tasks than this, only the worst and the mean are shown; `paretrain report` shows all."""
+MAX_SETTING_COLUMNS = 6
+"""With more settings that differ, the others are only named."""
 MAX_LETTERS = 24
-"""The longest name of a task or unit above a column."""
+"""The longest name of a task, unit or setting above a column, and the longest value of a setting."""
 WIDTH = 200
 """Columns of the output when it goes to a file, which has no width of its own."""
+MAJORITY = "(always the majority)"
+"""The row of the answer that needs no training: the most frequent class."""
 
 
-def print_comparison(runs: Sequence[RunFolder]) -> None:
-    """Print the table of `comparison`."""
+def print_comparison(runs: Sequence[RunFolder], split: str | None = None, baseline: Sequence[RunFolder] = ()) -> None:
+    """Print the table of `comparison`, in brief where the terminal is too narrow for all of it."""
     is_terminal = Terminal().is_terminal
-    Terminal(width=None if is_terminal else WIDTH).print(comparison(runs))
+    terminal = Terminal(width=None if is_terminal else WIDTH)
+    table = comparison(runs, split, baseline)
+    if terminal.measure(table, options=terminal.options.update(max_width=10_000)).maximum > terminal.width:
+        table = comparison(runs, split, baseline, brief=True)
+    terminal.print(table)
 
 
-def comparison(runs: Sequence[RunFolder]) -> Table:
-    """Return a table with one row per run: final errors by task, their worst and mean, time and speed.
+def comparison(
+    runs: Sequence[RunFolder], split: str | None = None, baseline: Sequence[RunFolder] = (), *, brief: bool = False
+) -> Table:
+    """Return a table with one row per run: the settings that differ, errors, changes against a baseline, and costs.
 
     The best of each column is bold.
+
+    Args:
+        runs: to compare.
+        split: whose errors to show; None: of each run those that it stands for.
+        baseline: runs that give each task a metric to compare with: one run, or several of one task each.
+        brief: leave out the costs, and single tasks where several have the same unit.
+
+    Raises:
+        UserError: no run was evaluated on the split, or a baseline has no metrics of it.
     """
+    errors = [run.result.errors if split is None else run.evaluated_on(split).get("errors", {}) for run in runs]
+    finals = [{task: error for task, error in found.items() if error is not None} for found in errors]
+    if split is not None and not any(finals):
+        there = dict.fromkeys(run.result.split for run in runs)
+        raise UserError(f"--split {split}: none of these runs was evaluated on it; found: {', '.join(there)}")
+    on = split or " / ".join(dict.fromkeys(run.result.split for run in runs))
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
-    finals = [{task: error for task, error in run.result.errors.items() if error is not None} for run in runs]
-    title = "test errors and scores" if MIOU in units.values() else "test errors"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
-    columns: list[Sequence[str | Text]] = [[run.name for run in runs]]
+    table = Table(title=f"{on} errors{' and scores' if MIOU in units.values() else ''}", box=SIMPLE_HEAD, padding=0)
+    majority = _majority([run.evaluated_on(split or run.result.split).get("metrics", {}) for run in runs])
+    others = [""] if majority else []
+    columns: list[Sequence[str | Text]] = [[*(run.name for run in runs), *([MAJORITY] if majority else [])]]
     table.add_column("run", overflow="fold")
 
     def add(
-        title: Sequence[str], values: Iterable[float | None], form: Callable[[float], str], best: Choice | None
+        title: Sequence[str],
+        values: Iterable[float | None],
+        form: Callable[[float], str],
+        best: Choice | None,
+        of_majority: float | None = None,
     ) -> None:
         heading = "\n".join(shortened(one_line(line), MAX_LETTERS) for line in title)
         table.add_column(heading, justify="right", no_wrap=True)
-        columns.append(_cells(list(values), form, best))
+        below = [] if not majority else [NONE if of_majority is None else form(of_majority)]
+        columns.append([*_cells(list(values), form, best), *below])
 
+    differing = differing_settings(runs)
+    for key, settings in list(differing.items())[:MAX_SETTING_COLUMNS]:
+        table.add_column(shortened(one_line(key), MAX_LETTERS), overflow="fold")
+        columns.append([*(_setting(value) for value in settings), *others])
     for unit, group in by_unit(tasks, units).items():
         # Only for runs with all these tasks: a mean over fewer of them is not comparable.
         found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
-        form, best = partial(number_in, unit), best_in(unit)
-        if len(tasks) <= MAX_TASK_COLUMNS:
+        trivial = [majority[task] for task in group] if unit == PERCENT and set(group) <= majority.keys() else []
+        form, best, worst = partial(number_in, unit), best_in(unit), worst_in(unit)
+        if len(tasks) <= MAX_TASK_COLUMNS and not (brief and len(group) > 1):
             for task in group:
-                add((task, unit), [final.get(task) for final in finals], form, best)
+                of_majority = majority.get(task) if unit == PERCENT else None
+                add((task, unit), [final.get(task) for final in finals], form, best, of_majority)
         if len(group) > 1:
-            add(("worst", unit), [worst_in(unit)(errors) if errors else None for errors in found], form, best)
-            add(("mean", unit), [fmean(errors) if errors else None for errors in found], form, best)
-    add(("steps",), [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
-    add(("processes",), [run.world_size for run in runs], "{:,}".format, None)
-    add(("time",), [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
-    add(("samples/s",), [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)
+            reduced = {"worst": worst, "mean": fmean}
+            for name, reduce in reduced.items():
+                values = [reduce(each) if each else None for each in found]
+                add((name, unit), values, form, best, reduce(trivial) if trivial else None)
+    if baseline:
+        changes, ranks = _against(runs, baseline, on)
+        add(("change", "Δm, %"), changes, "{:+.2f}".format, max)
+        add(("mean", "rank"), ranks, "{:.2f}".format, min)
+    if not brief:
+        add(("steps",), [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
+        add(("processes",), [run.world_size for run in runs], "{:,}".format, None)
+        add(("time",), [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
+        add(("samples/s",), [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)
     for row in zip(*columns, strict=True):
         table.add_row(*row)
-    unfinished = [run.name for run in runs if run.summary is None]
-    if unfinished:
-        table.caption = f"not finished: {', '.join(unfinished)}"
+    captions = {
+        "other settings that differ": list(differing)[MAX_SETTING_COLUMNS:],
+        "not finished": [run.name for run in runs if run.summary is None],
+    }
+    table.caption = "; ".join(f"{what}: {', '.join(names)}" for what, names in captions.items() if names) or None
     return table
+
+
+def _against(
+    runs: Sequence[RunFolder], baseline: Sequence[RunFolder], split: str
+) -> tuple[list[float | None], list[float | None]]:
+    """Return each run's mean change against the baseline in percent, better: positive; and its mean rank."""
+    metrics = [run.evaluated_on(split).get("metrics", {}) for run in runs]
+    reference: dict[str, Mapping[str, float | None]] = {}
+    for run in baseline:
+        found = run.evaluated_on(split).get("metrics", {})
+        if not found:
+            raise UserError(f"--baseline {run.path}: it has no metrics of the split {split}. Type --split with its own")
+        reference |= found
+    deciding = {
+        task: name
+        for task, values in reference.items()
+        if (name := next((name for name in DECIDING.values() if values.get(name) is not None), None))
+    }
+    return [delta_m(found, reference, deciding) for found in metrics], mean_ranks(metrics, deciding)
+
+
+def _majority(metrics: Sequence[ByTask]) -> dict[str, float]:
+    """Return the error in percent of always answering the most frequent class, for the tasks that have classes."""
+    name = "majority_accuracy"
+    return {
+        task: 100 * (1 - value)
+        for found in metrics
+        for task, values in found.items()
+        if (value := values.get(name)) is not None
+    }
+
+
+def _setting(value: Any) -> str:
+    return NONE if value is None else shortened(one_line(str(value)), MAX_LETTERS)
 
 
 def _cells(values: Sequence[float | None], form: Callable[[float], str], best_of: Choice | None) -> list[str | Text]:

@@ -82,6 +82,17 @@ class RunFolder:
         """The split of the evaluations during the training."""
         return self.errors.get("eval_split", TEST)
 
+    def evaluated_on(self, split: str) -> Mapping[str, Any]:
+        """Return the record of the evaluation that the run stands for on a split; empty if there is none.
+
+        It is that of the chosen step, where it was evaluated on this split, else the last one.
+        """
+        found = [*self.of_kind("eval"), *self.of_kind("test")]
+        of_split = [record for record in found if record.get("split", TEST) == split]
+        step = self.result.step if self.result.rule else None
+        chosen = [record for record in of_split if record["step"] == step]
+        return next(reversed(chosen or of_split), {})
+
     @cached_property
     def units(self) -> dict[str, str]:
         """Unit of each task's error; tasks that are missing here have percentages."""

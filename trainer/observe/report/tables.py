@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.observe.metrics import TEST
 from trainer.observe.read_run import RunFolder
+from trainer.observe.settings import differing_settings
 from trainer.observe.units import (
     MIOU,
     PERCENT,
@@ -180,6 +181,19 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
         return error_row(task, units.get(task, PERCENT), [final.get(task) for final in finals])
 
     return _fold(header, above, tasks, row, worst_first(tasks, worst, units), below)
+
+
+def settings_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]]) -> str:
+    """Return the table of the settings in which the runs differ, a row each; nothing where they do not."""
+    differing = differing_settings(runs)
+    if not differing:
+        return ""
+    header = ["", *map(text, differing)]
+    rows = (
+        [f'<i style="background:{colour}"></i>{text(name)}', *(NONE if value is None else text(value) for value in row)]
+        for (name, colour), row in zip(legend, zip(*differing.values(), strict=True), strict=True)
+    )
+    return _table(header, rows)
 
 
 def class_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
