@@ -49,6 +49,13 @@ def add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool
         "(default: a hash of the row puts a fifth in test)",
     )
     parser.add_argument(
+        "--val",
+        type=_fraction,
+        default=0.0,
+        metavar="FRACTION",
+        help="put this fraction of the train rows, such as 0.1, into the split val, chosen by a hash of the row",
+    )
+    parser.add_argument(
         "--drop-empty",
         action="store_true",
         help="leave out columns that have no value, and targets that have a single class, in the train split",
@@ -78,6 +85,7 @@ def columns(options: argparse.Namespace) -> dict[str, Any]:
         "ignore": options.ignore,
         "split_column": split_column,
         "split_names": split_names,
+        "val_fraction": options.val,
         "drop_empty": options.drop_empty,
     }
 
@@ -95,3 +103,13 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     if not all(name and equals and value for name, equals, value in pairs):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE,NAME=VALUE, found {text!r}")
     return [(name, value) for name, _, value in pairs]
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text[:40]!r}")
+    return value

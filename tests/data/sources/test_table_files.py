@@ -220,6 +220,23 @@ def test_a_split_by_numbers(tmp_path: Path) -> None:
         )
 
 
+def test_a_part_of_train_becomes_val(tmp_path: Path) -> None:
+    rows = [f"{i},{'test' if i < 100 else 'train'}\n" for i in range(2000)]
+    (tmp_path / "t.csv").write_text("x,part\n" + "".join(rows))
+    for column in (None, "part"):
+        before = [TableFile(tmp_path / "t.csv", column).split(row) for row in TableFile(tmp_path / "t.csv")]
+        file = TableFile(tmp_path / "t.csv", column, None, 0.25)
+        after = [file.split(row) for row in file]
+        assert [split if split == "test" else "train" for split in after] == before
+        assert 0.2 < after.count("val") / before.count("train") < 0.3
+    (tmp_path / "u.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(80)))
+    command = ["data", "table", "--csv", f"{tmp_path}/u.csv", "--targets", "y", "--val", "0.3"]
+    assert main([*command, "--out", f"{tmp_path}/data"]) == 0
+    assert list(read_manifest(tmp_path / "data").splits) == ["train", "test", "val"]
+    with pytest.raises(SystemExit):
+        main([*command[:-1], "1.5", "--out", f"{tmp_path}/b"])
+
+
 def test_a_column_named_split_is_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = "x,Split,y\n" + "".join(f"{i},{'train' if i else 'test'},{'ab'[i % 2]}\n" for i in range(30))
     with pytest.raises(UserError, match="add --split Split; else leave it out with --ignore Split"):

@@ -44,6 +44,7 @@ def write_image_folder(
     split_column: str | None = None,
     split_names: Mapping[str, str] | None = None,
     size: tuple[int, int] | None = None,
+    val_fraction: float = 0.0,
     drop_empty: bool = False,
 ) -> Manifest:
     """Write shards of images. Their bytes are not changed, unless EXIF says that they do not lie upright.
@@ -61,13 +62,14 @@ def write_image_folder(
         ignore: names of columns to leave out; `*` matches anything.
         split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
         split_names: cell of that column -> split; None: its cells are the splits.
+        val_fraction: fraction of the train rows that are put into `val`, chosen by a hash of the row.
         size: height and width that images are resized to while they are decoded. None: all must have the same size.
         drop_empty: leave out targets that have no value, or a single class, in the train split.
 
     Raises:
         UserError: a file, a column, a cell or an image is faulty; or as `write_shards`.
     """
-    file = TableFile(csv, split_column, split_names)
+    file = TableFile(csv, split_column, split_names, val_fraction)
     others = {file.names_column, *file.indexes, *file.find(ignore), *file.find([split_column] if split_column else [])}
     chosen = [column for column in file.find(["*"] if targets is None else targets) if column not in others]
     if not chosen:
@@ -84,6 +86,7 @@ def write_image_folder(
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
     made_by: dict[str, Any] = {"source": "folder", "images": images.name, "file": csv.name}
     made_by |= {"split_column": split_column} | ({"split_names": dict(split_names)} if split_names else {})
+    made_by |= {"val_fraction": val_fraction} if val_fraction else {}
     made_by |= {"dropped": made.dropped} if made.dropped else {}
     spec = _measured(file, images, spec)
     return write_shards(

@@ -28,6 +28,7 @@ class TableFile:
             their cells, are `test` and the others `train`. This does not depend on the order of the rows, and equal
             rows are in the same split.
         split_names: cell of that column -> split. None: its cells are the splits.
+        val_fraction: fraction of the train rows that are put into `val`, chosen by another hash of their cells.
 
     Attributes:
         path: the file.
@@ -41,7 +42,11 @@ class TableFile:
     """
 
     def __init__(
-        self, path: Path, split_column: str | None = None, split_names: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        split_column: str | None = None,
+        split_names: Mapping[str, str] | None = None,
+        val_fraction: float = 0.0,
     ) -> None:
         self.path = path
         self.columns = next(read_rows(path), Row(0, [])).cells
@@ -62,6 +67,7 @@ class TableFile:
         self.names_column = next((n for n in range(len(self.columns)) if n not in self.indexes), 0)
         self._split_column = None if split_column is None else self.find([split_column])[0]
         self._split_names = split_names
+        self._val_fraction = val_fraction
         self._assigned: Mapping[str, str] = {}
 
     def __iter__(self) -> Iterator[Row]:
@@ -121,10 +127,19 @@ class TableFile:
         """
         if self._assigned and row.cells[self.names_column] in self._assigned:
             return self._assigned[row.cells[self.names_column]]
-        if self._split_column is None:
-            cells = [cell for number, cell in enumerate(row.cells) if number not in self.indexes]
-            digest = hashlib.blake2b("\x1f".join(cells).encode(), digest_size=8).digest()
-            return "test" if int.from_bytes(digest) < TEST_FRACTION * 2**64 else "train"
+        split = self._hashed(row, TEST_FRACTION, "test", b"") if self._split_column is None else self._named(row)
+        return self._hashed(row, self._val_fraction, "val", b"val") if split == "train" else split
+
+    def _hashed(self, row: Row, fraction: float, split: str, person: bytes) -> str:
+        """Return `split` for a fraction of all rows, and `train` for the others. Hashes for two persons differ."""
+        if not fraction:
+            return "train"
+        cells = [cell for number, cell in enumerate(row.cells) if number not in self.indexes]
+        digest = hashlib.blake2b("\x1f".join(cells).encode(), digest_size=8, person=person).digest()
+        return split if int.from_bytes(digest) < fraction * 2**64 else "train"
+
+    def _named(self, row: Row) -> str:
+        assert self._split_column is not None, "the caller has asked"
         name, column = row.cells[self._split_column], self.columns[self._split_column]
         if not name:
             raise UserError(f"{self.path}:{row.line}: column {column!r} is empty; expected a split.")
