@@ -104,7 +104,9 @@ def label_reader(task: ScalarTaskSpec) -> Callable[[str], int | float | None]:
     def read(cell: str) -> int | None:
         if cell in MISSING_WORDS:
             return None
-        return numbers[cell] if cell in numbers else numbers[str(whole(cell))]
+        if cell not in numbers:  # 3.0 is 3
+            numbers[cell] = numbers[str(whole(cell))]
+        return numbers[cell]
 
     return read
 
