@@ -97,7 +97,33 @@ def run_command(command: Callable[[], int | None]) -> int:
         return EXIT_INTERRUPTED
 
 
+OTHER_WORDS = {
+    "mgda": "min_norm",
+    "mgda_ub": "min_norm",
+    "equal": "uniform",
+    "ew": "uniform",
+    "mean": "uniform",
+    "rlw": "random",
+    "kendall": "uncertainty",
+    "uw": "uncertainty",
+    "grad_norm": "gradnorm",
+    "cdtt": "tension",
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "normalize": "normalise",
+    "normalization": "normalise",
+    "normalisation": "normalise",
+    "max_steps": "steps",
+    "batch_size": "global_batch",
+    "early_stopping": "patience",
+    "num_workers": "workers",
+}
+"""What people type -> the name of the same thing here."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: `; did you mean 'left'?`, or a full stop."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    other = OTHER_WORDS.get(name.lower().replace("-", "_"))
+    close = [other] if other in names else difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else "."

@@ -77,6 +77,15 @@ def test_a_run_may_become_longer_unless_the_schedule_depends_on_its_end() -> Non
         assert bool(differences(short, long)) == differ
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("optimizer.lr", "learning_rate"), ("balance.normalize", "normalise"), ("train.Max-Steps", "steps")],
+)
+def test_what_others_call_a_key_is_understood(typed: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        load_config(CONFIG, [f"{typed}=1"])
+
+
 def test_a_section_that_may_be_absent_is_as_strict() -> None:
     experiment = load_config(CONFIG, ["model.tower={}"])
     assert experiment.model.tower is not None

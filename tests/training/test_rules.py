@@ -1,7 +1,7 @@
 """From the configuration to a rule; and every mistake is named with what to type instead."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,8 @@ def test_a_rule_of_the_user() -> None:
     ("balance", "message"),
     [
         ("{weighting: min_nrom}", "no weighting 'min_nrom'; did you mean 'min_norm'?"),
+        ("{weighting: mgda}", "no weighting 'mgda'; did you mean 'min_norm'?"),
+        ("{weighting: equal}", "no weighting 'equal'; did you mean 'uniform'?"),
         ("{weighting: gradnorm, options: {learning_rat: 1}}", "'learning_rat'; did you mean 'learning_rate'?"),
         ("{weighting: gradnorm, options: {num_tasks: 1}}", "no option 'num_tasks'"),
         ("{weighting: min_norm, options: {strength: 1}}", "no option 'strength'. Its options: none"),
@@ -168,3 +170,24 @@ def test_without_torchjd_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ValueError, match=r"No module named 'torchjd'; type pip install 'paretrain\[torchjd\]'"):
         build_weighting("torchjd.aggregation.UPGradWeighting", {}, tasks=TASKS)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "normalise", "part"),
+    [
+        ("uniform", "none", lambda norm, loss: norm),
+        ("min_norm", "none", lambda norm, loss: 1 / norm),
+        ("min_norm", "l2", lambda norm, loss: 0 * norm + 1),
+        ("min_norm", "loss", lambda norm, loss: loss / norm),
+        ("min_norm", "loss+", lambda norm, loss: loss),
+    ],
+)
+def test_what_each_rule_favours_where_gradients_are_orthogonal(
+    weighting: str, normalise: Any, part: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> None:
+    """The table of docs/balance.md: the length of each task's part of the step, up to a common factor."""
+    norms_T, losses_T = np.array([0.5, 2.0, 8.0]), np.array([3.0, 1.0, 0.2])
+    rule = build_weighting(weighting, {}, tasks=TASKS, normalise=normalise)
+    parts_T = rule(np.diag(norms_T**2), losses_T, np.arange(3)).alpha_A * norms_T
+    expected_T = part(norms_T, losses_T)
+    np.testing.assert_allclose(parts_T / parts_T.sum(), expected_T / expected_T.sum(), rtol=1e-6)

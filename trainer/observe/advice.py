@@ -37,5 +37,6 @@ def solved_task(records: Sequence[Record]) -> str | None:
     return (
         f"{task} had {shares[task]:.0%} of the weight in the second half, with {left_words} of its first loss left: "
         "the min-norm point follows the shortest gradient, here that of a solved task, and the others hardly learn. "
-        "Try balance.normalise=loss+, which divides each gradient by its length and its loss"
+        "balance.weighting=uniform and balance.normalise=loss+ do not follow it, but either may make another task "
+        "worse: compare them on your data. docs/balance.md says what each favours"
     )
