@@ -80,7 +80,7 @@ def _head_of_one(run: RunFolder, name: str) -> Iterator[str]:
 def _head_of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     yield f"<h1>{len(runs)} runs side by side</h1><p>One colour a run; the best in bold.</p>"
     yield from (notices(run, name) for run, name in zip(runs, names, strict=True))
-    yield settings_table(runs, legend_of(names)) + comparison_table(runs, legend_of(names)) + class_tables(runs, names)
+    yield comparison_table(runs, legend_of(names)) + settings_table(runs, legend_of(names)) + class_tables(runs, names)
 
 
 def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
