@@ -119,6 +119,8 @@ TWO = [0, 1, 0, 1, 0, 1]
             [[1, -1, 1, -1, 1, -1]],
         ),
         (of_json(lambda i: {"a": [None, 1][i % 2]}), JSON_2, [[-1, 1] * 3]),
+        (of_json(lambda i: {"a": ["", "NaN", 1][i % 3]}), JSON_2, [[-1, -1, 1] * 2]),
+        (of_text(lambda i: ["NA", "SA"][i % 2]), "labels: cls\ntasks: [{name: a, classes: [SA, NA]}]", [[1, 0] * 3]),
         (
             lambda i: {"jpg": photo(i)} | ({"cls": b"%d" % (i % 3)} if i % 3 else {}),
             CLS_3,

@@ -39,6 +39,7 @@ def test_every_format_gives_the_same(tmp_path: Path, suffix: str) -> None:
     if suffix == ".parquet":
         pa = pytest.importorskip("pyarrow")
         columns = {"x": [1.5, 2.5, None, 4.5], "part": ["train"] * 3 + ["test"], "y": ["a", "b", "a", "b"]}
+        columns["__index_level_0__"] = [7, 8, 9, 10]
         pytest.importorskip("pyarrow.parquet").write_table(pa.table(columns), path)
     elif suffix == ".arff":
         head = "% by hand\n@RELATION t\n@attribute x numeric\n@attribute 'part' {train, test}\n@attribute y {b, a}\n"
@@ -199,6 +200,13 @@ def test_categories_become_a_feature_a_value(tmp_path: Path) -> None:
     np.testing.assert_array_equal(features(tmp_path / "data", "test"), [[np.nan, np.nan, 5, np.nan]])
     (tmp_path / "again").mkdir()
     assert write(tmp_path / "again", content, categories=["town", "zone"]).input.names[-2:] == ("zone=3", "zone=5")
+
+
+def test_a_category_of_too_many_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.sources.tables.features.MAX_CATEGORIES", 3)
+    content = "id,x,part,y\n" + "".join(f"n{i},{i},train,{i % 2}\n" for i in range(4))
+    with pytest.raises(UserError, match="more than 3 different values in categories: 'id'"):
+        write(tmp_path, content, categories=["id"])
 
 
 def test_a_split_by_numbers(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class _Column:
 
     def label(self, value: Any, where: str) -> int | float:
         is_class = isinstance(self.task, ClassificationSpec)
-        if value is None or value != value or (type(value) is not bool and value in self._missing):
+        if self._is_missing(value):
             return MISSING if is_class else math.nan
         found = self._class(value) if is_class else _number(value)
         if found is not None:
@@ -83,6 +83,11 @@ class _Column:
             f"{where}: label of task {self.task.name!r} should be null or {_expected(self.task)}, "
             f"found {repr(value)[:MAX_SHOWN]}.{_hint(value, self.task)}"
         )
+
+    def _is_missing(self, value: Any) -> bool:
+        if isinstance(value, str):
+            return value in self._missing or (value in MISSING_WORDS and value not in self._of_text)
+        return value is None or value != value or (type(value) is not bool and value in self._missing)
 
     def _class(self, value: Any) -> int | None:
         if isinstance(value, str) and value in self._of_text:
@@ -100,7 +105,7 @@ def _parse(content: bytes, extension: str, where: str) -> Any:
         if extension.rpartition(".")[2] == "json":
             raise UserError(f"{where}: its labels are not JSON: {error}.") from None
     text = content.decode("utf-8", "replace").strip()
-    return None if text in MISSING_WORDS else _BOOLEANS.get(text, text)
+    return _BOOLEANS.get(text, text)
 
 
 def _by_name(value: Any, name: str, names: Sequence[str], where: str) -> Any:

@@ -27,7 +27,7 @@ def read_parquet(path: Path) -> Iterator[list[str]]:
             schema = file.schema_arrow
             if nested := [field.name for field in schema if pa.types.is_nested(field.type)]:
                 raise UserError(f"{path}: columns of lists or structures cannot be read: {nested[:5]}.")
-            yield ["" if name == INDEX else name for name in schema.names]
+            yield ["Unnamed: 0" if name == INDEX else name for name in schema.names]  # as pandas calls it in CSV
             for batch in file.iter_batches(batch_size=4096):
                 columns = [[_cell(value) for value in column.to_pylist()] for column in batch.columns]
                 yield from map(list, zip(*columns, strict=True))
