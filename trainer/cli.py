@@ -4,6 +4,7 @@ Each command imports what it needs when it runs: --help answers at once, and a m
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -65,7 +66,8 @@ def _train(options: argparse.Namespace) -> int:
     from trainer.runtime.launcher import end_with_launcher, tell_launcher
 
     end_with_launcher()
-    overrides = _overrides(options)
+    start_from = [] if options.start_from is None else [f"train.start_from={json.dumps(options.start_from)}"]
+    overrides = [*_overrides(options), *start_from]
     experiment = load_config(options.config, overrides)
     launched = "RANK" in os.environ  # By `accelerate launch` or torchrun, say: this process is one rank of the run.
     if launched and options.max_restarts:
@@ -180,6 +182,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="restart up to N times from the last checkpoint after a fault (default: 0)",
+    )
+    train.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="RUN",
+        help="start a new run from the weights of this one, such as runs/digits; short for train.start_from=RUN",
     )
     train.add_argument(
         "--allow-change",

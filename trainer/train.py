@@ -18,11 +18,11 @@ from trainer.runtime.launcher import end_with_launcher, tell_launcher
 from trainer.runtime.shared_folder import check_shared
 from trainer.runtime.stopping import StopRequests, refuse_stopped
 from trainer.training.final_test import needs_test, run_final_test
-from trainer.training.find_start import find_start
+from trainer.training.find_start import find_origin, find_start
 from trainer.training.loop import fit
 from trainer.training.open_observers import open_observers
 from trainer.training.prepare_data import open_data
-from trainer.training.run import build_run, restore_run
+from trainer.training.run import Run, build_run, restore_run
 from trainer.training.summary import HURRIED, finish, say_complete
 
 ALLOW_CHANGE = "--allow-change="
@@ -56,9 +56,16 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
             data = open_data(experiment.data, runtime)
             check_shared(run_dir, runtime)
             checkpoint = find_start(experiment, runtime, allowed)
-            run = build_run(experiment, data, runtime, checkpoint)
-            if checkpoint:
-                restore_run(run, checkpoint)
+            origin = None
+            if checkpoint is None and experiment.train.start_from is not None:
+                origin = find_origin(experiment.train.start_from, run_dir, runtime)
+            goes_on_from = origin if experiment.train.start_with == "everything" else None
+            run = build_run(experiment, data, runtime, checkpoint or goes_on_from, weights_of=origin)
+            if state_of := checkpoint or goes_on_from:
+                restore_run(run, state_of)
+            if goes_on_from:
+                run.selection = None  # The best checkpoint of the other run is not one of this.
+                _refuse_nothing_to_do(run)
             if run.is_complete and not needs_test(run):
                 say_complete(run)
                 return 0
@@ -68,6 +75,12 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
             claimed(experiment, checkpoint.found if checkpoint else None, runtime) as notes,
             open_observers(run, checkpoint, notes) as observers,
         ):
+            if goes_on_from:  # From here on it has a checkpoint of its own.
+                run.save()
+                run.saver.finish()
+            if origin:
+                what = "its weights" if goes_on_from is None else "everything"
+                observers.note(run.step, f"starts from {origin.snapshot.path}, with {what}")
             request = fit(run, observers, stop_requests)
             is_over = run.is_complete and (request not in HURRIED or not needs_test(run))
             if is_over and needs_test(run):
@@ -78,6 +91,14 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
         runtime.set_phase("the end", patient=True)
         runtime.barrier()
     return 0 if is_over else EXIT_UNFINISHED
+
+
+def _refuse_nothing_to_do(run: Run) -> None:
+    if run.is_complete:
+        raise UserError(
+            f"train.start_with=everything begins at step {run.step:,}, where train.steps={run.experiment.train.steps:,} "
+            "ends: raise train.steps"
+        )
 
 
 def main() -> int:

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.support.runs import numbers
+from tests.support.runs import checkpoint, numbers
 from trainer.cli import main
 
 
@@ -42,3 +43,30 @@ def test_what_the_checkpoint_depends_on_may_not_change(
 ) -> None:
     assert main(["train", str(config), "--allow-change", key]) == 2
     assert f"--allow-change {key}: a run can go on after changes of optimizer, train" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    config: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(config), "train.steps=3"]) == 0
+    new, still = run_dir.with_name("new"), "optimizer.learning_rate=1e-30"
+    assert main(["train", str(config), "--from", str(run_dir), "name=new", still]) == 0
+    assert f"step 0: starts from {run_dir}/checkpoints/step_00000003, with its weights" in capsys.readouterr().out
+    # A learning rate too small to move them: the weights of the new run are those of the old one.
+    for name, tensor in checkpoint(run_dir)[0].items():
+        torch.testing.assert_close(checkpoint(new)[0][name], tensor, rtol=0, atol=0)
+    assert main(["train", str(config), "--from", str(new), "name=new"]) == 2
+    assert "add --allow-change" in capsys.readouterr().err
+    assert main(["train", str(config), "--from", str(run_dir.parent), "name=newer"]) == 2
+    assert "is not a run's folder" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_from_everything_of_another_as_that_one_would_have(config: Path, run_dir: Path) -> None:
+    everything = ["train.start_with=everything", "name=fork", "--from", str(run_dir)]
+    assert main(["train", str(config), "train.steps=3"]) == 0
+    assert main(["train", str(config), *everything, "train.steps=3"]) == 2
+    assert main(["train", str(config), *everything]) == 0
+    assert main(["train", str(config)]) == 0
+    fork = run_dir.with_name("fork")
+    for found, expected in zip(checkpoint(fork), checkpoint(run_dir), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)

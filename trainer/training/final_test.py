@@ -10,10 +10,11 @@ from trainer.runtime.checkpoints.folder import CHECKPOINTS, folder_of_step
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.precision import lower_precision
+from trainer.training.batches import rank_options
 from trainer.training.build import build_network, fill, metric_names
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.records import eval_record
-from trainer.training.run import Run, rank_options
+from trainer.training.run import Run
 
 TEST = "test"
 

@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from trainer.config.file import parse_config
 from trainer.config.resume import check_request, differences, how_to_change
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
 from trainer.observe.metrics import read_metrics
-from trainer.run_folder import CONFIG, METRICS, SUMMARY, changes_of, read_config
+from trainer.run_folder import CONFIG, METRICS, SUMMARY, changes_of, checkpoint_of, read_config
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
-from trainer.runtime.checkpoints.manifest import MANIFEST
-from trainer.runtime.checkpoints.reading import Snapshot, find_newest
+from trainer.runtime.checkpoints.manifest import MANIFEST, read_manifest
+from trainer.runtime.checkpoints.reading import Found, Snapshot, find_newest, load
 from trainer.runtime.collectives import Runtime
 from trainer.training.restore import Checkpoint, read_state
 
@@ -37,6 +38,32 @@ def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] 
         return None
     _refuse_another_configs_checkpoint(found.snapshot, experiment, [*allowed, *earlier])
     return Checkpoint(found, read_state(found.snapshot))
+
+
+def find_origin(start_from: Path, run_dir: Path, runtime: Runtime) -> Checkpoint:
+    """Open the checkpoint of another run that a new run starts from. Collective.
+
+    Args:
+        start_from: folder of the other run.
+        run_dir: folder of the new one.
+        runtime: the processes.
+
+    Raises:
+        UserError: there is no such run, it has no whole checkpoint, or it is the new run itself.
+        FaultError: the disk cannot read it.
+    """
+
+    def choose() -> Path:
+        if start_from.resolve() == run_dir.resolve():
+            raise UserError(f"a new run cannot start from {start_from}, its own folder: type name=ANOTHER_NAME")
+        read_config(start_from)  # Refuses what is no run's folder.
+        last = checkpoint_of(start_from, None)
+        best = read_manifest(last).best
+        return last if best is None else checkpoint_of(start_from, best)
+
+    path = runtime.on_main(choose)
+    snapshot = load(path, runtime)
+    return Checkpoint(Found(snapshot, path, {}), read_state(snapshot))
 
 
 def _refuse_another_config(experiment: Experiment, allowed: Sequence[str]) -> list[str]:

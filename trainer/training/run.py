@@ -10,23 +10,24 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from models import MultiTaskModel, Task
+from models import MultiTaskModel
 from models.freezing import trained
 from paretrain import Balancer
 from trainer.config.schema import Experiment
 from trainer.data.reading.bad_samples import joined_states
 from trainer.data.reading.images import to_input, to_targets
-from trainer.data.reading.loader import Batch, EvalLoader, RankOptions, TrainLoader
+from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
 from trainer.data.reading.order import START, Cursor
-from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.collectives import Runtime
+from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
-from trainer.training.build import build_balancer, build_network, build_tasks
+from trainer.training.batches import open_batches
+from trainer.training.build import build_balancer, build_network, build_tasks, fill
 from trainer.training.learner import Learner
 from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
@@ -135,7 +136,14 @@ class Run:
         self.saver.begin(self.step, engine.model_pieces(), engine.optimizer_pieces(), state.to_dict(), best)
 
 
-def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: Checkpoint | None = None) -> Run:
+def build_run(
+    experiment: Experiment,
+    data: Data,
+    runtime: Runtime,
+    checkpoint: Checkpoint | None = None,
+    *,
+    weights_of: Checkpoint | None = None,
+) -> Run:
     """Build the parts of a run. Collective.
 
     Args:
@@ -144,6 +152,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
         runtime: the processes.
         checkpoint: to go on from, where there is one: the loader starts at its cursor, and the network has its
             parameters, which must be in place before a strategy shards them. `restore_run` does the rest.
+        weights_of: without a checkpoint to go on from, that of another run, whose parameters the network starts with.
 
     Raises:
         UserError: the parts do not fit the data or one another, or the checkpoint belongs to other ones.
@@ -166,11 +175,14 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
         eval_split=eval_split,
     )
     with runtime.raise_together():
-        train_batches, eval_batches = _open_batches(experiment, data, tasks, eval_split, runtime, cursor)
+        train_batches, eval_batches = open_batches(experiment, data, tasks, eval_split, runtime, cursor)
     if checkpoint:
         refuse_other_data(checkpoint, train_batches.fingerprint, experiment.data.path)
         load_model(network, checkpoint.snapshot)
         check_optimizer(network, checkpoint.snapshot, experiment.optimizer)
+    elif weights_of:
+        weights = averaged_weights(weights_of.snapshot.model, weights_of.snapshot.optimizer)
+        fill(network, weights, weights_of.snapshot.path, experiment.data.path)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
@@ -190,11 +202,15 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, checkpoint: 
     balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
     balance, accumulation = experiment.balance, experiment.train.accumulation
+    # A run that starts from another one is not that one.
+    is_same = checkpoint is not None and weights_of is None
     saver = Saver(
         experiment.run_dir / CHECKPOINTS,
         experiment.checkpoint.keep,
         runtime,
-        run=checkpoint.snapshot.run if checkpoint else runtime.on_main(lambda: secrets.token_hex(16)),
+        run=checkpoint.snapshot.run
+        if checkpoint and weights_of is None
+        else runtime.on_main(lambda: secrets.token_hex(16)),
         config=experiment.model_dump(mode="json"),
     )
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)  # From here on each rank draws its own dropout.
@@ -232,38 +248,6 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> None:
     run.step, run.samples = state.step, state.samples
     run.damaged_checkpoints = state.damaged_checkpoints + len(checkpoint.found.damaged)
     run.selection = state.selection if run.experiment.train.select else None
-
-
-def rank_options(experiment: Experiment, runtime: Runtime) -> RankOptions:
-    """Return how this rank reads its batches."""
-    return RankOptions(
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        workers=experiment.data.workers,
-        pin_memory=runtime.device.type == "cuda",
-        stopped_seconds=experiment.parallel.step_timeout_seconds,
-    )
-
-
-def _open_batches(
-    experiment: Experiment, data: Data, tasks: Sequence[Task], eval_split: str, runtime: Runtime, cursor: Cursor
-) -> tuple[TrainLoader, EvalLoader]:
-    names, global_batch = [task.name for task in tasks], experiment.train.global_batch
-    folder = DataFolder(data.folder, data.manifest, data.copy)
-    options = rank_options(experiment, runtime)
-    train_batches = TrainLoader(
-        folder,
-        tasks=names,
-        global_batch=global_batch,
-        seed=experiment.seed,
-        group_samples=experiment.data.shuffle_samples,
-        augment=experiment.data.augment,
-        cursor=cursor,
-        eval_split=eval_split,
-        options=options,
-    )
-    batch_size = global_batch // runtime.world_size
-    return train_batches, EvalLoader(folder, split=eval_split, tasks=names, batch_size=batch_size, options=options)
 
 
 def _look_over(experiment: Experiment, network: MultiTaskModel, data: Data, runtime: Runtime) -> list[str]:

@@ -1,5 +1,6 @@
 """The length of a run, its batches and its checkpoints."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -58,6 +59,12 @@ class TrainConfig(Section):
     patience: Steps | None = None
     """End the run when this many evaluations in a row were no better than the best one before them. Needs `select`.
     null: all steps are made."""
+    start_from: Path | None = None
+    """Folder of another run, whose checkpoint a new run starts from: the one that its `select` has chosen, else its
+    last. `paretrain train CONFIG --from RUN name=NEW` is short for it. null: from the initial parameters."""
+    start_with: Literal["weights", "everything"] = "weights"
+    """weights: take its parameters; their averages, where it keeps any. everything: the optimizer's state, the rule's,
+    the place in the data and the number of steps too, as if that run went on."""
     max_hours: float | None = Field(None, gt=0, le=10_000)
     """Hours after which the run saves a checkpoint and ends; the same command continues it. Leave time for one more
     step and a checkpoint before any outer limit. null: no limit."""
