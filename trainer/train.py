@@ -96,8 +96,7 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
 def _refuse_nothing_to_do(run: Run) -> None:
     if run.is_complete:
         raise UserError(
-            f"train.start_with=everything begins at step {run.step:,}, where train.steps={run.experiment.train.steps:,} "
-            "ends: raise train.steps"
+            f"train.start_with=everything begins at step {run.step:,}, where train.steps ends: raise train.steps"
         )
 
 

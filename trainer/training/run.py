@@ -203,14 +203,12 @@ def build_run(
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
     balance, accumulation = experiment.balance, experiment.train.accumulation
     # A run that starts from another one is not that one.
-    is_same = checkpoint is not None and weights_of is None
+    same_run = checkpoint.snapshot.run if checkpoint and weights_of is None else None
     saver = Saver(
         experiment.run_dir / CHECKPOINTS,
         experiment.checkpoint.keep,
         runtime,
-        run=checkpoint.snapshot.run
-        if checkpoint and weights_of is None
-        else runtime.on_main(lambda: secrets.token_hex(16)),
+        run=same_run or runtime.on_main(lambda: secrets.token_hex(16)),
         config=experiment.model_dump(mode="json"),
     )
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)  # From here on each rank draws its own dropout.
