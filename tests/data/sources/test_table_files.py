@@ -202,6 +202,12 @@ def test_categories_become_a_feature_a_value(tmp_path: Path) -> None:
     assert write(tmp_path / "again", content, categories=["town", "zone"]).input.names[-2:] == ("zone=3", "zone=5")
 
 
+def test_booleans_are_numbers_among_the_features_and_classes_among_the_targets(tmp_path: Path) -> None:
+    manifest = write(tmp_path, "a,part,y\nTrue,train,True\nFALSE,train,False\ntrue,train,\n,train,True\n")
+    assert manifest.tasks == (ClassificationSpec(name="y", classes=("False", "True")),)
+    np.testing.assert_array_equal(features(tmp_path / "data"), np.array([[1], [0], [1], [np.nan]], np.float32))
+
+
 def test_a_category_of_too_many_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.data.sources.tables.features.MAX_CATEGORIES", 3)
     content = "id,x,part,y\n" + "".join(f"n{i},{i},train,{i % 2}\n" for i in range(4))

@@ -78,7 +78,7 @@ def write_image_folder(
     if split_column is None:
         _keep_together(file, digests)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
-    found, splits = survey(file, chosen, of_classes)
+    found, splits = survey(file, [], chosen, of_classes)
     if split_column is None:
         propose_split(file, {column: seen.values for column, seen in found.items()}, file.find(ignore))
     made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)

@@ -56,7 +56,7 @@ def write_table(
     chosen, sources = _choose(file, targets, features, left_out)
     matching = set(file.find(categories)) & set(sources)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
-    found, splits = survey(file, [*sources, *chosen], {*of_classes, *matching})
+    found, splits = survey(file, sources, chosen, {*of_classes, *matching})
     if split_column is None:
         propose_split(file, {column: seen.values for column, seen in found.items()}, left_out)
     made = build_tasks(

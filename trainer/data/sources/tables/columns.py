@@ -19,12 +19,16 @@ from trainer.errors import UserError
 
 CHUNK_ROWS = 4096
 
+BOOLEANS = {"True": 1.0, "TRUE": 1.0, "true": 1.0, "False": 0.0, "FALSE": 0.0, "false": 0.0}
+"""Features that are written as words, for instance by pandas' get_dummies."""
+
 
 class Survey:
     """The content of one column.
 
     Args:
         classes: always keep all distinct cells; by default, only while the column may be a classification.
+        booleans: whether the words of BOOLEANS are numbers, as in features, or texts, as in classes.
 
     Attributes:
         values: its distinct cells.
@@ -36,8 +40,8 @@ class Survey:
         varies: whether the train split has two different cells.
     """
 
-    def __init__(self, *, classes: bool) -> None:
-        self._classes = classes
+    def __init__(self, *, classes: bool, booleans: bool) -> None:
+        self._classes, self._booleans = classes, booleans
         self.values: set[str] = set()
         self.text: tuple[int, str] | None = None
         self.whole = True
@@ -68,7 +72,7 @@ class Survey:
             self.values |= distinct
         if self.text:
             return
-        numbers = {cell: value for cell in distinct if (value := _parse(cell)) is not None}
+        numbers = {cell: value for cell in distinct if (value := self._parse(cell)) is not None}
         if len(numbers) < len(distinct):
             self.text = next(
                 (row.line, cell)
@@ -80,6 +84,16 @@ class Survey:
         self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
         if not self.text:
             self._add_moments(numbers_R[known_R & train_R])
+
+    def _parse(self, cell: str) -> float | None:
+        """Return the value of a cell; None if it is no number up to LARGEST."""
+        if cell in BOOLEANS:
+            return BOOLEANS[cell] if self._booleans else None
+        try:
+            value = float(cell)
+        except ValueError:
+            return None
+        return value if abs(value) <= LARGEST else None
 
     def _add_train(self, cells: Sequence[str]) -> None:
         known = [cell for cell in cells if cell not in MISSING_WORDS]
@@ -100,12 +114,15 @@ class Survey:
         self.count = total
 
 
-def survey(file: TableFile, columns: Iterable[int], classes: Collection[int]) -> tuple[dict[int, Survey], list[str]]:
+def survey(
+    file: TableFile, features: Iterable[int], targets: Iterable[int], classes: Collection[int]
+) -> tuple[dict[int, Survey], list[str]]:
     """Survey columns in one pass over a file.
 
     Args:
         file: the file.
-        columns: numbers of the columns.
+        features: numbers of the columns to predict from.
+        targets: numbers of the columns to predict.
         classes: those of them whose distinct cells are all kept.
 
     Returns:
@@ -114,7 +131,8 @@ def survey(file: TableFile, columns: Iterable[int], classes: Collection[int]) ->
     Raises:
         UserError: no row is in the `train` split; or as `TableFile`.
     """
-    found = {column: Survey(classes=column in classes) for column in columns}
+    found = {column: Survey(classes=column in classes, booleans=True) for column in features}
+    found |= {column: Survey(classes=column in classes, booleans=False) for column in targets}
     splits: dict[str, None] = {}
     for rows in _chunks(iter(file)):
         names = [file.split(row) for row in rows]
@@ -134,8 +152,10 @@ def survey(file: TableFile, columns: Iterable[int], classes: Collection[int]) ->
 
 @lru_cache(maxsize=1 << 16)
 def number(cell: str) -> float:
-    """Return the value of a cell; NaN if it is missing."""
-    return math.nan if cell in MISSING_WORDS else float(cell)
+    """Return the value of a cell of a feature; NaN if it is missing."""
+    if cell in MISSING_WORDS:
+        return math.nan
+    return BOOLEANS[cell] if cell in BOOLEANS else float(cell)
 
 
 def whole(cell: str) -> int:
@@ -149,12 +169,3 @@ def whole(cell: str) -> int:
 def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
     while chunk := list(islice(rows, CHUNK_ROWS)):
         yield chunk
-
-
-def _parse(cell: str) -> float | None:
-    """Return the value of a cell; None if it is no number up to LARGEST."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if abs(value) <= LARGEST else None
