@@ -1,6 +1,7 @@
 """Tables in every format, as other programs write them: what is read, what is decided, and what is left out."""
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,11 +96,28 @@ def test_prices_are_no_classes_and_all_decisions_are_said(tmp_path: Path, capsys
     manifest = write(tmp_path, "x,part,y_price,y_code,y_gaps,y_real,y_text\n" + "".join(rows))
     assert [task.kind[:5] for task in manifest.tasks] == ["regre", "class", "class", "regre", "class"]
     said = capsys.readouterr().out
-    assert "y_price: regression from 100 to 513; labelled: 60 of 60 train (60 different whole numbers; if they" in said
+    assert "y_price: regression from 100 to 513; labelled: 60 of 60 train (60 different whole numbers with gaps" in said
     assert "y_code: classification, 4 classes: 0, 1, 2, 3; labelled: 60 of 60 train (4 different whole num" in said
     assert "add --kinds y_gaps=regression" in said
     assert "y_real: regression from 0 to 14.75; labelled: 60 of 60 train (numbers that are not whole)" in said
     assert "(texts)" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 1], "classification"),
+        ([-1, 0, 1], "classification"),
+        ([3, 4, 5, 6, 7, 8, 9], "classification"),
+        (range(1, 60), "classification"),
+        (range(1950, 1990), "regression"),
+        ([1, 2, 3, 10], "classification"),
+        ([1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 22], "regression"),
+    ],
+)
+def test_which_whole_numbers_are_classes(tmp_path: Path, values: Sequence[int], kind: str) -> None:
+    rows = "".join(f"{i},train,{value}\n" for i, value in enumerate(values))
+    assert write(tmp_path, f"x,part,y\n{rows}").tasks[0].kind == kind
 
 
 def test_kinds_and_units_take_patterns(tmp_path: Path) -> None:

@@ -15,8 +15,12 @@ MAX_CLASSES = 100
 """A column with more distinct texts, or more whole numbers that count up, is a classification only if the user says
 so."""
 
-MAX_GAPPED = 20
-"""Whole numbers with gaps, such as prices, are classes only up to this many."""
+MAX_IN_A_ROW = 20
+"""Whole numbers without gaps that begin elsewhere than at 0 or 1, such as marks from 3 to 9, are classes up to this
+many."""
+
+MAX_GAPPED = 5
+"""Whole numbers with gaps, such as prices and counts, are classes only up to this many."""
 
 MAX_FAULTS = 20
 """Columns that one message names."""
@@ -50,7 +54,7 @@ def build_tasks(
     """Make a task of every column of targets.
 
     Texts give a classification, and numbers that are not whole a regression. Whole numbers are classes if they count
-    up from 0 or 1, or are few; else a quantity. `kinds` overrides this.
+    up from 0 or 1 without gaps, or are few; else a quantity. `kinds` overrides this.
 
     Args:
         file: the file.
@@ -144,7 +148,8 @@ def _kind(where: str, name: str, seen: Survey, given: str | None) -> tuple[str, 
             f"are they classes or a quantity?\n{_choice(name)}"
         )
     found = set(map(whole, seen.values))
-    counts_up = found in (set(range(len(found))), set(range(1, len(found) + 1)))
+    in_a_row = not found or max(found) - min(found) < len(found)
+    counts_up = in_a_row and min(found, default=0) in (0, 1)
     if counts_up and count > MAX_CLASSES:
         raise UserError(
             f"{where} has more than {MAX_CLASSES} different whole numbers: are they classes or a quantity?\n"
@@ -152,10 +157,10 @@ def _kind(where: str, name: str, seen: Survey, given: str | None) -> tuple[str, 
         )
     if found == {0, 1}:
         return "classification", "0 and 1"
-    if counts_up or len(found) <= MAX_GAPPED:
-        numbers = f"{len(found)} different whole numbers{', which count up' if counts_up else ''}"
+    numbers = f"{len(found)} different whole numbers {'without' if in_a_row else 'with'} gaps"
+    if counts_up or len(found) <= (MAX_IN_A_ROW if in_a_row else MAX_GAPPED):
         return "classification", f"{numbers}; if they are a quantity, add --kinds {name}=regression"
-    return "regression", f"{len(found)} different whole numbers; if they are classes, add --kinds {name}=classification"
+    return "regression", f"{numbers}; if they are classes, add --kinds {name}=classification"
 
 
 def _choice(name: str) -> str:
