@@ -1,11 +1,13 @@
 """The main class: `split` the representation, `total` the losses, call backward once, read `alpha`.
 
+It is long because it is the reference of the library: most of it says what the methods take, return and raise.
+
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import get_args, overload
+from typing import Any, get_args, overload
 
 import torch
 import torch.distributed as dist
@@ -15,7 +17,7 @@ from paretrain.balance import Balance, balance_of
 from paretrain.exchange import exchange
 from paretrain.gram import gram
 from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_faults, refuse_positional
-from paretrain.nonfinite import OnNonFinite, zero_gradients
+from paretrain.nonfinite import OnNonFinite, some, zero_gradients
 from paretrain.parameters import task_gradients
 from paretrain.ranks import Ranks
 from paretrain.rules import MinNormWeighting, Weighting
@@ -62,7 +64,7 @@ class Balancer:
 
     Attributes:
         names: names of the tasks; their numbers if only a number of tasks was given.
-        weighting: the rule. Save and restore its state with `weighting.state_dict()` and `weighting.load_state_dict()`.
+        weighting: the rule.
         last: the `Balance` of the last backward; None before the first one.
 
     Raises:
@@ -97,6 +99,11 @@ class Balancer:
         if self.last is None:
             raise RuntimeError("there is no α yet: call split, total and backward first")
         return torch.from_numpy(self.last.alpha_T.copy())
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """α of the last backward by the names of the tasks; see `alpha`."""
+        return dict(zip(self.names, self.alpha.tolist(), strict=True))
 
     @overload
     def split(self, z: Tensor) -> tuple[Tensor, ...]: ...
@@ -204,6 +211,24 @@ class Balancer:
             divided_by: the number by which the caller divides each micro-batch's scalar before its backward.
         """
         return Window(self.names, self._ranks, self._find, divided_by)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next step needs from past ones, the names and the rule's state, as plain numbers and text.
+
+        Only the state of rank 0 counts, since the rule runs there alone.
+        """
+        return {"tasks": list(self.names), "weighting": self.weighting.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. A closure that an optimizer evaluates several times a step can return to its start.
+
+        Raises:
+            ValueError: the state is that of other tasks.
+        """
+        if list(state["tasks"]) != self.names:
+            saved, own = (some("task", names) for names in (state["tasks"], self.names))
+            raise ValueError(f"the saved state is that of {saved}; this balancer has {own}")
+        self.weighting.load_state_dict(state["weighting"])
 
     def zero_broken(self, heads: Sequence[nn.Module] | nn.Module) -> None:
         """Zero the gradients of the heads of broken tasks. With `drop_task`, call it after the backward on every rank.

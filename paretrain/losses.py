@@ -134,7 +134,7 @@ def _in_order(values: Any, names: Sequence[str], what: str) -> Any:
 
 
 def _summed(means: Tensor | Sequence[Tensor], counts_T: Tensor) -> Tensor:
-    """Turn means into sums. That over no samples, which is mostly NaN, is 0 and gets no gradient."""
+    """Turn means into sums. That over no samples, which is mostly NaN, is 0 and gets no gradient but 0."""
     if not isinstance(means, Tensor):
         counted = (counts_T != 0).tolist()
         means = torch.stack(
@@ -146,20 +146,23 @@ def _summed(means: Tensor | Sequence[Tensor], counts_T: Tensor) -> Tensor:
 
 
 def _absent(mean: Tensor) -> Tensor:
-    zero: Tensor = _Absent.apply(mean)  # type: ignore[no-untyped-call]
+    """Return 0 in place of a mean over no samples."""
+    # The gradient 0 of 0 / 0 is NaN, so none at all goes back into such a division. Elsewhere 0 does: FSDP and ZeRO want
+    # the same parameters to have a gradient on every rank.
+    divides = _is(mean.grad_fn, "DivBackward") and not bool(mean.isfinite())
+    zero: Tensor = _Absent.apply(mean, divides)  # type: ignore[no-untyped-call]
     return zero
 
 
 class _Absent(torch.autograd.Function):
-    """A loss over no samples: 0. No gradient goes back, not even 0, of which dividing by no samples makes NaN."""
-
     @staticmethod
-    def forward(ctx: Any, mean: Tensor) -> Tensor:
+    def forward(ctx: Any, mean: Tensor, divides: bool) -> Tensor:
+        ctx.divides = divides
         return torch.zeros_like(mean)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> None:
-        return None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        return None if ctx.divides else torch.zeros_like(gradient), None
 
 
 def _faults(sums_T: Tensor, counts_T: Tensor, reduced_T: Sequence[bool] | None) -> Tensor:

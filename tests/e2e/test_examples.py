@@ -41,6 +41,11 @@ def test_a_foreign_encoder_with_gradient_checkpointing() -> None:
     assert sum(alpha) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_adapters_under_hugging_face_trainer() -> None:
+    assert sum(alpha_of([PYTHON, "examples/lora.py"])) == pytest.approx(1, abs=1e-5)
+
+
 def test_the_library_costs_only_torch() -> None:
     program = """
 import sys, numpy, scipy.linalg, torch

@@ -6,10 +6,12 @@ The ranks are ragged, labels are missing, and task 1 has none on rank 0.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -102,6 +104,15 @@ def with_means(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> 
     balancer.total(**averaged(model(x, balancer), y)).backward()
 
 
+def with_means_of_pytorch(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = wrapped(network)
+    means = [
+        F.cross_entropy(output, labels_B, ignore_index=MISSING)
+        for output, labels_B in zip(model(x, balancer), y, strict=True)
+    ]
+    balancer.total(means=means, counts=(y != MISSING).sum(dim=1)).backward()
+
+
 def with_means_alone(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
     model = wrapped(network)
     balancer.total(means=averaged(model(x, balancer), y)["means"]).backward()
@@ -181,6 +192,7 @@ def frozen(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None
 LOOPS: dict[str, tuple[Problem, Callable[..., None]]] = {
     "sums": (PROBLEM, with_sums),
     "means, NaN where a rank has no label": (PROBLEM, with_means),
+    "means of PyTorch, NaN likewise": (PROBLEM, with_means_of_pytorch),
     "means alone": (LABELLED, with_means_alone),
     "weights that sum to less than 1": (PROBLEM, with_small_weights),
     "losses by name": (PROBLEM, with_names),
@@ -198,10 +210,13 @@ def gradients(module: nn.Module) -> list[Tensor | None]:
     return [parameter.grad for parameter in module.parameters()]
 
 
-def step_of_each(rank: int) -> dict[str, Found]:
-    found = {}
+def step_of_each(rank: int, folder: Path) -> dict[str, Found]:
+    """Each balancer is made before the process group, as a module's constructor may."""
+    dist.destroy_process_group()
+    balancers, found = {name: Balancer(NAMES) for name in LOOPS}, {}
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/group", 2), rank=rank, world_size=2)
     for name, (problem, loop) in LOOPS.items():
-        network, balancer = problem.model(), Balancer(NAMES)
+        network, balancer = problem.model(), balancers[name]
         loop(network, balancer, *batch(rank, problem))
         assert balancer.last is not None
         found[name] = Found(
@@ -220,8 +235,8 @@ def by_definition(problem: Problem) -> Found:
 
 
 @pytest.fixture(scope="module")
-def steps() -> list[dict[str, Found]]:
-    return run_ranks(2, step_of_each)
+def steps(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return run_ranks(2, step_of_each, tmp_path_factory.mktemp("group"))
 
 
 @pytest.mark.processes
@@ -380,3 +395,19 @@ def test_two_steps_in_flight_and_a_second_backward_advance_a_rule_once_each() ->
     second.backward()
     assert not torch.equal(balancer.alpha, alpha_T)
     assert balancer.weighting.state_dict()["step"] == 2
+
+
+def test_a_closure_that_runs_several_times_a_step_can_go_back_to_the_start_of_the_step() -> None:
+    """As LBFGS evaluates it: the rule advances once, and every evaluation sees the same weights."""
+    x, y = LABELLED.data(0)
+    network, balancer = LABELLED.model(), Balancer(NAMES, Random(3))
+    before, alphas = balancer.state_dict(), []
+    for _ in range(3):
+        balancer.load_state_dict(before)
+        balancer.total(**summed(network(x, balancer), y)).backward()
+        alphas.append(balancer.weights)
+    assert alphas == [alphas[0]] * 3
+    assert alphas[0] == dict(zip(NAMES, balancer.alpha.tolist(), strict=True))
+    assert balancer.state_dict() == {"tasks": NAMES, "weighting": {"seed": 0, "step": 1}}
+    with pytest.raises(ValueError, match="of tasks left, middle, right; this balancer has tasks a, b"):
+        Balancer(["a", "b"]).load_state_dict(before)

@@ -1,0 +1,1 @@
+"""The balancer in the training loops of others. No module here imports the framework that it is for."""
