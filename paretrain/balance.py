@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
-from paretrain.nonfinite import Broken
+from paretrain.losses import FAULTS
+from paretrain.nonfinite import Broken, some
 from paretrain.verdict import Outcome, Verdict
 
 
@@ -60,6 +62,14 @@ class Balance:
         if self.broken is None or self.overflow:
             return []
         return self.broken.tasks if self.active_T.any() else list(range(len(self.alpha_T)))
+
+
+def refuse_faults(faults_FT: Tensor, names: Sequence[str]) -> None:
+    """Raise BalanceError if any rank found a fault in its losses; see `losses.FAULTS`."""
+    for fault, tasks_T in zip(FAULTS, faults_FT.cpu(), strict=True):
+        if tasks_T.any():
+            found = [repr(names[task]) for task in tasks_T.nonzero().flatten().tolist()]
+            raise BalanceError(f"{some('task', found)}: {fault}")
 
 
 def balance_of(

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from paretrain.balance import Balance, balance_of
+from paretrain.balance import Balance, balance_of, refuse_faults
 from paretrain.exchange import exchange
 from paretrain.gram import gram
-from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_faults, refuse_positional
+from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_positional
 from paretrain.nonfinite import OnNonFinite, some, zero_gradients
 from paretrain.parameters import task_gradients
 from paretrain.ranks import Ranks
@@ -191,8 +191,9 @@ class Balancer:
 
         Raises:
             TypeError: losses without a keyword, or both sums and means.
-            ValueError: not one loss and one count for each task; or losses and counts that cannot belong together, such
-                as a loss with a count of 0, or a mean given as a sum. On a GPU the backward raises the latter.
+            ValueError: not one loss and one count for each task.
+            BalanceError: losses and counts of some rank cannot belong together, as a loss with a count of 0, or a mean
+                given as a sum. On a GPU the backward raises it.
         """
         refuse_positional(losses)
         parts = self._step.parts

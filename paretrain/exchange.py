@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from paretrain.balance import BalanceError
+from paretrain.losses import FAULTS
 from paretrain.packing import pack, packed_size, unpack
 from paretrain.ranks import Ranks
 from paretrain.verdict import Batch, Outcome, Verdict, failed, verdict_size
@@ -53,8 +54,17 @@ def exchange(
 
 
 def message_bytes(num_tasks: int, num_ranks: int) -> int:
-    """Return the bytes that one rank sends or receives a step for α: counts, packed Gram matrix, verdict; float64."""
-    return 8 * (num_tasks + packed_size(num_tasks) + num_tasks + num_ranks + verdict_size(num_tasks, num_ranks))
+    """Return the bytes that one rank sends or receives a step for α; float64.
+
+    They are counts and faults, the packed Gram matrix, and the verdict.
+    """
+    return 8 * (
+        (1 + len(FAULTS)) * num_tasks
+        + packed_size(num_tasks)
+        + num_tasks
+        + num_ranks
+        + verdict_size(num_tasks, num_ranks)
+    )
 
 
 def _reduce(gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, ranks: Ranks) -> Batch:

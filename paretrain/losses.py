@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from paretrain.nonfinite import some
-
 Values = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """(T,), or one tensor of no dimension per task; or such tensors by the names of the tasks."""
 
@@ -103,14 +101,6 @@ def refuse_positional(losses: Sequence[object]) -> None:
         )
 
 
-def refuse_faults(faults_FT: Tensor, names: Sequence[str]) -> None:
-    """Raise ValueError if any rank found a fault in its losses. The message is the same on every rank."""
-    for fault, tasks_T in zip(FAULTS, faults_FT.cpu(), strict=True):
-        if tasks_T.any():
-            found = [repr(names[task]) for task in tasks_T.nonzero().flatten().tolist()]
-            raise ValueError(f"{some('task', found)}: {fault}")
-
-
 def means_of(sums_T: Tensor, counts_T: Tensor) -> Tensor:
     """Return mean losses, or this rank's part of them if the counts are global; 0 for a task without samples."""
     return sums_T / divisors(counts_T).to(sums_T.dtype)
@@ -147,8 +137,8 @@ def _summed(means: Tensor | Sequence[Tensor], counts_T: Tensor) -> Tensor:
 
 def _absent(mean: Tensor) -> Tensor:
     """Return 0 in place of a mean over no samples."""
-    # The gradient 0 of 0 / 0 is NaN, so none at all goes back into such a division. Elsewhere 0 does: FSDP and ZeRO want
-    # the same parameters to have a gradient on every rank.
+    # The gradient 0 of 0 / 0 is NaN, so none at all goes back into such a division. Elsewhere 0 goes back, since under
+    # FSDP and ZeRO the same parameters must have a gradient on every rank.
     divides = _is(mean.grad_fn, "DivBackward") and not bool(mean.isfinite())
     zero: Tensor = _Absent.apply(mean, divides)  # type: ignore[no-untyped-call]
     return zero

@@ -138,8 +138,7 @@ class Window:
         """Find α for the whole window over all ranks. Collective, with the messages of a single batch.
 
         Raises:
-            BalanceError: as in the backward of `Balancer.total`.
-            ValueError: losses and counts that cannot belong together, as for `Balancer.total`.
+            BalanceError: as in `Balancer.total` and its backward.
             RuntimeError: no micro-batch was added.
         """
         if not self._gram_TT.dim():

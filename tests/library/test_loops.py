@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.heads.task_heads import StackedHeads
-from paretrain import Balancer, NonFiniteError, Random
+from paretrain import BalanceError, Balancer, NonFiniteError, Random
 from tests.support.problem import MISSING, Problem, two_pass_step
 from tests.support.ranks import run_ranks
 
@@ -324,9 +324,9 @@ def inside_join(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor)
 
 
 MISTAKES: dict[Callable[..., None], tuple[type[Exception], str]] = {
-    a_mean_as_a_sum: (ValueError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
-    a_loss_without_a_count: (ValueError, "task 'right': a loss, but a count of 0"),
-    a_negative_count: (ValueError, "task 'left': a count that is negative"),
+    a_mean_as_a_sum: (BalanceError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
+    a_loss_without_a_count: (BalanceError, "task 'right': a loss, but a count of 0"),
+    a_negative_count: (BalanceError, "task 'left': a count that is negative"),
     by_position: (TypeError, r"by keyword: total\(sums=..., counts=...\)"),
     another_loss: (RuntimeError, "call backward on that scalar"),
     another_name: (ValueError, "tasks left, middle, right; found those of left, middle, rihgt"),
