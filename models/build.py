@@ -81,6 +81,7 @@ def build_model(
     head: str | Build,
     options: Mapping[str, Any],
     tower: Tower | None = None,
+    linear: Sequence[str] = (),
 ) -> MultiTaskModel:
     """Add one head for each task to the encoder. Heads of equal tasks are stacked if their kind allows it.
 
@@ -91,10 +92,12 @@ def build_model(
             as those in HEADS are.
         options: the head's keyword arguments.
         tower: a second head for each task; None: no such heads.
+        linear: names of tasks that get a linear head in place of `head`.
 
     Raises:
         ValueError: a name or an option is unknown, or a value is refused.
     """
+    _refuse_wrong_linear(linear, head, tasks)
     if head == SHARED:
         if tower is not None or not _are_equal(tasks) or _number(encoder, "stride"):
             raise ValueError(
@@ -104,7 +107,7 @@ def build_model(
         widths = [task.num_outputs for task in tasks]
         return MultiTaskModel(encoder, shared_heads(_number(encoder, "width"), widths, options))
     _refuse_unused_head(head, options, tasks)
-    known = head in HEADS and (tower is None or tower.head in HEADS)
+    known = head in HEADS and (tower is None or tower.head in HEADS) and not linear
     stackable = known and _are_equal(tasks) and not _number(encoder, "stride")
     kind = StackedHeads if stackable else SeparateHeads
 
@@ -113,6 +116,9 @@ def build_model(
         return kind(modules)
 
     heads = one_each("head", head, options)
+    for place, task in enumerate(tasks):
+        if task.name in linear:
+            heads[place] = _build_head("head", "linear", {}, encoder, task)
     if tower is None:
         return MultiTaskModel(encoder, heads)
     return MultiTaskModel(encoder, HeadsWithTowers(heads, one_each("tower", tower.head, tower.options), tower.weight))
@@ -131,6 +137,19 @@ def _refuse_unused_head(head: str | Build, options: Mapping[str, Any], tasks: Se
             f"head '{head}' is for tasks with one target a sample, and this data has none that could use its options "
             f"({', '.join(options)}). For tasks with a target for every pixel: {', '.join(DENSE_HEADS)}"
         )
+
+
+def _refuse_wrong_linear(linear: Sequence[str], head: str | Build, tasks: Sequence[Task]) -> None:
+    """Refuse tasks that cannot have a linear head of their own, or have one already."""
+    if linear and head in ("linear", SHARED):
+        raise ValueError(f"linear_heads {list(linear)} with head '{head}', which is linear for all tasks: leave one out")
+    able = [task.name for task in tasks if isinstance(task, Classification | Regression)]
+    for name in linear:
+        if name not in able:
+            raise ValueError(
+                f"linear_heads names '{name}'.{_did_you_mean(name, able)} Tasks with one target a sample: "
+                f"{', '.join(able) or 'none'}"
+            )
 
 
 def _are_equal(tasks: Sequence[Task]) -> bool:

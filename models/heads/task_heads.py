@@ -85,3 +85,15 @@ class StackedHeads(nn.Module):
         """Return the outputs of all tasks: (B, T, C)."""
         outputs_BTC: Tensor = self.rest(self.first(z_BD, balancer))
         return outputs_BTC
+
+
+def state_of(heads: SeparateHeads | StackedHeads, task: int) -> dict[str, Tensor]:
+    """Return one task's parameters, which share their memory, by the names that its head has by itself: `0.weight`."""
+    if isinstance(heads, SeparateHeads):
+        return dict(heads[task].state_dict())
+    state = {}
+    for place, layer in enumerate([heads.first, *heads.rest]):
+        if isinstance(layer, _Stack):
+            state[f"{place}.weight"] = layer.weight_TCD.detach()[task]
+            state[f"{place}.bias"] = layer.bias_TC.detach()[task]
+    return state

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import Classification, build_encoder, build_model, task_losses, task_measures
-from models.heads.task_heads import SeparateHeads, StackedHeads
+from models import Classification, Regression, build_encoder, build_model, task_losses, task_measures
+from models.heads.task_heads import SeparateHeads, StackedHeads, state_of
 from models.heads.vector import linear_head, mlp_head
 from models.tasks import MISSING
 
@@ -140,3 +140,23 @@ def test_the_balancer_stands_between_encoder_and_heads(classes: list[int], asked
     assert balancer.asked == asked
     for with_balancer, without in zip(outputs, model(images_BCHW), strict=True):
         torch.testing.assert_close(with_balancer, without)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_one_tasks_parameters_fit_its_head_by_itself(kind: str) -> None:
+    options = {} if kind == "linear" else {"hidden": 5, "dropout": 0.0}
+    model = build_model(encoder(), [Classification(f"t{task}", 3) for task in range(4)], kind, options)
+    alone = {"linear": linear_head, "mlp": mlp_head}[kind](6, 3, **options)
+    alone.load_state_dict(state_of(model.heads, 2))
+    z_BD = torch.ones(2, 6)
+    torch.testing.assert_close(alone(z_BD), model.heads(z_BD, None)[:, 2])
+
+
+def test_some_tasks_have_linear_heads() -> None:
+    tasks = [Classification("a", 3), Regression("b"), Classification("c", 3)]
+    heads = build_model(encoder(), tasks, "mlp", {"hidden": 5}, linear=["b"]).heads
+    assert [len(state_of(heads, task)) for task in range(3)] == [4, 2, 4]
+    with pytest.raises(ValueError, match="Did you mean 'b'"):
+        build_model(encoder(), tasks, "mlp", {}, linear=["bb"])
+    with pytest.raises(ValueError, match="linear for all tasks"):
+        build_model(encoder(), tasks, "linear", {}, linear=["b"])

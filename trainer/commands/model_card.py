@@ -46,6 +46,7 @@ model = models.build_model(
     tasks,
     {head},
     head["options"],
+    linear=head["linear"],
 )
 model.load_state_dict(weights)
 model.eval()

@@ -64,7 +64,7 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         head, tower = _load("head", config.head.name), None
         if config.tower:
             tower = Tower(_load("tower", config.tower.name), config.tower.options, config.tower.weight)
-        network = build_model(encoder, tasks, head, config.head.options, tower)
+        network = build_model(encoder, tasks, head, config.head.options, tower, config.linear_heads)
     except ValueError as error:
         raise UserError(f"{error}{place_of(error)}") from error
     _refuse_tied(network)

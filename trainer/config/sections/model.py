@@ -44,6 +44,9 @@ class ModelConfig(Section):
 
     encoder: EncoderConfig
     head: HeadConfig = HeadConfig()
+    linear_heads: list[str] = Field([])
+    """Tasks with a linear head in place of `head`: those whose head `paretrain refit` has replaced. Other heads are then
+    computed one by one."""
     checkpoint_activations: bool = False
     """true: keep only the inputs of the encoder's blocks, and compute the blocks again in the backward. It takes a
     quarter of the memory or less, and 10 to 70 % more time. The results are the same bit for bit."""
