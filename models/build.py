@@ -104,8 +104,8 @@ def build_model(
                 f"head '{SHARED}' is for tasks that are alike (numbers, or as many classes), on a z that is a vector, "
                 "and without towers. Type model.head.name=linear, or train such tasks alone: data.tasks=[...]"
             )
-        widths = [task.num_outputs for task in tasks]
-        return MultiTaskModel(encoder, shared_heads(_number(encoder, "width"), widths, options))
+        outputs = {task.name: task.num_outputs for task in tasks}
+        return MultiTaskModel(encoder, shared_heads(_number(encoder, "width"), outputs, options))
     _refuse_unused_head(head, options, tasks)
     known = head in HEADS and (tower is None or tower.head in HEADS) and not linear
     stackable = known and _are_equal(tasks) and not _number(encoder, "stride")
@@ -142,7 +142,9 @@ def _refuse_unused_head(head: str | Build, options: Mapping[str, Any], tasks: Se
 def _refuse_wrong_linear(linear: Sequence[str], head: str | Build, tasks: Sequence[Task]) -> None:
     """Refuse tasks that cannot have a linear head of their own, or have one already."""
     if linear and head in ("linear", SHARED):
-        raise ValueError(f"linear_heads {list(linear)} with head '{head}', which is linear for all tasks: leave one out")
+        raise ValueError(
+            f"linear_heads {list(linear)} with head '{head}', which is linear for all tasks: leave one out"
+        )
     able = [task.name for task in tasks if isinstance(task, Classification | Regression)]
     for name in linear:
         if name not in able:

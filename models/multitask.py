@@ -6,7 +6,7 @@ Shapes: B samples, T tasks, C outputs per task.
 from torch import Tensor, nn
 
 from models.heads.shared import PenalisedOutputs
-from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads
+from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, state_of
 from models.heads.towers import HeadsWithTowers, TowerOutputs
 
 
@@ -44,3 +44,7 @@ class MultiTaskModel(nn.Module):
             z.requires_grad_()  # A frozen encoder: the balancer still measures the gradients of z.
         outputs: Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs = self.heads(z, balancer)
         return outputs
+
+    def head_state(self, task: int) -> dict[str, Tensor]:
+        """Return the parameters of one task's head, without its tower: see `state_of`."""
+        return state_of(self.heads.main if isinstance(self.heads, HeadsWithTowers) else self.heads, task)

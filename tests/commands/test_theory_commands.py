@@ -2,17 +2,24 @@
 
 import csv
 import json
+import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from paretrain.theory.coupling import penalty_grid
+from tests.support.ranks import run_ranks
+from tests.support.runs import checkpoint
 from trainer.cli import main
 from trainer.commands.eval import evaluate_run
+from trainer.commands.refit import refit_run
+from trainer.commands.refit_judge import judge
 from trainer.data.sources.digits import write_digits
 from trainer.data.sources.table import write_table
 
@@ -87,6 +94,24 @@ def test_an_unknown_study_names_those_that_there_are(capsys):
     assert "did you mean 'double-descent'" in error
 
 
+def test_a_file_is_a_study(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n\n"
+        "def run(out: Path, quick: bool, processes: int) -> Path:\n"
+        "    if not quick:\n        1 / 0\n"
+        "    (out / 'page.html').write_text(f'{quick} {processes}')\n"
+        "    return out / 'page.html'\n"
+    )
+
+    assert main(["study", "mine.py", "--quick", "--processes", "3"]) == 0
+    assert (tmp_path / "study-mine" / "page.html").read_text() == "True 3"
+    assert main(["study", "mine.py"]) == 2
+    assert "mine.py:5" in capsys.readouterr().err
+    assert main(["study", "other.py"]) == 2
+    assert "no file" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def run_dir(table: Path) -> Path:
     """A run of a few steps only: its encoder is nearly random, and its heads are far from their best."""
@@ -108,24 +133,71 @@ def run_dir(table: Path) -> Path:
 
 @pytest.mark.processes  # a run asks git which commit it is of
 def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
-    out = tmp_path / "again"
+    out, again = tmp_path / "refitted", tmp_path / "again"
 
     assert main(["refit", str(run_dir), "--out", str(out)]) == 0
 
-    shown = capsys.readouterr().out
     found = json.loads((out / "refit.json").read_text())
-    assert next(iter(found["candidates"])) == "each alone"
-    assert "coupled by theory" in found["candidates"]
+    assert next(iter(found["validated"])) == "each alone"
+    assert "coupled by theory" in found["validated"]
     assert [task["task"] for task in found["tasks"]] == ["<b>", "often missing", "sign"]
-    assert all(task["after"] < task["before"] for task in found["tasks"])
-    assert "WORSE" not in shown
-    assert found["mean_change"] < -2 * found["mean_change_error"] < 0
+    new = [task["task"] for task in found["tasks"] if task["head"] != "as trained"]
+    assert "<b>" in new
+    for task in found["tasks"]:
+        is_better = task["loss"]["after"] < task["loss"]["before"] - 2 * task["loss"]["error"]
+        assert (task["task"] in new) == (is_better and task["error"]["after"] <= task["error"]["before"])
     before, after = evaluate_run(run_dir, "test", None), evaluate_run(out, "test", None)
     assert after.errors["<b>"] < before.errors["<b>"]
-    assert after.losses["sign"] < before.losses["sign"]
     assert main(["export", str(out), "--out", str(tmp_path / "model.safetensors")]) == 0
     assert main(["refit", str(run_dir), "--out", str(out)]) == 2
     assert "is there already" in capsys.readouterr().err
+
+    assert main(["refit", str(out), "--out", str(again)]) == 0  # now there is nothing to win
+
+    assert "<b>" in capsys.readouterr().out.split("as trained: ")[1]
+    assert evaluate_run(again, "test", None).losses["<b>"] == after.losses["<b>"]
+
+
+@pytest.mark.processes
+def test_a_task_keeps_a_head_of_its_own_kind(run_dir, tmp_path, monkeypatch):
+    """The trained heads are MLPs; the outputs of those that are kept do not change by a bit."""
+    out = tmp_path / "mixed"
+
+    def only_the_first(run, fitted, split, ids):
+        found = judge(run, fitted, split, ids)
+        return [replace(found[0], head="each alone"), *(replace(one, head="as trained") for one in found[1:])]
+
+    monkeypatch.setattr("trainer.commands.refit.judge", only_the_first)
+    assert main(["refit", str(run_dir), "--out", str(out)]) == 0
+
+    model = yaml.safe_load((out / "config.yaml").read_text())["model"]
+    assert (model["head"]["name"], model["linear_heads"]) == ("mlp", ["<b>"])
+    before, after = evaluate_run(run_dir, "test", None), evaluate_run(out, "test", None)
+    assert after.errors["<b>"] != before.errors["<b>"]
+    for kept in ("often missing", "sign"):
+        assert after.losses[kept] == pytest.approx(before.losses[kept], rel=1e-6)
+    assert main(["export", str(out), "--out", str(tmp_path / "model.safetensors")]) == 0
+
+
+def refitted_by_two(rank: int, run_dir: Path, out: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    refit_run(run_dir, out, None, processes=2)
+
+
+@pytest.mark.processes
+def test_two_processes_refit_as_one(run_dir, tmp_path):
+    refit_run(run_dir, tmp_path / "one", None)
+    run_ranks(2, refitted_by_two, run_dir, tmp_path / "two")
+
+    one, two = (checkpoint(tmp_path / name)[0] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    verdicts = [json.loads((tmp_path / name / "refit.json").read_text())["tasks"] for name in ("one", "two")]
+    for of_one, of_two in zip(*verdicts, strict=True):
+        assert (of_one["head"], of_one["samples"]) == (of_two["head"], of_two["samples"])
+        assert of_one["loss"] == pytest.approx(of_two["loss"], rel=1e-4)
 
 
 @pytest.mark.processes

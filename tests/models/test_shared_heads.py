@@ -77,6 +77,34 @@ def test_evaluation_knows_no_penalty_and_the_parameters_are_those_of_linear_head
     assert torch.equal(shared(data()[0]), linear(data()[0]))
 
 
+def test_a_graph_holds_its_pairs_together():
+    options = {"own": OWN, "graph": {"t0": {"t1": 0.5, "t3": 0.2}, "t3": {"t2": 0.9}}}
+    model = model_with("shared", options)
+    weight_TN = model.heads.first.weight_TCD.detach().flatten(1)
+    expected = OWN / 2 * (weight_TN**2).sum()
+    for one, other, weight in ((0, 1, 0.5), (0, 3, 0.2), (2, 3, 0.9)):
+        expected = expected + weight / 2 * ((weight_TN[one] - weight_TN[other]) ** 2).sum()
+
+    torch.testing.assert_close(model.heads.penalties().sum(), expected, rtol=1e-12, atol=0)
+    assert set(model.state_dict()) == set(model_with("linear", {}).state_dict())
+    for graph in ({"t0": {"t0": 1}}, {"t0": {"t9": 1}}, {"t0": {"t1": -1}}, {"t0": {"t1": 1}, "t1": {"t0": 1}}, "t0"):
+        with pytest.raises(ValueError, match="the graph has"):
+            model_with("shared", options | {"graph": graph})
+
+
+def test_learnt_similarity_is_the_square_of_the_trace_norm():
+    """Value and gradient, although the similarities are constant in the backward."""
+    model = model_with("shared", {"learnt": OWN})
+    weight_TCD = model.heads.first.weight_TCD
+    expected = OWN / 2 * torch.linalg.svdvals(weight_TCD.flatten(1)).sum() ** 2
+
+    (found_gradient,) = torch.autograd.grad(model.heads.penalties().sum(), weight_TCD)
+    (expected_gradient,) = torch.autograd.grad(expected, weight_TCD)
+
+    torch.testing.assert_close(model.heads.penalties().sum(), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(found_gradient, expected_gradient, rtol=1e-10, atol=1e-12)
+
+
 def under_ddp(rank: int) -> list[torch.Tensor]:
     model = nn.parallel.DistributedDataParallel(model_with("shared", OPTIONS))
     x_BF, targets = data()
@@ -130,9 +158,9 @@ def test_training_reaches_the_closed_form():
 @pytest.mark.parametrize(
     ("tasks", "options", "tower", "phrase"),
     [
-        (TASKS, {"common": 1}, None, "two positive numbers"),
-        (TASKS, {"common": -1, "own": 1}, None, "two positive numbers"),
-        (TASKS, {"common": 1, "own": 1, "hidden": 3}, None, "two positive numbers"),
+        (TASKS, {"common": 1}, None, "positive numbers"),
+        (TASKS, {"common": -1, "own": 1}, None, "positive numbers"),
+        (TASKS, {"common": 1, "own": 1, "hidden": 3}, None, "positive numbers"),
         ([*TASKS, Classification("two", 2)], OPTIONS, None, "tasks that are alike"),
         (TASKS, OPTIONS, Tower(), "without towers"),
     ],

@@ -4,7 +4,8 @@ import pytest
 from paretrain.theory.asymptotics import coupling
 from paretrain.theory.coupling import Moments, estimate_moments
 from paretrain.theory.coupling import fit_coupled as fit_in_the_dual
-from paretrain.theory.coupling.closed_form import SecondMoments, fit_alone, fit_by_theory, fit_coupled
+from paretrain.theory.coupling.closed_form import fit_alone, fit_by_theory, fit_coupled
+from paretrain.theory.coupling.second_moments import SecondMoments
 
 
 def problem(missing, rows=60, width=7, tasks=3, seed=0):
@@ -18,7 +19,7 @@ def problem(missing, rows=60, width=7, tasks=3, seed=0):
 
 
 def moments_of(features_ND, labels_NC, batch=11):
-    moments = SecondMoments(features_ND.shape[1], labels_NC.shape[1])
+    moments = SecondMoments(features_ND[0], labels_NC.shape[1])
     for start in range(0, len(features_ND), batch):
         moments.add(features_ND[start : start + batch], labels_NC[start : start + batch])
     return moments.columns()
@@ -49,6 +50,35 @@ def test_a_matrix_is_kept_for_each_pattern_of_missing_labels():
     assert len({id(column.covariance) for column in columns}) == 2
     np.testing.assert_allclose(columns[2].covariance.matrix_DD, np.cov(features_ND[:40].T, bias=True), rtol=1e-10)
     np.testing.assert_allclose(columns[0].covariance.matrix_DD, np.cov(features_ND.T, bias=True), rtol=1e-10)
+
+
+@pytest.mark.parametrize("patterned", [False, True])
+def test_the_sums_of_processes_are_those_of_one(patterned):
+    """Each process has seen other patterns of missing labels; one has seen no row."""
+    features_ND, labels_NC = problem(0, tasks=4)
+    if patterned:
+        labels_NC[::2, 1] = labels_NC[::2, 2] = labels_NC[35:, 2:] = np.nan
+    processes = [SecondMoments(features_ND[0], 4) for _ in range(3)]
+    processes[0].add(features_ND[:30], labels_NC[:30])
+    processes[1].add(features_ND[30:], labels_NC[30:])
+    groups = [process.groups for process in processes]
+    sent = []
+
+    def send(vector):
+        sent.append(vector)
+        return vector
+
+    for process in processes:
+        process.sum_over(groups, send)
+    processes[0].sum_over(groups, lambda _: sum(sent))
+
+    found, expected = processes[0].columns(), moments_of(features_ND, labels_NC)
+    assert len({id(column.covariance) for column in found}) == len({id(column.covariance) for column in expected})
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.covariance.matrix_DD, other.covariance.matrix_DD, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(one.cross_D, other.cross_D, rtol=1e-10, atol=1e-12)
+        assert one.covariance.count == other.covariance.count
+        assert one.mean == pytest.approx(other.mean)
 
 
 @pytest.mark.parametrize("missing", [0, 0.4])

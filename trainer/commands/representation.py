@@ -34,7 +34,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's model as it was trained, averaged weights where it has some, and its data, on one process."""
+    """A run's model as it was trained, averaged weights where it has some, and its data; whole on every process."""
 
     experiment: Experiment
     runtime: Runtime
@@ -63,22 +63,25 @@ class Trained:
 
 @contextmanager
 def trained(
-    run_dir: Path, split: str | None, step: int | None, tasks: Sequence[str] | None = None
+    run_dir: Path, split: str | None, step: int | None, tasks: Sequence[str] | None = None, processes: int = 1
 ) -> Iterator[Trained]:
     """Open a run's checkpoint of `step` (None: the last one) and its data, of which `split` (None: all) is verified.
+
+    Collective.
 
     Args:
         run_dir: the run's folder.
         split: which part of the data is going to be read.
         step: of the checkpoint.
         tasks: of the run; None: all. Where they are given, the network has the heads of all tasks still.
+        processes: that take part.
 
     Raises:
         UserError: no such run, checkpoint, split or task, or a damaged one.
     """
     experiment = read_config(run_dir)
     path = checkpoint_of(run_dir, step)
-    with joined(ParallelConfig(device=experiment.parallel.device)) as runtime:
+    with joined(ParallelConfig(processes=processes, device=experiment.parallel.device)) as runtime:
         data = open_split(experiment.data, split, runtime)
         every_task = build_tasks(data.manifest, experiment.data.tasks)
         network = build_network(experiment, data.manifest, every_task)
@@ -106,6 +109,8 @@ def read_samples(
     reader = SplitReader(DataFolder(data.folder, data.manifest, data.copy), split, tasks)
     try:
         for ids_B in np.array_split(ids_N, max(1, -(-len(ids_N) // BATCH))):
+            if not len(ids_B):
+                continue  # a rank may have no sample
             buffers = reader.buffers(len(ids_B))
             found = reader.read_into(buffers, ids_B)
             if found.bad:

@@ -1,4 +1,4 @@
-"""`paretrain study`: run one of the studies anew and write its page."""
+"""`paretrain study`: run one of the studies anew, or one of the user's own, and write its page."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,30 +7,62 @@ from pathlib import Path
 from trainer.errors import UserError, did_you_mean
 from trainer.files import make_folder
 from trainer.terminal import Terminal
+from trainer.user_code import call, is_user_code, load
+
+RUN = "run"
+"""The function of a file that is a study."""
+
+Study = Callable[[Path, bool, int], Path]
+"""Run a study, `run(out, quick, processes)`, and return its page."""
 
 
 def run_study(name: str, out: Path | None, quick: bool, processes: int | None) -> Path:
     """Run the study `name`, and return the page that it has written.
 
     Args:
-        name: of a study.
+        name: a key of STUDIES, or the user's own function of the same form: FILE.py (its function `run`),
+            FILE.py:NAME or a dotted path.
         out: folder of the page, its figures and its numbers; None: study-NAME in the current folder.
         quick: run smaller problems and fewer replicates.
         processes: None: as many as there are cores.
 
     Raises:
-        UserError: there is no such study, or the folder cannot be written.
+        UserError: there is no such study, the user's own fails, or the folder cannot be written.
     """
-    if name not in STUDIES:
-        raise UserError(f"no study {name!r}{did_you_mean(name, STUDIES)} The studies: {', '.join(STUDIES)}.")
-    out = out or Path(f"study-{name}")
+    study, short = _find(name)
+    out = out or Path(f"study-{short}")
     make_folder(out)
     try:
-        page = STUDIES[name](out, quick, processes or os.cpu_count() or 1)
+        page = study(out, quick, processes or os.cpu_count() or 1)
     except OSError as error:
         raise UserError(f"the study's folder {out} cannot be written: {error}") from error
     Terminal(soft_wrap=True).print(f"page: {page}")
     return page
+
+
+def _find(name: str) -> tuple[Study, str]:
+    """Return the study, and a short name for its folder."""
+    if name in STUDIES:
+        return STUDIES[name], name
+    if not is_user_code(name):
+        raise UserError(
+            f"no study {name!r}{did_you_mean(name, STUDIES)} The studies: {', '.join(STUDIES)}, or a file of your own, "
+            "such as my_study.py"
+        )
+    target = f"{name}:{RUN}" if name.endswith(".py") else name
+    expected = f"expected a function {RUN}(out, quick, processes) that returns the Path of its page"
+    try:
+        own = load(target, Path, named=f"study '{name}'", expected=expected)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+    def study(out: Path, quick: bool, processes: int) -> Path:
+        try:
+            return Path(call(own, out, quick, processes, doing=f"study '{name}' fails"))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    return study, Path(target.rpartition(":")[0] or target).stem
 
 
 def _double_descent(out: Path, quick: bool, processes: int) -> Path:
@@ -39,5 +71,4 @@ def _double_descent(out: Path, quick: bool, processes: int) -> Path:
     return run(out, quick, processes)
 
 
-STUDIES: Mapping[str, Callable[[Path, bool, int], Path]] = {"double-descent": _double_descent}
-"""Name -> `run(out, quick, processes)`, which returns the page."""
+STUDIES: Mapping[str, Study] = {"double-descent": _double_descent}

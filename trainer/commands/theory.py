@@ -1,16 +1,26 @@
 """The arguments of `paretrain study`, `couple` and `refit`."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trainer.commands.arguments import whole
 
 
-def add_theory_commands(commands: Any) -> None:
-    """Add the commands that say, and show, what combining tasks wins."""
+def add_theory_commands(commands: Any, run_refit: Callable[[argparse.Namespace], int | None]) -> None:
+    """Add the commands that say, and show, what combining tasks wins.
+
+    Args:
+        commands: of the command line.
+        run_refit: runs `paretrain refit`, which may start processes.
+    """
     study = commands.add_parser("study", help="run a study anew, such as double-descent, and write its page")
-    study.add_argument("name", metavar="NAME", help="double-descent: theory against simulation")
+    study.add_argument(
+        "name",
+        metavar="NAME|FILE",
+        help="double-descent: theory against simulation; or your own FILE.py with run(out, quick, processes)",
+    )
     study.add_argument("--quick", action="store_true", help="smaller problems, fewer replicates: about a minute")
     study.add_argument("--out", type=Path, metavar="DIR", help="default: study-NAME in the current folder")
     study.add_argument("--processes", type=whole(1), metavar="N", help="default: as many as there are cores")
@@ -30,7 +40,8 @@ def add_theory_commands(commands: Any) -> None:
     refit.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     refit.add_argument("--out", type=Path, required=True, metavar="NEW_RUN", help="the folder of the new run")
     refit.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
-    refit.set_defaults(run=_refit)
+    refit.add_argument("--processes", type=whole(1), default=1, metavar="N", help="that read the samples (default: 1)")
+    refit.set_defaults(run=run_refit)
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -43,9 +54,3 @@ def _couple(options: argparse.Namespace) -> None:
     from trainer.commands.couple import couple_tasks
 
     couple_tasks(options.folder, options.out, options.samples, options.tasks, options.step)
-
-
-def _refit(options: argparse.Namespace) -> None:
-    from trainer.commands.refit import refit_run
-
-    refit_run(options.run_dir, options.out, options.step)

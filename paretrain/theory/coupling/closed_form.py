@@ -3,11 +3,11 @@
 The penalties are those of equation 2 with features as they are and labels of unit variance. Test errors are estimated
 by generalised cross-validation (equation 17), relative to each column's variance.
 
-Shapes: B rows of a batch, N rows, D features, C columns of labels, T columns of a block, K directions (as many).
+Shapes: N rows, D features, C columns of labels, T columns of a block, K directions (as many).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
@@ -15,106 +15,10 @@ from scipy.linalg import eigh
 from paretrain.theory.arrays import Array
 from paretrain.theory.asymptotics import coupling
 from paretrain.theory.coupling.moments import Moments
+from paretrain.theory.coupling.second_moments import Column
 
 MAX_UNKNOWNS = 1536
 """Weights of a block that are solved for at once where its columns have different rows."""
-
-
-@dataclass
-class _Rows:
-    """The moments of some rows, and which columns have their labels on just these."""
-
-    columns: list[int]
-    count: int
-    sum_D: Array
-    outer_DD: Array
-
-
-class SecondMoments:
-    """Sum what least squares need over batches. Columns whose labels are on the same rows share one D x D matrix.
-
-    Labels may be missing (NaN); the sums of each column are over its own labelled rows, exactly.
-    """
-
-    def __init__(self, width: int, num_columns: int) -> None:
-        self._rows = [_Rows(list(range(num_columns)), 0, np.zeros(width), np.zeros((width, width)))]
-        self._origin_D: Array | None = None
-        self._label_sum_C, self._square_sum_C = np.zeros(num_columns), np.zeros(num_columns)
-        self._cross_DC = np.zeros((width, num_columns))
-
-    def add(self, features_BD: Array, labels_BC: Array) -> None:
-        """Add a batch."""
-        if self._origin_D is None:  # moments around a mean lose fewer digits
-            self._origin_D = features_BD.mean(axis=0)
-        moved_BD, known_BC = features_BD - self._origin_D, ~np.isnan(labels_BC)
-        self._rows = [part for rows in self._rows for part in _split(rows, known_BC)]
-        for rows in self._rows:
-            here_BD = moved_BD[known_BC[:, rows.columns[0]]]
-            rows.count += len(here_BD)
-            rows.sum_D += here_BD.sum(axis=0)
-            rows.outer_DD += here_BD.T @ here_BD
-        filled_BC = np.where(known_BC, labels_BC, 0)
-        self._label_sum_C += filled_BC.sum(axis=0)
-        self._square_sum_C += (filled_BC**2).sum(axis=0)
-        self._cross_DC += moved_BD.T @ filled_BC
-
-    def columns(self) -> "list[Column]":
-        """Return each column's moments around its means, with labels of unit variance.
-
-        Raises:
-            ValueError: a column has fewer than two labels or one value only.
-        """
-        found: dict[int, Column] = {}
-        for rows in self._rows:
-            mean_D = rows.sum_D / max(rows.count, 1)
-            covariance = Covariance(rows.outer_DD / max(rows.count, 1) - np.outer(mean_D, mean_D), rows.count)
-            for c in rows.columns:
-                mean = self._label_sum_C[c] / max(rows.count, 1)
-                variance = self._square_sum_C[c] / max(rows.count, 1) - mean**2
-                if rows.count < 2 or variance <= 1e-12 * max(mean**2, 1e-300):
-                    raise ValueError(f"column {c} has {rows.count} labels with a variance of {variance:.3g}")
-                deviation = float(np.sqrt(variance))
-                cross_D = (self._cross_DC[:, c] / rows.count - mean_D * mean) / deviation
-                assert self._origin_D is not None, "there are labels"
-                found[c] = Column(covariance, cross_D, float(mean), deviation, self._origin_D + mean_D)
-        return [found[c] for c in range(len(found))]
-
-
-def _split(rows: _Rows, known_BC: Array) -> list[_Rows]:
-    """Divide columns that have had their labels on the same rows by which rows of a batch they have them on."""
-    parts: dict[bytes, list[int]] = {}
-    for c in rows.columns:
-        parts.setdefault(known_BC[:, c].tobytes(), []).append(c)
-    if len(parts) == 1:
-        return [rows]
-    return [_Rows(columns, rows.count, rows.sum_D.copy(), rows.outer_DD.copy()) for columns in parts.values()]
-
-
-@dataclass
-class Covariance:
-    """Hold the covariance of some rows' features, and its eigenvectors once they are asked for."""
-
-    matrix_DD: Array
-    count: int
-    _eigen: tuple[Array, Array] | None = field(default=None, repr=False)
-
-    def eigen(self) -> tuple[Array, Array]:
-        """Return eigenvalues (D) and eigenvectors (D x D)."""
-        if self._eigen is None:
-            values_D, vectors_DD = np.linalg.eigh(self.matrix_DD)
-            self._eigen = np.maximum(values_D, 0), vectors_DD
-        return self._eigen
-
-
-@dataclass(frozen=True)
-class Column:
-    """Hold a column's moments: the covariance of its rows' features, and with its labels, scaled to unit variance."""
-
-    covariance: Covariance
-    cross_D: Array
-    mean: float
-    deviation: float
-    feature_mean_D: Array
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class HeadConfig(Section):
     kinds of tasks occur, the name applies to its own kind; the other kind gets linear or upsampling. Or the dotted path
     of your own: called with (width, outputs, **options)."""
     options: dict[str, Any] = Field({})
-    """Keyword arguments of the head: hidden and dropout of mlp; common and own of shared; hidden and kernel_size of
-    upsampling and pyramid."""
+    """Keyword arguments of the head: hidden and dropout of mlp; of shared common and own, graph and own, or learnt;
+    hidden and kernel_size of upsampling and pyramid."""
 
 
 class TowerConfig(HeadConfig):
@@ -45,8 +45,8 @@ class ModelConfig(Section):
     encoder: EncoderConfig
     head: HeadConfig = HeadConfig()
     linear_heads: list[str] = Field([])
-    """Tasks with a linear head in place of `head`: those whose head `paretrain refit` has replaced. Other heads are then
-    computed one by one."""
+    """Tasks with a linear head in place of `head`, such as those whose head `paretrain refit` has replaced. All heads
+    are then computed one by one."""
     checkpoint_activations: bool = False
     """true: keep only the inputs of the encoder's blocks, and compute the blocks again in the backward. It takes a
     quarter of the memory or less, and 10 to 70 % more time. The results are the same bit for bit."""
