@@ -12,8 +12,6 @@ from rich.progress import track
 
 Job = TypeVar("Job")
 
-FEWEST = 16
-"""Replicates before a standard error is believed."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -24,17 +22,15 @@ def replicate(
     seed: int,
     processes: int,
     label: str,
-    precision: float = 0.0,
 ) -> list[np.ndarray]:
     """Call `function` so many times for each job; return each job's results, one a row, in the jobs' order.
 
-    Replicate k of job j draws from the seed (seed, j, k), whatever the number of processes. A job of plain numbers ends
-    early, after FEWEST replicates or more, once its standard error is at most `precision` times its mean.
+    Replicate k of job j draws from the seed (seed, j, k), whatever the number of processes.
     """
     results: list[np.ndarray] = [np.empty(0)] * len(jobs)
     with one_thread_each(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = {
-            pool.submit(_several, function, job, count, seed, number, precision): number
+            pool.submit(_several, function, job, count, seed, number): number
             for number, (job, count) in enumerate(jobs)
         }
         for future in track(as_completed(futures), description=label, total=len(jobs)):
@@ -43,23 +39,9 @@ def replicate(
 
 
 def _several(
-    function: Callable[[Job, np.random.Generator], float | np.ndarray],
-    job: Job,
-    count: int,
-    seed: int,
-    number: int,
-    precision: float,
+    function: Callable[[Job, np.random.Generator], float | np.ndarray], job: Job, count: int, seed: int, number: int
 ) -> np.ndarray:
-    results: list[float | np.ndarray] = []
-    for k in range(count):
-        results.append(function(job, np.random.default_rng((seed, number, k))))
-        if precision and k + 1 >= FEWEST and _relative_error(np.array(results)) <= precision:
-            break
-    return np.array(results)
-
-
-def _relative_error(results_K: np.ndarray) -> float:
-    return float(results_K.std(ddof=1) / len(results_K) ** 0.5 / abs(results_K.mean()))
+    return np.array([function(job, np.random.default_rng((seed, number, k))) for k in range(count)])
 
 
 @contextmanager

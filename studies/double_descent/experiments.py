@@ -19,36 +19,23 @@ BASE = Setting(num_tasks=1, rows=1, features=1, common=1e-3, own=0.5)
 """What all panels share unless they say otherwise; each point sets rows and features."""
 
 Place = Callable[[Setting, float, int], Setting]
-"""Give a setting its place on a panel's x axis; the third argument is the rows of a task, or the features."""
-Size = Callable[[float], int]
-"""Return what a simulation at this x has of them."""
+"""Give a setting its place on a panel's x axis; the third argument is the size of the simulation."""
 
 _THEORY_SIZE = 100_000  # so that whole numbers of rows and features are as good as any ratio
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Hold the size of the simulation.
-
-    A task has `rows` rows or more: as many as `features` features need at a point's p/n, but at most `most_rows`. Few
-    rows bias a simulation by 1/n, and more are cheap where p/n is small. Panel "samples" has `features` features. A
-    point has fewer replicates where its standard error reaches `precision` times its mean (0: never).
-    """
+    """Hold the size of the simulation: rows of a task (features in panel "samples"), replicates, points a curve."""
 
     rows: int
-    most_rows: int
     features: int
     replicates: int
     points: int
-    precision: float
-
-    def rows_at(self, ratio: float) -> int:
-        """Return the rows of a task at p/n = `ratio`."""
-        return round(min(max(self.rows, self.features / ratio), self.most_rows))
 
 
-QUICK = Scale(rows=50, most_rows=50, features=100, replicates=20, points=9, precision=0)
-FULL = Scale(rows=100, most_rows=400, features=400, replicates=400, points=15, precision=0.005)
+QUICK = Scale(rows=50, features=100, replicates=20, points=9)
+FULL = Scale(rows=100, features=200, replicates=60, points=15)
 
 
 @dataclass(frozen=True)
@@ -65,7 +52,7 @@ def panels(scale: Scale) -> dict[str, list[Series]]:
     """Return the series of each panel."""
     return {
         "features": list(_by_tasks(scale, _features)),
-        "samples": list(_by_tasks(scale, _samples, low=1 / 12, high=5)),
+        "samples": list(_by_tasks(replace(scale, rows=scale.features), _samples, low=1 / 12, high=5)),
         "own": list(_by_own_penalty(scale)),
         "tuned": list(_by_tasks(scale, lambda base, x, size: _features(base, x, size).tuned())),
         "height": list(_heights(scale)),
@@ -101,7 +88,7 @@ def strengths(ratio: float, numbers: Sequence[int], *, common: float = 1e-4, own
 
 def near_a_peak(setting: Setting) -> bool:
     """Return whether p/n is within 15 % of 1 or T, where small simulations are biased and noisy."""
-    return any(abs(setting.ratio / peak - 1) < 0.15 for peak in (1, setting.num_tasks) if math.isfinite(peak))
+    return any(abs(math.log(setting.ratio / peak)) < 0.15 for peak in (1, setting.num_tasks) if math.isfinite(peak))
 
 
 def _features(base: Setting, x: float, size: int) -> Setting:
@@ -121,14 +108,10 @@ def _peak_height(base: Setting, x: float, size: int) -> Setting:
     return replace(base, rows=size, features=int(base.num_tasks) * size, common=x)
 
 
-def _series(name: str, base: Setting, place: Place, curve_x: np.ndarray, point_x: np.ndarray, size: Size) -> Series:
+def _series(name: str, base: Setting, place: Place, curve_x: np.ndarray, point_x: np.ndarray, size: int) -> Series:
     curve = np.array([place(base, x, _THEORY_SIZE).theory() for x in curve_x])
-    points = [(x, place(base, x, size(x))) for x in point_x] if math.isfinite(base.num_tasks) else []
+    points = [(x, place(base, x, size)) for x in point_x] if math.isfinite(base.num_tasks) else []
     return Series(name, curve_x, curve, points)
-
-
-def _always(size: int) -> Size:
-    return lambda _: size
 
 
 def _grid(low: float, high: float, count: int, through: Sequence[float] = ()) -> np.ndarray:
@@ -144,22 +127,20 @@ def _by_tasks(scale: Scale, place: Place, *, low: float = 0.2, high: float = 12)
         peak = [] if math.isinf(num_tasks) else [1 / num_tasks if place is _samples else num_tasks]
         name = "T = ∞" if math.isinf(num_tasks) else f"T = {num_tasks}"
         fine, coarse = _grid(low, high, 200, peak), _grid(low, high, scale.points, peak)
-        size = _always(scale.features) if place is _samples else scale.rows_at
-        yield _series(name, replace(BASE, num_tasks=num_tasks), place, fine, coarse, size)
+        yield _series(name, replace(BASE, num_tasks=num_tasks), place, fine, coarse, scale.rows)
 
 
 def _by_own_penalty(scale: Scale) -> Iterator[Series]:
     for own in OWN_PENALTIES:
         base = replace(BASE, num_tasks=4, own=own, common=1e-4)
         fine, coarse = _grid(0.2, 12, 200, [1, 4]), _grid(0.2, 12, scale.points, [1, 4])
-        yield _series(f"μ = {short(own)}", base, _features, fine, coarse, scale.rows_at)
+        yield _series(f"μ = {short(own)}", base, _features, fine, coarse, scale.rows)
 
 
 def _heights(scale: Scale) -> Iterator[Series]:
     for num_tasks in (1, 2, 4):
         base = replace(BASE, num_tasks=num_tasks)
-        size = _always(scale.rows_at(num_tasks))
-        yield _series(f"T = {num_tasks}", base, _peak_height, _grid(1e-5, 1, 60), np.geomspace(1e-3, 1, 4), size)
+        yield _series(f"T = {num_tasks}", base, _peak_height, _grid(1e-5, 1, 60), np.geomspace(1e-3, 1, 4), scale.rows)
 
 
 def _labels(scale: Scale) -> Iterator[Series]:
@@ -167,7 +148,7 @@ def _labels(scale: Scale) -> Iterator[Series]:
         for num_tasks in (1, 4):
             base = replace(BASE, num_tasks=num_tasks, labels=labels, common=1e-2, noise=0.1)
             fine, coarse = _grid(0.2, 8, 120, [num_tasks]), _grid(0.2, 8, scale.points - 3, [num_tasks])
-            yield _series(f"{labels}, T = {num_tasks}", base, _features, fine, coarse, scale.rows_at)
+            yield _series(f"{labels}, T = {num_tasks}", base, _features, fine, coarse, scale.rows)
 
 
 def _classification(scale: Scale) -> Iterator[Series]:
@@ -177,14 +158,14 @@ def _classification(scale: Scale) -> Iterator[Series]:
                 BASE, num_tasks=num_tasks, labels="sign", noise=0, loss=loss, measure="sign", common=1e-2, own=0.2
             )
             fine, coarse = _grid(0.25, 8, 24), _grid(0.25, 8, scale.points - 3)
-            yield _series(f"{loss}, T = {num_tasks}", base, _features, fine, coarse, scale.rows_at)
+            yield _series(f"{loss}, T = {num_tasks}", base, _features, fine, coarse, scale.rows)
 
 
 def _unseen(scale: Scale) -> Iterator[Series]:
     for seen in (1.0, 0.7, 0.4):
         base = replace(BASE, num_tasks=4, seen=seen)
         fine, coarse = _grid(0.2, 12, 120, [4]), _grid(0.2, 12, scale.points - 2, [4])
-        yield _series(f"{seen:.0%} seen", base, _features, fine, coarse, scale.rows_at)
+        yield _series(f"{seen:.0%} seen", base, _features, fine, coarse, scale.rows)
 
 
 def _seen(scale: Scale) -> Iterator[Series]:
@@ -202,4 +183,4 @@ def _seen(scale: Scale) -> Iterator[Series]:
         base = replace(BASE, num_tasks=num_tasks)
         high = 0.999 * MOST_FEATURES
         fine, coarse = _grid(0.2, high, 160, [num_tasks]), _grid(0.2, high, scale.points - 2, [num_tasks])
-        yield _series(name, base, place, fine, coarse, scale.rows_at)
+        yield _series(name, base, place, fine, coarse, scale.rows)

@@ -62,7 +62,7 @@ def measure(panels: Mapping[str, Sequence[Series]], scale: Scale, processes: int
     jobs = [
         (_Job(setting, number >= len(flat) + len(names)), scale.replicates) for number, setting in enumerate(settings)
     ]
-    draws = replicate(_run, jobs, seed=SEED, processes=processes, label="simulating", precision=scale.precision)
+    draws = replicate(_run, jobs, seed=SEED, processes=processes, label="simulating")
     xs = [x for x, _ in flat] + [float("nan")] * 2 * len(names)
     measured = [_summarise(x, setting, found) for x, setting, found in zip(xs, settings, draws, strict=True)]
     on_panels = iter(measured[: len(flat)])

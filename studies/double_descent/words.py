@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from studies.double_descent.experiments import Scale, Series
 from studies.double_descent.measured import Equivalence, Results
 from studies.page import Section, page, table
-from studies.replicates import FEWEST
 
 _PAPER = '<a href="https://arxiv.org/abs/2603.05060">arXiv 2603.05060</a>'
 
@@ -21,7 +20,7 @@ def build_page(figures: Mapping[str, str], results: Results, scale: Scale, secon
             "A model with as many parameters as samples can be worse than a smaller one or a larger one: its test "
             "error peaks where it just fits the training data (double descent). Couple T tasks, and the peak moves "
             "to T times as many parameters. Couple them with the right strength, and it is gone.",
-            "Lines are theory, points are simulations (the mean of several draws and its standard error). Away "
+            f"Lines are theory, points are simulations (mean and standard error of {scale.replicates} draws). Away "
             f"from the peaks the two differ by {agreement.median:.1%} in the median and {agreement.largest:.1%} at "
             f"most over {agreement.num_points} points; {agreement.within_two_errors:.0%} of the points are within two "
             "standard errors.",
@@ -110,23 +109,14 @@ def build_page(figures: Mapping[str, str], results: Results, scale: Scale, secon
             Section(
                 "How this was run",
                 [
-                    f"{_range(scale.rows, scale.most_rows)} samples a task (panel B: {scale.features} features), "
-                    f"{_range(FEWEST if scale.precision else scale.replicates, scale.replicates)} draws a point, each "
-                    f"with its own seed{_until(scale.precision)}; {seconds:.0f} seconds. The numbers behind every line "
-                    "and point are in <code>numbers.csv</code>. Test errors of fitted weights are computed exactly, "
-                    "not on test samples."
+                    f"{scale.rows} samples a task (panel B: {scale.features} features), {scale.replicates} draws a "
+                    f"point, each with its own seed; {seconds:.0f} seconds. The numbers behind every line and point "
+                    "are in <code>numbers.csv</code>. Test errors of fitted weights are computed exactly, not on "
+                    "test samples."
                 ],
             ),
         ],
     )
-
-
-def _range(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _until(precision: float) -> str:
-    return f", until the standard error is {precision:.1%} of the mean" if precision else ""
 
 
 def numbers(panels: Mapping[str, Sequence[Series]], results: Results) -> str:
