@@ -117,22 +117,6 @@ def _on_processes(run: Command) -> Command:
     return command
 
 
-def _refit(options: argparse.Namespace) -> int | None:
-    from trainer.runtime.launcher import end_with_launcher
-
-    end_with_launcher()
-    if options.processes > 1 and "RANK" not in os.environ:
-        from launch.local import launch_command
-
-        step = [] if options.step is None else ["--step", str(options.step)]
-        arguments = [str(options.run_dir), "--out", str(options.out), *step, "--processes", str(options.processes)]
-        return launch_command(options.processes, ["refit", *arguments])
-    from trainer.commands.refit import refit_run
-
-    refit_run(options.run_dir, options.out, options.step, options.processes)
-    return None
-
-
 def _report(options: argparse.Namespace) -> None:
     from trainer.observe.report.page import write_report
     from trainer.plain import printable
@@ -255,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.set_defaults(run=_submit)
 
     add_data_commands(commands)
-    add_theory_commands(commands, _refit)
+    add_theory_commands(commands, _on_processes)
     return parser
 
 

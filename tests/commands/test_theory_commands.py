@@ -17,11 +17,12 @@ from paretrain.theory.coupling import penalty_grid
 from tests.support.ranks import run_ranks
 from tests.support.runs import checkpoint
 from trainer.cli import main
-from trainer.commands.eval import evaluate_run
+from trainer.commands.evaluated import evaluate_checkpoint
 from trainer.commands.refit import refit_run
 from trainer.commands.refit_judge import judge
 from trainer.data.sources.digits import write_digits
 from trainer.data.sources.table import write_table
+from trainer.training.evaluate import Evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +132,10 @@ def run_dir(table: Path) -> Path:
     return table.parent / "runs" / "run"
 
 
+def evaluated(run_dir: Path) -> Evaluation:
+    return evaluate_checkpoint(run_dir, "test", None, None).found
+
+
 @pytest.mark.processes  # a run asks git which commit it is of
 def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
     out, again = tmp_path / "refitted", tmp_path / "again"
@@ -146,7 +151,7 @@ def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
     for task in found["tasks"]:
         is_better = task["loss"]["after"] < task["loss"]["before"] - 2 * task["loss"]["error"]
         assert (task["task"] in new) == (is_better and task["error"]["after"] <= task["error"]["before"])
-    before, after = evaluate_run(run_dir, "test", None), evaluate_run(out, "test", None)
+    before, after = evaluated(run_dir), evaluated(out)
     assert after.errors["<b>"] < before.errors["<b>"]
     assert main(["export", str(out), "--out", str(tmp_path / "model.safetensors")]) == 0
     assert main(["refit", str(run_dir), "--out", str(out)]) == 2
@@ -155,7 +160,7 @@ def test_refitted_heads_are_a_run_of_their_own(run_dir, tmp_path, capsys):
     assert main(["refit", str(out), "--out", str(again)]) == 0  # now there is nothing to win
 
     assert "<b>" in capsys.readouterr().out.split("as trained: ")[1]
-    assert evaluate_run(again, "test", None).losses["<b>"] == after.losses["<b>"]
+    assert evaluated(again).losses["<b>"] == after.losses["<b>"]
 
 
 @pytest.mark.processes
@@ -172,7 +177,7 @@ def test_a_task_keeps_a_head_of_its_own_kind(run_dir, tmp_path, monkeypatch):
 
     model = yaml.safe_load((out / "config.yaml").read_text())["model"]
     assert (model["head"]["name"], model["linear_heads"]) == ("mlp", ["<b>"])
-    before, after = evaluate_run(run_dir, "test", None), evaluate_run(out, "test", None)
+    before, after = evaluated(run_dir), evaluated(out)
     assert after.errors["<b>"] != before.errors["<b>"]
     for kept in ("often missing", "sign"):
         assert after.losses[kept] == pytest.approx(before.losses[kept], rel=1e-6)

@@ -7,13 +7,15 @@ from typing import Any
 
 from trainer.commands.arguments import whole
 
+Run = Callable[[argparse.Namespace], int | None]
 
-def add_theory_commands(commands: Any, run_refit: Callable[[argparse.Namespace], int | None]) -> None:
+
+def add_theory_commands(commands: Any, on_processes: Callable[[Run], Run]) -> None:
     """Add the commands that say, and show, what combining tasks wins.
 
     Args:
         commands: of the command line.
-        run_refit: runs `paretrain refit`, which may start processes.
+        on_processes: turns a command into one that starts as many processes as its option --processes says.
     """
     study = commands.add_parser("study", help="run a study anew, such as double-descent, and write its page")
     study.add_argument(
@@ -40,8 +42,8 @@ def add_theory_commands(commands: Any, run_refit: Callable[[argparse.Namespace],
     refit.add_argument("run_dir", type=Path, metavar="RUN", help="a run's folder, such as runs/digits")
     refit.add_argument("--out", type=Path, required=True, metavar="NEW_RUN", help="the folder of the new run")
     refit.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
-    refit.add_argument("--processes", type=whole(1), default=1, metavar="N", help="that read the samples (default: 1)")
-    refit.set_defaults(run=run_refit)
+    refit.add_argument("--processes", type=whole(1), metavar="N", help="processes that read the samples (default: 1)")
+    refit.set_defaults(run=on_processes(_refit))
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -54,3 +56,9 @@ def _couple(options: argparse.Namespace) -> None:
     from trainer.commands.couple import couple_tasks
 
     couple_tasks(options.folder, options.out, options.samples, options.tasks, options.step)
+
+
+def _refit(options: argparse.Namespace) -> None:
+    from trainer.commands.refit import refit_run
+
+    refit_run(options.run_dir, options.out, options.step, options.processes or 1)
