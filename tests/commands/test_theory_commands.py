@@ -193,7 +193,7 @@ def refitted_by_two(rank: int, run_dir: Path, out: Path) -> None:
 @pytest.mark.processes
 def test_two_processes_refit_as_one(run_dir, tmp_path):
     refit_run(run_dir, tmp_path / "one", None)
-    run_ranks(2, refitted_by_two, run_dir, tmp_path / "two")
+    run_ranks(2, refitted_by_two, run_dir, tmp_path / "two", limit_seconds=180)
 
     one, two = (checkpoint(tmp_path / name)[0] for name in ("one", "two"))
     assert one.keys() == two.keys()
