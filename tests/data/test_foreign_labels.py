@@ -196,6 +196,12 @@ def test_the_only_member_of_the_encoding_is_the_input(tmp_path: Path) -> None:
         ),
         (lambda i: {"jpg": photo(i), "json": b"{"}, JSON_2, "its labels are not JSON"),
         (
+            of_json(lambda i: {}),
+            "tasks: [{name: a, kind: segmentation, classes: [a, b], from: json/a}]",
+            "`from` names it without keys",
+        ),
+        (of_json(lambda i: {}), f"foreign: {{labels: x}}\n{JSON_2}", "unknown key 'foreign'"),
+        (
             lambda i: {"jpg": photo(i), "age.cls": b"1", "sex.cls": b"1"},
             CLS_2,
             "Labels that samples have: 'age.cls', 'sex.cls'.",

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from trainer.config.yaml_file import read_yaml
 from trainer.data.format.explain import explain
 from trainer.data.format.foreign import ForeignSpec, normal_extension
 from trainer.data.format.manifest import SplitName
-from trainer.data.format.specs import ImageSpec, Part, TaskSpecs
+from trainer.data.format.specs import DenseTaskSpec, ImageSpec, Part, TaskSpecs
 from trainer.data.format.tar import open_tar, walk_tar
 from trainer.errors import UserError
 
@@ -23,6 +23,9 @@ tasks:
 - {name: label, kind: classification, classes: 1000}
 - {name: age, kind: regression, from: json/person/age, missing: -1}
 """
+
+DENSE = ("segmentation", "dense_regression")
+"""Kinds of tasks with a target for each pixel."""
 
 MAX_NUMBERED = 1_000_000
 """Limit of classes given by their number instead of their names."""
@@ -41,6 +44,17 @@ class Description(Part):
     tasks: TaskSpecs
     """As in a manifest. `classes` may be their number; mean and std default to 0 and 1."""
 
+    @model_validator(mode="after")
+    def _targets_are_whole_members(self) -> "Description":
+        for task in self.tasks:
+            source = self.foreign.tasks.get(task.name)
+            if isinstance(task, DenseTaskSpec) and source and (source.path or source.missing):
+                raise ValueError(
+                    f"task {task.name!r} has a target for each pixel, which is a member of its own: `from` names it "
+                    "without keys, and nothing in it is `missing`"
+                )
+        return self
+
 
 def read_description(path: Path) -> tuple[Description, dict[str, Any]]:
     """Read a description.
@@ -55,6 +69,8 @@ def read_description(path: Path) -> tuple[Description, dict[str, Any]]:
         written = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"No file {path}.") from None
+    if isinstance(written, dict) and "foreign" in written:  # ours, made of what the other keys say
+        raise UserError(f"{path}: unknown key 'foreign'.\nExpected something like:\n{TEMPLATE}")
     try:
         return Description.model_validate_json(json.dumps(_completed(written))), written
     except ValidationError as error:
@@ -108,6 +124,8 @@ def _completed(values: Any) -> Any:
 
 def _source(task: dict[str, Any], labels: Any, default_missing: Any) -> dict[str, Any] | None:
     """Take `from` and `missing` out of a task; return its source, or None if it has neither."""
+    if task.get("kind") in DENSE:
+        default_missing = None
     address, missing = task.pop("from", None), task.pop("missing", default_missing)
     if address is None and missing is None:
         return None
@@ -128,6 +146,6 @@ def _completed_task(values: dict[str, Any]) -> dict[str, Any]:
         values["classes"] = [str(number) for number in range(values["classes"])]
     elif isinstance(values.get("classes"), list):
         values["classes"] = [str(name) if type(name) is int else name for name in values["classes"]]
-    if values["kind"] in ("segmentation", "dense_regression"):
+    if values["kind"] in DENSE:
         return {"stored_sizes": "any"} | values
     return {"mean": 0.0, "std": 1.0} | values if values["kind"] == "regression" else values
