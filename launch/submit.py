@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.before_submit import check_runs, gpu_note
 from launch.grid import Point
 from trainer.config.file import is_printable
 from trainer.config.machine import try_to_write
@@ -76,9 +77,12 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         dry_run: print exactly what would be submitted, and write nothing.
 
     Raises:
-        UserError: there is no Slurm here, it refuses the job, a run was stopped, or the time limit is too short.
+        UserError: there is no Slurm here, it refuses the job, a run was stopped or could not start, or the time limit
+            is too short.
     """
     script = render(config, points, job)
+    if note := gpu_note(points[0].experiment.parallel.device, job.processes_per_node):
+        print(f"paretrain: {note}", file=sys.stderr)
     if dry_run:
         print(script, end="")
         return
@@ -91,6 +95,8 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         )
     for point in points:
         refuse_stopped(point.experiment.run_dir)
+    if job.container is None:  # A container may see other folders, and have other packages.
+        check_runs([point.experiment for point in points])
     folder = _folder(points)
     path = folder / SCRIPT
     try_to_write(folder / "logs")

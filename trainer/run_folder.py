@@ -198,7 +198,8 @@ def _provenance(experiment: Experiment) -> dict[str, Any]:
         "host": platform.node(),
         "cpu_cores": os.cpu_count(),
         "world_size": experiment.parallel.processes,
-        "git": _git_state(),
+        "git": _git_state(Path(__file__).parent),
+        "user_git": _git_state(Path.cwd()),
         "user_code": loaded_files(names_of_code(experiment)),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
@@ -211,12 +212,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state() -> dict[str, Any] | None:
-    """Return the commit of the running code and whether it was changed since; None outside a git checkout."""
-    here = Path(__file__).parent
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Return the commit of a folder and whether it was changed since; None outside a git checkout."""
+    options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True, "check": True}
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options)
+        status = subprocess.run(["git", "status", "--porcelain"], **options)
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

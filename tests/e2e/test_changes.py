@@ -25,7 +25,9 @@ def test_an_allowed_change_goes_on_and_is_recorded(
     assert "step 6: optimizer.learning_rate: 0.05 -> 0.01, as --allow-change allows" in capsys.readouterr().out
     rates = {record["step"]: record["learning_rate"] for record in numbers(run_dir) if record["kind"] == "train"}
     assert rates[7] == pytest.approx(0.01 / 4), "cosine, at two thirds of the new length"
-    changes = json.loads((run_dir / "run.json").read_text())["changes"]
+    about = json.loads((run_dir / "run.json").read_text())
+    assert about["user_git"] == about["git"], "the tests run in the checkout"
+    changes = about["changes"]
     assert [(change["step"], change["key"]) for change in changes] == [
         (6, "optimizer.learning_rate"),
         (6, "train.steps"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.command import Command
 from trainer.cli import main
@@ -37,3 +38,14 @@ def test_what_is_offloaded_stands_beside_the_estimate(config: Path, paretrain: C
     done = paretrain("check", config, "--strategy", "zero2", "parallel.offload.optimizer=cpu")
     assert done.returncode == 0, done.stderr
     assert "Offloaded to the host: " in said(done.stdout)
+
+
+def test_without_a_gpu_all_but_the_gpu_is_checked(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("here is a GPU")
+    cuda = ["parallel.device=cuda", "parallel.precision=bf16"]
+    assert main(["check", str(config), *cuda]) == 0
+    said = capsys.readouterr().out
+    assert "no GPU here: all else is checked, on the CPU" in said
+    assert "ready to train" in said
+    assert main(["check", str(config), *cuda, "data.tasks=[lift]"]) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.before_submit import check_runs
 from launch.grid import points
 from launch.submit import Job, render, submit
 from tests.support.shellcheck import shellcheck
@@ -116,6 +117,31 @@ def test_says_what_to_type_where_there_is_no_slurm(config: Path, monkeypatch: py
     job = Job(1, 2)
     with pytest.raises(UserError, match=r"no sbatch on this machine(.|\n)*--dry-run(.|\n)*--processes 2"):
         submit(config, points(config, job.overrides, []), job, dry_run=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.path=nowhere", "nowhere"),
+        ("data.tasks=[lift]", "did you mean 'left'"),
+        ("model.encoder.name=resnet19", "resnet19"),
+        ("balance.weighting=mgda", "did you mean 'min_norm'"),
+        ("train.global_batch=402", "402"),
+        ("train.select={}", "train.eval_split=test"),
+    ],
+)
+def test_what_could_not_start_is_not_submitted(override: str, said: str, config: Path) -> None:
+    (point,) = points(config, [override, *Job(1, 2).overrides], [])
+    with pytest.raises(UserError, match="run could not start, so nothing was submitted") as caught:
+        check_runs([point.experiment])
+    assert said in str(caught.value)
+
+
+def test_a_job_without_gpus_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for device, says in (("cpu", True), ("cuda", False)):
+        job = Job(1, 8)
+        submit(config, points(config, [f"parallel.device={device}", *job.overrides], []), job, dry_run=True)
+        assert ("add parallel.device=cuda" in capsys.readouterr().err) == says
 
 
 HOSTILE = "a'b\"; touch harmed; $(touch harmed) `touch harmed` & | > harmed #*~!"

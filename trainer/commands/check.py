@@ -2,6 +2,7 @@
 
 import time
 
+import torch
 from rich.table import Table
 
 from paretrain import Balance, BalanceError
@@ -34,6 +35,10 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     Raises:
         UserError: something is wrong, `train` would refuse the run's folder, or the run does not fit the GPU.
     """
+    if experiment.parallel.device == "cuda" and not torch.cuda.is_available():  # A cluster's login node, say.
+        Terminal(soft_wrap=True).print("no GPU here: all else is checked, on the CPU")
+        on_cpu = {"device": "cpu", "precision": "fp32"}
+        experiment = experiment.model_copy(update={"parallel": experiment.parallel.model_copy(update=on_cpu)})
     config, processes = experiment.train, experiment.parallel.processes
     try_to_write(experiment.run_dir)
     # The run may be meant for a larger machine; fewer threads and workers here do not change what is found.

@@ -196,6 +196,9 @@ class Info(BaseModel):
     started_at: str | None = None
     world_size: Count | None = None
     git: Git | None = None
+    """Of this project."""
+    user_git: Git | None = None
+    """Of the folder where the command was typed."""
     versions: dict[str, str | None] = {}
 
 

@@ -22,6 +22,7 @@ from models.build import EXPECTED, Build
 from models.freezing import freeze, trained
 from models.tasks import SPREAD
 from paretrain import Balancer
+from paretrain.rules import Weighting
 from trainer.config.metrics import metrics_of
 from trainer.config.schema import Experiment
 from trainer.config.sections.balance import BalanceConfig
@@ -137,17 +138,22 @@ def _build_task(spec: TaskSpec) -> Task:
 
 
 def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
-    """Build the balancer over all ranks, with its rule; `seed` determines what a random rule draws.
+    """Build the balancer over all ranks, with its rule; raises as `build_rule`."""
+    names, rule = [task.name for task in tasks], build_rule(config, tasks, seed)
+    return Balancer(names, rule, group=runtime.balance_group, on_nonfinite=config.on_nonfinite)
+
+
+def build_rule(config: BalanceConfig, tasks: Sequence[Task], seed: int) -> Weighting:
+    """Build the rule; `seed` determines what a random one draws.
 
     Raises:
         UserError: no such rule or option, or weights or a preference that do not fit the tasks.
     """
-    names = [task.name for task in tasks]
     try:
-        weighting = build_weighting(
+        return build_weighting(
             config.weighting,
             config.options,
-            tasks=names,
+            tasks=[task.name for task in tasks],
             weights=config.weights,
             preference=config.preference,
             normalise=config.normalise,
@@ -156,4 +162,3 @@ def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtim
         )
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Balancer(names, weighting, group=runtime.balance_group, on_nonfinite=config.on_nonfinite)

@@ -26,6 +26,7 @@ from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
+from trainer.training.batch_norm import few_samples
 from trainer.training.batches import open_batches
 from trainer.training.build import build_balancer, build_network, build_tasks, fill
 from trainer.training.learner import Learner
@@ -266,7 +267,10 @@ def _look_over(experiment: Experiment, network: MultiTaskModel, data: Data, runt
     refuse_unused(unused, used.keys() - set(unused), parallel.strategy, parallel.processes)
     frozen = [parameter.numel() for parameter in network.parameters() if not parameter.requires_grad]
     notes = [f"{sum(frozen):,} entries of {len(frozen)} parameters are frozen"] if frozen else []
-    return [*notes, say_unused(unused)] if unused else notes
+    samples = experiment.train.global_batch // (parallel.processes * experiment.train.accumulation.steps)
+    notes += [say_unused(unused)] if unused else []
+    noisy = few_samples(network, samples)
+    return [*notes, noisy] if noisy else notes
 
 
 def _refuse_what_cannot_be_saved(balancer: Balancer, weighting: str) -> None:

@@ -1,0 +1,55 @@
+"""Check what a job would find wrong only when it starts, perhaps after hours in the queue: data, network and rule."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.schema import Experiment
+from trainer.data.format.address import is_url
+from trainer.data.format.manifest import read_manifest
+from trainer.data.reading.order import check_global_batch
+from trainer.errors import UserError
+from trainer.training.build import build_network, build_rule, build_tasks
+from trainer.training.selection import check_select, eval_split_of
+
+
+def check_runs(experiments: Sequence[Experiment]) -> None:
+    """Refuse runs that could not start. Data behind an address are left to the job.
+
+    Raises:
+        UserError: naming the run.
+    """
+    built: list[object] = []
+    for experiment in experiments:
+        parts = experiment.data, experiment.model, experiment.balance, experiment.train
+        if is_url(experiment.data.path) or parts in built:  # The runs of a grid often differ in their seeds alone.
+            continue
+        built.append(parts)
+        try:
+            _check(experiment)
+        except UserError as error:
+            raise UserError(f"{experiment.name} could not start, so nothing was submitted: {error}") from None
+
+
+def gpu_note(device: str, processes_per_node: int) -> str | None:
+    """Return what a user who wants GPUs has to know; None where the job asks for them."""
+    if device == "cuda":
+        return None
+    return (
+        f"parallel.device=cpu: the job asks for no GPU, and its {processes_per_node} processes on each node share the "
+        "cores. For one GPU a process, add parallel.device=cuda"
+    )
+
+
+def _check(experiment: Experiment) -> None:
+    manifest = read_manifest(Path(experiment.data.path))
+    manifest.split("train")
+    tasks = build_tasks(manifest, experiment.data.tasks)
+    config = experiment.train
+    split = eval_split_of(config.eval_split, manifest)
+    if config.select:
+        check_select(config.select, config.eval_split, split, tasks)
+    check_global_batch(
+        manifest.num_samples("train"), global_batch=config.global_batch, world_size=experiment.parallel.processes
+    )
+    build_network(experiment, manifest, tasks)
+    build_rule(experiment.balance, tasks, experiment.seed)
