@@ -125,9 +125,12 @@ def test_masks_of_one_class_are_warned_of(
     mask = np.full((6, 8, 1), values[0], np.uint8)
     mask[2:4] = values[1]
     write_tar(tmp_path / "a.tar", lambda i: {"png": image(i), "seg.png": encode(mask, "png")})
-    indexed(tmp_path, "tasks: [{name: seg, kind: segmentation, classes: [a, b]}]")
+    data = indexed(tmp_path, "tasks: [{name: seg, kind: segmentation, classes: [a, b]}]")
     assert "all masks of task 'seg' that were looked at have the class" in caplog.text
     assert said in caplog.text
+    manifest = read_manifest(data)
+    (warning,) = check_trainable(data, manifest, None, load_index(data, manifest, "train"))
+    assert said in warning
 
 
 def test_photos_that_lie_on_their_side_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

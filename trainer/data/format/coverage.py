@@ -98,7 +98,7 @@ def check_trainable(
     for task in tasks:
         if isinstance(task, RegressionSpec):
             _check_scale(folder, task, found[task.name])
-    return list(_constant(folder, tasks, found))
+    return [*_constant(folder, tasks, found), *_constant_masks(folder, manifest, tasks, tables[0])]
 
 
 def warnings(folder: Path, manifest: Manifest) -> list[str]:
@@ -112,13 +112,13 @@ def warnings(folder: Path, manifest: Manifest) -> list[str]:
     found = coverage(manifest.tasks, index_NM, labels_NT)
     absent = [name for name, seen in found.items() if not seen.count]
     missing = [no_labels(folder, manifest, absent)] if absent else []
-    constant = [*_constant(folder, manifest.tasks, found), *_constant_masks(folder, manifest, index_NM)]
+    constant = [*_constant(folder, manifest.tasks, found), *_constant_masks(folder, manifest, manifest.tasks, index_NM)]
     return [*missing, *constant, *_shared(folder, manifest)]
 
 
-def _constant_masks(folder: Path, manifest: Manifest, index_NM: Table) -> Iterator[str]:
-    names = {task.name: task.classes for task in manifest.tasks if isinstance(task, SegmentationSpec)}
-    for task, (number, has_unlabelled) in masks_of_one_class(folder, manifest, index_NM).items():
+def _constant_masks(folder: Path, manifest: Manifest, tasks: Sequence[TaskSpec], index_NM: Table) -> Iterator[str]:
+    names = {task.name: task.classes for task in tasks if isinstance(task, SegmentationSpec)}
+    for task, (number, has_unlabelled) in masks_of_one_class(folder, manifest, list(names), index_NM).items():
         hint = f" {UNLABELLED} means no label; if it should be a class, write its number." if has_unlabelled else ""
         yield (
             f"{folder}: all masks of task {task!r} that were looked at have the class {names[task][number]!r} only: it "

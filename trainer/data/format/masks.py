@@ -1,5 +1,6 @@
 """Look at some masks of a split: which classes they have."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from trainer.data.format.tables import Table
 MAX_MASKS = 100
 
 
-def masks_of_one_class(folder: Path, manifest: Manifest, index_NM: Table) -> dict[str, tuple[int, bool]]:
+def masks_of_one_class(
+    folder: Path, manifest: Manifest, names: Sequence[str], index_NM: Table
+) -> dict[str, tuple[int, bool]]:
     """Return task -> the only class of the train masks that were looked at, and whether they have unlabelled pixels.
 
     At most MAX_MASKS of each task, evenly spaced, are looked at; tasks with two classes or none are left out.
@@ -21,11 +24,12 @@ def masks_of_one_class(folder: Path, manifest: Manifest, index_NM: Table) -> dic
     Args:
         folder: the data folder; shards that it lacks are passed over.
         manifest: its manifest.
+        names: the tasks, of segmentation.
         index_NM: index of the train split.
     """
     found = {}
     for member, task in enumerate(dense_tasks(manifest.tasks), 1):
-        if isinstance(task, SegmentationSpec):
+        if isinstance(task, SegmentationSpec) and task.name in names:
             numbers = _numbers(folder, manifest, task, index_NM, member)
             if len(numbers - {UNLABELLED}) == 1:
                 found[task.name] = min(numbers), UNLABELLED in numbers
