@@ -157,7 +157,8 @@ def _refuse_wrong_linear(linear: Sequence[str], head: str | Build, tasks: Sequen
 def _are_equal(tasks: Sequence[Task]) -> bool:
     """Return whether the first task's loss and measure can be applied to all tasks at once."""
     kinds = {(type(task), task.num_outputs) for task in tasks}
-    return len(kinds) == 1 and isinstance(tasks[0], Classification | Regression)
+    # A subclass is the user's own, and its loss is not written for stacked outputs.
+    return len(kinds) == 1 and type(tasks[0]) in (Classification, Regression)
 
 
 def _build_head(what: str, build: str | Build, options: Mapping[str, Any], encoder: nn.Module, task: Task) -> nn.Module:

@@ -9,12 +9,14 @@ tasks, nothing for one.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.losses import ABSOLUTE, CROSS_ENTROPY, HUBER, ClassLoss, NumberLoss, grouped, widened
 
 MISSING = -1
 """The class index of a sample without a label. For a number, NaN means no label."""
@@ -77,10 +79,11 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Classification:
-    """One of C classes per sample. Loss: cross-entropy. Measure: the percentage of wrong answers."""
+    """One of C classes per sample. Loss: cross-entropy by default. Measure: the percentage of wrong answers."""
 
     name: str
     num_classes: int
+    objective: ClassLoss = CROSS_ENTROPY
     kind: ClassVar[str] = "classification"
     unit: ClassVar[str] = "%"
     scale: ClassVar[float] = 100.0
@@ -92,9 +95,9 @@ class Classification:
         return self.num_classes
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the cross-entropies. `output`: (B, ..., C) logits; `target`: (B, ...) class or MISSING."""
+        """Return the sum of the losses. `output`: (B, ..., C) logits; `target`: (B, ...) class or MISSING."""
         labelled = target != MISSING
-        losses = _cross_entropy(output, target.where(labelled, 0))
+        losses = self.objective(output, target.where(labelled, 0))
         return losses.where(labelled, 0).sum(dim=0), labelled.sum(dim=0)
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,12 +108,12 @@ class Classification:
 
     def predict(self, output: Tensor) -> Tensor:
         """Return the probabilities of the classes: (B, ..., C)."""
-        return _widened(output).softmax(dim=-1)
+        return widened(output).softmax(dim=-1)
 
 
 @dataclass(frozen=True)
 class Regression:
-    """One standardised number per sample. Loss: Huber. Measure: the mean absolute error.
+    """One standardised number per sample. Loss: Huber by default. Measure: the mean absolute error.
 
     The Huber loss (1964) is half the squared error up to one standard deviation, and linear beyond: the gradient of an
     outlier is no larger than at one standard deviation, so it cannot dominate the Gram matrix of the batch.
@@ -119,6 +122,7 @@ class Regression:
     name: str
     unit: str = SPREAD
     scale: float = 1.0
+    objective: NumberLoss = HUBER
     kind: ClassVar[str] = "regression"
     parts: ClassVar[tuple[str, ...]] = ()
 
@@ -128,9 +132,9 @@ class Regression:
         return 1
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the Huber losses. `output`: (B, ..., 1); `target`: (B, ...) number or NaN."""
+        """Return the sum of the losses. `output`: (B, ..., 1); `target`: (B, ...) number or NaN."""
         residual, labelled = _residual(output.squeeze(-1), target)
-        return F.huber_loss(residual, torch.zeros_like(residual), reduction="none").sum(dim=0), labelled.sum(dim=0)
+        return self.objective(residual).sum(dim=0), labelled.sum(dim=0)
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the absolute errors. Shapes as for `loss`."""
@@ -139,15 +143,16 @@ class Regression:
 
     def predict(self, output: Tensor) -> Tensor:
         """Return the standardised numbers: (B, ..., 1)."""
-        return _widened(output)
+        return widened(output)
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One of C classes per pixel. Loss: cross-entropy. Measure: the mean intersection over union of the classes."""
+    """One of C classes per pixel. Loss: cross-entropy by default. Measure: the mean intersection over union."""
 
     name: str
     classes: Sequence[str]
+    objective: ClassLoss = CROSS_ENTROPY
     kind: ClassVar[str] = "segmentation"
     unit: ClassVar[str] = MIOU
     scale: ClassVar[float] = 100.0
@@ -163,10 +168,14 @@ class Segmentation:
         return self.classes
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the cross-entropies. `output`: (B, C, H, W); `target`: (B, H, W) class or UNLABELLED."""
+        """Return the sum of the losses. `output`: (B, C, H, W); `target`: (B, H, W) class or UNLABELLED."""
         target_BHW = target.long()
-        losses = F.cross_entropy(_widened(output), target_BHW, ignore_index=UNLABELLED, reduction="sum")
-        return losses, (target_BHW != UNLABELLED).sum()
+        labelled = target_BHW != UNLABELLED
+        if self.objective.is_plain:  # In less memory.
+            losses = F.cross_entropy(widened(output), target_BHW, ignore_index=UNLABELLED, reduction="sum")
+        else:
+            losses = self.objective(output.movedim(1, -1), target_BHW.where(labelled, 0)).where(labelled, 0).sum()
+        return losses, labelled.sum()
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return each class's pixels in the intersection and in the union of answer and label: (C,) and (C,).
@@ -184,24 +193,25 @@ class Segmentation:
 
     def predict(self, output: Tensor) -> Tensor:
         """Return the probabilities of the classes: (B, H, W, C)."""
-        return _widened(output).softmax(dim=1).movedim(1, -1)
+        return widened(output).softmax(dim=1).movedim(1, -1)
 
 
 @dataclass(frozen=True)
 class DenseRegression:
-    """C numbers per pixel. Loss and measure: the absolute error (Sener & Koltun 2018, section 5.3)."""
+    """C numbers per pixel. Loss by default, and measure: the absolute error (Sener & Koltun 2018, section 5.3)."""
 
     name: str
     num_outputs: int
     unit: str = SPREAD
     scale: float = 1.0
+    objective: NumberLoss = ABSOLUTE
     kind: ClassVar[str] = "dense_regression"
     parts: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the absolute errors. `output`: (B, C, H, W); `target`: (B, H, W, C) number or NaN."""
+        """Return the sum of the losses. `output`: (B, C, H, W); `target`: (B, H, W, C) number or NaN."""
         residual, labelled = _residual(output.permute(0, 2, 3, 1), target)
-        return residual.abs().sum(), labelled.sum()
+        return self.objective(residual).sum(), labelled.sum()
 
     def measure(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the absolute errors. Shapes as for `loss`."""
@@ -210,7 +220,7 @@ class DenseRegression:
 
     def predict(self, output: Tensor) -> Tensor:
         """Return the standardised numbers: (B, H, W, C)."""
-        return _widened(output).permute(0, 2, 3, 1)
+        return widened(output).permute(0, 2, 3, 1)
 
 
 def task_losses(
@@ -223,6 +233,10 @@ def task_losses(
         outputs: of `MultiTaskModel`: (B, T, C) for stacked heads, or one output per task.
         targets: the target of each task by its name, on any device.
     """
+    if isinstance(outputs, Tensor):
+        stacked = [task for task in tasks if isinstance(task, Classification | Regression)]
+        if any(task.objective != stacked[0].objective for task in stacked):
+            return _stacked_losses(stacked, outputs, targets)
     return _applied(lambda task, output, target: task.loss(output, target), tasks, outputs, targets)
 
 
@@ -246,6 +260,21 @@ def ratios(tasks: Sequence[Task], sums_N: Tensor, counts_N: Tensor) -> list[list
     ]
 
 
+def _stacked_losses(
+    tasks: Sequence[Classification | Regression], outputs_BTC: Tensor, targets: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the losses and counts of stacked tasks whose losses differ."""
+    target_BT = torch.stack([targets[task.name] for task in tasks], dim=1).to(outputs_BTC.device, non_blocking=True)
+    sums_T, counts_T = outputs_BTC.new_zeros(0), outputs_BTC.new_zeros(0)
+    order: list[int] = []
+    for places, objective in grouped([task.objective for task in tasks], tasks[0].num_outputs):
+        together = replace(tasks[places[0]], objective=objective)  # type: ignore[arg-type]  # It is of the task's kind.
+        sums, counts = together.loss(outputs_BTC[:, places], target_BT[:, places])
+        sums_T, counts_T, order = torch.cat([sums_T, sums]), torch.cat([counts_T, counts]), order + places
+    places_T = torch.tensor(order).argsort().to(outputs_BTC.device)
+    return sums_T[places_T], counts_T[places_T]
+
+
 def _applied(
     measure: Callable[[Task, Tensor, Tensor], tuple[Tensor, Tensor]],
     tasks: Sequence[Task],
@@ -261,25 +290,8 @@ def _applied(
     return torch.cat([total.reshape(-1) for total in sums]), torch.cat([count.reshape(-1) for count in counts])
 
 
-def _widened(output: Tensor) -> Tensor:
-    """Widen outputs under autocast: losses are sums over many samples and need float32."""
-    return output.to(torch.promote_types(output.dtype, torch.float32))
-
-
 def _residual(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return output minus target, 0 where the target is NaN; and where it is not NaN."""
     labelled = ~target.isnan()
-    output = _widened(output)
+    output = widened(output)
     return (output - target.to(output.dtype).where(labelled, 0)).where(labelled, 0), labelled
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return log Σ_c exp(x_c - x_target), with the term of the target as the constant 1.
-
-    The derivative at the target is then minus the sum of the others instead of p - 1. It stays accurate when p is
-    nearly 1, and the derivatives sum to zero within their own rounding, which the Gram matrix of stacked heads needs.
-    """
-    logits = _widened(logits)
-    index = target.unsqueeze(-1)
-    margins = logits - logits.gather(-1, index)
-    return margins.scatter(-1, index, 0.0).logsumexp(dim=-1)

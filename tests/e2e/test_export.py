@@ -22,7 +22,8 @@ from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
 from trainer.data.sources.digits import write_digits
 from trainer.run_folder import read_config
-from trainer.training.build import build_network, build_tasks
+from trainer.training.build import build_network
+from trainer.training.tasks import build_tasks
 
 SPATIAL = {"name": "resnet18", "options": {"stem": "cifar", "pool": None}}
 PREDICT = """
@@ -49,7 +50,7 @@ def evaluated(run_dir: Path, pixels_BHWC: np.ndarray) -> torch.Tensor | list[tor
     """The same by the model and the input that `paretrain eval` makes."""
     experiment = read_config(run_dir)
     manifest = read_manifest(Path(experiment.data.path))
-    network = build_network(experiment, manifest, build_tasks(manifest, experiment.data.tasks))
+    network = build_network(experiment, manifest, build_tasks(manifest, experiment.data.tasks, {}, Path()))
     checkpoints = run_dir / "checkpoints"
     network.load_state_dict(saved(checkpoints / (checkpoints / "LATEST").read_text(), "model"))
     with torch.no_grad():

@@ -107,7 +107,7 @@ def test_intervals_enclose_the_metric(run: Path, capsys: pytest.CaptureFixture[s
 def test_a_run_against_itself_has_not_changed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(run), "--baseline", str(run)]) == 0
     said = capsys.readouterr().out
-    assert "+0.00 % (Δm)" in said
+    assert "Δm +0.00 %" in said
     assert "auroc" in said
     assert main(["eval", str(run), "--split", "train", "--baseline", str(run)]) == 2
     assert "no metrics of the split 'train'" in capsys.readouterr().err

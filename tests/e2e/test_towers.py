@@ -12,7 +12,8 @@ from trainer.cli import main
 from trainer.commands.eval import evaluate_run
 from trainer.config.file import load_config
 from trainer.data.format.manifest import read_manifest
-from trainer.training.build import build_network, build_tasks
+from trainer.training.build import build_network
+from trainer.training.tasks import build_tasks
 
 
 @pytest.mark.parametrize("space", ["representation", "parameters"])
@@ -33,7 +34,7 @@ def test_digits_train_with_towers_and_are_evaluated_without(
     assert "Descent" in (run_dir / "report.html").read_text()
 
     experiment, manifest = load_config(config, overrides), read_manifest(digits)
-    start = build_network(experiment, manifest, build_tasks(manifest, None)).state_dict()
+    start = build_network(experiment, manifest, build_tasks(manifest, None, {}, Path())).state_dict()
     (checkpoint,) = (run_dir / "checkpoints").glob("step_00000004")
     end = saved(checkpoint, "model")
     for name in ("heads.main.first.weight_TCD", "heads.towers.first.weight_TCD"):

@@ -10,6 +10,7 @@ from trainer.errors import UserError
 from trainer.training.evaluate import Evaluation
 from trainer.training.selection import check_select, is_patience_over, select
 from trainer.training.state import SelectionState, TrainState
+from trainer.training.tasks import metric_names
 
 TASKS = [Classification("a", 2), Classification("b", 2)]
 
@@ -106,11 +107,12 @@ def test_patience_counts_evaluations_in_a_row() -> None:
 )
 def test_a_choice_that_cannot_be_made_is_refused(config: dict[str, Any], asked: str | None, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        check_select(SelectConfig(**config), asked, asked or "test", TASKS)
+        check_select(SelectConfig(**config), asked, asked or "test", TASKS, metric_names(TASKS, {}))
 
 
 def test_the_mode_may_say_what_is_meant_anyway() -> None:
-    check_select(SelectConfig(mode="min"), "test", "test", [*TASKS, Regression("c", "m")])
+    tasks = [*TASKS, Regression("c", "m")]
+    check_select(SelectConfig(mode="min"), "test", "test", tasks, metric_names(tasks, {}))
 
 
 def test_a_state_without_a_selection_is_that_of_an_older_version() -> None:

@@ -9,16 +9,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from trainer.commands.evaluated import Evaluated, evaluate_checkpoint
-from trainer.config.metrics import DECIDING, METRICS
+from trainer.config.metrics import METRICS
 from trainer.errors import UserError
 from trainer.observe.over_tasks import delta_m, over_tasks
 from trainer.observe.read_run import read_run
 from trainer.observe.units import PERCENT, with_unit
 from trainer.terminal import Terminal
 from trainer.training.bootstrap import Intervals, intervals
-from trainer.training.build import metric_names
+from trainer.training.evaluate import Evaluation
 
 NONE = "-"
+NARROW = {
+    "average_precision": "average\nprecis.",
+    "calibration_error": "calibr.\nerror",
+    "majority_accuracy": "major-\nity",
+}
+"""Headings that let the table fit 80 columns."""
 
 
 def evaluate_run(
@@ -30,8 +36,8 @@ def evaluate_run(
     as_json: bool = False,
     resamples: int | None = None,
     baseline: Path | None = None,
-) -> None:
-    """Evaluate a checkpoint and print what was found.
+) -> Evaluation:
+    """Evaluate a checkpoint, print what was found and return it.
 
     Args:
         run_dir: folder of the run.
@@ -47,28 +53,33 @@ def evaluate_run(
     """
     reference = None if baseline is None else _metrics_of(baseline, split)
     evaluated = evaluate_checkpoint(run_dir, split, step, processes)
-    if not evaluated.is_main:
-        return
-    found, tasks = evaluated.found, evaluated.tasks
-    ends: Intervals = {}
-    if resamples is not None and found.predicted is not None:
-        ends = intervals(tasks, found.predicted, metric_names(tasks), resamples)
-    change = None
-    if reference is not None:
-        change = delta_m(found.metrics, reference, {task.name: DECIDING[task.kind] for task in tasks})
-    if as_json:
-        print(json.dumps(_as_json(run_dir, evaluated, ends, reference is not None, change), indent=1))
-        return
+    found = evaluated.found
+    if evaluated.is_main:
+        ends: Intervals = {}
+        if resamples is not None and found.predicted is not None:
+            ends = intervals(evaluated.tasks, found.predicted, evaluated.metric_names, resamples)
+        compared = {}
+        if reference is not None:
+            compared = {"delta_m_percent": delta_m(found.metrics, reference, evaluated.deciding)}
+        if as_json:
+            print(json.dumps(_as_json(run_dir, evaluated, ends) | compared, indent=1))
+        else:
+            _print(run_dir, evaluated, ends, [f"{_words(change)} against {baseline}" for change in compared.values()])
+    return found
+
+
+def _print(run_dir: Path, evaluated: Evaluated, ends: Intervals, lines: Sequence[str]) -> None:
     terminal = Terminal()
     terminal.print(_error_table(run_dir, evaluated))
     for table in _metric_tables(evaluated, ends):
         terminal.print(table)
-    if found.too_large:
-        terminal.print(found.too_large)
-    if reference is not None:
-        terminal.print(
-            f"change against {baseline}: {'no task in common' if change is None else f'{change:+.2f} %'} (Δm)"
-        )
+    for line in [evaluated.found.too_large, *lines]:
+        if line:
+            terminal.print(line)
+
+
+def _words(change: float | None) -> str:
+    return "Δm cannot be said: no task in common" if change is None else f"Δm {change:+.2f} %"
 
 
 def _metrics_of(run_dir: Path, split: str) -> Mapping[str, Mapping[str, float | None]]:
@@ -85,9 +96,7 @@ def _metrics_of(run_dir: Path, split: str) -> Mapping[str, Mapping[str, float | 
     return metrics[split]
 
 
-def _as_json(
-    run_dir: Path, evaluated: Evaluated, ends: Intervals, compared: bool, change: float | None
-) -> dict[str, Any]:
+def _as_json(run_dir: Path, evaluated: Evaluated, ends: Intervals) -> dict[str, Any]:
     found = evaluated.found
     return {
         "run": str(run_dir),
@@ -101,7 +110,6 @@ def _as_json(
         "losses": found.losses,
         "metrics": {evaluated.split: found.metrics},
         **({"intervals": {evaluated.split: ends}} if ends else {}),
-        **({"delta_m_percent": change} if compared else {}),
         **({"left_out": found.too_large} if found.too_large else {}),
     }
 
@@ -138,7 +146,9 @@ def _metric_table(kind: str, tasks: Sequence[str], evaluated: Evaluated, ends: I
     table = Table(title=f"metrics: {kind.replace('_', ' ')}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("task")
     for name in names:
-        table.add_column(name.replace("_", "\n"), justify="right")
+        table.add_column(
+            NARROW.get(name, name.removesuffix("_accuracy").replace("_", "\n")), justify="right", no_wrap=True
+        )
 
     def cell(task: str, name: str) -> str:
         value, interval = metrics[task].get(name), ends.get(task, {}).get(name)

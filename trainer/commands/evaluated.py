@@ -14,10 +14,11 @@ from trainer.run_folder import checkpoint_of, read_config
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
-from trainer.training.build import build_network, build_tasks, fill, metric_names
+from trainer.training.build import build_network, fill
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.prepare_data import Data, open_split
 from trainer.training.restore import read_state
+from trainer.training.tasks import build_tasks, deciding_metrics, metric_names
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Evaluated:
     Attributes:
         found: the same on every rank, but for `predicted`.
         tasks: of the run.
+        metric_names: task name -> its metrics.
+        deciding: task name -> the metric by which it is compared.
         data: the run's, with the split verified.
         split: its name.
         step: of the checkpoint.
@@ -36,6 +39,8 @@ class Evaluated:
 
     found: Evaluation
     tasks: list[Task]
+    metric_names: dict[str, list[str]]
+    deciding: dict[str, str]
     data: Data
     split: str
     step: int
@@ -67,7 +72,8 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
     with joined(parallel) as runtime:
         data = open_split(experiment.data, split, runtime)
         manifest = data.manifest
-        tasks = build_tasks(manifest, experiment.data.tasks)
+        tasks = build_tasks(manifest, experiment.data.tasks, experiment.tasks, data.folder)
+        names = metric_names(tasks, experiment.tasks)
         network = build_network(experiment, manifest, tasks)
         snapshot = load(path, runtime)
         evaluated_step = read_state(snapshot).step
@@ -84,9 +90,10 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
                 options=RankOptions(rank=runtime.rank, world_size=runtime.world_size),
             ),
             tasks,
-            metric_names(tasks),
+            names,
             lambda inputs: to_input(inputs, manifest.input, runtime.device),
             runtime,
         )
         averaged = has_averages(snapshot.optimizer)
-        return Evaluated(found, tasks, data, split, evaluated_step, averaged, runtime.is_main)
+        deciding = deciding_metrics(tasks, experiment.tasks)
+        return Evaluated(found, tasks, names, deciding, data, split, evaluated_step, averaged, runtime.is_main)

@@ -24,9 +24,10 @@ from trainer.runtime.checkpoints.reading import Snapshot, load
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal
-from trainer.training.build import build_network, build_tasks, fill
+from trainer.training.build import build_network, fill
 from trainer.training.prepare_data import open_split
 from trainer.training.restore import read_state
+from trainer.training.tasks import build_tasks
 
 SUFFIX = ".safetensors"
 
@@ -51,8 +52,9 @@ def export_run(run_dir: Path, out: Path, step: int | str | None) -> None:
     path = checkpoint_of(run_dir, step)
     data = experiment.data
     with joined(ParallelConfig()) as runtime:
-        manifest = open_split(data, None, runtime).manifest
-        tasks = build_tasks(manifest, data.tasks)
+        opened = open_split(data, None, runtime)
+        manifest = opened.manifest
+        tasks = build_tasks(manifest, data.tasks, experiment.tasks, opened.folder)
         snapshot = load(path, runtime)
     weights = averaged_weights(snapshot.model, snapshot.optimizer)
     if experiment.model.tower:

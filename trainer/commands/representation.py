@@ -26,8 +26,9 @@ from trainer.runtime.checkpoints.reading import Snapshot, load
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights
-from trainer.training.build import build_network, build_tasks, fill
+from trainer.training.build import build_network, fill
 from trainer.training.prepare_data import Data, open_split
+from trainer.training.tasks import build_tasks
 
 BATCH = 256
 
@@ -83,12 +84,12 @@ def trained(
     path = checkpoint_of(run_dir, step)
     with joined(ParallelConfig(processes=processes, device=experiment.parallel.device)) as runtime:
         data = open_split(experiment.data, split, runtime)
-        every_task = build_tasks(data.manifest, experiment.data.tasks)
+        every_task = build_tasks(data.manifest, experiment.data.tasks, experiment.tasks, data.folder)
         network = build_network(experiment, data.manifest, every_task)
         snapshot = load(path, runtime)
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, experiment.data.path)
         network.to(runtime.device)
-        chosen = every_task if tasks is None else build_tasks(data.manifest, tasks)
+        chosen = every_task if tasks is None else build_tasks(data.manifest, tasks, experiment.tasks, data.folder)
         yield Trained(experiment, runtime, data, chosen, network, snapshot)
 
 

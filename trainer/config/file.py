@@ -9,7 +9,7 @@ import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -140,6 +140,10 @@ def _explain(fault: Mapping[str, Any]) -> str:
 def _fields_at(location: Sequence[str | int]) -> list[str]:
     section: Any = Experiment
     for part in location:
-        annotation = section.model_fields[part].annotation
-        section = next(iter(get_args(annotation)), annotation)  # `X | None` holds X.
+        if get_origin(section) is dict:  # Of sections, by names that the user chooses.
+            section = get_args(section)[1]
+            continue
+        section = section.model_fields[part].annotation
+        if get_origin(section) is not dict:
+            section = next(iter(get_args(section)), section)  # `X | None` holds X.
     return list(section.model_fields)

@@ -28,6 +28,8 @@ RESUMABLE = (
 The exceptions are train.global_batch and parallel.precision, which may change so that a run can resume where fewer
 samples fit, or on another machine. With another batch the epoch continues at the same sample, and the log says so.
 
+The metrics of a task may change, and the one that decides.
+
 data.path may move: the checkpoint holds the data's fingerprint. train.steps may change unless the schedule is cosine,
 the only one that depends on the last step. train.accumulation.steps may change where α is that of the window.
 """
@@ -79,12 +81,16 @@ def differences(old: Experiment, new: Experiment, allowed: Sequence[str] = ()) -
     return {
         key: f"{before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _is_in(key, ignored)
+        if before.get(key) != after.get(key) and not _is_in(key, ignored) and not _only_measures(key)
     }
 
 
 def _is_in(key: str, sections: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") for name in sections)
+
+
+def _only_measures(key: str) -> bool:
+    return key.startswith("tasks.") and key.endswith((".metrics", ".decides"))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

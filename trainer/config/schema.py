@@ -18,6 +18,7 @@ from trainer.config.sections.data import DataConfig
 from trainer.config.sections.model import ModelConfig
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.config.sections.parallel import ParallelConfig
+from trainer.config.sections.tasks import TaskConfig
 from trainer.config.sections.tracking import WandbConfig
 from trainer.config.sections.train import CheckpointConfig, TrainConfig
 from trainer.config.strategies import STRATEGIES
@@ -34,6 +35,9 @@ class Experiment(Section):
     """Folder of all runs."""
     data: DataConfig
     model: ModelConfig
+    tasks: dict[str, TaskConfig] = Field({})
+    """Loss and metrics of some tasks: by a task's name, a pattern such as NR-*, or a kind: classification,
+    regression, segmentation or dense_regression. The others have those of their kind."""
     balance: BalanceConfig = BalanceConfig()
     optimizer: OptimizerConfig
     train: TrainConfig

@@ -72,9 +72,10 @@ def _sections(section: Schema, schema: Schema, path: str) -> Iterator[tuple[str,
     """Yield a section and those inside it, each with its dotted path."""
     yield path, section
     for name, field in section["properties"].items():
-        inner = _section_of(field, schema)
-        if inner:
-            yield from _sections(inner, schema, f"{path}.{name}" if path else name)
+        inner, of_names = _section_of(field, schema), _section_of(_values_of(field), schema)
+        if inner or of_names:
+            where = f"{path}.{name}" if path else name
+            yield from _sections(inner or of_names or {}, schema, where if inner else f"{where}.NAME")
 
 
 def _section_of(field: Schema, schema: Schema) -> Schema | None:
@@ -84,6 +85,12 @@ def _section_of(field: Schema, schema: Schema) -> Schema | None:
             found: Schema = schema["$defs"][kind["$ref"].rpartition("/")[2]]
             return found
     return None
+
+
+def _values_of(field: Schema) -> Schema:
+    """Return what the values of a mapping are; empty for anything else."""
+    values = field.get("additionalProperties")
+    return values if isinstance(values, dict) else {}
 
 
 def _row(name: str, field: Schema, section: Schema, schema: Schema) -> str:

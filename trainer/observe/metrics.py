@@ -169,10 +169,14 @@ def tested(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def metrics_so_far(records: Sequence[Record]) -> dict[str, Any]:
-    """Return `metrics` of the last evaluation of each split: split -> task -> metric -> value."""
-    evaluations = [record for record in records if record["kind"] in ("eval", "test")]
+    """Return `metrics`, split -> task -> metric -> value of the last evaluation of each split, and `deciding`.
+
+    `deciding` names the metric by which each task is compared.
+    """
+    found = [record for record in records if record["kind"] in ("eval", "test") and "metrics" in record]
     return {
-        "metrics": {record.get("split", "test"): record["metrics"] for record in evaluations if "metrics" in record}
+        "metrics": {record.get("split", "test"): record["metrics"] for record in found},
+        "deciding": found[-1].get("deciding", {}) if found else {},
     }
 
 

@@ -64,6 +64,7 @@ class _Evaluation(TypedDict):
     errors: ByTask
     losses: NotRequired[ByTask]
     metrics: NotRequired[dict[str, ByMetric]]
+    deciding: NotRequired[dict[str, str]]
     units: NotRequired[dict[str, str]]
     by_class: NotRequired[dict[str, ByTask]]
     samples: NotRequired[Count]
@@ -160,6 +161,7 @@ class Summary(TypedDict):
     """Whether no step is left to make."""
     units: NotRequired[dict[str, str]]
     metrics: NotRequired[dict[str, dict[str, ByMetric]]]
+    deciding: NotRequired[dict[str, str]]
     weighting: NotRequired[str]
     skipped_steps: NotRequired[Count]
     overflow_steps: NotRequired[Count]

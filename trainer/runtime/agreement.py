@@ -124,7 +124,8 @@ def _version(package: str) -> str:
 def names_of_code(experiment: Experiment) -> list[str]:
     """Return the names in a configuration that lead to the user's own code; see `trainer.user_code`."""
     heads = [head.name for head in (experiment.model.head, experiment.model.tower) if head is not None]
-    names = [experiment.model.encoder.name, *heads, experiment.balance.weighting]
+    losses = [section.loss for section in experiment.tasks.values() if section.loss is not None]
+    names = [experiment.model.encoder.name, *heads, *losses, experiment.balance.weighting]
     return [name for name in dict.fromkeys(names) if is_user_code(name)]
 
 

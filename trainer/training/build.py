@@ -1,4 +1,4 @@
-"""Build the parts of a run from its configuration and its data: tasks, network, balancer."""
+"""Build the parts of a run from its configuration and its data: network and balancer."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,48 +6,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models import (
-    Classification,
-    DenseRegression,
-    MultiTaskModel,
-    Regression,
-    Segmentation,
-    Task,
-    Tower,
-    build_encoder,
-    build_model,
-    checkpoint_activations,
-)
+from models import MultiTaskModel, Task, Tower, build_encoder, build_model, checkpoint_activations
 from models.build import EXPECTED, Build
 from models.freezing import freeze, trained
-from models.tasks import SPREAD
 from paretrain import Balancer
 from paretrain.rules import Weighting
-from trainer.config.metrics import metrics_of
 from trainer.config.schema import Experiment
 from trainer.config.sections.balance import BalanceConfig
 from trainer.data.format.manifest import Manifest
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.patterns import matching
 from trainer.training.rules import build_weighting
 from trainer.user_code import is_user_code, load, place_of
-
-
-def build_tasks(manifest: Manifest, names: Sequence[str] | None) -> list[Task]:
-    """Build the tasks `names` of the data, or all of them.
-
-    Raises:
-        UserError: the data has no such task.
-    """
-    specs = manifest.tasks if names is None else manifest.select_tasks(names)
-    return [_build_task(spec) for spec in specs]
-
-
-def metric_names(tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """Return the names of each task's metrics."""
-    return {task.name: metrics_of(task.kind, task.num_outputs) for task in tasks}
 
 
 def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:
@@ -123,18 +94,6 @@ def _refuse_tied(network: nn.Module) -> None:
                 "torch.nn.Parameter(other.detach().clone())"
             )
         names[parameter] = name
-
-
-def _build_task(spec: TaskSpec) -> Task:
-    if isinstance(spec, ClassificationSpec):
-        return Classification(spec.name, len(spec.classes))
-    if isinstance(spec, SegmentationSpec):
-        return Segmentation(spec.name, spec.classes)
-    # The network learns standardised values. Errors are shown in the task's unit; without one, in standard deviations.
-    unit, scale = (spec.unit, spec.std) if spec.unit else (SPREAD, 1.0)
-    if isinstance(spec, RegressionSpec):
-        return Regression(spec.name, unit, scale)
-    return DenseRegression(spec.name, spec.channels, unit, scale)
 
 
 def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:

@@ -1,5 +1,7 @@
 """The end of a run that was evaluated on another split: the test split, once, with the checkpoint that counts."""
 
+from torch import nn
+
 from trainer.data.reading.loader import EvalLoader
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
@@ -11,10 +13,11 @@ from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.precision import lower_precision
 from trainer.training.batches import rank_options
-from trainer.training.build import build_network, fill, metric_names
+from trainer.training.build import build_network, fill
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.records import eval_record
 from trainer.training.run import Run
+from trainer.training.tasks import deciding_metrics, metric_names
 
 TEST = "test"
 
@@ -48,14 +51,14 @@ def run_final_test(run: Run, observers: Observers) -> None:
     run.data.fetch(run.data.manifest.split(TEST).shards, runtime)
     found = _of_the_last_step(run) if step == run.step else _of_an_earlier_step(run, step)
     averaged, seconds = run.experiment.optimizer.ema_decay is not None, run.throughput.elapsed_seconds - started
-    observers.publish(eval_record("test", step, found, TEST, averaged=averaged, seconds=seconds))
+    deciding = deciding_metrics(run.learner.tasks, run.experiment.tasks)
+    observers.publish(eval_record("test", step, found, TEST, deciding, averaged=averaged, seconds=seconds))
 
 
 def _of_the_last_step(run: Run) -> Evaluation:
     batches = _batches(run)
     with run.learner.engine.averaged():
-        tasks = run.learner.tasks
-        found = evaluate(run.learner.engine.predictor, batches, tasks, metric_names(tasks), run.to_input, run.runtime)
+        found = _evaluated(run, run.learner.engine.predictor, batches)
     batches.close()
     return found
 
@@ -72,11 +75,16 @@ def _of_an_earlier_step(run: Run, step: int) -> Evaluation:
     network = build_network(run.experiment, run.data.manifest, run.learner.tasks)
     fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, run.experiment.data.path)
     lower_precision(network, run.experiment.parallel.precision, run.runtime.device)
-    batches, tasks = _batches(run), run.learner.tasks
+    batches = _batches(run)
     network.to(run.runtime.device)
-    found = evaluate(network, batches, tasks, metric_names(tasks), run.to_input, run.runtime)
+    found = _evaluated(run, network, batches)
     batches.close()
     return found
+
+
+def _evaluated(run: Run, model: nn.Module, batches: EvalLoader) -> Evaluation:
+    tasks = run.learner.tasks
+    return evaluate(model, batches, tasks, metric_names(tasks, run.experiment.tasks), run.to_input, run.runtime)
 
 
 def _batches(run: Run) -> EvalLoader:

@@ -12,7 +12,6 @@ from trainer.errors import SharedError, UnfinishedError, UserError
 from trainer.observe.observers import Observers
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
 from trainer.runtime.stopping import Request, StopRequests
-from trainer.training.build import metric_names
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
@@ -21,6 +20,7 @@ from trainer.training.records import eval_record, gram_record, step_records, tra
 from trainer.training.run import Run
 from trainer.training.selection import select
 from trainer.training.step import StepResult, train_step
+from trainer.training.tasks import deciding_metrics, metric_names
 
 IF_NOT_FINITE = " To go on from it without such steps, or tasks: add balance.on_nonfinite=skip_step, or drop_task"
 
@@ -183,13 +183,16 @@ def _evaluate(run: Run, observers: Observers) -> Evaluation:
     run.runtime.broadcast_(learner.network.buffers())
     with learner.engine.averaged():
         predictor, look = learner.engine.predictor, partial(observers.look, run.step)
-        names = metric_names(learner.tasks)
+        names = metric_names(learner.tasks, run.experiment.tasks)
         found = evaluate(predictor, run.eval_batches, learner.tasks, names, run.to_input, run.runtime, look)
     seconds = run.throughput.elapsed_seconds - started
     averaged = run.experiment.optimizer.ema_decay is not None
     if found.too_large:
         observers.note(run.step, found.too_large)
-    observers.publish(eval_record("eval", run.step, found, run.eval_split, averaged=averaged, seconds=seconds))
+    deciding = deciding_metrics(learner.tasks, run.experiment.tasks)
+    observers.publish(
+        eval_record("eval", run.step, found, run.eval_split, deciding, averaged=averaged, seconds=seconds)
+    )
     gram = gram_record(run.step, learner.balancer.last)
     if gram is not None:
         observers.publish(gram)

@@ -54,9 +54,26 @@ def train_record(step: int, result: StepResult, task_names: Sequence[str], **abo
 
 
 def eval_record(
-    kind: Literal["eval", "test"], step: int, found: Evaluation, split: str, *, averaged: bool, seconds: float
+    kind: Literal["eval", "test"],
+    step: int,
+    found: Evaluation,
+    split: str,
+    deciding: Mapping[str, str],
+    *,
+    averaged: bool,
+    seconds: float,
 ) -> Record:
-    """Return the record of an evaluation of the parameters after optimizer step `step`."""
+    """Return the record of an evaluation of the parameters after optimizer step `step`.
+
+    Args:
+        kind: during the training, or of the test split after it.
+        step: optimizer steps done.
+        found: by the evaluation.
+        split: that was evaluated.
+        deciding: task -> the metric by which it is compared.
+        averaged: whether the weights are averages over steps.
+        seconds: that it took.
+    """
     return {
         "kind": kind,
         "step": step,
@@ -66,6 +83,7 @@ def eval_record(
         **({"by_class": found.by_class} if found.by_class else {}),
         "losses": found.losses,
         "metrics": found.metrics,
+        "deciding": deciding,
         "samples": found.samples,
         "averaged": averaged,
         "seconds": seconds,

@@ -28,13 +28,14 @@ from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.batch_norm import few_samples
 from trainer.training.batches import open_batches
-from trainer.training.build import build_balancer, build_network, build_tasks, fill
+from trainer.training.build import build_balancer, build_network, fill
 from trainer.training.learner import Learner
 from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
 from trainer.training.restore import Checkpoint, check_optimizer, load_model, load_weighting, refuse_other_data
 from trainer.training.selection import check_select, eval_split_of, is_patience_over
 from trainer.training.state import BadSamplesState, CursorState, LossScaleState, SelectionState, TrainState
+from trainer.training.tasks import build_tasks, metric_names
 from trainer.training.unused import refuse_unused, say_unused, unused_parameters
 
 
@@ -158,7 +159,8 @@ def build_run(
     Raises:
         UserError: the parts do not fit the data or one another, or the checkpoint belongs to other ones.
     """
-    tasks = build_tasks(data.manifest, experiment.data.tasks)
+    tasks = build_tasks(data.manifest, experiment.data.tasks, experiment.tasks, data.folder)
+    names = metric_names(tasks, experiment.tasks)  # Here, since it refuses names that do not fit a task.
     network = build_network(experiment, data.manifest, tasks)
     cursor = Cursor(**checkpoint.state.cursor.model_dump()) if checkpoint else START
     # A run goes on as it began, also where its data has got a split val in the meantime.
@@ -166,7 +168,7 @@ def build_run(
         experiment.train.eval_split or (checkpoint.state.eval_split if checkpoint else None), data.manifest
     )
     if experiment.train.select:
-        check_select(experiment.train.select, experiment.train.eval_split, eval_split, tasks)
+        check_select(experiment.train.select, experiment.train.eval_split, eval_split, tasks, names)
     fetch_first(
         data,
         cursor,

@@ -14,7 +14,6 @@ from trainer.config.sections.train import SelectConfig
 from trainer.data.format.manifest import Manifest
 from trainer.errors import UserError, did_you_mean
 from trainer.observe.units import Choice, best_in, by_unit, shortfall
-from trainer.training.build import metric_names
 from trainer.training.evaluate import Evaluation
 from trainer.training.state import SelectionState
 
@@ -35,7 +34,13 @@ def eval_split_of(asked: str | None, manifest: Manifest) -> str:
     return split
 
 
-def check_select(config: SelectConfig, asked_split: str | None, split: str, tasks: Sequence[Task]) -> None:
+def check_select(
+    config: SelectConfig,
+    asked_split: str | None,
+    split: str,
+    tasks: Sequence[Task],
+    metrics: Mapping[str, Sequence[str]],
+) -> None:
     """Refuse a choice that cannot be made, or that would spoil the test split without the user's word.
 
     Args:
@@ -43,12 +48,13 @@ def check_select(config: SelectConfig, asked_split: str | None, split: str, task
         asked_split: train.eval_split of the configuration.
         split: of the evaluations.
         tasks: of the run.
+        metrics: task name -> names of its metrics.
 
     Raises:
         UserError: saying what to type.
     """
     names = [task.name for task in tasks]
-    names_of_metrics = [ERROR, LOSS, *(name for names in metric_names(tasks).values() for name in names)]
+    names_of_metrics = [ERROR, LOSS, *(name for each in metrics.values() for name in each)]
     if config.metric not in names_of_metrics:
         known = ", ".join(dict.fromkeys(names_of_metrics))
         raise UserError(
