@@ -33,12 +33,15 @@ torch.save(predict(numpy.load("pixels.npy")), "outputs.pt")
 
 
 def predicted_by_the_card(folder: Path, card: str, pixels_BHWC: np.ndarray) -> torch.Tensor | list[torch.Tensor]:
-    """Run the card's lines where `models` stands alone."""
-    shutil.copytree(ROOT / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    """Run the card's lines where `models` stands alone, in a folder with a `models` of its own."""
+    alone = folder.with_name("library")
+    shutil.copytree(ROOT / "models", alone / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "models").mkdir()
+    (folder / "models" / "__init__.py").write_text("raise AssertionError('these are not the models')")
     np.save(folder / "pixels.npy", pixels_BHWC)
     (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     (folder / "use.py").write_text(f"import sys\nsys.modules['trainer'] = None\n{code}{PREDICT}")
-    environ = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
+    environ = environment() | {"PYTHONPATH": str(alone)}
     done = subprocess.run(
         [sys.executable, "use.py"], cwd=folder, env=environ, capture_output=True, text=True, timeout=100
     )
@@ -96,6 +99,9 @@ def test_the_card_loads_what_was_evaluated(
     if kind.startswith("separate"):
         assert re.search(r"\| weight \| .* is in kg \| [\d.]+ kg \|", card)
         assert "`heads.<t>.*`" in card
+        assert re.search(r"- weight: `heads\.3\.\S*weight` \(1, \d+\)", card)
+        assert "float32 of shape (B, 3, 8, 8): red, green, blue" in card
+        assert "segmentation: cross-entropy of each labelled pixel" in card
     else:
         assert "`heads.first.weight_TCD` (2, 50, 50)" in card
 

@@ -118,7 +118,9 @@ def _describe(
         raise UserError(
             f"{run_dir / RUN} is missing. It says how this model was trained: restore it from a copy of the run"
         )
-    evaluated = [record for record in folder.of_kind("eval") if record["step"] == state.step]
+    # The test split, where it was evaluated with these parameters, comes last and counts.
+    records = [*folder.of_kind("eval"), *folder.of_kind("test")]
+    evaluated = [record for record in records if record["step"] == state.step]
     provenance = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
     return {
         "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
@@ -134,7 +136,8 @@ def _describe(
             "samples": state.samples,
             "averaged": has_averages(snapshot.optimizer),
             "errors": evaluated[-1]["errors"] if evaluated else None,
-            "test_samples": evaluated[-1].get("samples") if evaluated else None,
+            "split": evaluated[-1].get("split", "test") if evaluated else None,
+            "split_samples": evaluated[-1].get("samples") if evaluated else None,
             "data": {
                 "name": manifest.name,
                 "made_by": manifest.made_by,

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -13,6 +13,21 @@ from trainer.plain import one_line
 from trainer.user_code import is_user_code
 
 MAX_CLASSES_SHOWN = 12
+MAX_HEADS_SHOWN = 64
+LOSSES = {
+    "classification": "cross-entropy",
+    "regression": "Huber's of the standardised value, which is linear from one standard deviation on",
+    "segmentation": "cross-entropy of each labelled pixel",
+    "dense_regression": "absolute error of the standardised numbers of each labelled pixel",
+}
+
+RESIZED = {
+    "exact": "The images of the data have this size; an image of another one has to be resized in the same way as they "
+    "were (see how the data were made, above).",
+    "any": "An image of another size was resized to it, without regard to its proportions: with cv2.INTER_AREA where a "
+    "side is twice as long or longer, else with cv2.INTER_LINEAR.",
+}
+"""How images came to their size, by `stored_sizes` of the manifest; see trainer/data/format/decode.py."""
 
 IMAGES = '''\
 def predict(pixels_BHWC):
@@ -30,7 +45,9 @@ def predict(features_BF):
 
 LOAD = """\
 import json{runpy}
+import sys
 
+sys.path.append(sys.path.pop(0))  # This folder last: it may have a package models of its own.
 import torch
 from safetensors import safe_open
 
@@ -68,7 +85,7 @@ def model_card(about: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
     sections = {
         "Tasks": _tasks(about),
         "Load": _load(about, file, stacked),
-        "Tensors": _tensors(shapes, stacked),
+        "Tensors": _tensors(shapes, stacked, [task["data"]["name"] for task in about["tasks"]]),
         "Data": _data(about),
         "Training": _training(about),
     }
@@ -88,13 +105,20 @@ def _tasks(about: Mapping[str, Any]) -> str:
     if run["errors"] is None:
         said = f"The run was not evaluated at step {run['step']}. To do so: `paretrain eval RUN --step {run['step']}`."
     else:
-        samples = run["test_samples"]
-        said = f"Errors on the {'' if samples is None else f'{samples:,} '}samples of the test split."
+        samples = run["split_samples"]
+        said = (
+            f"Errors on the {'' if samples is None else f'{samples:,} '}samples of the split {markdown(run['split'])}."
+        )
         if any(task["data"]["kind"] == "segmentation" for task in about["tasks"]):
             said += " mIoU, the mean intersection over union of the classes, is a score: higher is better."
     cells = [(task["data"]["name"], _meaning(task["data"]), _error(task, run["errors"])) for task in about["tasks"]]
     rows = [f"| {index} | {' | '.join(map(markdown, row))} |" for index, row in enumerate(cells)]
-    return "\n".join([said, "", "| t | task | its output | error |", "|---|---|---|---|", *rows])
+    kinds = dict.fromkeys(task["data"]["kind"] for task in about["tasks"])
+    losses = "; ".join(f"{kind.replace('_', ' ')}: {LOSSES[kind]}" for kind in kinds)
+    table = ["| t | task | its output | error |", "|---|---|---|---|", *rows]
+    return "\n".join(
+        [said, "", *table, "", f"Loss: {losses}, unless `tasks` in the configuration below says otherwise."]
+    )
 
 
 def _meaning(data: Mapping[str, Any]) -> str:
@@ -149,7 +173,7 @@ def _import(part: str, name: str) -> str:
     return f"from {module} import {attribute} as own_{part}"
 
 
-def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:
+def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool, tasks: Sequence[str]) -> str:
     num_encoder = sum(name.startswith("encoder.") for name in shapes)
     lines = [f"- `encoder.*`: {num_encoder} parameters and buffers, named as torch names them."]
     if stacked:
@@ -160,6 +184,9 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool) -> str:
         lines += [f"  - `{name}` {shape}" for name, shape in shapes.items() if name.startswith("heads.")]
     else:
         lines.append("- `heads.<t>.*`: the head of task t, in the order above.")
+        for t, task in enumerate(tasks[:MAX_HEADS_SHOWN]):
+            own = ", ".join(f"`{name}` {shape}" for name, shape in shapes.items() if name.startswith(f"heads.{t}."))
+            lines.append(f"  - {markdown(task)}: {own}")
     return "\n".join(lines)
 
 
@@ -173,7 +200,9 @@ def _data(about: Mapping[str, Any]) -> str:
         mean, std = ([f"{value:.6g}" for value in spec[key]] for key in ("mean", "std"))
         lines.append(
             f"Input: {colours} images of {spec['height']} x {spec['width']} pixels, (pixel / 255 - mean) / std with "
-            f"mean {', '.join(mean)} and std {', '.join(std)}."
+            f"mean {', '.join(mean)} and std {', '.join(std)}, as float32 of shape (B, {spec['channels']}, "
+            f"{spec['height']}, {spec['width']}): {'' if spec['channels'] == 1 else 'red, green, blue; '}rows from the "
+            f"top, columns from the left. {RESIZED[spec['stored_sizes']]}"
         )
     else:
         lines.append(
