@@ -8,8 +8,9 @@ from trainer.data.format.address import is_url
 from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
-from trainer.training.build import build_network, build_rule, build_tasks
+from trainer.training.build import build_network, build_rule
 from trainer.training.selection import check_select, eval_split_of
+from trainer.training.tasks import build_tasks, metric_names
 
 
 def check_runs(experiments: Sequence[Experiment]) -> None:
@@ -20,7 +21,7 @@ def check_runs(experiments: Sequence[Experiment]) -> None:
     """
     built: list[object] = []
     for experiment in experiments:
-        parts = experiment.data, experiment.model, experiment.balance, experiment.train
+        parts = experiment.data, experiment.tasks, experiment.model, experiment.balance, experiment.train
         if is_url(experiment.data.path) or parts in built:  # The runs of a grid often differ in their seeds alone.
             continue
         built.append(parts)
@@ -41,13 +42,15 @@ def gpu_note(device: str, processes_per_node: int) -> str | None:
 
 
 def _check(experiment: Experiment) -> None:
-    manifest = read_manifest(Path(experiment.data.path))
+    folder = Path(experiment.data.path)
+    manifest = read_manifest(folder)
     manifest.split("train")
-    tasks = build_tasks(manifest, experiment.data.tasks)
+    tasks = build_tasks(manifest, experiment.data.tasks, experiment.tasks, folder)
     config = experiment.train
     split = eval_split_of(config.eval_split, manifest)
     if config.select:
-        check_select(config.select, config.eval_split, split, tasks)
+        metrics = metric_names(tasks, experiment.tasks)
+        check_select(config.select, config.eval_split, split, tasks, metrics)
     check_global_batch(
         manifest.num_samples("train"), global_batch=config.global_batch, world_size=experiment.parallel.processes
     )
