@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from models.heads.task_heads import StackedHeads
@@ -170,6 +171,20 @@ def of_a_pyramid(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -
     balancer.total(**summed(model(x, balancer), y)).backward()
 
 
+def in_chunks_under_fsdp2(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    """With means, of which rank 0 has none for task 1: its head must have a gradient there all the same."""
+    for module in (network.encoder, *network.heads, network):
+        fully_shard(module)
+    outputs = InChunks(network)(x, balancer)
+    means = [
+        F.cross_entropy(output, labels_B, ignore_index=MISSING) for output, labels_B in zip(outputs, y, strict=True)
+    ]
+    balancer.total(means=means, counts=(y != MISSING).sum(dim=1)).backward()
+    for module in (network.encoder, network.heads):
+        whole = [parameter.grad.full_tensor() for parameter in module.parameters()]
+        module.whole_gradients = whole
+
+
 def with_evaluations(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
     """Before the forward and between it and the backward, with gradients and without, of a teacher too."""
     model, teacher = wrapped(network), PROBLEM.model().requires_grad_(False)
@@ -201,13 +216,14 @@ LOOPS: dict[str, tuple[Problem, Callable[..., None]]] = {
     "chunks of stacked heads": (PROBLEM, in_chunks_of_stacked_heads),
     "two forwards": (PROBLEM, in_two_forwards),
     "a z of several tensors": (PROBLEM, of_a_pyramid),
+    "chunks under FSDP2": (PROBLEM, in_chunks_under_fsdp2),
     "evaluations before and between": (PROBLEM, with_evaluations),
     "a frozen encoder": (PROBLEM, frozen),
 }
 
 
 def gradients(module: nn.Module) -> list[Tensor | None]:
-    return [parameter.grad for parameter in module.parameters()]
+    return getattr(module, "whole_gradients", None) or [parameter.grad for parameter in module.parameters()]
 
 
 def step_of_each(rank: int, folder: Path) -> dict[str, Found]:
