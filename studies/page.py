@@ -33,7 +33,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     body = f"<h1>{title}</h1>" + "".join(f'<p class="lead">{paragraph}</p>' for paragraph in lead)
     for section in sections:
         body += f"<h2>{section.heading}</h2>" + "".join(_block(paragraph) for paragraph in section.paragraphs)
-        body += "".join(f"<figure>{svg}<figcaption>{words}</figcaption></figure>" for svg, words in section.figures)
+        body += "".join(map(_figure, section.figures))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -46,6 +46,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(figure: tuple[str, str]) -> str:
+    svg, words = figure
+    return f"<figure>{svg}{words and f'<figcaption>{words}</figcaption>'}</figure>"
 
 
 def _block(html: str) -> str:

@@ -41,7 +41,7 @@ LOOKS = {
         "B. In samples it moves to n = p / T", "samples of one task per feature, n / p", marks=(1, 0.5, 0.25, 0.125)
     ),
     "own": Look("C. Without coupling (μ → 0) it returns to p = n", "p / n  (T = 4)", marks=(1, 4), legend="upper left"),
-    "tuned": Look("D. With the best λ and μ there is no peak", "p / n", log_y=False, legend="lower right"),
+    "tuned": Look("D. With the best λ and μ there is no peak", "p / n", log_y=False, legend="upper left"),
     "height": Look("The height of the peak grows as 1 / √λ", "λ, at p = T n", "test error at p = T n"),
     "labels": Look("Squared error for three kinds of labels", "p / n", paired=True, legend="upper left"),
     "classification": Look(

@@ -37,12 +37,17 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Hold the gaps |simulation / theory - 1| over `num_points` points that are not near a peak."""
+    """Hold the gaps |simulation / theory - 1| over `num_points` points that are not near a peak.
+
+    `num_sure` of them have a standard error below 1 % of the theory; `largest_sure` is the largest gap of these.
+    """
 
     num_points: int
     median: float
     largest: float
     within_two_errors: float
+    num_sure: int
+    largest_sure: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,15 @@ def agreement(points: Sequence[Measured]) -> Agreement:
     kept = [point for point in points if not near_a_peak(point.setting)]
     gaps = np.array([abs(point.mean / point.theory - 1) for point in kept])
     errors = np.array([abs(point.mean - point.theory) / point.error for point in kept])
-    return Agreement(len(kept), float(np.median(gaps)), float(gaps.max()), float(np.mean(errors < 2)))
+    sure = gaps[[point.error < 0.01 * point.theory for point in kept]]
+    return Agreement(
+        num_points=len(kept),
+        median=float(np.median(gaps)),
+        largest=float(gaps.max()),
+        within_two_errors=float(np.mean(errors < 2)),
+        num_sure=len(sure),
+        largest_sure=float(sure.max(initial=0)),
+    )
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ def build_page(figures: Mapping[str, str], results: Results, scale: Scale, secon
             "error peaks where it just fits the training data (double descent). Couple T tasks, and the peak moves "
             "to T times as many parameters. Couple them with the right strength, and it is gone.",
             f"Lines are theory, points are simulations (mean and standard error of {scale.replicates} draws). Away "
-            f"from the peaks the two differ by {agreement.median:.1%} in the median and {agreement.largest:.1%} at "
-            f"most over {agreement.num_points} points; {agreement.within_two_errors:.0%} of the points are within two "
-            "standard errors.",
+            f"from the peaks the two differ by {agreement.median:.1%} in the median over {agreement.num_points} "
+            f"points, and by {agreement.largest_sure:.1%} at most where the simulation's standard error is below 1 % "
+            f"({agreement.num_sure} points; {agreement.largest:.1%} at most where it is larger). "
+            f"{agreement.within_two_errors:.0%} of the points are within two standard errors.",
         ],
         [
             Section(
