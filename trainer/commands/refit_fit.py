@@ -112,7 +112,7 @@ def _fit(run: Trained, read: _Read) -> Fits:
         known_N = ~np.isnan(labels_NC[:, 0])
         z_ND, labels_NC = read.kept_ND[known_N], labels_NC[known_N]
         found = {fit.name: _as_head(task, fit, place, z_ND, labels_NC) for fit in least_squares}
-        if isinstance(task, Classification):
+        if isinstance(task, Classification) and known_N.any():
             ridges = [scale * ridge for ridge in RIDGES]
             fitted = fit_logistic(z_ND, _classes(labels_NC), task.num_outputs, ridges, _trained_head(run, number))
             names = [f"logistic, ridge {ridge:.2g}" for ridge in ridges]
