@@ -65,7 +65,7 @@ def test_a_table_gets_its_advice(table, tmp_path, capsys):
     assert found["sentence"] in shown
     assert "theory of independent rows" in shown
     assert "theory of independent rows" in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -30,7 +30,8 @@ def couple_page(
     """Return the page as self-contained HTML."""
     shown = min(len(columns), MAX_SHOWN)
     names = [label(name, 18) for name in columns[:shown]]
-    figure = draw([[_similarities(names, advice), _errors(names, advice), _curve(times, curve)]], None)
+    tasks = draw([[_similarities(names, advice), _errors(names, advice)]], None)
+    labels = draw([[_curve(times, curve)]], None, panel_width=9.4, panel_height=2.4)
     lead = [f"{_capital(sentences[0])}.", f"{_capital(sentences[1])}. Estimated from {text(source)}."]
     omitted = f" Left out, with too few labels or one value only: {text(', '.join(left_out))}." if left_out else ""
     return page(
@@ -42,13 +43,13 @@ def couple_page(
                 [],
                 [
                     (
-                        figure,
+                        tasks,
                         "Left: correlations between the tasks' effects; blank where a task's own signal is not above "
-                        "zero. Middle: predicted test errors relative to each task's variance; 1 is what predicting "
-                        "the mean gives. Right: the mean error if every task had so many times its labels, each with "
-                        "its best penalty."
+                        "zero. Right: predicted test errors relative to each task's variance; 1 is what predicting "
+                        "the mean gives."
                         + (f" The first {shown} of {len(columns)} tasks." if shown < len(columns) else ""),
-                    )
+                    ),
+                    (labels, "The mean error if every task had so many times its labels, each with its best penalty."),
                 ],
             ),
             Section("Task by task", [_task_table(columns, advice), f"<p>{omitted}</p>" if omitted else ""]),
@@ -119,7 +120,7 @@ def _errors(names: Sequence[str], advice: Advice) -> Callable[[Axes], None]:
 
 def _curve(times: Sequence[float], curve: Sequence[MeanErrors]) -> Callable[[Axes], None]:
     def panel(axes: Axes) -> None:
-        axes.plot(times, [errors.alone for errors in curve], color=PALETTE[7], marker="o", markersize=3, label="alone")
+        axes.plot(times, [errors.alone for errors in curve], color=PALETTE[7], marker="o", linewidth=3, label="alone")
         combined = [errors.combined for errors in curve]
         axes.plot(times, combined, color=PALETTE[0], marker="o", markersize=3, label="combined")
         axes.set_xscale("log", base=2)
