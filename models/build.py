@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from models.calls import errors_named
 from models.encoders.lenet import LeNet
 from models.encoders.mlp import MLP
 from models.encoders.resnet import resnet18, resnet34, resnet50
+from models.encoders.timm_models import PREFIX as TIMM
+from models.encoders.timm_models import TimmEncoder
 from models.encoders.transformers import TransformersEncoder
 from models.encoders.vit import ViT
 from models.heads.shared import NAME as SHARED
@@ -21,6 +24,7 @@ from models.heads.shared import shared_heads
 from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.heads.towers import HeadsWithTowers, Tower
 from models.heads.vector import linear_head, mlp_head, pooled, pyramid_head, upsampling_head
+from models.levels import Takes, has_levels, level_of, number_of
 from models.multitask import MultiTaskModel
 from models.tasks import Classification, DenseRegression, Regression, Segmentation, Task
 
@@ -37,7 +41,8 @@ ENCODERS: Mapping[str, Build] = {
     "transformers": TransformersEncoder,
 }
 """`build(input_shape, **options)` returns a module with an attribute `width`: D, if z has the shape (B, D) or the
-spatial shape (B, D, h, w). With a spatial z it also has an attribute `stride`: H / h."""
+spatial shape (B, D, h, w). With a spatial z it also has an attribute `stride`: H / h. Where it returns several tensors,
+both are tuples."""
 
 HEADS: Mapping[str, Callable[..., nn.Sequential]] = {"linear": linear_head, "mlp": mlp_head}
 """`build(width, outputs, **options)` returns layers that `StackedHeads` can stack; the user's own may be any module."""
@@ -53,7 +58,7 @@ def build_encoder(encoder: str | Build, options: Mapping[str, Any], input_shape:
     """Build an encoder for images of `input_shape` (C, H, W), or for vectors of features (F,).
 
     Args:
-        encoder: a name in ENCODERS, or a class or function that is called as those are.
+        encoder: a name in ENCODERS, `timm/` and a model of timm, or a class or function that is called as those are.
         options: its keyword arguments.
         input_shape: shape of one sample.
 
@@ -61,17 +66,25 @@ def build_encoder(encoder: str | Build, options: Mapping[str, Any], input_shape:
         ValueError: the name or an option is unknown, a value is refused, the encoder has no `width`, or the cells of a
             spatial z do not cover the image.
     """
-    module = _build("encoder", ENCODERS, encoder, options, input_shape)
-    if not _number(module, "width"):
-        raise ValueError(
-            f"encoder '{_name(encoder)}' has no attribute `width`: the length of its representation z, an int"
-        )
-    stride = _number(module, "stride")
-    if stride and any(side % stride for side in input_shape[1:]):
-        raise ValueError(
-            f"each cell of the z of encoder '{_name(encoder)}' covers {stride} x {stride} pixels, and images of "
-            f"{' x '.join(map(str, input_shape[1:]))} are not made of such cells: give them sides that {stride} divides"
-        )
+    if isinstance(encoder, str) and encoder.startswith(TIMM):
+        with errors_named(f"encoder '{encoder}' cannot be built with {dict(options)} on {input_shape}"):
+            module: nn.Module = TimmEncoder(input_shape, encoder.removeprefix(TIMM), options)  # type: ignore[arg-type]
+    else:
+        module = _build("encoder", ENCODERS, encoder, options, input_shape)
+    levels: Sequence[int | None] = range(len(module.width)) if has_levels(module) else [None]  # type: ignore[arg-type]
+    for level in levels:
+        if not number_of(module, "width", level):
+            raise ValueError(
+                f"encoder '{_name(encoder)}' has no attribute `width`: the length of its representation z, an int; or "
+                "the lengths of several tensors, a tuple"
+            )
+        stride = number_of(module, "stride", level)
+        if stride and any(side % stride for side in input_shape[1:]):
+            raise ValueError(
+                f"each cell of the z of encoder '{_name(encoder)}' covers {stride} x {stride} pixels, and images of "
+                f"{' x '.join(map(str, input_shape[1:]))} are not made of such cells: give them sides that {stride} "
+                "divides"
+            )
     return module
 
 
@@ -82,6 +95,7 @@ def build_model(
     options: Mapping[str, Any],
     tower: Tower | None = None,
     linear: Sequence[str] = (),
+    takes: Takes = None,
 ) -> MultiTaskModel:
     """Add one head for each task to the encoder. Heads of equal tasks are stacked if their kind allows it.
 
@@ -93,32 +107,40 @@ def build_model(
         options: the head's keyword arguments.
         tower: a second head for each task; None: no such heads.
         linear: names of tasks that get a linear head in place of `head`.
+        takes: which tensor of a representation of several the heads, and towers, take.
 
     Raises:
         ValueError: a name or an option is unknown, or a value is refused.
     """
     _refuse_wrong_linear(linear, head, tasks)
+    if isinstance(takes, Mapping):
+        for name in takes.keys() - {task.name for task in tasks}:
+            hint = _did_you_mean(name, [task.name for task in tasks])
+            raise ValueError(f"model.head.takes names a task '{name}', and there is none.{hint}")
+    alone = not has_levels(encoder) and takes is None
     if head == SHARED:
-        if tower is not None or not _are_equal(tasks) or _number(encoder, "stride"):
+        if tower is not None or not _are_equal(tasks) or not alone or number_of(encoder, "stride"):
             raise ValueError(
                 f"head '{SHARED}' is for tasks that are alike (numbers, or as many classes), on a z that is a vector, "
                 "and without towers. Type model.head.name=linear, or train such tasks alone: data.tasks=[...]"
             )
         outputs = {task.name: task.num_outputs for task in tasks}
-        return MultiTaskModel(encoder, shared_heads(_number(encoder, "width"), outputs, options))
+        return MultiTaskModel(encoder, shared_heads(number_of(encoder, "width"), outputs, options))
     _refuse_unused_head(head, options, tasks)
     known = head in HEADS and (tower is None or tower.head in HEADS) and not linear
-    stackable = known and _are_equal(tasks) and not _number(encoder, "stride")
-    kind = StackedHeads if stackable else SeparateHeads
+    stackable = known and _are_equal(tasks) and alone and not number_of(encoder, "stride")
+    levels = [level_of(takes, task.name) for task in tasks]
 
     def one_each(what: str, build: str | Build, keywords: Mapping[str, Any]) -> Any:
-        modules: list[Any] = [_build_head(what, build, keywords, encoder, task) for task in tasks]
-        return kind(modules)
+        modules: list[Any] = [
+            _build_head(what, build, keywords, encoder, task, level) for task, level in zip(tasks, levels, strict=True)
+        ]
+        return StackedHeads(modules) if stackable else SeparateHeads(modules, levels)
 
     heads = one_each("head", head, options)
     for place, task in enumerate(tasks):
         if task.name in linear:
-            heads[place] = _build_head("head", "linear", {}, encoder, task)
+            heads[place] = _build_head("head", "linear", {}, encoder, task, levels[place])
     if tower is None:
         return MultiTaskModel(encoder, heads)
     return MultiTaskModel(encoder, HeadsWithTowers(heads, one_each("tower", tower.head, tower.options), tower.weight))
@@ -161,11 +183,15 @@ def _are_equal(tasks: Sequence[Task]) -> bool:
     return len(kinds) == 1 and type(tasks[0]) in (Classification, Regression)
 
 
-def _build_head(what: str, build: str | Build, options: Mapping[str, Any], encoder: nn.Module, task: Task) -> nn.Module:
+def _build_head(
+    what: str, build: str | Build, options: Mapping[str, Any], encoder: nn.Module, task: Task, level: int | None
+) -> nn.Module:
     """Build one head. A spatial z is a map for dense tasks, and is averaged for the others."""
-    width, stride = _number(encoder, "width"), _number(encoder, "stride")
     if build not in HEADS and build not in DENSE_HEADS:
-        return _build(what, {**HEADS, **DENSE_HEADS}, build, options, width, task.num_outputs)
+        all_of_it = level is None and has_levels(encoder)
+        its_width: Any = encoder.width if all_of_it else number_of(encoder, "width", level)
+        return _build(what, {**HEADS, **DENSE_HEADS}, build, options, its_width, task.num_outputs)
+    width, stride = number_of(encoder, "width", level), number_of(encoder, "stride", level)
     dense = isinstance(task, Segmentation | DenseRegression)
     if not stride and (dense or build in DENSE_HEADS):
         found = f"task '{task.name}' has a target for every pixel and" if dense else f"{what} '{build}'"
@@ -181,12 +207,6 @@ def _build_head(what: str, build: str | Build, options: Mapping[str, Any], encod
         return pooled(linear_head(width, task.num_outputs))
     head = _build(what, {**HEADS, **DENSE_HEADS}, build, options, width, task.num_outputs)
     return pooled(head) if stride else head
-
-
-def _number(encoder: nn.Module, attribute: str) -> int:
-    """Return an int that describes the encoder's z; 0 if the encoder has no such attribute."""
-    found = getattr(encoder, attribute, None)
-    return found if isinstance(found, int) else 0
 
 
 def _build(
@@ -209,7 +229,7 @@ def _build(
         module = function(*arguments, **options)
     if not isinstance(module, nn.Module):
         raise ValueError(f"{what} '{name}' gave {type(module).__name__}; {EXPECTED}")
-    empty = [key for key, parameter in module.named_parameters() if parameter.numel() == 0]
+    empty = [key for key, parameter in module.named_parameters() if not is_lazy(parameter) and parameter.numel() == 0]
     if empty:
         raise ValueError(f"{doing}: its parameter {empty[0]} has no entries")
     return module

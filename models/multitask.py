@@ -3,11 +3,15 @@
 Shapes: B samples, T tasks, C outputs per task.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from models.heads.shared import PenalisedOutputs
 from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, state_of
 from models.heads.towers import HeadsWithTowers, TowerOutputs
+from models.levels import Z
 
 
 class MultiTaskModel(nn.Module):
@@ -38,13 +42,28 @@ class MultiTaskModel(nn.Module):
         Args:
             x: a batch of images.
             balancer: measures the gradient of z for each task; None: all heads read z directly.
+
+        Raises:
+            TypeError: the encoder returned something else than a tensor, or a list or tuple of tensors.
         """
-        z = self.encoder(x)
-        if balancer and not z.requires_grad:
-            z.requires_grad_()  # A frozen encoder: the balancer still measures the gradients of z.
+        z = self._as_heads_compute(self.encoder(x))
         outputs: Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs = self.heads(z, balancer)
         return outputs
 
     def head_state(self, task: int) -> dict[str, Tensor]:
         """Return the parameters of one task's head, without its tower: see `state_of`."""
         return state_of(self.heads.main if isinstance(self.heads, HeadsWithTowers) else self.heads, task)
+
+    def _as_heads_compute(self, z: Any) -> Z:
+        """Return z in the precision of the heads: that of an encoder in bfloat16, say, is another one."""
+        if isinstance(z, list | tuple):
+            return tuple(self._cast(tensor) for tensor in z)
+        return self._cast(z)
+
+    def _cast(self, z: Any) -> Tensor:
+        if not isinstance(z, Tensor):
+            raise TypeError(f"the encoder returned {type(z).__name__}; expected a tensor, or a tuple of tensors")
+        first = next(self.heads.parameters(), None)
+        if first is None or torch.is_autocast_enabled(z.device.type):
+            return z
+        return z.to(first.dtype)

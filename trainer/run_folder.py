@@ -7,7 +7,7 @@ import platform
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -91,13 +91,16 @@ class RunLock:
 
 
 @contextmanager
-def claimed(experiment: Experiment, found: Found | None, runtime: Runtime) -> Iterator[list[str]]:
+def claimed(
+    experiment: Experiment, found: Found | None, runtime: Runtime, start: Mapping[str, Any] | None = None
+) -> Iterator[list[str]]:
     """Make the run's folder this configuration's, and hold it inside the block. Collective; rank 0 does it.
 
     Args:
         experiment: everything that it asks for could be built.
         found: the checkpoint that the run goes on from; None for a new run.
         runtime: the processes.
+        start: where a new run's encoder came from; None: from random numbers.
 
     Yields:
         What the user should know of the folder, a sentence each.
@@ -106,10 +109,10 @@ def claimed(experiment: Experiment, found: Found | None, runtime: Runtime) -> It
         UserError: the folder cannot be written, or another job trains there; the same on every rank.
     """
     with closing(RunLock(experiment.run_dir)) as lock:
-        yield runtime.on_main(lambda: _claim(experiment, found, lock))
+        yield runtime.on_main(lambda: _claim(experiment, found, lock, start))
 
 
-def _claim(experiment: Experiment, found: Found | None, lock: RunLock) -> list[str]:
+def _claim(experiment: Experiment, found: Found | None, lock: RunLock, start: Mapping[str, Any] | None) -> list[str]:
     run_dir = experiment.run_dir
     try:
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -119,7 +122,10 @@ def _claim(experiment: Experiment, found: Found | None, lock: RunLock) -> list[s
         notes = _set_checkpoints_aside(found) if found else _keep_old_metrics(run_dir)
         changes = _changes(experiment, step_of(found.snapshot.path)) if found else []
         notes += [f"{change['key']}: {change['change']}, as --allow-change allows" for change in changes]
+        if found and experiment.model.encoder.weights is not None:
+            start = _recorded_start(run_dir)
         provenance = _provenance(experiment) | {"changes": [*changes_of(run_dir), *changes]}
+        provenance |= {"encoder_weights": start} if start else {}
         for name, text in {CONFIG: to_yaml(experiment), RUN: json.dumps(provenance, indent=1)}.items():
             replace(run_dir / name, f"{text.rstrip()}\n".encode())
     except OSError as error:
@@ -189,6 +195,15 @@ def changes_of(run_dir: Path) -> list[dict[str, Any]]:
             f"{run_dir / RUN}: changes: expected a list with a key each. Remove it to go on: rm {run_dir / RUN}"
         )
     return changes
+
+
+def _recorded_start(run_dir: Path) -> Any:
+    """Return what the run's first start has recorded of the weights that it read; None if that is lost."""
+    try:
+        found = read_json(run_dir / RUN)
+    except (FileNotFoundError, UserError):
+        return None
+    return found.get("encoder_weights") if isinstance(found, dict) else None
 
 
 def _provenance(experiment: Experiment) -> dict[str, Any]:

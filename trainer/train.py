@@ -6,6 +6,7 @@ This is what `accelerate launch -m trainer.train CONFIG [a.b=c ...] [--allow-cha
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 
 from trainer.config.file import load_config
@@ -69,10 +70,11 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
             if run.is_complete and not needs_test(run):
                 say_complete(run)
                 return 0
+            start = asdict(run.start) if run.start else None
             runtime.barrier()  # All ranks are ready: from here on, a signal to one of them is a request to all.
         with (
             closing(run),
-            claimed(experiment, checkpoint.found if checkpoint else None, runtime) as notes,
+            claimed(experiment, checkpoint.found if checkpoint else None, runtime, start) as notes,
             open_observers(run, checkpoint, notes) as observers,
         ):
             if goes_on_from:  # From here on it has a checkpoint of its own.

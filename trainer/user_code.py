@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from models.calls import errors_named
+from models.encoders.timm_models import PREFIX as TIMM
 from trainer.errors import did_you_mean
 from trainer.files import sha256
 
@@ -31,7 +32,7 @@ EXAMPLE = "my_nets/tiny.py:Net"
 
 def is_user_code(name: str) -> bool:
     """Return whether `name` is a dotted path or a file, and not one of our short names."""
-    return any(mark in name for mark in "./:")
+    return any(mark in name for mark in "./:") and not name.startswith(TIMM)
 
 
 def load(name: str, kind: type, *, named: str, expected: str) -> Callable[..., Any]:

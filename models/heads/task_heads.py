@@ -3,19 +3,21 @@
 Shapes: B samples, T tasks, C outputs per task, D representation width.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.levels import Z, taken
+
 
 class BalancerLike(Protocol):
     """Stands between encoder and heads in training: `paretrain.Balancer`, or anything with these two methods."""
 
-    def split(self, z: Tensor) -> Sequence[Tensor]:
-        """Return T views of z, in the order of the tasks."""
+    def split(self, z: Any) -> Sequence[Any]:
+        """Return T views of z, in the order of the tasks; of a tuple of tensors, T tuples."""
         ...
 
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None) -> Tensor:
@@ -24,12 +26,24 @@ class BalancerLike(Protocol):
 
 
 class SeparateHeads(nn.ModuleList):
-    """Hold T heads of any kind, in task order."""
+    """Hold T heads of any kind, in task order.
 
-    def forward(self, z: Tensor, balancer: BalancerLike | None) -> list[Tensor]:
+    Args:
+        heads: one for each task.
+        levels: which tensor of a representation of several each head takes; None: all of them.
+    """
+
+    def __init__(self, heads: Iterable[nn.Module], levels: Sequence[int | None] | None = None) -> None:
+        super().__init__(heads)
+        self.levels = [None] * len(self) if levels is None else list(levels)
+
+    def forward(self, z: Z, balancer: BalancerLike | None) -> list[Tensor]:
         """Apply each head to its view of z; return one output per task."""
-        views = balancer.split(z) if balancer else [z] * len(self)
-        return [head(view) for head, view in zip(self, views, strict=True)]
+        return self.outputs(balancer.split(z) if balancer else [z] * len(self))
+
+    def outputs(self, views: Sequence[Z]) -> list[Tensor]:
+        """Apply each head to its view of z."""
+        return [head(taken(view, level)) for head, view, level in zip(self, views, self.levels, strict=True)]
 
 
 class _Stack(nn.Module):

@@ -97,8 +97,7 @@ def _separate(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Give the head and the tower of a task the same view of z, which sums both gradients."""
     views = balancer.split(z) if balancer else [z] * len(heads)
-    main = [head(view) for head, view in zip(heads, views, strict=True)]
-    return main, [tower(view) for tower, view in zip(towers, views, strict=True)]
+    return heads.outputs(views), towers.outputs(views)
 
 
 def _stacked(

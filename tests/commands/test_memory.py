@@ -1,6 +1,7 @@
 """The memory estimate, held against what real engines keep and send, and against a forward that can be counted."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from trainer.config.sections.parallel import OffloadConfig
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
+from trainer.training.groups import settings
 from trainer.training.optimizer import build_optimizer
 
 TASKS = [Classification(name, 2) for name in "abc"]
@@ -60,7 +62,9 @@ def what_a_rank_holds_and_sends(rank: int, world_size: int) -> dict[str, dict[st
     for name, (strategy, offload) in CASES.items():
         network = small_model()
         sizes = [held_bytes([parameter]) for parameter in network.parameters()]
-        optimizer = partial(build_optimizer, config=ADAM)
+        of_parameters = settings(network, ADAM)
+        optimizer = partial(build_optimizer, config=ADAM, settings=of_parameters)
+        optimizer_size = optimizer_bytes(dict(network.named_parameters()), ADAM, of_parameters)
         engine = build_engine(strategy, network, optimizer, runtime, None, offload=offload)
         step = partial(train_step, engine, Balancer(3, group=runtime.balance_group))
         for _ in range(2):  # DDP cuts its buckets after the first, ZeRO-3 learns the order of the modules.
@@ -70,9 +74,10 @@ def what_a_rank_holds_and_sends(rank: int, world_size: int) -> dict[str, dict[st
         found[name] = {
             "sizes": Sizes(
                 parameters=sum(sizes),
+                trained=sum(sizes),
                 largest=max(sizes),
                 buffers=0,
-                optimizer=optimizer_bytes(sum(sizes), ADAM),
+                optimizer=optimizer_size,
                 parts=parts_of_fsdp2(network) if strategy == "fsdp2" else (),
                 batch=0,
                 activations=0,
@@ -146,7 +151,9 @@ def test_activations_of_an_mlp_are_those_counted_by_hand() -> None:
 
 
 def test_shares_add_up_to_the_whole() -> None:
-    sizes = Sizes(800, 400, buffers=8, optimizer=1600, parts=(100, 300, 400), batch=90, activations=5000, balancer=70)
+    sizes = Sizes(
+        800, 800, 400, buffers=8, optimizer=1600, parts=(100, 300, 400), batch=90, activations=5000, balancer=70
+    )
     alone = estimate_memory(sizes, "single", 1)
     assert alone == MemoryEstimate(808, 800, 1600, 0, 90, 5000, 70, sent=0)
     assert alone.total == 8368
@@ -154,10 +161,12 @@ def test_shares_add_up_to_the_whole() -> None:
         shared = estimate_memory(sizes, strategy, 8)
         assert (shared.parameters, shared.gradients, shared.optimizer) == (8 + 100 * copies, 100, 200)
         assert (shared.activations, shared.balancer) == (5000, 70), "each process has a micro-batch of its own"
+    frozen = estimate_memory(replace(sizes, trained=80, optimizer=160), "ddp", 2)
+    assert (frozen.parameters, frozen.gradients, frozen.communication, frozen.sent) == (808, 80, 80, 80)
 
 
 def test_a_gpu_needs_room_beyond_the_estimate() -> None:
-    needed = estimate_memory(Sizes(100, 10, 0, 200, (), 0, 500, 0), "single", 1)
+    needed = estimate_memory(Sizes(100, 100, 10, 0, 200, (), 0, 500, 0), "single", 1)
     assert needed.total == 900
     assert needed.fits(1000)
     assert not needed.fits(999)

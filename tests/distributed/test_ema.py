@@ -19,6 +19,7 @@ from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, swap
+from trainer.training.groups import Setting
 from trainer.training.optimizer import build_optimizer
 
 STEPS_EACH = 3
@@ -111,7 +112,8 @@ def assert_follows(
 
 def one_parameter() -> tuple[nn.Parameter, torch.optim.Optimizer]:
     parameter = nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer([("w", parameter)], OptimizerConfig(name="sgd", learning_rate=1.0, ema_decay=0.75))
+    config = OptimizerConfig(name="sgd", learning_rate=1.0, ema_decay=0.75)
+    optimizer = build_optimizer([("w", parameter)], config, {"w": Setting(1.0, 0.0)})
     return parameter, optimizer
 
 

@@ -1,4 +1,6 @@
-"""Frozen parameters under every strategy: α and what is trained are as on one process, and what is frozen stays."""
+"""Frozen parameters, and groups of parameters with settings of their own, under every strategy: α and what is trained
+are as on one process, and what is frozen stays.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,10 +17,26 @@ from tests.support.problem import two_pass_step
 from tests.support.ranks import run_ranks
 from tests.support.runtimes import a_runtime
 from tests.support.strategies import CASES, CLIP_NORM, Case, lenet, new_engine, train, whole, write
+from trainer.config.sections.optimizer import OptimizerConfig, ParameterGroup
+from trainer.training.groups import settings
+from trainer.training.optimizer import build_optimizer
+from trainer.training.schedule import set_learning_rate
 
 NUM_STEPS = 3
 PATTERNS = {"a layer and a head": ("encoder.features.0.*", "heads.1.*"), "the encoder": ("encoder.*",)}
 SGD = CASES["LeNet, separate heads, SGD"]
+RATE, DECAY = 0.05, 0.1
+CONFIG = OptimizerConfig(
+    name="sgd",
+    learning_rate=RATE,
+    momentum=0.9,
+    weight_decay=DECAY,
+    decay_norms_and_biases=False,
+    groups=(
+        ParameterGroup(match="encoder.*", learning_rate_scale=0.5),
+        ParameterGroup(match="heads.2.*", weight_decay=0),
+    ),
+)
 
 
 def is_frozen(name: str, what: str) -> bool:
@@ -31,13 +49,26 @@ def frozen(what: str) -> Case:
         freeze(network, {name for name in network.state_dict() if is_frozen(name, what)})
         return network
 
-    return replace(SGD, model=model)
+    return replace(SGD, model=model, optimizer=lambda named: build_optimizer(named, CONFIG, settings(lenet(), CONFIG)))
+
+
+def torch_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """What CONFIG says, parameter by parameter."""
+    groups = [
+        {
+            "params": [parameter],
+            "lr": RATE / 2 if name.startswith("encoder.") else RATE,
+            "weight_decay": 0.0 if name.endswith("bias") or name.startswith("heads.2") else DECAY,
+        }
+        for name, parameter in model.named_parameters()
+    ]
+    return torch.optim.SGD(groups, momentum=0.9)
 
 
 def by_definition(what: str) -> tuple[Tensor, Mapping[str, Tensor]]:
     """One process that computes every gradient, and then forgets those of what is frozen."""
     model = lenet()
-    optimizer = SGD.optimizer(list(model.parameters()))
+    optimizer = torch_optimizer(model)
     alphas = []
     for step in range(NUM_STEPS):
         alphas.append(two_pass_step(model, *SGD.batch(step)))
@@ -58,12 +89,14 @@ def on_a_rank(
     found = {}
     for what, strategy in itertools.product(PATTERNS, strategies):
         engine = new_engine(strategy, frozen(what), runtime)
+        set_learning_rate(engine.optimizer, RATE)
         alphas = train(engine, SGD, range(NUM_STEPS), runtime)
         model = whole(engine.model_pieces(), runtime)
         same = True
         if what == "a layer and a head":
             again = new_engine(strategy, frozen(what), runtime, write(engine, folder / strategy, runtime))
             ends = []
+            set_learning_rate(again.optimizer, RATE)
             for one in (engine, again):
                 train(one, SGD, [NUM_STEPS], runtime)
                 ends.append(whole(itertools.chain(one.model_pieces(), one.optimizer_pieces()), runtime))

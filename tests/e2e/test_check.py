@@ -33,6 +33,22 @@ def test_a_run_for_a_larger_machine_is_tried_within_this_one(
     assert not run_dir.parent.exists()
 
 
+def test_what_a_user_should_know_of_the_network_is_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An encoder of two maps with a lazy layer and one that is not used; some of it frozen, the rest in groups."""
+    own = [
+        "model.encoder={name: tests.support.encoders.LazyScales}",
+        "model.head={name: tests.support.encoders.OfAllScales}",
+    ]
+    rates = ["model.freeze=[encoder.fine.*]", "optimizer.groups=[{match: encoder.*, learning_rate_scale: 0.1}]"]
+    assert main(["check", str(config), *own, *rates]) == 0
+    shown = said(capsys.readouterr().out)
+    assert "40 entries of 2 parameters are frozen" in shown
+    assert "no task's output depends on 2 parameters: encoder.spare.weight, encoder.spare.bias" in shown
+    assert "entries of 4 parameters at 0.1 x the learning rate" in shown
+    assert main(["check", str(config), "--processes", "2", *own]) == 2
+    assert "model.freeze=[encoder.spare.*]" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_what_is_offloaded_stands_beside_the_estimate(config: Path, paretrain: Command) -> None:
     done = paretrain("check", config, "--strategy", "zero2", "parallel.offload.optimizer=cpu")

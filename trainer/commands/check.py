@@ -69,6 +69,7 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         "tasks": f"{len(run.task_names)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
         "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
         **({"notes": "; ".join(run.notes)} if run.notes else {}),
+        "optimizer": f"{experiment.optimizer.name}: " + "\n".join(run.groups),
         "batch": _batch(config, processes),
         "length": _length(config, manifest.num_samples("train")),
         "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",

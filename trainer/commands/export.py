@@ -124,7 +124,12 @@ def _describe(
     provenance = folder.info.model_dump(include={"command", "started_at", "world_size", "git", "versions"})
     return {
         "encoder": {"name": encoder.name, "options": _portable(network, encoder.options)},
-        "head": {"name": head.name, "options": head.options, "linear": experiment.model.linear_heads},
+        "head": {
+            "name": head.name,
+            "options": head.options,
+            "linear": experiment.model.linear_heads,
+            "takes": head.takes,
+        },
         "input": manifest.input.model_dump(mode="json") | {"shape": manifest.input.encoder_shape},
         "tasks": [
             {"type": type(task).__name__, "arguments": asdict(task), "data": specs[task.name]}  # type: ignore[call-overload]

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from models import training_losses
+from models.freezing import trained
 from models.heads.task_heads import SharedLinear
+from models.levels import Z
 from paretrain import Balancer
 from trainer.commands.memory import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
 from trainer.data.format.manifest import Manifest
 from trainer.data.reading.loader import Batch
 from trainer.runtime.engines.precision import lower_precision
 from trainer.training.build import build_network
+from trainer.training.groups import settings
 from trainer.training.run import Run
 
 
@@ -35,24 +38,25 @@ def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
     num_samples = len(batch.inputs) // experiment.train.accumulation.steps
     inputs = batch.inputs[:num_samples]
     targets = {name: target[:num_samples] for name, target in batch.targets.items()}
-    representations: list[Tensor] = []
-    network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z.detach()))
+    representations: list[Z] = []
+    network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z))
 
     def forward() -> Tensor:
         sums_T, counts_T = training_losses(tasks, network(inputs, balancer), targets)
         return balancer.total(sums=sums_T, counts=counts_T)
 
     activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), inputs, *targets.values()])
-    parameters = _bytes(network.parameters())
+    trained_ones = trained(network)
     return Sizes(
-        parameters=parameters,
+        parameters=_bytes(network.parameters()),
+        trained=_bytes(trained_ones.values()),
         largest=max(_bytes([parameter]) for parameter in network.parameters()),
         buffers=_bytes(network.buffers()),
-        optimizer=optimizer_bytes(parameters, experiment.optimizer),
+        optimizer=optimizer_bytes(trained_ones, experiment.optimizer, settings(network, experiment.optimizer)),
         parts=parts_of_fsdp2(run.learner.network) if experiment.parallel.strategy == "fsdp2" else (),
         batch=_bytes([batch.inputs, *batch.targets.values()]),
         activations=activations,
-        balancer=_balancer_bytes(run, network.heads, representations[-1], _bytes(network.encoder.parameters())),
+        balancer=_balancer_bytes(run, network.heads, representations[-1], _bytes(trained(network.encoder).values())),
     )
 
 
@@ -78,14 +82,15 @@ def saved_bytes(forward: Callable[[], Tensor], not_counted: Iterable[Tensor]) ->
     return sum(blocks.values())
 
 
-def _balancer_bytes(run: Run, heads: nn.Module, z: Tensor, encoder_bytes: int) -> int:
+def _balancer_bytes(run: Run, heads: nn.Module, z: Z, encoder_bytes: int) -> int:
     num_tasks, balance = len(run.task_names), run.experiment.balance
+    z_bytes = _bytes([z] if isinstance(z, Tensor) else z)
     firsts = [module for module in heads.modules() if isinstance(module, SharedLinear)]
     if firsts:
         errors = sum(len(z) * _bytes([first.bias_TC]) for first in firsts)
-        found = stacked_bytes(num_tasks, _bytes([z]), errors, sum(_bytes([first.weight_TCD]) for first in firsts))
+        found = stacked_bytes(num_tasks, z_bytes, errors, sum(_bytes([first.weight_TCD]) for first in firsts))
     else:
-        found = split_bytes(num_tasks, _bytes([z]))
+        found = split_bytes(num_tasks, z_bytes)
     whole_gradients = parameter_gradients_bytes(num_tasks, encoder_bytes)
     if balance.space == "parameters":
         return whole_gradients

@@ -7,7 +7,10 @@ W is the number of processes. Messages go around a ring: a process sends (W - 1)
 reduce-scatter handles, and twice that for an all-reduce.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from paretrain.gram import CHUNK_ENTRIES
 from trainer.config.sections.optimizer import OptimizerConfig
@@ -15,8 +18,9 @@ from trainer.config.sections.parallel import OffloadConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.engines.offload import NO_OFFLOAD
 from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES
+from trainer.training.groups import Setting
+from trainer.training.optimizer import state_slots
 
-MOMENTS = {"adam": 2, "adamw": 2}
 ENTRY_BYTES = 4
 """Parameters, gradients and optimizer state are float32."""
 ZERO_BUCKET_BYTES = ENTRY_BYTES * MAX_BUCKET_ENTRIES
@@ -34,6 +38,7 @@ class Sizes:
 
     Attributes:
         parameters: all parameters.
+        trained: the parameters that are not frozen.
         largest: the largest parameter.
         buffers: all buffers, such as BatchNorm's running statistics.
         optimizer: the optimizer state of all parameters.
@@ -44,6 +49,7 @@ class Sizes:
     """
 
     parameters: int
+    trained: int
     largest: int
     buffers: int
     optimizer: int
@@ -90,28 +96,29 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate what one of `world_size` processes needs under `strategy`, with `offload` (parallel.offload)."""
     shards, stage = STRATEGIES[strategy].shards, STRATEGIES[strategy].zero_stage
-    whole, shard = sizes.parameters, -(-sizes.parameters // world_size)
-    parameters = shard if "parameters" in shards else whole
-    gradients = shard if "gradients" in shards else whole
+    whole, trained = sizes.parameters, sizes.trained
+    shard = -(-trained // world_size)
+    parameters = -(-whole // world_size) if "parameters" in shards else whole
+    gradients = shard if "gradients" in shards else trained
     optimizer = -(-sizes.optimizer // world_size) if "optimizer" in shards else sizes.optimizer
     offloaded = 0
     if not shards:
-        communication = whole if world_size > 1 else 0  # DDP's buckets
-        handled = 2 * whole
+        communication = trained if world_size > 1 else 0  # DDP's buckets
+        handled = 2 * trained
     elif stage is None:
         root, *others = sizes.parts
         # FSDP2 keeps the root whole until the backward. One of the other parts computes while the next one is gathered,
         # and one has whole gradients, which are copied to be scattered.
         communication = root + 4 * max(others)
-        handled = 3 * whole - root
+        handled = 2 * whole - root + trained
     else:
         communication = min(whole, ZERO_BUCKET_BYTES)
-        handled = 3 * whole
+        handled = 3 * trained
         if stage == 1:
             gradients += shard
         if stage == 3:
             communication += min(whole, ZERO3_LIVE_BYTES)
-            handled = (2 if whole <= ZERO3_LIVE_BYTES else 3) * whole
+            handled = (1 if whole <= ZERO3_LIVE_BYTES else 2) * whole + trained
         if offload.parameters != "none":
             offloaded += parameters
             parameters = 0
@@ -136,10 +143,12 @@ def estimate_memory(
     )
 
 
-def optimizer_bytes(parameters: int, config: OptimizerConfig) -> int:
-    """Return the size of the optimizer state for `parameters` bytes of parameters."""
-    moments = MOMENTS.get(config.name, 1 if config.momentum else 0)
-    return parameters * (moments + (config.ema_decay is not None))
+def optimizer_bytes(
+    parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, settings: Mapping[str, Setting]
+) -> int:
+    """Return the size of the optimizer state of the trained parameters."""
+    slots = {setting: sum(state_slots(config, setting).values()) for setting in set(settings.values())}
+    return sum(slots[settings[name]] * parameter.nbytes for name, parameter in parameters.items())
 
 
 def split_bytes(num_tasks: int, z_bytes: int) -> int:

@@ -64,6 +64,7 @@ model = models.build_model(
     {head},
     head["options"],
     linear=head["linear"],
+    takes=head["takes"],
 )
 model.load_state_dict(weights)
 model.eval()

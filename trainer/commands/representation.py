@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models import MultiTaskModel, Task
+from models.levels import Z
 from trainer.config.schema import Experiment
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.manifest import Manifest
@@ -50,7 +51,7 @@ class Trained:
         return self.data.manifest.select_tasks([task.name for task in self.tasks])
 
     @torch.no_grad()
-    def represented(self, split: str, ids_N: np.ndarray) -> Iterator[tuple[Tensor, dict[str, np.ndarray]]]:
+    def represented(self, split: str, ids_N: np.ndarray) -> Iterator[tuple[Z, dict[str, np.ndarray]]]:
         """Yield z as the heads are given it, and the targets, batch by batch, without augmentation.
 
         Raises:
@@ -93,8 +94,14 @@ def trained(
         yield Trained(experiment, runtime, data, chosen, network, snapshot)
 
 
-def as_vectors(z: Tensor) -> np.ndarray:
-    """Return a representation as vectors (B x D) of float64: a spatial one is averaged over its cells."""
+def as_vectors(z: Z) -> np.ndarray:
+    """Return a representation as vectors (B x D) of float64: a spatial one is averaged over its cells.
+
+    Raises:
+        UserError: it consists of several tensors.
+    """
+    if not isinstance(z, Tensor):
+        raise UserError(f"the encoder returns {len(z)} tensors; expected one, as this command fits heads to one z")
     vectors_BD: np.ndarray = (z.flatten(2).mean(dim=2) if z.dim() > 2 else z).double().cpu().numpy()
     return vectors_BD
 

@@ -140,10 +140,12 @@ def _explain(fault: Mapping[str, Any]) -> str:
 def _fields_at(location: Sequence[str | int]) -> list[str]:
     section: Any = Experiment
     for part in location:
+        if isinstance(part, int):
+            continue  # The item of a list: the section before it.
         if get_origin(section) is dict:  # Of sections, by names that the user chooses.
             section = get_args(section)[1]
             continue
         section = section.model_fields[part].annotation
         if get_origin(section) is not dict:
-            section = next(iter(get_args(section)), section)  # `X | None` holds X.
+            section = next(iter(get_args(section)), section)  # `X | None` and `tuple[X, ...]` hold X.
     return list(section.model_fields)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.config.schema import Experiment
+from trainer.config.sections.optimizer import ENDS_WITH_THE_RUN
 from trainer.errors import UserError
 
 RESUMABLE = (
@@ -30,8 +31,8 @@ samples fit, or on another machine. With another batch the epoch continues at th
 
 The metrics of a task may change, and the one that decides.
 
-data.path may move: the checkpoint holds the data's fingerprint. train.steps may change unless the schedule is cosine,
-the only one that depends on the last step. train.accumulation.steps may change where α is that of the window.
+data.path may move: the checkpoint holds the data's fingerprint. train.steps may change unless the schedule depends on
+the last step. train.accumulation.steps may change where α is that of the window.
 """
 
 
@@ -74,7 +75,7 @@ def differences(old: Experiment, new: Experiment, allowed: Sequence[str] = ()) -
     """
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     ignored = [*RESUMABLE, *allowed]
-    if new.optimizer.schedule != "cosine":
+    if new.optimizer.schedule not in ENDS_WITH_THE_RUN:
         ignored.append("train.steps")
     if new.train.accumulation.alpha == "window":
         ignored.append("train.accumulation.steps")

@@ -77,6 +77,15 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _strategy_keeps_matrices_whole(self) -> Self:
+        if self.optimizer.name == "muon" and STRATEGIES[self.parallel.strategy].shards:
+            raise ValueError(
+                f"optimizer.name=muon needs whole matrices, which parallel.strategy={self.parallel.strategy} does not "
+                "keep. Type parallel.strategy=ddp, or optimizer.name=adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parameter_space_needs_one_plain_backward(self) -> Self:
         asked = _chosen(
             {

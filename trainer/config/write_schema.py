@@ -80,7 +80,7 @@ def _sections(section: Schema, schema: Schema, path: str) -> Iterator[tuple[str,
 
 def _section_of(field: Schema, schema: Schema) -> Schema | None:
     """Return the section that a field holds; None: it holds a value."""
-    for kind in (field, *field.get("anyOf", ())):
+    for kind in (field, field.get("items", {}), *field.get("anyOf", ())):
         if "$ref" in kind:
             found: Schema = schema["$defs"][kind["$ref"].rpartition("/")[2]]
             return found
@@ -115,7 +115,7 @@ def _type(field: Schema) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     kind: str = field["type"]
     if kind == "array":
-        return f"list of {_type(field['items'])}"
+        return "list of sections" if "$ref" in field["items"] else f"list of {_type(field['items'])}"
     if kind == "string":
         return "path" if field.get("format") == "path" else "text"
     if kind == "object":

@@ -22,7 +22,17 @@ from trainer.files import sha256
 from trainer.plain import shortened
 from trainer.user_code import OURS, is_user_code, python_files
 
-PACKAGES = ("torch", "accelerate", "deepspeed", "numpy", "scipy", "opencv-python-headless", "torchjd", "transformers")
+PACKAGES = (
+    "torch",
+    "accelerate",
+    "deepspeed",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "torchjd",
+    "transformers",
+    "timm",
+)
 """Packages whose versions are compared."""
 MISSING = "missing"
 MAX_DIFFERENCES = 12
@@ -125,7 +135,7 @@ def names_of_code(experiment: Experiment) -> list[str]:
     """Return the names in a configuration that lead to the user's own code; see `trainer.user_code`."""
     heads = [head.name for head in (experiment.model.head, experiment.model.tower) if head is not None]
     losses = [section.loss for section in experiment.tasks.values() if section.loss is not None]
-    names = [experiment.model.encoder.name, *heads, *losses, experiment.balance.weighting]
+    names = [experiment.model.encoder.name, *heads, *losses, experiment.balance.weighting, experiment.optimizer.name]
     return [name for name in dict.fromkeys(names) if is_user_code(name)]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from models import MultiTaskModel, Task, Tower, build_encoder, build_model, checkpoint_activations
 from models.build import EXPECTED, Build
@@ -18,7 +19,7 @@ from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.patterns import matching
 from trainer.training.rules import build_weighting
-from trainer.user_code import is_user_code, load, place_of
+from trainer.user_code import errors_explained, is_user_code, load, place_of
 
 
 def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:
@@ -36,7 +37,8 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         head, tower = _load("head", config.head.name), None
         if config.tower:
             tower = Tower(_load("tower", config.tower.name), config.tower.options, config.tower.weight)
-        network = build_model(encoder, tasks, head, config.head.options, tower, config.linear_heads)
+        network = build_model(encoder, tasks, head, config.head.options, tower, config.linear_heads, config.head.takes)
+        _initialise_lazy(network, manifest.input.encoder_shape)
     except ValueError as error:
         raise UserError(f"{error}{place_of(error)}") from error
     _refuse_tied(network)
@@ -49,6 +51,14 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         checkpoint_activations(encoder)
     # The order in which images arrive, and the faster one for convolution and pooling: 1.4x a LeNet step on a CPU.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _initialise_lazy(network: MultiTaskModel, input_shape: Sequence[int]) -> None:
+    """Give lazy layers, such as nn.LazyLinear, their parameters, by a forward of zeros."""
+    if any(is_lazy(parameter) for parameter in network.parameters()):
+        with torch.no_grad(), errors_explained("the encoder's lazy layers cannot be initialised"):
+            network.eval()(torch.zeros(1, *input_shape))
+        network.train()
 
 
 def _freeze(network: MultiTaskModel, patterns: Sequence[str]) -> None:

@@ -15,9 +15,9 @@ from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
-from trainer.training.optimizer import learning_rate
 from trainer.training.records import eval_record, gram_record, step_records, train_record
 from trainer.training.run import Run
+from trainer.training.schedule import learning_rate
 from trainer.training.selection import select
 from trainer.training.step import StepResult, train_step
 from trainer.training.tasks import deciding_metrics, metric_names

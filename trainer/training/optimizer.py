@@ -1,55 +1,123 @@
-"""The optimizer, and the learning rate as a pure function of the step."""
+"""The optimizer: one of torch's or the user's own, with a learning rate and a weight decay for each parameter."""
 
-import math
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from trainer.config.sections.optimizer import OptimizerConfig
+from trainer.config.sections.optimizer import NAMES, OptimizerConfig
+from trainer.errors import UserError, did_you_mean
 from trainer.runtime.engines.averaging import keep_average
+from trainer.training.groups import Setting
+from trainer.training.muon import MuonAndAdamW
+from trainer.training.schedule import SCALE
+from trainer.user_code import call, load
+
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "muon": MuonAndAdamW,
+}
+"""`build(groups, lr=..., **options)`; a group has `params` and `weight_decay`."""
+EXPECTED = "expected a torch.optim.Optimizer"
 
 
-def build_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Build the optimizer, which also keeps the parameters' average. Its learning rate is set before each step.
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, settings: Mapping[str, Setting]
+) -> Optimizer:
+    """Build the optimizer, which also keeps the parameters' average. Its learning rates are set before each step.
 
     Args:
         parameters: with their names.
         config: of the optimizer.
+        settings: of each parameter.
+
+    Raises:
+        UserError: the optimizer or an option is unknown, or it refuses a value.
     """
-    optimizer = _build([parameter for _, parameter in parameters], config)
+    optimizer = _build(parameters, config, settings)
     if config.ema_decay is not None:
         keep_average(optimizer, config.ema_decay)
     return optimizer
 
 
-def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate of optimizer step `step`, counted from 0.
+def state_slots(config: OptimizerConfig, setting: Setting) -> dict[str, bool]:
+    """Return what the optimizer keeps of a parameter with this setting: slot -> whether it has the parameter's shape.
 
-    A function of the step alone, so that it is the same after a resume and whatever the number of processes.
+    The others are single numbers, such as Adam's count of steps.
+
+    Raises:
+        UserError: as `build_optimizer`; or it cannot make a step, or keeps what no checkpoint could hold.
     """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "step":
-        assert config.decay_every_steps is not None, "the configuration checks this"
-        assert config.decay_factor is not None, "the configuration checks this"
-        return float(config.learning_rate * config.decay_factor ** (step // config.decay_every_steps))
-    if config.schedule == "cosine":
-        progress = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
-        return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate
+    parameter = nn.Parameter(torch.ones(2, 3))
+    optimizer = build_optimizer([("parameter", parameter)], config, {"parameter": setting})
+    parameter.grad = torch.ones_like(parameter)
+    named = f"optimizer '{config.name}'"
+    try:
+        call(optimizer.step, doing=f"{named} cannot make a step")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    found = {slot: value for slot, value in optimizer.state[parameter].items() if value is not None}
+    for slot, value in found.items():
+        if not (isinstance(value, Tensor) and value.shape in (parameter.shape, torch.Size())):
+            raise UserError(
+                f"{named} keeps a '{slot}' for each parameter that no checkpoint can hold: expected a tensor of the "
+                f"parameter's shape, or of one number, found {type(value).__name__}"
+            )
+    return {slot: value.shape == parameter.shape for slot, value in found.items()}
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
+def _build(
+    parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, settings: Mapping[str, Setting]
+) -> Optimizer:
+    named = f"optimizer '{config.name}'"
+    options: dict[str, Any] = {"momentum": config.momentum} if config.name == "sgd" else {}
+    # YAML has lists alone, and an optimizer may compare its betas with a tuple.
+    options |= {key: tuple(value) if isinstance(value, list) else value for key, value in config.options.items()}
+    by_setting: dict[Setting, list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        by_setting.setdefault(settings[name], []).append(parameter)
+    groups = [_group(setting, members, config.name) for setting, members in by_setting.items()]
+    try:
+        build = OPTIMIZERS.get(config.name) or _own(config.name, named)
+        _refuse_unknown(config, build, named, decays=any(group["weight_decay"] for group in groups))
+        shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
+        optimizer: Optimizer = call(
+            build, groups, lr=config.learning_rate, **options, doing=f"{named} cannot be built with {shown}"
+        )
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"{named} gave {type(optimizer).__name__}; {EXPECTED}")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return optimizer
 
 
-def _build(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
-    if config.name == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay)
-    if config.name == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+def _group(setting: Setting, members: list[nn.Parameter], name: str) -> dict[str, Any]:
+    group = {"params": members, "weight_decay": setting.weight_decay, SCALE: setting.learning_rate_scale}
+    return group | {"is_matrix": setting.is_matrix} if name == "muon" else group
+
+
+def _own(name: str, named: str) -> Callable[..., Optimizer]:
+    return load(name, Optimizer, named=named, expected=EXPECTED)
+
+
+def _refuse_unknown(config: OptimizerConfig, build: Callable[..., Any], named: str, *, decays: bool) -> None:
+    """Refuse options that the optimizer does not take.
+
+    Raises:
+        ValueError: it has one, or there is weight decay and it takes none.
+    """
+    taken = inspect.signature(build).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    allowed = [name for name in taken if name not in ("params", "groups", "lr", "weight_decay")]
+    for option in config.options:
+        if option not in allowed:
+            hint = did_you_mean(option, allowed)
+            raise ValueError(f"{named} has no option '{option}'{hint} Its options: {', '.join(allowed) or 'none'}")
+    if decays and config.name not in NAMES and "weight_decay" not in taken:
+        raise ValueError(f"{named} takes no weight_decay: leave it out of the optimizer and its groups")

@@ -13,7 +13,8 @@ from trainer.errors import UserError
 from trainer.runtime.checkpoints.folder import step_of
 from trainer.runtime.checkpoints.manifest import STATE
 from trainer.runtime.checkpoints.reading import Found, Snapshot
-from trainer.runtime.engines.averaging import AVERAGE
+from trainer.training.groups import Setting
+from trainer.training.optimizer import state_slots
 from trainer.training.state import TrainState
 
 
@@ -88,29 +89,32 @@ def load_model(network: nn.Module, snapshot: Snapshot) -> None:
         raise UserError(f"checkpoint {snapshot.path} holds another model than this one: {error}") from error
 
 
-def check_optimizer(network: nn.Module, snapshot: Snapshot, config: OptimizerConfig) -> None:
+def check_optimizer(
+    network: nn.Module, snapshot: Snapshot, config: OptimizerConfig, settings: Mapping[str, Setting]
+) -> None:
     """Check that the optimizer's state belongs to this optimizer and network.
 
     Args:
         network: whole on every rank.
         snapshot: of the checkpoint.
         config: of the optimizer.
+        settings: of each parameter.
 
     Raises:
         UserError: it does not.
     """
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
-    slots = _slots(config)
+    kinds = {setting: state_slots(config, setting) for setting in set(settings.values())}
     for name, found in snapshot.optimizer.items():
-        what = None
+        what, slots = None, kinds[settings[name]] if name in settings else {}
         if name not in shapes:
             what = f"a parameter '{name[:80]}', which the model lacks"
-        elif found.keys() != slots:
+        elif found.keys() != slots.keys():
             what = f"{', '.join(sorted(found))[:200]} of {name}, expected {', '.join(sorted(slots))} of {config.name}"
         else:
             for slot in found:
                 shape, dtype = found.form(slot)
-                expected = torch.Size() if slot == "step" else shapes[name]
+                expected = shapes[name] if slots[slot] else torch.Size()
                 if shape != expected or not dtype.is_floating_point:
                     what = f"{slot} of {name} of shape {list(shape)} and {dtype}, expected {list(expected)}"
         if what:
@@ -142,11 +146,3 @@ def _refuse_other_types(found: Any, fresh: Any, where: str = "state") -> None:
     for kind in (int | float, str, list, Mapping, torch.Tensor):
         if isinstance(fresh, kind) and not isinstance(found, kind):
             raise TypeError(f"{where} is a {type(found).__name__}, expected a {type(fresh).__name__}")
-
-
-def _slots(config: OptimizerConfig) -> set[str]:
-    """Return what the optimizer keeps of each parameter."""
-    slots = {"momentum_buffer"} if config.momentum else set()
-    if config.name != "sgd":
-        slots = {"step", "exp_avg", "exp_avg_sq"}
-    return slots | ({AVERAGE} if config.ema_decay is not None else set())

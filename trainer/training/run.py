@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from models import MultiTaskModel
 from models.freezing import trained
 from paretrain import Balancer
 from trainer.config.schema import Experiment
@@ -26,17 +25,18 @@ from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
-from trainer.training.batch_norm import few_samples
 from trainer.training.batches import open_batches
 from trainer.training.build import build_balancer, build_network, fill
+from trainer.training.groups import describe, settings
 from trainer.training.learner import Learner
+from trainer.training.look_over import look_over
 from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
 from trainer.training.restore import Checkpoint, check_optimizer, load_model, load_weighting, refuse_other_data
 from trainer.training.selection import check_select, eval_split_of, is_patience_over
+from trainer.training.start_encoder import Start, started
 from trainer.training.state import BadSamplesState, CursorState, LossScaleState, SelectionState, TrainState
 from trainer.training.tasks import build_tasks, metric_names
-from trainer.training.unused import refuse_unused, say_unused, unused_parameters
 
 
 @dataclass
@@ -52,6 +52,8 @@ class Run:
         saver: writes checkpoints while the training goes on.
         throughput: the run's clock.
         notes: what the user should know of the network, a sentence each.
+        groups: of parameters, as the optimizer has them, a line each.
+        start: where the encoder's weights came from; None: from random numbers, or from a checkpoint.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
@@ -69,6 +71,8 @@ class Run:
     saver: Saver
     throughput: Throughput
     notes: Sequence[str]
+    groups: Sequence[str]
+    start: Start | None
     step: int = 0
     samples: int = 0
     damaged_checkpoints: int = 0
@@ -162,7 +166,10 @@ def build_run(
     tasks = build_tasks(data.manifest, experiment.data.tasks, experiment.tasks, data.folder)
     names = metric_names(tasks, experiment.tasks)  # Here, since it refuses names that do not fit a task.
     network = build_network(experiment, data.manifest, tasks)
+    of_parameters = settings(network, experiment.optimizer)
     cursor = Cursor(**checkpoint.state.cursor.model_dump()) if checkpoint else START
+    is_new = not (checkpoint or weights_of)
+    start = started(network.encoder, experiment.model.encoder, runtime) if is_new else None
     # A run goes on as it began, also where its data has got a split val in the meantime.
     eval_split = eval_split_of(
         experiment.train.eval_split or (checkpoint.state.eval_split if checkpoint else None), data.manifest
@@ -182,21 +189,24 @@ def build_run(
     if checkpoint:
         refuse_other_data(checkpoint, train_batches.fingerprint, experiment.data.path)
         load_model(network, checkpoint.snapshot)
-        check_optimizer(network, checkpoint.snapshot, experiment.optimizer)
+        check_optimizer(network, checkpoint.snapshot, experiment.optimizer, of_parameters)
     elif weights_of:
         weights = averaged_weights(weights_of.snapshot.model, weights_of.snapshot.optimizer)
         fill(network, weights, weights_of.snapshot.path, experiment.data.path)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
-    notes = _look_over(experiment, network.to(runtime.device), data, runtime)
+    notes = look_over(experiment, network.to(runtime.device), data.manifest.input.encoder_shape, runtime)
+    if start:
+        notes = [start.sentence, *notes]
+    groups = describe(of_parameters, trained(network))
     if experiment.model.compile:
         network.encoder.compile()
         network.heads.compile()
     engine = build_engine(
         experiment.parallel.strategy,
         network,
-        lambda parameters: build_optimizer(parameters, experiment.optimizer),
+        lambda parameters: build_optimizer(parameters, experiment.optimizer, of_parameters),
         runtime,
         experiment.optimizer.clip_norm,
         experiment.parallel.precision,
@@ -227,6 +237,8 @@ def build_run(
         saver=saver,
         throughput=Throughput(),
         notes=notes,
+        groups=groups,
+        start=start,
     )
 
 
@@ -249,30 +261,6 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> None:
     run.step, run.samples = state.step, state.samples
     run.damaged_checkpoints = state.damaged_checkpoints + len(checkpoint.found.damaged)
     run.selection = state.selection if run.experiment.train.select else None
-
-
-def _look_over(experiment: Experiment, network: MultiTaskModel, data: Data, runtime: Runtime) -> list[str]:
-    """Return what the user should know of a network that was built: what is frozen, and what is not used.
-
-    Raises:
-        UserError: it cannot be trained as the configuration says. The same on every rank.
-    """
-    parallel, balance = experiment.parallel, experiment.balance
-    used = trained(network)
-    if not trained(network.encoder) and (balance.space == "parameters" or balance.monitor_every_steps is not None):
-        raise UserError(
-            "balance.space=parameters and balance.monitor_every_steps look at the gradients of the encoder's "
-            "parameters, all of which are frozen. Leave them out"
-        )
-    with runtime.raise_together():
-        unused = unused_parameters(network, data.manifest.input.encoder_shape, runtime.device, parallel.precision)
-    refuse_unused(unused, used.keys() - set(unused), parallel.strategy, parallel.processes)
-    frozen = [parameter.numel() for parameter in network.parameters() if not parameter.requires_grad]
-    notes = [f"{sum(frozen):,} entries of {len(frozen)} parameters are frozen"] if frozen else []
-    samples = experiment.train.global_batch // (parallel.processes * experiment.train.accumulation.steps)
-    notes += [say_unused(unused)] if unused else []
-    noisy = few_samples(network, samples)
-    return [*notes, noisy] if noisy else notes
 
 
 def _refuse_what_cannot_be_saved(balancer: Balancer, weighting: str) -> None:

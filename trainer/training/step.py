@@ -14,7 +14,7 @@ from paretrain.parameters import Slopes, slopes
 from trainer.data.reading.loader import Batch
 from trainer.training.gradients import copy_buffers, encoder_gradients, forward_backward, restore_buffers
 from trainer.training.learner import Learner
-from trainer.training.optimizer import set_learning_rate
+from trainer.training.schedule import set_learning_rate
 
 BROKEN_IN_THE_ENCODER = "not finite: the parameters' gradient, though every task's at z is"
 

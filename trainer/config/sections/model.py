@@ -1,8 +1,9 @@
 """The network: one encoder, one head per task."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.section import Section
 from trainer.config.sections.limits import MAX_RATE
@@ -13,10 +14,30 @@ class EncoderConfig(Section):
 
     name: str
     """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (a vision model of Hugging Face, from a configuration
-    or a local folder), or the dotted path of your own: called with (input_shape, **options), with an attribute `width`,
-    the length of z; and `stride`, the pixels per cell, where z is a map."""
+    or a local folder), timm/NAME (a model of timm, where that is installed), or the dotted path of your own: called
+    with (input_shape, **options), with an attribute `width`, the length of z; and `stride`, the pixels per cell, where
+    z is a map. It may return a tuple of tensors, whose widths and strides are then tuples."""
     options: dict[str, Any] = Field({})
     """Keyword arguments of the encoder."""
+    weights: Path | None = None
+    """What the encoder starts from: a safetensors file, such as an export; the folder of a run, or of one of its
+    checkpoints; or a folder of Hugging Face. Every tensor must fit. A run that is resumed does not read it again. null:
+    random numbers."""
+    weights_prefix: str | None = None
+    """What the encoder's names begin with there, such as vit. with its dot. null: it is found from the names."""
+    weights_ignore: tuple[str, ...] = ()
+    """Patterns of names there, without the prefix, that the encoder does not have, such as [head.*]: left out."""
+    weights_missing: tuple[str, ...] = ()
+    """Patterns of names of the encoder that are not there, and start at random, such as [positions_ND]."""
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        if self.weights is None and (self.weights_prefix is not None or self.weights_ignore or self.weights_missing):
+            raise ValueError(
+                "weights_prefix, weights_ignore and weights_missing have no effect without weights. Type "
+                "model.encoder.weights=FILE.safetensors"
+            )
+        return self
 
 
 class HeadConfig(Section):
@@ -32,6 +53,14 @@ class HeadConfig(Section):
     hidden and kernel_size of upsampling and pyramid."""
 
 
+class MainHeadConfig(HeadConfig):
+    """The head that each task gets, and what it reads."""
+
+    takes: int | dict[str, int] | None = None
+    """Of an encoder that returns several tensors: which one the heads take, counted from 0, for all tasks, or for each
+    one, such as {masks: 0, kind: 2}. null: all of them, as a tuple, which heads of your own alone can take."""
+
+
 class TowerConfig(HeadConfig):
     """A second, smaller head per task, used in training only: Small Towers (Wang et al. 2020, arXiv 2008.05808)."""
 
@@ -43,7 +72,7 @@ class ModelConfig(Section):
     """One encoder, and one head per task."""
 
     encoder: EncoderConfig
-    head: HeadConfig = HeadConfig()
+    head: MainHeadConfig = MainHeadConfig()
     linear_heads: list[str] = Field([])
     """Tasks with a linear head in place of `head`, such as those whose head `paretrain refit` has replaced. All heads
     are then computed one by one."""
