@@ -39,7 +39,7 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
         raise UserError(f"--parallel {parallel}: expected 1 or more runs at a time")
     for point in points:
         refuse_flood(point.experiment.parallel, point.experiment.data.workers, min(parallel, len(points)))
-    missing = [point for point in points if not _is_complete(point)]
+    missing = [point for point in points if not is_complete(point)]
     print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
     ended = _train(config, missing, parallel)
     done = [point.experiment.run_dir for point in points if point not in [point for point, _ in ended]]
@@ -55,13 +55,16 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
     return EXIT_UNFINISHED if ended else 0
 
 
-def _is_complete(point: Point) -> bool:
+def is_complete(point: Point) -> bool:
+    """Return whether a run of this very configuration has no step left to make."""
     experiment = point.experiment
     run_dir = experiment.run_dir
     if not (run_dir / CONFIG).exists() or differences(read_config(run_dir), experiment):
         return False  # `train` refuses the folder of another configuration.
     summary = read_run(run_dir).summary
-    return summary is not None and summary["steps"] >= experiment.train.steps
+    if summary is None:
+        return False
+    return summary["steps"] >= experiment.train.steps or summary.get("stopped_early", False)
 
 
 def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[Point, int]]:
@@ -88,7 +91,7 @@ def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[P
             for process in ended:
                 number, point, started = running.pop(process)
                 taken = duration(time.perf_counter() - started)
-                if process.returncode == 0 and _is_complete(point):
+                if process.returncode == 0 and is_complete(point):
                     say(number, point, f"is done after {taken}")
                 else:
                     say(

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from launch.grid import Point
+from launch.sweep import is_complete
 from tests.support.command import Command, run_command
 from tests.support.contrary import DIES_AT, contrary_config
 from tests.support.pages import Page
 from tests.support.runs import checkpoint, numbers
 from trainer.cli import main
 from trainer.commands.evaluated import evaluate_checkpoint
+from trainer.config.file import load_config
 
 CHOICE = {"select": {"metric": "loss", "over": "sum"}, "patience": 3}
 
@@ -40,6 +43,7 @@ def test_the_test_split_is_evaluated_once_with_the_best_checkpoint_by_val(
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["selected"] == {"step": best, "rule": "best loss of sum on val"}
     assert (summary["steps"], summary["complete"], summary["test_step"]) == (last, True, best)
+    assert is_complete(Point((), load_config(config))), "a sweep does not train it again"
     (tested,) = records(run_dir, "test")
     found = evaluate_checkpoint(run_dir, "test", "best", None).found
     assert summary["test_errors"] == tested["errors"] == found.errors

@@ -58,6 +58,7 @@ def test_only_settings_that_differ_have_columns(tmp_path: Path) -> None:
     assert [row(rows, name)[:2] for name in ("loss", "loss+")] == [["loss", "**1.00"], ["loss+", "**1.00"]]
     page = report(tmp_path / "page.html", *runs)
     assert page.row("loss+") == ["loss+", "loss+"]
+    assert page.row("weights") == ["weights", "min_norm (loss)", "min_norm (loss+)"]
 
 
 def evaluated(run: Path, **accuracies: float) -> Path:

@@ -75,7 +75,7 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",
         "memory": _memory(needed, experiment.parallel.strategy),
         "one batch": f"{seconds:.3f} s forward and backward; {_losses(balance, run.task_names)}",
-        "balance": f"{experiment.balance.weighting}: min-norm {balance.min_norm:.3g}, duality gap {balance.gap:.1g}",
+        "balance": f"{experiment.balance.words}: min-norm {balance.min_norm:.3g}, duality gap {balance.gap:.1g}",
     }
     table = Table(title=f"{experiment.name}: ready to train", show_header=False)
     for name, value in rows.items():

@@ -159,6 +159,8 @@ class Summary(TypedDict):
     test_step: NotRequired[Count]
     complete: NotRequired[bool]
     """Whether no step is left to make."""
+    stopped_early: NotRequired[bool]
+    """Whether train.patience has ended it."""
     units: NotRequired[dict[str, str]]
     metrics: NotRequired[dict[str, dict[str, ByMetric]]]
     deciding: NotRequired[dict[str, str]]
@@ -213,6 +215,7 @@ class _TrainSection(BaseModel):
 
 class _BalanceSection(BaseModel):
     weighting: str | None = None
+    normalise: str = "none"
 
 
 class ConfigExcerpt(BaseModel):

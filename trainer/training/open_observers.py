@@ -62,7 +62,7 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
 def _first_line(run: Run, checkpoint: Checkpoint | None) -> str:
     experiment, count = run.experiment, run.runtime.world_size
     return (
-        f"{experiment.name}: {len(run.task_names)} tasks, {experiment.balance.weighting}, on {count} "
+        f"{experiment.name}: {len(run.task_names)} tasks, {experiment.balance.words}, on {count} "
         f"process{'es' if count > 1 else ''}; {experiment.train.global_batch} samples a step, "
         f"{run.train_batches.steps_per_epoch} steps an epoch; "
         + (f"goes on after step {run.step}{_other_batch(run, checkpoint)}" if checkpoint else "starts")

@@ -21,6 +21,7 @@ from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
 from trainer.run_folder import METRICS, REPORT, SUMMARY
 from trainer.runtime.stopping import Request
 from trainer.training.run import Run
+from trainer.training.selection import is_patience_over
 from trainer.training.state import SelectionState
 
 MUCH_WAITING_PERCENT = 10.0
@@ -170,6 +171,7 @@ def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
         **_chosen(run.selection, records),
         **(tested(records) if run.is_complete else {}),
         "complete": run.is_complete,
+        "stopped_early": is_patience_over(run.selection, run.experiment.train.patience),
         **faults_so_far(records),
         "steps": run.step,
         "samples": run.samples,

@@ -40,6 +40,11 @@ class BalanceConfig(Section):
     reference: bool = False
     """true: do not rescale α after `normalise`, as the published code of MGDA-UB does. For comparison only."""
 
+    @property
+    def words(self) -> str:
+        """Return the rule as people tell rules apart: min_norm (loss+)."""
+        return self.weighting if self.normalise == "none" else f"{self.weighting} ({self.normalise})"
+
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         if self.on_nonfinite == "drop_task" and self.space == "parameters":

@@ -221,7 +221,8 @@ def duration(seconds: float) -> str:
 
 
 def _weighting(run: RunFolder) -> str | None:
-    return run.latest("weighting") or run.config.balance.weighting
+    rule, normalise = run.latest("weighting") or run.config.balance.weighting, run.config.balance.normalise
+    return rule if rule is None or normalise == "none" else f"{rule} ({normalise})"
 
 
 def _reached(run: RunFolder) -> str:
