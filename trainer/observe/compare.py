@@ -131,10 +131,12 @@ def _against(
         if not found:
             raise UserError(f"--baseline {run.path}: it has no metrics of the split {split}. Type --split with its own")
         reference |= found
+    chosen = {task: name for run in runs for task, name in run.evaluated_on(split).get("deciding", {}).items()}
     deciding = {
         task: name
         for task, values in reference.items()
-        if (name := next((name for name in DECIDING.values() if values.get(name) is not None), None))
+        # Records of older versions do not say which metric decides.
+        if (name := chosen.get(task) or next((name for name in DECIDING.values() if name in values), None))
     }
     return [delta_m(found, reference, deciding) for found in metrics], mean_ranks(metrics, deciding)
 

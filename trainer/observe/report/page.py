@@ -13,6 +13,7 @@ from trainer.files import make_folder, replace
 from trainer.observe.progress import fault_line
 from trainer.observe.read_run import RunFolder, read_run
 from trainer.observe.records import Info
+from trainer.observe.report.metric_tables import metric_tables
 from trainer.observe.report.panels import (
     MAX_TASK_CURVES,
     Legend,
@@ -74,13 +75,14 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
 def _head_of_one(run: RunFolder, name: str) -> Iterator[str]:
     yield f"<h1>{text(name)}</h1><p>{headline(run)}</p>"
     yield notices(run, name)
-    yield key_figures(run) + task_table(run) + class_tables([run], [name])
+    yield key_figures(run) + task_table(run) + metric_tables([run], [name]) + class_tables([run], [name])
 
 
 def _head_of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     yield f"<h1>{len(runs)} runs side by side</h1><p>One colour a run; the best in bold.</p>"
     yield from (notices(run, name) for run, name in zip(runs, names, strict=True))
-    yield comparison_table(runs, legend_of(names)) + settings_table(runs, legend_of(names)) + class_tables(runs, names)
+    yield comparison_table(runs, legend_of(names)) + settings_table(runs, legend_of(names))
+    yield metric_tables(runs, names) + class_tables(runs, names)
 
 
 def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:

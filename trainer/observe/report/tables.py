@@ -152,7 +152,7 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
     def error_row(label: str, unit: str, values: Iterable[float | None]) -> list[str]:
         return [
             f"{text(label)} {text(titled(unit))}",
-            *_best_bold(list(values), partial(number_in, unit), best_in(unit)),
+            *best_bold(list(values), partial(number_in, unit), best_in(unit)),
         ]
 
     def over_tasks(label: str, unit: str, group: Sequence[str], reduce: Choice) -> list[str]:
@@ -172,7 +172,7 @@ def comparison_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]
         cost_row("processes", [run.world_size for run in runs], str),
         cost_row("steps", [_steps(run) for run in runs], "{:,}".format),
         cost_row("wall time", [_seconds(run) for run in runs], duration),
-        ["samples/s", *_best_bold([run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)],
+        ["samples/s", *best_bold([run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)],
         cost_row("data wait", [run.latest("data_wait_percent") for run in runs], "{:.1f} %".format),
         cost_row("peak memory", [run.latest("peak_memory_mib") for run in runs], "{:,.0f} MiB".format),
     ]
@@ -193,7 +193,7 @@ def settings_table(runs: Sequence[RunFolder], legend: Sequence[tuple[str, str]])
         [f'<i style="background:{colour}"></i>{text(name)}', *(NONE if value is None else text(value) for value in row)]
         for (name, colour), row in zip(legend, zip(*differing.values(), strict=True), strict=True)
     )
-    return _table(header, rows)
+    return html_table(header, rows)
 
 
 def class_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
@@ -203,12 +203,12 @@ def class_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     for task in dict.fromkeys(task for found in last for task in found):
         classes = dict.fromkeys(part for found in last for part in found.get(task, {}))
         rows = (
-            [text(part), *_best_bold([found.get(task, {}).get(part) for found in last], "{:.2f}".format, max)]
+            [text(part), *best_bold([found.get(task, {}).get(part) for found in last], "{:.2f}".format, max)]
             for part in classes
         )
         header = ["class", *map(text, names if len(runs) > 1 else ["IoU (%)"])]
         summary = f"{text(task)}: intersection over union of its {len(classes)} classes (%)"
-        tables += f"<details><summary>{summary}</summary>{_table(header, rows)}</details>"
+        tables += f"<details><summary>{summary}</summary>{html_table(header, rows)}</details>"
     return tables
 
 
@@ -249,16 +249,17 @@ def _fold(
 ) -> str:
     """Return a table with one row per task; with many tasks, one with the worst and a folded one with all."""
     if len(tasks) <= MAX_TABLE_TASKS:
-        return _table(header, above + [row(task) for task in tasks] + below)
+        return html_table(header, above + [row(task) for task in tasks] + below)
     return (
-        _table(header, above + [row(task) for task in by_error[:NUM_WORST_TASKS]] + below)
+        html_table(header, above + [row(task) for task in by_error[:NUM_WORST_TASKS]] + below)
         + f"<details><summary>All {len(tasks):,} tasks (above: the {NUM_WORST_TASKS} with the largest error)</summary>"
-        + _table(header, [row(task) for task in tasks])
+        + html_table(header, [row(task) for task in tasks])
         + "</details>"
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells in HTML; the first cell of each row is its heading."""
     head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
     body = "".join(
         f'<tr><th scope="row">{label}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -267,7 +268,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _best_bold(values: Sequence[float | None], form: Form, best_of: Choice) -> list[str]:
+def best_bold(values: Sequence[float | None], form: Form, best_of: Choice) -> list[str]:
+    """Format values, the best of several in bold."""
     known = [value for value in values if value is not None]
     best = form(best_of(known)) if len(known) > 1 else None  # compare as printed: values that look equal are all bold
     cells = [_number(value, form) for value in values]
