@@ -60,7 +60,7 @@ def test_the_test_split_is_evaluated_once_with_the_best_checkpoint_by_val(
     assert f"step_{best:08d}" in capsys.readouterr().out
 
     assert main(["train", str(config)]) == 0
-    assert "is complete" in capsys.readouterr().out
+    assert "To train on, raise train.patience" in capsys.readouterr().out
     assert len(records(run_dir, "test")) == 1, "once"
 
 

@@ -73,8 +73,9 @@ def say_complete(run: Run) -> None:
         if not (run_dir / SUMMARY).exists():  # The disk may have been full at the end.
             _write_summary(run, _summary(run, read_metrics(run_dir / METRICS)))
         write_report([run_dir], run_dir / REPORT)
+        key = "train.steps" if run.step >= run.experiment.train.steps else "train.patience"
         print(
-            f"{run.experiment.name} is complete at step {run.step}. To train on, raise train.steps; "
+            f"{run.experiment.name} is complete at step {run.step}. To train on, raise {key} (--allow-change {key}); "
             f"to train anew, type name=ANOTHER_NAME\nreport: {run_dir / REPORT}"
         )
 
