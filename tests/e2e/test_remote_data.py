@@ -145,7 +145,7 @@ def test_a_shard_that_one_process_finds_bad_stops_both_with_one_line(
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("paretrain: error: ")]
     assert len(said) == 1
-    assert said[0].startswith(f"paretrain: error: {shard}: its content has changed: expected sha256 ")
+    assert said[0].startswith(f"paretrain: error: {shard}: its content is not that of manifest.json: expected sha256 ")
     assert "(on rank 1 only)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not run_dir.exists()

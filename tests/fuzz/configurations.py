@@ -32,7 +32,8 @@ def change(draw: Random, command: Sequence[str]) -> tuple[Change, Sequence[str]]
         what, content = mutate.content(draw, CONFIG.read_bytes())
         CONFIG.write_bytes(content)
         # A letter of data.path may have become another: then the folder of that name is what is missing.
-        return Change(what, (CONFIG.name, "data folder"), may_differ=True), command
+        sections = [f"{section}{mark}" for section, value in old.items() if isinstance(value, dict) for mark in ":."]
+        return Change(what, (CONFIG.name, "data folder", *sections), may_differ=True), command
     if way == "text":
         what, text = mutate.text(draw, CONFIG.read_text())
         CONFIG.write_text(text, errors="surrogatepass")

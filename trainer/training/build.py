@@ -40,7 +40,7 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
         network = build_model(encoder, tasks, head, config.head.options, tower, config.linear_heads, config.head.takes)
         _initialise_lazy(network, manifest.input.encoder_shape)
     except ValueError as error:
-        raise UserError(f"{error}{place_of(error)}") from error
+        raise UserError(f"model: {error}{place_of(error)}") from error
     _refuse_tied(network)
     if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
         raise UserError(
@@ -130,4 +130,4 @@ def build_rule(config: BalanceConfig, tasks: Sequence[Task], seed: int) -> Weigh
             seed=seed,
         )
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"balance: {error}") from error

@@ -64,7 +64,7 @@ def test_evaluation_and_export_verify_the_data(tmp_path: Path, split: str | None
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with (
         joined(ParallelConfig(device="cpu")) as runtime,
-        pytest.raises(UserError, match=r"test.labels.npy: its content has changed"),
+        pytest.raises(UserError, match=r"test.labels.npy: its content is not that of manifest.json"),
     ):
         open_split(DataConfig(path=str(tmp_path), verify="size"), split, runtime)
 

@@ -61,7 +61,7 @@ def test_a_directory_for_a_shard(folder: Path) -> None:
 def test_a_truncated_shard(folder: Path, keep: int) -> None:
     path = folder / "test-000002.tar"
     path.write_bytes(path.read_bytes()[:keep])
-    assert f"test-000002.tar: expected 10240 bytes, found {keep}" in refusal(folder)
+    assert f"test-000002.tar: expected 10240 bytes, as in manifest.json, found {keep}" in refusal(folder)
 
 
 def test_one_flipped_bit_is_found_by_the_checksum(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_one_flipped_bit_is_found_by_the_checksum(folder: Path) -> None:
     path.write_bytes(content)
     verify_shards(folder, read_manifest(folder), checksum=False)
     message = refusal(folder, checksum=True)
-    assert "train-000002.tar: its content has changed: expected sha256" in message
+    assert "train-000002.tar: its content is not that of manifest.json: expected sha256" in message
 
 
 def test_a_wrong_count(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_index_and_labels_are_always_checked(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content)
-    assert f"{name}: its content has changed" in refusal(folder)
+    assert f"{name}: its content is not that of manifest.json" in refusal(folder)
 
 
 def test_labels_that_the_shards_do_not_have_are_found_even_with_matching_checksums(folder: Path) -> None:

@@ -233,5 +233,5 @@ def test_a_damaged_copy_says_where_it_came_from(server: Server, tmp_path: Path) 
     (folder / "train-000002.tar").write_bytes(b"short")
     with pytest.raises(UserError) as error:
         verify_shards(folder, read_manifest(folder), checksum=False, is_copy=True)
-    assert f"{folder / 'train-000002.tar'}: expected 20480 bytes, found 5." in str(error.value)
+    assert f"{folder / 'train-000002.tar'}: expected 20480 bytes, as in manifest.json, found 5." in str(error.value)
     assert f"The next run fetches it again from {server.url}." in str(error.value)

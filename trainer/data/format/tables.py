@@ -124,7 +124,7 @@ def _read_table(folder: Path, spec: FileSpec, dtype: np.dtype, columns: int) -> 
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != spec.bytes:
-                raise _fault(folder, spec, f"expected {spec.bytes} bytes, found {size}")
+                raise _fault(folder, spec, f"expected {spec.bytes} bytes, as in manifest.json, found {size}")
             if size > MAX_BYTES_IN_MEMORY:
                 return _verify_stored(folder, spec, file, dtype, columns)
             content = file.read(size + 1)
@@ -153,7 +153,7 @@ def _verify_stored(folder: Path, spec: FileSpec, file: BinaryIO, dtype: np.dtype
 
 def _compare(folder: Path, spec: FileSpec, found: str) -> None:
     if found != spec.sha256:
-        raise _fault(folder, spec, f"its content has changed: expected sha256 {spec.sha256}, found {found}")
+        raise _fault(folder, spec, f"its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}")
 
 
 def _check_header(folder: Path, spec: FileSpec, content: bytes, dtype: np.dtype, columns: int) -> tuple[int, int]:
