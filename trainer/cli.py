@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from trainer.commands.arguments import whole
 from trainer.commands.checkpoints import add_checkpoint_commands
 from trainer.commands.data import add_data_commands
 from trainer.commands.theory import add_theory_commands
 from trainer.errors import UserError, run_command
+from trainer.plain import one_line
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -22,9 +24,16 @@ MAX_GIB = 2**20
 """Far beyond any GPU."""
 TRAIN_EXTRA = {
     *("accelerate", "cv2", "einops", "matplotlib", "pydantic", "rich", "safetensors", "simplejpeg", "sklearn"),
-    *("webdataset", "yaml"),
+    *("psutil", "webdataset", "yaml"),
 }
 """Modules that the extra `train` installs."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors show what was typed without its control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,7 +176,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="paretrain",
         description="Train many tasks on one shared encoder, with exact Pareto weights, on any number of processes.",
     )

@@ -183,7 +183,9 @@ def test_structure_is_refused_with_the_byte_or_the_sample(name: str, folder: Pat
     found = str(error.value).removeprefix(str(folder / SHARD))
     assert found == said or (not said.endswith(".") and found.startswith(said))
     if len(damaged) == len(whole):
-        assert refusal(folder).startswith(f": its content is not that of manifest.json: expected sha256 {sha256_of(folder)}, found ")
+        assert refusal(folder).startswith(
+            f": its content is not that of manifest.json: expected sha256 {sha256_of(folder)}, found "
+        )
     else:
         assert refusal(folder, checksum=False) == f": expected 20480 bytes, as in manifest.json, found {len(damaged)}."
 

@@ -1,5 +1,7 @@
 """What `paretrain check` says of the batch and of memory."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,15 @@ def test_without_a_gpu_all_but_the_gpu_is_checked(config: Path, capsys: pytest.C
     assert "no GPU here: all else is checked, on the CPU" in said
     assert "ready to train" in said
     assert main(["check", str(config), *cuda, "data.tasks=[lift]"]) == 2
+
+
+def test_a_batch_that_cannot_be_used_is_refused_as_in_training(
+    config: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taller = tmp_path / "taller"
+    shutil.copytree(digits, taller)
+    manifest = json.loads((taller / "manifest.json").read_text())
+    manifest["input"]["height"] += 1
+    (taller / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["check", str(config), f"data.path={taller}"]) == 2
+    assert "40 of 400 train samples cannot be used (decode 40)" in capsys.readouterr().err

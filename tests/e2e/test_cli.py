@@ -126,3 +126,9 @@ def test_reports_of_several_runs_side_by_side(config: Path, run_dir: Path, tmp_p
     )
     assert "min_norm" in page.read_text()
     assert "uniform" in page.read_text()
+
+
+def test_an_unknown_argument_is_shown_without_its_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "check", "data", "name=\x1b[31m"])
+    assert "unrecognized arguments: name=\\x1b[31m" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def _attempt(target: Target, folder: Path, seed: int, case: int, expected: dict[
     try:
         return attempt(target, folder / "sound" / ARENA, place, expected, Random(f"{seed} {target.name} {case}"))
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)  # What a killed command had started may still end.
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def change(draw: Random, command: Sequence[str]) -> tuple[Change, Sequence[str]]
     if way == "config":
         path = RUN / "config.yaml"
         found = draw.choice((files.swap, files.damage))(draw, path)
-        return Change(found.what, (*found.names, *names, "configuration"), may_differ=True), command
+        return Change(
+            found.what, (*found.names, *names, "configuration", "model:", "balance:"), may_differ=True
+        ), command
     if way == "manifest":
         found = files.edit_json(draw, NEWEST / "manifest.json", lambda where, *_: False)
         # A run passes a damaged checkpoint over and goes on from the one before it, to the same numbers.

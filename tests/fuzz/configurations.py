@@ -39,6 +39,8 @@ def change(draw: Random, command: Sequence[str]) -> tuple[Change, Sequence[str]]
         CONFIG.write_text(text, errors="surrogatepass")
         return Change(f"{what!r:.100}", (CONFIG.name, *_words(what)), may_differ=True), command
     where, new = mutate.tree(draw, old)
+    while _at(new, ("model", "compile")) is True:  # Right, but it takes a minute.
+        where, new = mutate.tree(draw, old)
     if way == "override":
         where = draw.choice([path for path in mutate.paths(old) if path and not isinstance(path[-1], int)])
         text = draw.choice((*map(str, mutate.LEAVES), "[", "{", "!!int abc", "2026-02-30", "9" * 5_000))

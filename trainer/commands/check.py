@@ -13,6 +13,7 @@ from trainer.config.machine import num_cores, try_to_write
 from trainer.config.schema import Experiment
 from trainer.config.sections.train import TrainConfig
 from trainer.data.format.manifest import Manifest
+from trainer.data.reading.bad_samples import check_rare
 from trainer.data.reading.order import check_global_batch
 from trainer.errors import UserError
 from trainer.runtime.distributed import joined
@@ -54,6 +55,8 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
         run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime)
         batch = run.to_device(next(run.train_batches))
+        unusable = run.train_batches.bad_samples.report()
+        check_rare(unusable, num_samples=manifest.num_samples("train"), max_fraction=experiment.data.max_bad_fraction)
         started = time.perf_counter()
         try:
             balance = forward_backward(run.learner, batch)
@@ -81,6 +84,8 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Terminal().print(table)
+    if unusable.total:
+        print(f"{unusable.total.total()} samples of the batch cannot be used. The first is {unusable.first}")
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
 

@@ -153,7 +153,9 @@ def _verify_stored(folder: Path, spec: FileSpec, file: BinaryIO, dtype: np.dtype
 
 def _compare(folder: Path, spec: FileSpec, found: str) -> None:
     if found != spec.sha256:
-        raise _fault(folder, spec, f"its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}")
+        raise _fault(
+            folder, spec, f"its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}"
+        )
 
 
 def _check_header(folder: Path, spec: FileSpec, content: bytes, dtype: np.dtype, columns: int) -> tuple[int, int]:
@@ -207,7 +209,7 @@ def _check_labels(folder: Path, spec: FileSpec, manifest: Manifest, labels_NT: T
             labels_R = labels_RT[:, column]
             if isinstance(task, ClassificationSpec):
                 right_R = (labels_R >= MISSING) & (labels_R < len(task.classes)) & (labels_R == np.floor(labels_R))
-                expected = f"a class number from 0 to {len(task.classes) - 1}, or {MISSING} for none"
+                expected = f"a class number below {len(task.classes)}, as in manifest.json, or {MISSING} for none"
             else:
                 right_R = np.isnan(labels_R) | (np.abs(labels_R) <= LARGEST)
                 expected = f"a finite number of at most {LARGEST:g}, or NaN for none"

@@ -65,7 +65,10 @@ def verify_shards(
             )
             # Compared as bytes, because NaN != NaN.
             if found_NM.tobytes() != index_NM[rows].tobytes() or found_NT.tobytes() != labels_NT[rows].tobytes():
-                raise UserError(f"{folder / shard.file}: its samples are not those of the index.\n{remedy(folder)}")
+                raise UserError(
+                    f"{folder / shard.file}: its samples are not those of the index and manifest.json.\n"
+                    f"{remedy(folder)}"
+                )
     return tables
 
 
@@ -75,11 +78,14 @@ def _verify_file(folder: Path, spec: FileSpec, *, checksum: bool) -> None:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != spec.bytes:
-                raise UserError(f"{path}: expected {spec.bytes} bytes, as in manifest.json, found {size}.\n{remedy(folder)}")
+                raise UserError(
+                    f"{path}: expected {spec.bytes} bytes, as in manifest.json, found {size}.\n{remedy(folder)}"
+                )
             found = hashlib.file_digest(file, "sha256").hexdigest() if checksum else spec.sha256
     except OSError as error:
         raise unreadable(path, error) from None
     if found != spec.sha256:
         raise UserError(
-            f"{path}: its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}.\n{remedy(folder)}"
+            f"{path}: its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}.\n"
+            f"{remedy(folder)}"
         )
