@@ -46,6 +46,6 @@ def look_over(
     frozen = [parameter.numel() for parameter in network.parameters() if not parameter.requires_grad]
     notes = [f"{sum(frozen):,} entries of {len(frozen)} parameters are frozen"] if frozen else []
     notes += [say_unused(unused)] if unused else []
-    samples = experiment.train.global_batch // (parallel.processes * experiment.train.accumulation.steps)
+    samples = experiment.train.global_batch // (runtime.world_size * experiment.train.accumulation.steps)
     noisy = few_samples(network, samples)
     return [*notes, noisy] if noisy else notes
