@@ -1,6 +1,9 @@
 """The `paretrain` command.
 
 Each command imports what it needs when it runs: --help answers at once, and a missing package is reported in one line.
+
+The file is long because the arguments of the commands for one run are declared beside what they call; those of data,
+checkpoints and theory have files of their own in commands/.
 """
 
 import argparse

@@ -1,6 +1,8 @@
 """Other people's loops on two ranks: each way to call the balancer gives the step of one process, or a sentence.
 
 The ranks are ragged, labels are missing, and task 1 has none on rank 0.
+
+The file is long because all loops, and the mistakes in them, share two ranks that are started once.
 """
 
 from collections.abc import Callable, Iterator

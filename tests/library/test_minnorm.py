@@ -1,6 +1,8 @@
 """The min-norm solver against independent oracles, on every structure that gradients take.
 
 Shapes: T tasks, S the tasks of a support, N supports, K = S + 1.
+
+The file is long because each kind of Gram matrix is solved under the same certificates.
 """
 
 from itertools import combinations

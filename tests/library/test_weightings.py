@@ -1,4 +1,7 @@
-"""Each rule against its formula, written in another way or in autograd, and what all rules have in common."""
+"""Each rule against its formula, written in another way or in autograd, and what all rules have in common.
+
+The file is long because every rule is held to the same properties.
+"""
 
 from collections.abc import Callable
 

@@ -42,7 +42,7 @@ TASKS = [Segmentation("masks", ("a", "b", "c")), Classification("kind", 5)]
 
 def test_each_head_takes_the_tensor_that_it_is_told_to() -> None:
     encoder = build_encoder(Pyramid, {}, (1, 8, 8))
-    model = build_model(encoder, TASKS, "linear", {}, Tower(), {"masks": 0, "kind": 1})
+    model = build_model(encoder, TASKS, "linear", {}, Tower(), takes={"masks": 0, "kind": 1})
     x = torch.randn(3, 1, 8, 8)
     fine, coarse = encoder(x)
     found = model(x)
@@ -78,7 +78,7 @@ def test_alpha_is_that_of_all_tensors_together() -> None:
 )
 def test_a_head_that_cannot_take_it_is_refused(head: str, takes: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_model(build_encoder(Pyramid, {}, (1, 8, 8)), TASKS, head, {}, None, takes)
+        build_model(build_encoder(Pyramid, {}, (1, 8, 8)), TASKS, head, {}, None, takes=takes)
 
 
 class Half(nn.Module):
