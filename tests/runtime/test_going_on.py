@@ -12,6 +12,7 @@ from tests.support.ranks import run_ranks
 from tests.support.runtimes import ALONE, a_runtime
 from tests.support.small_checkpoints import save
 from trainer.errors import FaultError, UserError
+from trainer.files import write_durably
 from trainer.runtime import shared_folder
 from trainer.runtime.checkpoints import saving, writing
 from trainer.runtime.checkpoints.folder import latest, published, set_aside
@@ -55,6 +56,21 @@ def test_a_kill_between_the_first_rename_and_the_pointers_loses_nothing(tmp_path
     (tmp_path / "LATEST").rename(tmp_path / "LATEST.tmp")
     assert newest(tmp_path).snapshot.state["step"] == 10
     assert latest(tmp_path) == tmp_path / "step_00000010"
+
+
+def test_the_pointer_to_the_first_checkpoint_is_not_written_while_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the middle of such a write would leave a checkpoint that nothing names."""
+    published_before: list[int] = []
+
+    def watched(path: Path, content: bytes) -> None:
+        published_before.append(len(published(tmp_path)))
+        write_durably(path, content)
+
+    monkeypatch.setattr("trainer.runtime.checkpoints.folder.write_durably", watched)
+    save(tmp_path, 10)
+    assert published_before == [0]
 
 
 def test_a_damaged_newest_is_passed_over_and_said(two: Path) -> None:

@@ -73,10 +73,8 @@ def point_to(path: Path) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    aside = _aside(path.parent)
-    write_durably(aside, path.name.encode())
-    os.replace(aside, path.parent / LATEST)
-    sync(path.parent)
+    _write_aside(path)
+    _move_pointer(path.parent)
 
 
 def publish_folder(aside: Path, final: Path) -> None:
@@ -87,10 +85,10 @@ def publish_folder(aside: Path, final: Path) -> None:
     """
     # Written before the rename: a kill between the two renames leaves no LATEST, or an older one. If there is none,
     # this file tells a first checkpoint, just published, from checkpoints whose LATEST was lost.
-    write_durably(_aside(final.parent), final.name.encode())
+    _write_aside(final)
     sync(final.parent)
     os.replace(aside, final)
-    point_to(final)
+    _move_pointer(final.parent)
 
 
 def how_to_go_on(folder: Path, whole: list[Path]) -> str:
@@ -172,6 +170,15 @@ def _manifest(path: Path) -> Manifest | None:
 
 def _aside(folder: Path) -> Path:
     return folder / f"{LATEST}.tmp"
+
+
+def _write_aside(path: Path) -> None:
+    write_durably(_aside(path.parent), path.name.encode())
+
+
+def _move_pointer(folder: Path) -> None:
+    os.replace(_aside(folder), folder / LATEST)
+    sync(folder)
 
 
 def _interrupted(folder: Path) -> Path | None:
