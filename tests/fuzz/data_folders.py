@@ -60,7 +60,7 @@ def _is_sound(found: Change) -> bool:
     """Whether a manifest whose bytes were damaged still is JSON: a letter of a name may have become another."""
     try:
         json.loads(MANIFEST.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
