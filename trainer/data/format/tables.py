@@ -166,7 +166,10 @@ def _check_header(folder: Path, spec: FileSpec, content: bytes, dtype: np.dtype,
         raise _fault(folder, spec, str(error)) from None
     if found != dtype or len(shape) != 2 or shape[1] != columns:
         raise _fault(
-            folder, spec, f"expected rows of shape ({columns},) of {dtype}, found an array of shape {shape} of {found}"
+            folder,
+            spec,
+            f"expected rows of shape ({columns},) of {dtype}, as in manifest.json, found an array of shape {shape} of "
+            f"{found}",
         )
     if npy_start(content) + shape[0] * columns * dtype.itemsize != spec.bytes:
         raise _fault(folder, spec, f"its header says {shape[0]} rows, which is not {spec.bytes} bytes")
