@@ -97,6 +97,12 @@ def test_every_configuration_passes_check(
         frames = {"train": [f"ulm/ulm_{number}" for number in range(8)], "val": ["jena/jena_0"]}
         data = tmp_path / "scenes"
         write_cityscapes(write_raw(tmp_path / "raw", frames), data, size=(24, 48))
+    if config.stem == "tox21":
+        rows = [f"{number},{number % 7},{number % 2},{number % 3 % 2}" for number in range(1000)]
+        (tmp_path / "assays.csv").write_text("\n".join(["a,b,NR-AR,SR-p53", *rows]))
+        data = tmp_path / "assays"
+        columns = ["--targets", "NR-AR,SR-p53", "--val", "0.2"]
+        assert main(["data", "table", "--csv", f"{data}.csv", *columns, "--out", str(data)]) == 0
     elsewhere = [f"data.path={data}", f"output={tmp_path / 'runs'}"]
     assert main(["check", str(config), *elsewhere, *SMALLER.get(config.stem, [])]) == 0
     shown = capsys.readouterr().out
