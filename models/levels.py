@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 Z = Tensor | Sequence[Tensor]
-"""What an encoder returns, and a head takes."""
+"""The representation that an encoder returns and a head takes."""
 Takes = int | Mapping[str, int] | None
 """Which tensor the heads take, counted from 0: the same for all tasks, or one for each; None: all of them."""
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""What a representation can be, and where it cannot be split."""
+"""Check a representation: its type, and the places where it cannot be split."""
 
 from collections.abc import Sequence
 

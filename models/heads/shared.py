@@ -30,7 +30,7 @@ NAME = "shared"
 
 
 class PenalisedOutputs(NamedTuple):
-    """What a model with shared heads gives while training: outputs (B, T, C), and each task's penalty (T,)."""
+    """The result of a model with shared heads while training: outputs (B, T, C), and each task's penalty (T,)."""
 
     heads: Tensor
     penalty_T: Tensor
@@ -122,7 +122,7 @@ class LearntHeads(PenalisedHeads):
 
 
 SMALLEST = 1e-6
-"""Of the eigenvalues of W Wᵀ, relative to the largest: a direction without any weight can still get some."""
+"""Floor of the eigenvalues of W Wᵀ, relative to the largest: a direction without any weight can still get some."""
 
 
 def shared_heads(width: int, tasks: Mapping[str, int], options: Mapping[str, Any]) -> PenalisedHeads:

@@ -1,6 +1,5 @@
 """One point of the study: tasks that are all alike, the way they are fitted, and what theory says of it."""
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,8 +93,3 @@ class Setting:
         function, one = LABELS[self.labels], np.ones(1)
         slope = float(function.slope(one)[0])
         return slope, float(function.second_moment(one)[0]) + self.noise - slope**2 * self.seen
-
-    @property
-    def can_be_simulated(self) -> bool:
-        """Return whether the tasks are finitely many."""
-        return math.isfinite(self.num_tasks)

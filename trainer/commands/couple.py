@@ -21,9 +21,10 @@ from trainer.commands.representation import (
     label_columns,
     label_values,
     read_samples,
+    represented,
     some_samples,
-    trained,
 )
+from trainer.commands.trained import trained
 from trainer.config.sections.data import DataConfig
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.manifest import MANIFEST_NAME
@@ -64,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Coupling:
-    """What was found; `curve` has the predicted mean errors with CURVE times the labels."""
+    """The findings; `curve` has the predicted mean errors with CURVE times the labels."""
 
     table: Table
     advice: Advice
@@ -135,7 +136,7 @@ def _of_run(folder: Path, samples: int, tasks: Sequence[str] | None, step: int |
     with trained(folder, "train", step, tasks) as run:
         columns = label_columns(run.specs)
         ids_N = some_samples(run.data.manifest, "train", samples, SEED)
-        batches = [(as_vectors(z), label_values(run.specs, targets)) for z, targets in run.represented("train", ids_N)]
+        batches = [(as_vectors(z), label_values(run.specs, targets)) for z, targets in represented(run, "train", ids_N)]
         source = f"the representation of {folder}, step {read_state(run.snapshot).step}"
         return _table(source, columns, batches, run.data.manifest.num_samples("train"))
 

@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import Task
-from trainer.config.sections.parallel import ParallelConfig
+from trainer.commands.trained import trained
 from trainer.data.format.specs import TaskSpec
 from trainer.data.reading.images import to_input
 from trainer.data.reading.loader import EvalLoader, RankOptions
 from trainer.data.remote.folder import DataFolder
-from trainer.run_folder import checkpoint_of, read_config
-from trainer.runtime.checkpoints.reading import load
-from trainer.runtime.distributed import joined
-from trainer.runtime.engines.averaging import averaged_weights, has_averages
-from trainer.training.build import build_network, fill
+from trainer.runtime.engines.averaging import has_averages
 from trainer.training.evaluate import Evaluation, evaluate
-from trainer.training.prepare_data import Data, open_split
+from trainer.training.prepare_data import Data
 from trainer.training.restore import read_state
-from trainer.training.tasks import build_tasks, deciding_metrics, metric_names
+from trainer.training.tasks import deciding_metrics, metric_names
 
 
 @dataclass(frozen=True)
@@ -65,24 +61,15 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
     Raises:
         UserError: there is no such run, checkpoint or split, or it is damaged; the same on every rank.
     """
-    experiment = read_config(run_dir)
-    path = checkpoint_of(run_dir, step)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    parallel = ParallelConfig(device=experiment.parallel.device, processes=processes or launched)
-    with joined(parallel) as runtime:
-        data = open_split(experiment.data, split, runtime)
-        manifest = data.manifest
-        tasks = build_tasks(manifest, experiment.data.tasks, experiment.tasks, data.folder)
+    with trained(run_dir, split, step, processes=processes or launched) as run:
+        experiment, runtime, tasks, manifest = run.experiment, run.runtime, list(run.tasks), run.data.manifest
         names = metric_names(tasks, experiment.tasks)
-        network = build_network(experiment, manifest, tasks)
-        snapshot = load(path, runtime)
-        evaluated_step = read_state(snapshot).step
-        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, experiment.data.path)
-        network.to(runtime.device)
+        evaluated_step = read_state(run.snapshot).step
         found = evaluate(
-            network,
+            run.network,
             EvalLoader(
-                DataFolder(data.folder, manifest, data.copy),
+                DataFolder(run.data.folder, manifest, run.data.copy),
                 split=split,
                 tasks=[task.name for task in tasks],
                 # The batch that the run itself evaluates on each process: it fits into memory.
@@ -94,6 +81,6 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
             lambda inputs: to_input(inputs, manifest.input, runtime.device),
             runtime,
         )
-        averaged = has_averages(snapshot.optimizer)
+        averaged = has_averages(run.snapshot.optimizer)
         deciding = deciding_metrics(tasks, experiment.tasks)
-        return Evaluated(found, tasks, names, deciding, data, split, evaluated_step, averaged, runtime.is_main)
+        return Evaluated(found, tasks, names, deciding, run.data, split, evaluated_step, averaged, runtime.is_main)

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from trainer.commands.refit_fit import Head, fit_heads
 from trainer.commands.refit_judge import STANDARD_ERRORS, TRAINED, Verdict, judge
-from trainer.commands.representation import Trained, label_columns, trained
+from trainer.commands.representation import label_columns
+from trainer.commands.trained import Trained, trained
 from trainer.config.file import parse_config
 from trainer.config.schema import Experiment
 from trainer.config.sections.model import HeadConfig, ModelConfig

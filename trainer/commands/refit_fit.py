@@ -20,7 +20,8 @@ from paretrain.theory.coupling import Moments, estimate_moments
 from paretrain.theory.coupling.closed_form import LinearFit, fit_alone, fit_by_theory, fit_coupled
 from paretrain.theory.coupling.logistic import fit_logistic
 from paretrain.theory.coupling.second_moments import Column, SecondMoments
-from trainer.commands.representation import Trained, as_vectors, label_values
+from trainer.commands.representation import as_vectors, label_values, represented
+from trainer.commands.trained import Trained
 from trainer.errors import UserError
 from trainer.runtime.polling import run_while_polling
 
@@ -70,7 +71,7 @@ def _read(run: Trained, ids_N: np.ndarray) -> _Read:
     if not len(ids_N):
         raise UserError("no train sample is left to fit the heads on")
     runtime = run.runtime
-    z, targets = run_while_polling(runtime, lambda: next(run.represented("train", ids_N[:256])))
+    z, targets = run_while_polling(runtime, lambda: next(represented(run, "train", ids_N[:256])))
     origin_D = as_vectors(z).mean(axis=0)
     moments = SecondMoments(origin_D, label_values(run.specs, targets).shape[1])
     most = max(NUM_ESTIMATED, MAX_KEPT_NUMBERS // len(origin_D))
@@ -89,7 +90,7 @@ def _add(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Add samples to the moments; yield ids, representation and labels of those to keep."""
     done = 0
-    for z, targets in run.represented("train", ids_N):
+    for z, targets in represented(run, "train", ids_N):
         z_BD, labels_BC = as_vectors(z), label_values(run.specs, targets)
         moments.add(z_BD, labels_BC)
         ids_B = ids_N[done : done + len(z_BD)]

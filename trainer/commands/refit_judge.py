@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models import Task
 from trainer.commands.refit_fit import Head
-from trainer.commands.representation import Trained, as_vectors
+from trainer.commands.representation import as_vectors, represented
+from trainer.commands.trained import Trained
 from trainer.runtime.polling import run_while_polling
 
 TRAINED = "as trained"
@@ -80,7 +81,7 @@ def _sums(
     sums = [torch.zeros(2, 1 + len(heads), 7, dtype=torch.float64) for heads in fitted]
     stacked = [[torch.stack(parts) for parts in zip(*heads.values(), strict=True)] for heads in fitted]
     done = 0
-    for z, targets in run.represented(split, ids_N):
+    for z, targets in represented(run, split, ids_N):
         with torch.no_grad():
             outputs = run.network.heads(z, None)
         trained = list(outputs.unbind(dim=1)) if isinstance(outputs, Tensor) else outputs

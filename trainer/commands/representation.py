@@ -1,97 +1,38 @@
-"""What the heads of a run are given: the representation of its samples, and their labels as columns of numbers.
+"""The inputs and labels of a run's heads: the representation of its samples, and their labels as columns of numbers.
 
 Shapes: B samples of a batch, N samples, D representation width, C columns of labels, P features.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models import MultiTaskModel, Task
 from models.levels import Z
-from trainer.config.schema import Experiment
-from trainer.config.sections.parallel import ParallelConfig
+from trainer.commands.trained import Trained
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
 from trainer.data.reading.images import to_input
 from trainer.data.reading.reader import SplitReader
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
-from trainer.run_folder import checkpoint_of, read_config
-from trainer.runtime.checkpoints.reading import Snapshot, load
-from trainer.runtime.collectives import Runtime
-from trainer.runtime.distributed import joined
-from trainer.runtime.engines.averaging import averaged_weights
-from trainer.training.build import build_network, fill
-from trainer.training.prepare_data import Data, open_split
-from trainer.training.tasks import build_tasks
+from trainer.training.prepare_data import Data
 
 BATCH = 256
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A run's model as it was trained, averaged weights where it has some, and its data; whole on every process."""
-
-    experiment: Experiment
-    runtime: Runtime
-    data: Data
-    tasks: Sequence[Task]
-    network: MultiTaskModel
-    snapshot: Snapshot
-
-    @property
-    def specs(self) -> Sequence[TaskSpec]:
-        """The tasks, as the data describe them."""
-        return self.data.manifest.select_tasks([task.name for task in self.tasks])
-
-    @torch.no_grad()
-    def represented(self, split: str, ids_N: np.ndarray) -> Iterator[tuple[Z, dict[str, np.ndarray]]]:
-        """Yield z as the heads are given it, and the targets, batch by batch, without augmentation.
-
-        Raises:
-            UserError: a sample cannot be used.
-        """
-        spec, device = self.data.manifest.input, self.runtime.device
-        self.network.eval()
-        for inputs, targets in read_samples(self.data, split, [task.name for task in self.tasks], ids_N):
-            yield self.network.encoder(to_input(torch.from_numpy(inputs), spec, device)), targets
-
-
-@contextmanager
-def trained(
-    run_dir: Path, split: str | None, step: int | None, tasks: Sequence[str] | None = None, processes: int = 1
-) -> Iterator[Trained]:
-    """Open a run's checkpoint of `step` (None: the last one) and its data, of which `split` (None: all) is verified.
-
-    Collective.
-
-    Args:
-        run_dir: the run's folder.
-        split: which part of the data is going to be read.
-        step: of the checkpoint.
-        tasks: of the run; None: all. Where they are given, the network has the heads of all tasks still.
-        processes: that take part.
+@torch.no_grad()
+def represented(run: Trained, split: str, ids_N: np.ndarray) -> Iterator[tuple[Z, dict[str, np.ndarray]]]:
+    """Yield z as the heads are given it, and the targets, batch by batch, without augmentation.
 
     Raises:
-        UserError: no such run, checkpoint, split or task, or a damaged one.
+        UserError: a sample cannot be used.
     """
-    experiment = read_config(run_dir)
-    path = checkpoint_of(run_dir, step)
-    with joined(ParallelConfig(processes=processes, device=experiment.parallel.device)) as runtime:
-        data = open_split(experiment.data, split, runtime)
-        every_task = build_tasks(data.manifest, experiment.data.tasks, experiment.tasks, data.folder)
-        network = build_network(experiment, data.manifest, every_task)
-        snapshot = load(path, runtime)
-        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, experiment.data.path)
-        network.to(runtime.device)
-        chosen = every_task if tasks is None else build_tasks(data.manifest, tasks, experiment.tasks, data.folder)
-        yield Trained(experiment, runtime, data, chosen, network, snapshot)
+    spec, device = run.data.manifest.input, run.runtime.device
+    run.network.eval()
+    for inputs, targets in read_samples(run.data, split, [task.name for task in run.tasks], ids_N):
+        yield run.network.encoder(to_input(torch.from_numpy(inputs), spec, device)), targets
 
 
 def as_vectors(z: Z) -> np.ndarray:

@@ -12,7 +12,7 @@ Choice = Callable[[Iterable[float]], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a name stands for.
+    """The meaning of a metric's name.
 
     Attributes:
         kinds: of the tasks that have it.

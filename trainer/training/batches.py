@@ -31,10 +31,8 @@ def open_batches(
         UserError: the data is faulty, or the batch does not fit it or the processes.
     """
     names, global_batch = [task.name for task in tasks], experiment.train.global_batch
-    folder = DataFolder(data.folder, data.manifest, data.copy)
-    options = rank_options(experiment, runtime)
     train_batches = TrainLoader(
-        folder,
+        DataFolder(data.folder, data.manifest, data.copy),
         tasks=names,
         global_batch=global_batch,
         seed=experiment.seed,
@@ -42,7 +40,19 @@ def open_batches(
         augment=experiment.data.augment,
         cursor=cursor,
         eval_split=eval_split,
-        options=options,
+        options=rank_options(experiment, runtime),
     )
-    batch_size = global_batch // runtime.world_size
-    return train_batches, EvalLoader(folder, split=eval_split, tasks=names, batch_size=batch_size, options=options)
+    return train_batches, open_eval_batches(experiment, data, names, eval_split, runtime)
+
+
+def open_eval_batches(
+    experiment: Experiment, data: Data, task_names: Sequence[str], split: str, runtime: Runtime
+) -> EvalLoader:
+    """Open this rank's batches of one pass over a split."""
+    return EvalLoader(
+        DataFolder(data.folder, data.manifest, data.copy),
+        split=split,
+        tasks=task_names,
+        batch_size=experiment.train.global_batch // runtime.world_size,
+        options=rank_options(experiment, runtime),
+    )

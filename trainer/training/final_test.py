@@ -3,7 +3,6 @@
 from torch import nn
 
 from trainer.data.reading.loader import EvalLoader
-from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.observe.metrics import read_metrics
 from trainer.observe.observers import Observers
@@ -12,7 +11,7 @@ from trainer.runtime.checkpoints.folder import CHECKPOINTS, folder_of_step
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.precision import lower_precision
-from trainer.training.batches import rank_options
+from trainer.training.batches import open_eval_batches
 from trainer.training.build import build_network, fill
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.records import eval_record
@@ -88,11 +87,4 @@ def _evaluated(run: Run, model: nn.Module, batches: EvalLoader) -> Evaluation:
 
 
 def _batches(run: Run) -> EvalLoader:
-    runtime, experiment = run.runtime, run.experiment
-    return EvalLoader(
-        DataFolder(run.data.folder, run.data.manifest, run.data.copy),
-        split=TEST,
-        tasks=run.task_names,
-        batch_size=experiment.train.global_batch // runtime.world_size,
-        options=rank_options(experiment, runtime),
-    )
+    return open_eval_batches(run.experiment, run.data, run.task_names, TEST, run.runtime)

@@ -14,7 +14,7 @@ from trainer.training.patterns import matching
 
 @dataclass(frozen=True)
 class Setting:
-    """What an optimizer does with a parameter.
+    """The settings of an optimizer for one parameter.
 
     Attributes:
         learning_rate_scale: factor of the learning rate.

@@ -21,7 +21,7 @@ class BadImageError(Exception):
 
 
 class PngHeader(NamedTuple):
-    """What the header says.
+    """The contents of the header.
 
     Attributes:
         height: in pixels.
