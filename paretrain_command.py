@@ -7,6 +7,7 @@ in place of ours. This module has a name that nobody else uses, so it can say wh
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ ROOT = Path(__file__).resolve().parent
 """The folder that holds our packages: a checkout or site-packages."""
 PACKAGES = ("paretrain", "trainer", "models", "launch")
 EXIT_USER_ERROR = 2
+SECONDS_FOR_RANK_0 = 10.0
+"""Time in which rank 0 says an error that all ranks have, before another rank says it."""
 SAFE_PATH = "PYTHONSAFEPATH"
 """Environment variable: Python does not put the current folder in front of sys.path."""
 
@@ -21,7 +24,7 @@ SAFE_PATH = "PYTHONSAFEPATH"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default that of the command line. Returns its exit code."""
     if message := hidden():
-        _say(message)
+        say(message)
         return EXIT_USER_ERROR
     from trainer.cli import main as run
 
@@ -48,9 +51,18 @@ def refuse_hidden() -> None:
         return
     if sys.argv[:1] != ["-m"]:  # Its value while `python -m` still looks for the module to run.
         raise ImportError(message)
-    if os.environ.get("RANK", "0") == "0":
-        _say(message)
+    say_by_one_rank(message)
     sys.exit(EXIT_USER_ERROR)
+
+
+def say_by_one_rank(message: str) -> None:
+    """Print an error that all ranks have as rank 0. The other ranks wait to be ended, and print it if nobody ends them.
+
+    A launcher ends all ranks when the first one ends: a rank that ended at once could silence rank 0.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(SECONDS_FOR_RANK_0)
+    say(message)
 
 
 def safe_path() -> dict[str, str]:
@@ -91,7 +103,8 @@ def _python_path() -> Iterator[str]:
     yield from path.split(os.pathsep) if path else ()
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Print an error on stderr at once."""
     print(f"paretrain: error: {message}", file=sys.stderr, flush=True)
 
 

@@ -3,11 +3,11 @@
 import difflib
 import faulthandler
 import io
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 
+from paretrain_command import say, say_by_one_rank
 from trainer.plain import printable
 
 EXIT_INTERRUPTED = 130
@@ -72,7 +72,7 @@ class LostPeerError(PublicError):
 
 def say_error(message: str) -> None:
     """Print an error message for the user."""
-    print(f"paretrain: error: {printable(message)}", file=sys.stderr, flush=True)
+    say(printable(message))
 
 
 def run_command(command: Callable[[], int | None]) -> int:
@@ -88,8 +88,10 @@ def run_command(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except PublicError as error:
-        if isinstance(error, RankError | LostPeerError) or os.environ.get("RANK", "0") == "0":
+        if isinstance(error, RankError | LostPeerError):
             say_error(str(error))
+        else:
+            say_by_one_rank(printable(str(error)))
         return error.exit_code
     except KeyboardInterrupt as interrupt:
         if str(interrupt):

@@ -181,3 +181,26 @@ def test_another_installed_package_is_named(tmp_path: Path) -> None:
     said = run(tmp_path, sys.executable, "-P", "-c", program).stdout
     assert f"{tmp_path}/site-packages/trainer/__init__.py hides the package `trainer`" in said
     assert "install paretrain in an environment of its own" in said
+
+
+def test_a_launcher_that_ends_all_ranks_at_once_does_not_silence_rank_0() -> None:
+    """Rank 1 is first at an error that both have. It does not end before rank 0 has said it; alone, it says it."""
+    program = (
+        "import paretrain_command as p; p.SECONDS_FOR_RANK_0 = {}; "
+        "print('here', flush=True); p.say_by_one_rank('no data')"
+    )
+
+    def rank(number: int, seconds: float) -> subprocess.Popen[str]:
+        line = [sys.executable, "-c", program.format(seconds)]
+        variables = environment() | {"PYTHONPATH": str(ROOT), "RANK": str(number)}
+        return subprocess.Popen(line, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    with rank(1, 1e6) as waits:
+        assert waits.stdout
+        assert waits.stdout.readline() == "here\n"
+        with rank(0, 1e6) as says:
+            assert says.communicate(timeout=60)[1] == "paretrain: error: no data\n"
+        waits.terminate()  # As a launcher does when rank 0 has ended.
+        assert waits.communicate(timeout=60)[1] == ""
+    with rank(1, 0) as alone:
+        assert alone.communicate(timeout=60)[1] == "paretrain: error: no data\n"
