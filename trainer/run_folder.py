@@ -9,17 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
+from trainer.clock import utc_now
 from trainer.config.file import parse_config, to_yaml
 from trainer.config.resume import differences
 from trainer.config.schema import Experiment
 from trainer.config.yaml_file import read_yaml
 from trainer.errors import UserError
-from trainer.files import read_json, replace
+from trainer.files import Appender, read_json, replace
 from trainer.runtime.agreement import names_of_code
 from trainer.runtime.checkpoints.folder import (
     CHECKPOINTS,
@@ -38,6 +38,8 @@ from trainer.user_code import loaded_files
 
 CONFIG = "config.yaml"
 RUN = "run.json"
+STARTS = "starts.jsonl"
+"""What run.json said at each start, a line each; only appended to."""
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
 SUMMARY = "summary.json"
@@ -128,9 +130,16 @@ def _claim(experiment: Experiment, found: Found | None, lock: RunLock, start: Ma
         provenance |= {"encoder_weights": start} if start else {}
         for name, text in {CONFIG: to_yaml(experiment), RUN: json.dumps(provenance, indent=1)}.items():
             replace(run_dir / name, f"{text.rstrip()}\n".encode())
+        _append_start(run_dir, step_of(found.snapshot.path) if found else 0, provenance)
     except OSError as error:
         raise UserError(f"the run's folder {run_dir} cannot be written: {error}") from None
     return notes
+
+
+def _append_start(run_dir: Path, step: int, provenance: Mapping[str, Any]) -> None:
+    about = {"step": step, "job": os.environ.get("SLURM_JOB_ID"), "restarts": os.environ.get("SLURM_RESTART_COUNT")}
+    with closing(Appender(run_dir / STARTS)) as starts:
+        starts.append(f"{json.dumps(about | dict(provenance))}\n")
 
 
 def _set_checkpoints_aside(found: Found) -> list[str]:
@@ -209,7 +218,7 @@ def _recorded_start(run_dir: Path) -> Any:
 def _provenance(experiment: Experiment) -> dict[str, Any]:
     return {
         "command": " ".join(sys.argv),
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started_at": utc_now(),
         "host": platform.node(),
         "cpu_cores": os.cpu_count(),
         "world_size": experiment.parallel.processes,

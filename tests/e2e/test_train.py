@@ -15,6 +15,7 @@ import torch
 from tests.support.command import ROOT, Command, environment
 from tests.support.runs import checkpoint, numbers, started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
+from trainer.observe.metrics import read_metrics
 
 
 def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain: Command) -> None:
@@ -33,6 +34,12 @@ def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain:
     provenance = json.loads((run_dir / "run.json").read_text())
     assert provenance["versions"]["torch"] == torch.__version__
     assert "train" in provenance["command"]
+    (start,) = map(json.loads, (run_dir / "starts.jsonl").read_text().splitlines())
+    assert start == {"step": 0, "job": None, "restarts": None, **provenance}
+    heartbeat = json.loads((run_dir / "heartbeat.json").read_text())
+    assert (heartbeat["state"], heartbeat["step"], heartbeat["checkpoint_step"]) == ("complete", 6, 6)
+    clock = [record["seconds"] for record in read_metrics(run_dir / "metrics.jsonl")]
+    assert clock == sorted(clock)
     assert (run_dir / "report.html").stat().st_size > 10_000
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == [
         "LATEST",

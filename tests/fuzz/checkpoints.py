@@ -19,7 +19,7 @@ CHECKPOINTS = RUN / "checkpoints"
 PARTS = "*.safetensors"
 LATEST = CHECKPOINTS / "LATEST"
 NEWEST = CHECKPOINTS / "step_00000002"
-CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
+CLOCK = {"time", "seconds", "duration_seconds", "samples_per_second", "data_wait_percent"}
 
 
 def make() -> None:

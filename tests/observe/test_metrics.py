@@ -1,5 +1,6 @@
 import json
 import tempfile
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
-from trainer.observe.metrics import MetricsLog, Throughput, errors_so_far, read_metrics
+from trainer.observe.metrics import MetricsLog, Throughput, errors_so_far, read_metrics, stamped
+from trainer.observe.records import SCHEMA
 
 
 def records(steps: int) -> list[dict]:
@@ -85,6 +87,45 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, 
     with pytest.raises(UserError, match="line 2"):
         MetricsLog(path, resume_step=2)
     assert path.read_bytes() == before
+
+
+def test_a_record_has_its_schema_the_time_of_day_and_the_clock_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_all(path, [stamped(record, 12.5) for record in records(2)])
+    for record in map(json.loads, path.read_text().splitlines()):
+        assert list(record)[:5] == ["schema", "kind", "step", "time", "seconds"]
+        assert (record["schema"], record["seconds"]) == (SCHEMA, 12.5)
+        assert datetime.fromisoformat(record["time"]).utcoffset() == timedelta()
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 2]
+
+
+def test_seconds_of_an_old_evaluation_are_its_duration(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    old = {"kind": "eval", "step": 1, "errors": {"left": 1.0}, "seconds": 2.5}
+    write_all(path, [old, stamped({**old, "step": 2, "seconds": 60.0, "duration_seconds": 3.5}, 0.0)])
+    before, after = read_metrics(path)
+    assert before["duration_seconds"] == 2.5
+    assert "seconds" not in before
+    assert (after["duration_seconds"], after["seconds"]) == (3.5, 60.0)
+
+
+def test_a_record_of_a_newer_version_is_left_to_that_version(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_all(path, [{"schema": SCHEMA + 1, "kind": "new", "step": 1}])
+    with pytest.raises(UserError, match="a newer version of paretrain") as refused:
+        read_metrics(path)
+    assert "sed" not in str(refused.value), "nobody should remove it"
+
+
+def test_a_note_of_a_start_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    note = {"kind": "note", "step": 2, "text": "the encoder is frozen"}
+    write_all(path, [*records(2), stamped(note, 1.0)])
+    other = note | {"text": "another one"}
+    for _ in range(2):
+        write_all(path, [stamped(note, 5.0), stamped(other, 5.0), {**note, "step": 3}], resume_step=2)
+    notes = [(record["step"], record["text"]) for record in read_metrics(path) if record["kind"] == "note"]
+    assert notes == [(2, note["text"]), (2, other["text"]), (3, note["text"])]
 
 
 def test_resuming_without_the_file_is_an_error(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from trainer.observe.metrics import read_metrics
 from trainer.runtime.checkpoints.pieces import Tensors, read_pieces
 from trainer.runtime.checkpoints.values import read_values
 
-CLOCK = {"seconds", "samples_per_second", "data_wait_percent"}
+CLOCK = {"time", "seconds", "duration_seconds", "samples_per_second", "data_wait_percent"}
 """What two equal runs may differ in."""
 
 
@@ -25,6 +25,11 @@ def numbers(run_dir: Path) -> list[dict[str, Any]]:
         {key: value for key, value in record.items() if key not in CLOCK}
         for record in read_metrics(run_dir / "metrics.jsonl")
     ]
+
+
+def without_times(log: Path) -> str:
+    """The text of log.txt without the time at the start of each line."""
+    return "".join(line.partition(" ")[2] for line in log.read_text(encoding="utf-8").splitlines(keepends=True))
 
 
 def checkpoint(run_dir: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[torch.Tensor]]:

@@ -1,7 +1,7 @@
 """The measurements of a run: `metrics.jsonl` with one JSON object per line, and the clock of samples/s and data wait.
 
 The file is the source of truth for the report, the progress lines and wandb. Every record has a `kind` ("train",
-"monitor", "fault", "gram", "eval" or "note") and the optimizer `step` that it describes.
+"monitor", "fault", "gram", "eval", "test" or "note") and the optimizer `step` that it describes.
 """
 
 import json
@@ -16,9 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from trainer.clock import utc_now
 from trainer.errors import UserError
 from trainer.files import Appender, open_regular, parse_json, replace
-from trainer.observe.records import RECORD, Eval, Record, validated
+from trainer.observe.records import SCHEMA, Eval, NewerSchemaError, Record, read_record
 from trainer.observe.units import PERCENT, by_unit, shortfall
 
 MAX_BYTES = 4 << 30
@@ -34,9 +35,9 @@ MAX_LINE_BYTES = 64 << 20
 class MetricsLog:
     """Append records to `metrics.jsonl`; each is handed to the operating system before `write` returns.
 
-    A resumed run repeats every step after its checkpoint, so the old records of these steps are dropped first. The file
-    then equals that of an uninterrupted run, except for times. Write the records of a step before its checkpoint: a
-    stop between the two would lose them.
+    A resumed run repeats every step after its checkpoint, so the old records of these steps are dropped first. A note
+    that an earlier start wrote at the same step is not written again. The file then equals that of an uninterrupted
+    run, except for times. Write the records of a step before its checkpoint: a stop between the two would lose them.
 
     Args:
         path: The file, usually `runs/NAME/metrics.jsonl`; its folder exists.
@@ -48,12 +49,14 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, resume_step: int | None) -> None:
-        if resume_step is not None:
-            _drop_records_after(path, resume_step)
+        kept = [] if resume_step is None else _drop_records_after(path, resume_step)
+        self._notes = {(note["step"], note["text"]) for note in kept if note["kind"] == "note"}
         self._file = Appender(path, anew=resume_step is None)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record. A number that is not finite becomes null, since JSON has neither NaN nor infinity."""
+        if record["kind"] == "note" and (record["step"], record["text"]) in self._notes:
+            return
         self._file.append(_to_line(record))
 
     def close(self) -> None:
@@ -71,6 +74,18 @@ class Metrics:
     """The line of each record."""
     is_torn: bool
     """Whether the last line was incomplete, after a crash or while the run writes it, and was left out."""
+
+
+def stamped(record: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return a record as it is written: with the version of its schema, the time of day, and the run's clock.
+
+    Args:
+        record: its kind, its step and its own fields, among which `seconds` may be.
+        seconds: that the run has taken so far.
+    """
+    own = dict(record)
+    kind, step = own.pop("kind"), own.pop("step")
+    return {"schema": SCHEMA, "kind": kind, "step": step, "time": utc_now(), "seconds": seconds} | own
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -108,8 +123,10 @@ def parse_metrics(path: Path) -> Metrics:
                     if is_last:
                         return Metrics(records, lines, is_torn=True)
                     raise
-                records.append(validated(RECORD, value, f"{path}, line {number}"))
+                records.append(read_record(value, f"{path}, line {number}"))
                 lines.append(line.rstrip(b"\n") + b"\n")
+        except NewerSchemaError:
+            raise
         except UserError as error:
             raise UserError(
                 f"{error}\nExpected one record a line, as JSON; only the last line may be incomplete. "
@@ -258,11 +275,13 @@ class Throughput:
         return reading
 
 
-def _drop_records_after(path: Path, step: int) -> None:
+def _drop_records_after(path: Path, step: int) -> list[Record]:
+    """Drop the records of later steps. Returns the others."""
     # `replace` writes a new file and renames it, so a crash here does not lose the history.
     found = parse_metrics(path)
-    kept = (line for line, record in zip(found.lines, found.records, strict=True) if record["step"] <= step)
-    replace(path, b"".join(kept))
+    kept = [pair for pair in zip(found.lines, found.records, strict=True) if pair[1]["step"] <= step]
+    replace(path, b"".join(line for line, _ in kept))
+    return [record for _, record in kept]
 
 
 def _to_line(record: Mapping[str, Any]) -> str:

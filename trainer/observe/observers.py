@@ -1,12 +1,13 @@
 """Where the loop publishes its records: to metrics.jsonl, the progress line and the tracker, on rank 0 alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from trainer.errors import RankError, UserError
-from trainer.observe.metrics import MetricsLog
+from trainer.observe.heartbeat import Heartbeat, State
+from trainer.observe.metrics import MetricsLog, stamped
 from trainer.observe.predictions import Seen, keep_predictions
 from trainer.observe.progress import Progress, fault_line
 from trainer.observe.tracker import Tracker
@@ -31,8 +32,12 @@ class Observers(Protocol):
         """Show a sentence to the person who watches; it is not recorded in the metrics."""
         ...
 
+    def beat(self, step: int, state: State) -> None:
+        """Tell monitors that the run is alive, and in which state."""
+        ...
+
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Hand the run's summary to the tracker, which ends there."""
+        """Hand the run's summary to the tracker, which ends there, and its last state to monitors."""
         ...
 
 
@@ -51,15 +56,37 @@ class Nobody:
     def say(self, text: str) -> None:
         """Rank 0 tells."""
 
+    def beat(self, step: int, state: State) -> None:
+        """Rank 0 tells."""
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Rank 0 tells."""
 
 
 class Everybody:
-    """The observers of rank 0. The metrics file is written first, as it is the source of truth."""
+    """The observers of rank 0. The metrics file is written first, as it is the source of truth.
 
-    def __init__(self, metrics: MetricsLog, progress: Progress, tracker: Tracker, predictions: Path) -> None:
+    Args:
+        metrics: of the run.
+        progress: shows records to the person who watches.
+        tracker: shows them elsewhere.
+        heartbeat: shows the run's state to monitors.
+        predictions: the file of the predictions that the report shows.
+        elapsed_seconds: returns the time that the run has taken so far.
+    """
+
+    def __init__(
+        self,
+        metrics: MetricsLog,
+        progress: Progress,
+        tracker: Tracker,
+        heartbeat: Heartbeat,
+        predictions: Path,
+        elapsed_seconds: Callable[[], float],
+    ) -> None:
         self._metrics = metrics
+        self._heartbeat = heartbeat
+        self._elapsed_seconds = elapsed_seconds
         self._progress = progress
         self._tracker = tracker
         self._predictions = predictions
@@ -91,12 +118,22 @@ class Everybody:
         """Show a sentence, and write it to the log."""
         self._progress.note(text)
 
+    def beat(self, step: int, state: State) -> None:
+        """Write the state of the run for monitors, if it is time.
+
+        Raises:
+            RankError: the file cannot be written.
+        """
+        with writing_records():
+            self._heartbeat.beat(step, state)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Close the tracker."""
+        """Write the last state, and close the tracker."""
+        self.beat(summary["steps"], State.COMPLETE if summary["complete"] else State.STOPPED)
         self._tracker.close(summary)
 
     def _publish(self, record: Mapping[str, Any]) -> None:
-        self._metrics.write(record)
+        self._metrics.write(stamped(record, self._elapsed_seconds()))
         if record["kind"] == "train":
             self._progress.train(record)
         elif record["kind"] in ("eval", "test"):
@@ -106,6 +143,7 @@ class Everybody:
         elif record["kind"] == "fault":
             self._progress.note(fault_line(record))
         self._tracker.log(record)
+        self._heartbeat.observe(record)
 
 
 @contextmanager

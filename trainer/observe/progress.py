@@ -1,6 +1,7 @@
 """Show the progress of a training: a live bar on a terminal, plain lines everywhere else.
 
-The plain lines contain no time of day and always go to the run's log.txt too, so two runs can be compared with diff.
+The plain lines always go to the run's log.txt too, each after the time of day; cut -d' ' -f2- removes the times, for
+comparing two runs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from trainer.clock import utc_now
 from trainer.files import Appender
 from trainer.observe.units import MIOU, by_unit, cache_words, with_unit, worst_task
 from trainer.plain import one_line, printable
@@ -77,7 +79,8 @@ class Progress:
         self.close()
 
     def _log(self, line: str) -> None:
-        self._file.append(f"{line}\n")
+        time = utc_now()
+        self._file.append("".join(f"{time} {part}\n" for part in line.split("\n")))
 
     def _print(self, line: str) -> None:
         self._console.print(Text(_printable(line, self._console)), soft_wrap=True)
@@ -123,7 +126,7 @@ def eval_line(record: Mapping[str, Any]) -> str:
     weights = "  by averaged weights" if record.get("averaged") else ""
     split = record.get("split", "test")
     what = "test of" if record["kind"] == "test" else "eval at" if split == "test" else f"eval on {split} at"
-    return one_line(f"{what} step {record['step']}  {'  '.join(shown)}{weights}  in {record['seconds']:.1f} s")
+    return one_line(f"{what} step {record['step']}  {'  '.join(shown)}{weights}  in {record['duration_seconds']:.1f} s")
 
 
 def fault_line(record: Mapping[str, Any]) -> str:

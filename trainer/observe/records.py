@@ -1,7 +1,7 @@
 """The schema of the files that a run writes: a typed dictionary for each kind of record, summary.json and run.json.
 
 A file that is read back may come from an older version or be damaged. Validation drops unknown fields, allows optional
-fields to be missing, and checks the type of all others.
+fields to be missing, and checks the type of all others. docs/observability.md describes the records.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from trainer.errors import UserError
 from trainer.plain import one_line, shortened
+
+SCHEMA = 2
+"""The version of the records of metrics.jsonl, in each of them; docs/observability.md says what changed."""
 
 MAX_NUMBER = 1e100
 """Bound of the numbers that are read back, so that their sums are finite. Squares of float32 numbers are far below."""
@@ -36,14 +39,23 @@ ByMetric = dict[str, Measured]
 
 
 @with_config(_STRICT)
-class Train(TypedDict):
+class _Record(TypedDict):
+    schema: NotRequired[Annotated[int, Field(ge=1, le=SCHEMA)]]
+    """Records of the first version have none."""
+    step: Count
+    time: NotRequired[str]
+    """When it was written: UTC, in ISO 8601."""
+    seconds: NotRequired[Number]
+    """Time that the run has taken so far, over all its starts."""
+
+
+@with_config(_STRICT)
+class Train(_Record):
     """A training step."""
 
     kind: Literal["train"]
-    step: Count
     losses: ByTask
     alpha: ByTask
-    seconds: NotRequired[Number]
     samples_per_second: NotRequired[Number]
     data_wait_percent: NotRequired[Number]
     epoch: NotRequired[Count]
@@ -57,8 +69,7 @@ class Train(TypedDict):
 
 
 @with_config(_STRICT)
-class _Evaluation(TypedDict):
-    step: Count
+class _Evaluation(_Record):
     split: NotRequired[str]
     """Runs of older versions evaluated the test split only, and did not name it."""
     errors: ByTask
@@ -69,7 +80,7 @@ class _Evaluation(TypedDict):
     by_class: NotRequired[dict[str, ByTask]]
     samples: NotRequired[Count]
     averaged: NotRequired[bool]
-    seconds: NotRequired[Number]
+    duration_seconds: NotRequired[Number]
 
 
 @with_config(_STRICT)
@@ -87,22 +98,20 @@ class Test(_Evaluation):
 
 
 @with_config(_STRICT)
-class Monitor(TypedDict):
+class Monitor(_Record):
     """How much a step lowers the loss that falls least."""
 
     kind: Literal["monitor"]
-    step: Count
     worst_slope: float | None
     """A ratio of any size: it is drawn, never summed."""
     num_ascending: Count
 
 
 @with_config(_STRICT)
-class Fault(TypedDict):
+class Fault(_Record):
     """A step in which something was not finite."""
 
     kind: Literal["fault"]
-    step: Count
     action: str
     losses: list[str]
     gradients: list[str]
@@ -110,26 +119,52 @@ class Fault(TypedDict):
 
 
 @with_config(_STRICT)
-class Gram(TypedDict):
+class Gram(_Record):
     """The Gram matrix of the tasks' gradients."""
 
     kind: Literal["gram"]
-    step: Count
     gram: Annotated[list[list[Measured]], Field(max_length=MAX_GRAM_TASKS)]
 
 
 @with_config(_STRICT)
-class Note(TypedDict):
+class Note(_Record):
     """A remark in words."""
 
     kind: Literal["note"]
-    step: Count
     text: str
 
 
 Record = Train | Eval | Test | Monitor | Fault | Gram | Note
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+class NewerSchemaError(UserError):
+    """A record was written by a newer version of this project."""
+
+
+def read_record(value: Any, where: str) -> Record:
+    """Validate a record of metrics.jsonl of any version, and return it in today's.
+
+    Args:
+        value: a parsed line.
+        where: the file and the line, for an error.
+
+    Raises:
+        NewerSchemaError: its version is not known yet.
+        UserError: a field is missing or wrong; the message names the first one.
+    """
+    if isinstance(value, dict):
+        schema = value.get("schema", 1)
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise NewerSchemaError(
+                f"{where}: found schema {schema}, expected at most {SCHEMA}: a newer version of paretrain wrote it, "
+                "which can read it"
+            )
+        if schema == 1 and value.get("kind") in ("eval", "test") and "seconds" in value:
+            # In the first version, `seconds` of an evaluation was its duration.
+            value = {"duration_seconds" if key == "seconds" else key: item for key, item in value.items()}
+    return validated(RECORD, value, where)
 
 
 @with_config(_STRICT)

@@ -5,11 +5,10 @@ The only file that builds an Accelerator.
 
 import os
 import resource
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from trainer.runtime.agreement import Facts, refuse_differences
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.faults.guard import guarded, leave_start
 from trainer.runtime.faults.place import reason, tells_of_a_lost_peer
-from trainer.runtime.faults.records import FAULTS
+from trainer.runtime.faults.records import FAULTS, keep_earlier
 from trainer.runtime.faults.watch import Watch
 
 NCCL_GRACE_SECONDS = 30.0
@@ -50,7 +49,7 @@ def joined(config: ParallelConfig, run_dir: Path | None = None, facts: Facts | N
     """
     folder = run_dir / FAULTS if run_dir else None
     if folder:
-        _clear_records(folder)
+        _set_records_aside(folder)
     try:
         with _time_limit(config.timeout_seconds + START_GRACE_SECONDS):
             runtime = _start(config, facts)
@@ -154,10 +153,11 @@ def exchange_group(config: ParallelConfig, host_group: dist.ProcessGroup) -> dis
     return group
 
 
-def _clear_records(folder: Path) -> None:
-    """Remove the records of an earlier start, and let NCCL's watchdog leave its flight records there."""
+def _set_records_aside(folder: Path) -> None:
+    """Move the records of an earlier start to a folder of their own, and let NCCL's watchdog leave new ones here."""
     if os.environ.get("RANK", "0") == "0":
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # They must not keep the run from starting.
+            keep_earlier(folder)
     # Defaults: a launcher may have set a better place.
     os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")

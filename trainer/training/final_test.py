@@ -4,6 +4,7 @@ from torch import nn
 
 from trainer.data.reading.loader import EvalLoader
 from trainer.errors import UserError
+from trainer.observe.heartbeat import State
 from trainer.observe.metrics import read_metrics
 from trainer.observe.observers import Observers
 from trainer.run_folder import METRICS
@@ -46,6 +47,7 @@ def run_final_test(run: Run, observers: Observers) -> None:
     """
     step, runtime = step_that_counts(run), run.runtime
     runtime.set_phase(f"the test of step {step}", patient=True)
+    observers.beat(run.step, State.EVALUATING)
     started = run.throughput.elapsed_seconds
     run.data.fetch(run.data.manifest.split(TEST).shards, runtime)
     found = _of_the_last_step(run) if step == run.step else _of_an_earlier_step(run, step)

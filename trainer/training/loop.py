@@ -9,6 +9,7 @@ from paretrain import BalanceError, NonFiniteError
 from trainer.data.reading.bad_samples import check_rare, combined
 from trainer.data.reading.loader import Batch
 from trainer.errors import SharedError, UnfinishedError, UserError
+from trainer.observe.heartbeat import State
 from trainer.observe.observers import Observers
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
 from trainer.runtime.stopping import Request, StopRequests
@@ -48,6 +49,7 @@ def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request
     with _naming_step(run, run.step + 1):
         warm_up(run.learner, run.to_device(run.train_batches.padding_batch()))
     while not run.is_complete and not request.ends:
+        observers.beat(run.step, State.TRAINING)
         run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
         with _naming_step(run, run.step + 1):
             note = partial(observers.note, run.step)
@@ -177,6 +179,7 @@ def _patience_words(run: Run) -> str:
 def _evaluate(run: Run, observers: Observers) -> Evaluation:
     learner = run.learner
     run.runtime.set_phase(f"the evaluation after step {run.step}", patient=True)
+    observers.beat(run.step, State.EVALUATING)
     started = run.throughput.elapsed_seconds
     run.data.fetch(run.data.manifest.split(run.eval_split).shards, run.runtime)
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.

@@ -1,13 +1,17 @@
-"""Open a run's observers: metrics.jsonl, the progress lines and the tracker, on rank 0."""
+"""Open a run's observers: metrics.jsonl, the progress lines, the heartbeat and the tracker, on rank 0."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
+from trainer.observe.heartbeat import Heartbeat, Saved
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.observers import Everybody, Nobody, Observers
 from trainer.observe.progress import Progress
 from trainer.observe.tracker import open_tracker
 from trainer.run_folder import LOG, METRICS, PREDICTIONS
+from trainer.runtime.checkpoints.folder import CHECKPOINTS, read_pointer, step_of
+from trainer.runtime.checkpoints.manifest import MANIFEST
 from trainer.training.restore import Checkpoint
 from trainer.training.run import Run
 
@@ -38,6 +42,9 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
     with (
         closing(MetricsLog(run_dir / METRICS, resume_step=run.step if checkpoint else None)) as metrics,
         Progress(run_dir / LOG, experiment.train.steps, run.step) as progress,
+        Heartbeat(
+            run_dir, experiment.name, experiment.train.steps, run.step, lambda: _last_saved(run_dir / CHECKPOINTS)
+        ) as heartbeat,
     ):
         progress.note(_first_line(run, checkpoint))
         tracker = open_tracker(
@@ -50,13 +57,22 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
             group=experiment.wandb.group,
         )
         try:
-            observers = Everybody(metrics, progress, tracker, run_dir / PREDICTIONS)
+            observers = Everybody(
+                metrics, progress, tracker, heartbeat, run_dir / PREDICTIONS, lambda: run.throughput.elapsed_seconds
+            )
             for note in (*notes, *run.notes):
                 observers.note(run.step, note)
             yield observers
         except BaseException:
             tracker.close(None)
             raise
+
+
+def _last_saved(checkpoints: Path) -> Saved | None:
+    path, _ = read_pointer(checkpoints)
+    if path is None or not (path / MANIFEST).is_file():
+        return None
+    return Saved(step_of(path), (path / MANIFEST).stat().st_mtime)
 
 
 def _first_line(run: Run, checkpoint: Checkpoint | None) -> str:

@@ -86,7 +86,7 @@ def eval_record(
         "deciding": deciding,
         "samples": found.samples,
         "averaged": averaged,
-        "seconds": seconds,
+        "duration_seconds": seconds,
     }
 
 

@@ -2,7 +2,7 @@
 
 Each rank has up to three files there: rank_00000.json, this record, which `launch/diagnose` reads; rank_00000.txt, the
 same for people, with the stacks of all threads; and flight_0, its last collectives, as torch's flight recorder writes
-them.
+them. The next start moves them to a folder in there, named by the time of the fault, and nothing removes that.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from trainer.clock import utc
 from trainer.files import replace
 
 FAULTS = "faults"
@@ -85,6 +86,20 @@ RECORD: TypeAdapter[FaultRecord] = TypeAdapter(FaultRecord)
 def record_path(folder: Path, rank: int) -> Path:
     """Return where a rank's record lies in the folder of records."""
     return folder / f"rank_{rank:05d}.json"
+
+
+def keep_earlier(folder: Path) -> None:
+    """Move the records in a folder to one in there that is named by the time of the last of them.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    files = [path for path in folder.iterdir() if not path.is_dir()] if folder.is_dir() else []
+    if files:
+        earlier = folder / utc(max(path.lstat().st_mtime for path in files))
+        earlier.mkdir()
+        for path in files:
+            path.rename(earlier / path.name)
 
 
 def write_record(folder: Path, record: FaultRecord) -> None:
