@@ -125,6 +125,7 @@ def sent_bytes(events: Any, world_size: int) -> int:
     return 4 * (gathered + scattered + 2 * (reduced - scattered)) * (world_size - 1) // world_size
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_what_ranks_hold_and_send_is_what_the_estimate_says() -> None:
     for name, found in run_ranks(2, what_a_rank_holds_and_sends, 2, limit_seconds=120)[0].items():

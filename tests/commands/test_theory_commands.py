@@ -190,6 +190,7 @@ def refitted_by_two(rank: int, run_dir: Path, out: Path) -> None:
     refit_run(run_dir, out, None, processes=2)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_two_processes_refit_as_one(run_dir, tmp_path):
     refit_run(run_dir, tmp_path / "one", None)

@@ -156,6 +156,7 @@ def test_all_others_name_the_same_one(how: str, digits: Path, tmp_path: Path) ->
         ), said
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_one_rank_and_a_rule_that_fails_end_all_with_the_same_words(
     digits: Path, tmp_path: Path
 ) -> None:

@@ -64,8 +64,8 @@ def with_and_without(rank: int, world_size: int, cases: Offloaded, folder: Path)
 @pytest.mark.parametrize(
     "cases",
     [
-        [("zero2", OPTIMIZER), ("zero3", BOTH)],
-        pytest.param([("zero1", OPTIMIZER), ("zero3", OPTIMIZER)], marks=pytest.mark.slow),
+        [("zero3", BOTH)],
+        pytest.param([("zero1", OPTIMIZER), ("zero2", OPTIMIZER), ("zero3", OPTIMIZER)], marks=pytest.mark.slow),
     ],
 )
 def test_offloading_changes_no_number(cases: Offloaded, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def alpha_of(command: list[str]) -> list[float]:
     return [float(word) for word in lines[0].split()[1:]]
 
 
+@pytest.mark.slow
 def test_every_wrapper_finds_the_alpha_of_one_process() -> None:
     found = {name: alpha_of(command) for name, command in COMMANDS.items()}
     for name, alpha in found.items():

@@ -60,7 +60,9 @@ def evaluated(run_dir: Path, pixels_BHWC: np.ndarray) -> torch.Tensor | list[tor
         return network.eval()(to_input(torch.from_numpy(pixels_BHWC), manifest.input, "cpu"))
 
 
-@pytest.mark.parametrize("kind", ["stacked, with towers", "separate, of every kind"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("stacked, with towers", marks=pytest.mark.slow), "separate, of every kind"]
+)
 def test_the_card_loads_what_was_evaluated(
     kind: str, config: Path, digits: Path, run_dir: Path, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_rank_cannot_restart_its_run(
     assert "only that one can start it again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_of_runs_that_were_saved_is_unfinished(config: Path, paretrain: Command) -> None:
     done = paretrain("sweep", config, "--grid", "seed=1", TIME_IS_UP)
     assert done.returncode == EXIT_UNFINISHED, done.stderr

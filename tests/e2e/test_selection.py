@@ -64,6 +64,7 @@ def test_the_test_split_is_evaluated_once_with_the_best_checkpoint_by_val(
     assert len(records(run_dir, "test")) == 1, "once"
 
 
+@pytest.mark.slow
 def test_a_killed_run_chooses_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
     config, runs = contrary_config(tmp_path, **CHOICE), tmp_path / "runs"
     assert main(["train", str(config), "name=whole"]) == 0

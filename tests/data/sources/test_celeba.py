@@ -1,3 +1,5 @@
+"""CelebA as it comes: what is written, and what is refused. One file, as all tests cut or damage one small raw copy."""
+
 import io
 import json
 import shutil
