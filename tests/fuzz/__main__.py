@@ -24,6 +24,8 @@ from tests.fuzz import checkpoints, configurations, data_folders, names, run_fol
 from tests.fuzz.case import ARENA, FOR_DEEP_CHANGES, Ended, Outcome, Target, Verdict, attempt, run
 
 TARGETS = [module.TARGET for module in (configurations, data_folders, checkpoints, run_folders, names)]
+PROGRESS = 250
+"""Cases between two lines that say how far it is."""
 
 
 def main() -> int:
@@ -59,9 +61,12 @@ def _fuzz(targets: list[Target], folder: Path, seed: int, num_cases: int, second
         late = time.monotonic() > until
         return None if late else _attempt(target, folder / target.name, seed, case, expected[target.name])
 
-    for (target, case), outcome in zip(cases, _side_by_side(one, cases), strict=True):
+    for number, ((target, case), outcome) in enumerate(zip(cases, _side_by_side(one, cases), strict=True), start=1):
         if outcome is None:
             continue
+        if number % PROGRESS == 0:
+            fallen = sum(counts[Verdict.FELL] for counts in found.values())
+            print(f"{number:,} of {num_cases:,} cases, {fallen} fell", file=sys.stderr, flush=True)
         found[target.name][outcome.verdict] += 1
         if outcome.verdict is Verdict.FELL:
             print(f"fell: {outcome.why}\n  {outcome.change.what}\n  {shlex.join(outcome.command)!r:.200}")
