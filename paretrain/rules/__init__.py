@@ -1,21 +1,39 @@
 """Rules that turn one step's Gram matrix and losses into task weights α; all follow the protocol `rule.Weighting`."""
 
+from paretrain.rules.bargaining import FairGrad, Nash
 from paretrain.rules.constant import Fixed, Random, Uniform
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
+from paretrain.rules.inverse import IMTLG, AlignedMTL, ConFIG
 from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
 from paretrain.rules.normalise import Normalised
 from paretrain.rules.preference import Chebyshev
+from paretrain.rules.projections import CAGrad, UPGrad
 from paretrain.rules.rule import Weighting, Weights
+from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothChebyshev, SoftOptimalUncertainty
+from paretrain.rules.surgery import GradVac, PCGrad
 
 __all__ = [
+    "IMTLG",
+    "AlignedMTL",
+    "CAGrad",
     "Chebyshev",
+    "ConFIG",
     "DynamicWeightAverage",
+    "FairGrad",
     "Fixed",
+    "GeometricMean",
     "GradNorm",
+    "GradVac",
     "MinNormWeighting",
+    "Nash",
     "Normalised",
+    "PCGrad",
     "Random",
+    "ScaleInvariant",
+    "SmoothChebyshev",
+    "SoftOptimalUncertainty",
     "Tension",
+    "UPGrad",
     "Uncertainty",
     "Uniform",
     "Weighting",

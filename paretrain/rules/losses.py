@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paretrain.rules.rule import Weights, per_task, refuse_negative, share, softmax, unfinished
+from paretrain.rules.rule import Weights, inverse_losses, per_task, refuse_negative, share, softmax
 
 
 class Uncertainty:
@@ -16,7 +16,8 @@ class Uncertainty:
 
     The objective is Σ_t ½ exp(-s_t) L_t + ½ s_t over the log-variances s_t = log σ_t², which start at 0. Each step
     returns α = softmax(-s) and then makes one step of gradient descent, s_t -= learning_rate · ½ (1 - exp(-s_t) L_t).
-    For given losses the optimum is s_t = log L_t, which gives the closed form α_t = (1/L_t) / Σ 1/L_s.
+    For given losses the optimum is s_t = log L_t, which gives the closed form α_t = (1/L_t) / Σ 1/L_s. IMTL-L (Liu et
+    al. 2021) is the same rule with half this learning rate: its objective, with -s_t for s_t, is twice this one.
 
     Two differences from the paper: the weights are rescaled to sum 1, so that the rule does not also change the
     learning rate; and α weighs the encoder's gradient only, since heads keep their own. In the closed form a finished
@@ -43,9 +44,7 @@ class Uncertainty:
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Return weights from the variances, then update those of the active tasks."""
         if self._closed_form:
-            inverse_A = np.zeros(len(losses_A))
-            np.divide(1, losses_A, out=inverse_A, where=unfinished(losses_A, tasks_A, "uncertainty"))
-            return Weights(share(inverse_A))
+            return Weights(share(inverse_losses(losses_A, tasks_A, "uncertainty")))
         refuse_negative(losses_A, tasks_A, "uncertainty")
         log_variances_A = self._log_variances_T[tasks_A]
         self._log_variances_T[tasks_A] -= self._learning_rate * (1 - np.exp(-log_variances_A) * losses_A) / 2

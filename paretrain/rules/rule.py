@@ -23,10 +23,11 @@ class Weights:
     """The answer of a rule.
 
     Attributes:
-        alpha_A: weights of the active tasks. The rules of this package, except `Tension`, return weights >= 0 that
-            sum to 1, or to 0 when no task is left. Other rules may return any finite numbers.
-        certified: whether each min-norm problem that the rule solved is within the solver's tolerance. True for a rule
-            that solves none.
+        alpha_A: weights of the active tasks: any finite numbers. Those of most rules of this package are >= 0 and sum
+            to 1, or to 0 when no task is left. Where a formula gives the step a length of its own, they are scaled so
+            that their sum is 1 for equal losses with equal gradients.
+        certified: whether each problem that the rule solved is within the solver's tolerance. True for a rule that
+            solves none.
     """
 
     alpha_A: np.ndarray
@@ -104,6 +105,17 @@ def unfinished(losses_A: np.ndarray, tasks_A: np.ndarray, rule: str) -> np.ndarr
     refuse_negative(losses_A, tasks_A, rule)
     unfinished_A: np.ndarray = losses_A > FINISHED * losses_A.max()
     return unfinished_A
+
+
+def inverse_losses(losses_A: np.ndarray, tasks_A: np.ndarray, rule: str) -> np.ndarray:
+    """Return 1/L, and 0 for finished tasks, (A,).
+
+    Raises:
+        ValueError: a loss is negative.
+    """
+    inverse_A = np.zeros(len(losses_A))
+    np.divide(1, losses_A, out=inverse_A, where=unfinished(losses_A, tasks_A, rule))
+    return inverse_A
 
 
 def in_units_of_the_mean(gram_AA: np.ndarray) -> np.ndarray:

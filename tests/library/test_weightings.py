@@ -13,16 +13,29 @@ from hypothesis import strategies as st
 from torchjd.scalarization import DWA, UW
 
 from paretrain import (
+    IMTLG,
+    AlignedMTL,
+    CAGrad,
     Chebyshev,
+    ConFIG,
     DynamicWeightAverage,
+    FairGrad,
     Fixed,
+    GeometricMean,
     GradNorm,
+    GradVac,
     MinNormWeighting,
+    Nash,
     Normalised,
+    PCGrad,
     Random,
+    ScaleInvariant,
+    SmoothChebyshev,
+    SoftOptimalUncertainty,
     Tension,
     Uncertainty,
     Uniform,
+    UPGrad,
     Weighting,
 )
 from tests.support.oracle import min_norm_by_enumeration
@@ -42,7 +55,24 @@ RULES: dict[str, Callable[[], Weighting]] = {
     "tension": lambda: Tension(T),
     "preference": lambda: Chebyshev([1, 2, 3, 4]),
     "normalised": lambda: Normalised(GradNorm(T), "loss+"),
+    "nash": Nash,
+    "fairgrad": FairGrad,
+    "imtl_g": IMTLG,
+    "config": ConFIG,
+    "aligned": AlignedMTL,
+    "cagrad": CAGrad,
+    "upgrad": UPGrad,
+    "pcgrad": lambda: PCGrad(T, seed=5),
+    "gradvac": lambda: GradVac(T, seed=5),
+    "stch": SmoothChebyshev,
+    "si": ScaleInvariant,
+    "gls": GeometricMean,
+    "uw_so": SoftOptimalUncertainty,
 }
+STATELESS = {"uniform", "fixed", "uncertainty, closed form", "nash", "fairgrad", "imtl_g", "config"}
+STATELESS |= {"aligned", "cagrad", "upgrad", "stch", "si", "gls", "uw_so"}
+OF_ANY_LENGTH = {"tension", "imtl_g", "config", "aligned", "cagrad", "upgrad", "pcgrad", "gradvac", "gls"}
+"""Rules whose weights need not sum to 1, or may be negative."""
 SOMETIMES_ABSENT: tuple[set[int], ...] = (set(), {1}, {0, 3}, set(), {1, 2})
 
 
@@ -62,7 +92,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(name: str) -> None:
             assert found.tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("name", sorted(set(RULES) - {"uniform", "fixed", "uncertainty, closed form"}))
+@pytest.mark.parametrize("name", sorted(set(RULES) - STATELESS))
 def test_forgetting_the_state_is_noticed(name: str) -> None:
     """Else the test above would pass for a rule that saves nothing. min-norm's state changes its speed alone."""
     steps = random_steps(T, 40, absent=SOMETIMES_ABSENT)
@@ -76,7 +106,7 @@ def test_forgetting_the_state_is_noticed(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(RULES) - {"tension"}))
+@pytest.mark.parametrize("name", sorted(set(RULES) - OF_ANY_LENGTH))
 def test_weights_are_shares_of_one(name: str) -> None:
     for alpha_A in alphas(pick(name), random_steps(T, 40, absent=SOMETIMES_ABSENT)):
         assert (alpha_A >= 0).all()
@@ -87,6 +117,15 @@ def test_weights_are_shares_of_one(name: str) -> None:
 def test_one_task_alone_has_all_the_weight(name: str) -> None:
     for alpha_A in alphas(pick(name), random_steps(T, 25, absent=({0, 1, 3},))):
         assert alpha_A == pytest.approx([1])
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"preference"}))
+def test_where_all_tasks_agree_the_step_is_their_gradient(name: str) -> None:
+    """So that a learning rate carries over from one rule to another."""
+    gradient_N = np.array([0.5, -2.0, 1.0])
+    step = Step(np.tile(gradient_N, (T, 1)), np.full(T, 0.7), np.arange(T))
+    for alpha_A in alphas(pick(name), [step] * 3):
+        np.testing.assert_allclose(alpha_A @ step.gradients_AN, gradient_N, rtol=1e-6)
 
 
 SMALLER: dict[str, Callable[[], Weighting]] = {
@@ -113,6 +152,7 @@ def test_a_task_that_is_never_there_might_as_well_not_exist(name: str) -> None:
         ("gradnorm", ["weights", "first_losses"]),
         ("dwa", ["means", "rates"]),
         ("tension", ["norms"]),
+        ("gradvac", ["targets"]),
     ],
 )
 def test_what_is_known_of_a_task_stays_while_it_is_absent(name: str, keys: list[str]) -> None:
@@ -136,8 +176,8 @@ def test_the_unit_of_the_gradients_means_nothing(name: str, seed: int, scale: fl
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-8)
 
 
-ORDERLESS = {"min_norm", "uncertainty", "uncertainty, closed form", "gradnorm", "dwa", "normalised"}
-"""Rules that treat all tasks alike; the tension projects in task order."""
+ORDERLESS = set(RULES) - {"fixed", "random", "tension", "preference", "pcgrad", "gradvac"}
+"""Rules that treat all tasks alike; the tension projects in task order, and surgery draws an order for each task."""
 
 
 @settings(deadline=None, max_examples=10)

@@ -7,13 +7,18 @@ from typing import Any, Literal
 
 import torch
 
+from paretrain.rules.bargaining import FairGrad, Nash
 from paretrain.rules.constant import Fixed, Random, Uniform
 from paretrain.rules.from_torchjd import TorchJDWeighting, is_from_torchjd, refuse_more_than_the_gram
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
+from paretrain.rules.inverse import IMTLG, AlignedMTL, ConFIG
 from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
 from paretrain.rules.normalise import Normalised, Scale
 from paretrain.rules.preference import Chebyshev
+from paretrain.rules.projections import CAGrad, UPGrad
 from paretrain.rules.rule import Weighting
+from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothChebyshev, SoftOptimalUncertainty
+from paretrain.rules.surgery import GradVac, PCGrad
 from trainer.errors import did_you_mean
 from trainer.user_code import call, errors_explained, is_user_code, load
 
@@ -26,6 +31,19 @@ RULES: Mapping[str, Callable[..., Weighting]] = {
     "gradnorm": GradNorm,
     "dwa": DynamicWeightAverage,
     "tension": Tension,
+    "nash": Nash,
+    "fairgrad": FairGrad,
+    "imtl_g": IMTLG,
+    "config": ConFIG,
+    "aligned": AlignedMTL,
+    "cagrad": CAGrad,
+    "upgrad": UPGrad,
+    "pcgrad": PCGrad,
+    "gradvac": GradVac,
+    "stch": SmoothChebyshev,
+    "si": ScaleInvariant,
+    "gls": GeometricMean,
+    "uw_so": SoftOptimalUncertainty,
 }
 """`build(**options)` returns a rule; `num_tasks` and `seed` are passed to those that take them."""
 

@@ -12,9 +12,10 @@ class BalanceConfig(Section):
     """How the task weights α are found in each step."""
 
     weighting: str = "min_norm"
-    """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. random: RLW. uncertainty:
-    Kendall 2018. gradnorm: Chen 2018. dwa: Liu 2019. tension: CDTT. Or a dotted path: a rule of TorchJD that needs only
-    the Gram matrix, such as torchjd.aggregation.UPGradWeighting, whose weights need not sum to 1; or your own."""
+    """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. Rules of other papers, which
+    docs/balance.md describes: nash, fairgrad, imtl_g, config, aligned, cagrad, upgrad, pcgrad, gradvac, tension,
+    gradnorm, uncertainty, dwa, stch, si, gls, uw_so, random. Or a dotted path: a rule of TorchJD that needs only the
+    Gram matrix, such as torchjd.aggregation.DualProjWeighting, whose weights need not sum to 1; or your own."""
     space: Literal["representation", "parameters"] = "representation"
     """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task, for comparison."""
     monitor_every_steps: Steps | None = None

@@ -1,0 +1,84 @@
+"""Rules that change the mean gradient until it opposes no task, or as few as possible: UPGrad and CAGrad.
+
+Shapes: A active tasks.
+"""
+
+import numpy as np
+
+from paretrain.rules.rule import Stateless, Weights, in_units_of_the_mean
+
+
+class UPGrad(Stateless):
+    """UPGrad (Quinton & Rey 2024, arXiv 2406.16232): the mean of gradients projected to oppose no task.
+
+    The projection of g_i on the cone of directions d with g_t · d >= 0 for all t is Σ_t v_t g_t, for the v that
+    minimises vᵀGv over v_i >= 1 and v_t >= 0 elsewhere: a least-squares problem with signs, one per task.
+    """
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Project every gradient; a zero gradient has weight 0."""
+        from scipy.optimize import nnls  # scipy takes 0.3 s to import, and only rank 0 needs it
+
+        lengths_A = np.sqrt(in_units_of_the_mean(gram_AA).diagonal())
+        inverse_A = np.divide(1, lengths_A, out=np.zeros_like(lengths_A), where=lengths_A > 0)
+        cosines_AA = in_units_of_the_mean(gram_AA) * np.outer(inverse_A, inverse_A)
+        values_A, vectors_AA = np.linalg.eigh(cosines_AA)
+        # Its columns have the angles of the gradients, and length 1: x is added to unit gradients.
+        unit_AA = np.sqrt(values_A.clip(min=0))[:, None] * vectors_AA.T
+        projected_AA = np.eye(len(unit_AA))
+        for task in np.flatnonzero(cosines_AA.min(axis=1) < 0):
+            projected_AA[task] += nnls(unit_AA, -unit_AA[:, task], maxiter=100 * len(unit_AA))[0]
+        return Weights(lengths_A @ projected_AA * inverse_A / len(lengths_A))
+
+
+class CAGrad(Stateless):
+    """CAGrad (Liu et al. 2021, arXiv 2110.14048, Algorithm 1): the best step for the worst task, near the mean.
+
+    Within the ball of radius c |g_0| around the mean gradient g_0 it maximises the smallest g_t · d. The solution is
+    d = g_0 + (c |g_0| / |g_w|) g_w, for the g_w = Σ_t w_t g_t on the simplex that minimises g_w · g_0 + c |g_0| |g_w|.
+    For ρ = |g_w| / (c |g_0|) this w is that of the min-norm point of the g_t + ρ g_0, so the exact min-norm solver and
+    a search for ρ solve the problem. As the authors' code may (rescale = 2), d is divided by 1 + c, so that a learning
+    rate carries over from other rules.
+
+    Args:
+        c: the radius, as a share of the mean gradient; 0 would be equal weights.
+
+    Raises:
+        ValueError: a c that is not between 0 and 1: from 1 on the steps need not converge to a minimum of the mean.
+    """
+
+    SMALLEST = 1e-4
+    """The smallest ρ, in units of gradients: where 0 is a mean of the gradients, ρ can be 0."""
+
+    def __init__(self, c: float = 0.4) -> None:
+        if not 0 < c < 1:
+            raise ValueError(f"c must be above 0 and below 1, found {c}")
+        self._c = c
+
+    def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+        """Search for ρ; `certified` is that of the last min-norm point."""
+        from scipy.optimize import brentq
+
+        from paretrain import minnorm
+
+        gram_AA = in_units_of_the_mean(gram_AA)
+        to_mean_A = gram_AA.mean(axis=1)
+        radius = self._c * np.sqrt(max(0.0, to_mean_A.mean()))
+        longest = np.sqrt(gram_AA.diagonal().max())
+        even_A = np.full(len(gram_AA), 1 / len(gram_AA))
+        if radius <= 1e-12 * longest:  # The mean gradient is 0, and the ball is that point.
+            return Weights(even_A)
+
+        def nearest(rho: float) -> minnorm.MinNorm:
+            added_AA = rho * (to_mean_A[:, None] + to_mean_A) + rho**2 * to_mean_A.mean()
+            return minnorm.solve(gram_AA + added_AA)
+
+        def excess(rho: float) -> float:
+            w_A = nearest(rho).alpha_T
+            return float(np.sqrt(max(0.0, w_A @ gram_AA @ w_A)) - rho * radius)
+
+        rho, largest = self.SMALLEST, 2 * longest / radius
+        if excess(rho) > 0:
+            rho = float(brentq(excess, rho, largest, xtol=1e-13, rtol=1e-13))
+        solution = nearest(rho)
+        return Weights((even_A + solution.alpha_T / rho) / (1 + self._c), solution.certified)
