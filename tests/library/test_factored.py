@@ -101,7 +101,7 @@ def test_losses_whose_errors_do_not_sum_to_zero(num_outputs: int) -> None:
     assert_same_gradients(stacked, separate)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 150),
     st.integers(1, 9),

@@ -283,7 +283,7 @@ def gradients(draw) -> np.ndarray:
     return np.array(entries, dtype=float).reshape(T, D)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(gradients())
 def test_any_small_problem_is_certified_and_optimal(rows):
     gram_TT = rows @ rows.T
@@ -292,7 +292,7 @@ def test_any_small_problem_is_certified_and_optimal(rows):
     assert answer.value == pytest.approx(value_by_enumeration(gram_TT), abs=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(gradients(), st.randoms(use_true_random=False))
 def test_permuted_tasks_permute_the_answer(rows, random):
     order = list(range(len(rows)))
@@ -306,7 +306,7 @@ def test_permuted_tasks_permute_the_answer(rows, random):
         np.testing.assert_allclose(permuted.alpha_T, answer.alpha_T[order], atol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(gradients(), st.integers(-200, 200))
 def test_the_unit_of_the_loss_does_not_matter(rows, exponent):
     gram_TT = rows @ rows.T
@@ -316,7 +316,7 @@ def test_the_unit_of_the_loss_does_not_matter(rows, exponent):
     assert scaled.certified
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1), st.integers(-30, 30), st.integers(0, 6), st.data())
 def test_few_tasks_of_any_scale_with_ties_are_optimal_cold_and_warm(T, seed, exponent, decades, data):
     """The sizes that the fewest numpy calls serve: copies, opposites and zeros among gradients of unequal length."""
@@ -334,7 +334,7 @@ def test_few_tasks_of_any_scale_with_ties_are_optimal_cold_and_warm(T, seed, exp
         assert answer.value == pytest.approx(best, abs=1e-10 * scale_of(gram_TT))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(gradients(), st.data())
 def test_a_duplicated_task_changes_nothing_for_the_encoder(rows, data):
     twin = data.draw(st.integers(0, len(rows) - 1))
@@ -343,7 +343,7 @@ def test_a_duplicated_task_changes_nothing_for_the_encoder(rows, data):
     np.testing.assert_allclose(with_twin.alpha_T @ doubled, answer.alpha_T @ rows, atol=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(gradients(), st.data())
 def test_any_warm_start_gives_the_same_point(rows, data):
     gram_TT = rows @ rows.T

@@ -46,7 +46,7 @@ def test_the_reference_applies_the_same_alpha_as_it_is(scale: Scale) -> None:
     assert uphill, "the flaw that rescaling mends"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), logs=st.lists(st.floats(-5, 5), min_size=T, max_size=T))
 def test_under_l2_the_length_of_a_gradient_changes_no_direction(seed: int, logs: list[float]) -> None:
     (step,) = random_steps(T, 1, seed=seed)

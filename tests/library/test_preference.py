@@ -88,7 +88,7 @@ def test_a_task_without_a_conflict_ends_below_its_share() -> None:
     assert losses_3[2] <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 10_000),
     preference_T=st.lists(st.floats(0.1, 10), min_size=4, max_size=4),

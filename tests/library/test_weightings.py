@@ -166,7 +166,7 @@ def test_what_is_known_of_a_task_stays_while_it_is_absent(name: str, keys: list[
     assert any(after[key][0] != before[key][0] for key in keys)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-6, 1e6))
 @pytest.mark.parametrize("name", RULES)
 def test_the_unit_of_the_gradients_means_nothing(name: str, seed: int, scale: float) -> None:
@@ -180,7 +180,7 @@ ORDERLESS = set(RULES) - {"fixed", "random", "tension", "preference", "pcgrad", 
 """Rules that treat all tasks alike; the tension projects in task order, and surgery draws an order for each task."""
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), order=st.permutations(range(T)))
 @pytest.mark.parametrize("name", sorted(ORDERLESS))
 def test_the_order_of_the_tasks_means_nothing(name: str, seed: int, order: list[int]) -> None:

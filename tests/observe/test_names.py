@@ -78,6 +78,7 @@ def test_no_name_becomes_markup_in_a_report(tmp_path: Path, names: tuple[str, ..
     assert not set(hostile.source) & set("\x1b\x07\x9b\u202e\ufffe")
 
 
+@pytest.mark.drawings
 @pytest.mark.parametrize("name", NAMES)
 def test_a_drawing_shows_a_name(name: str) -> None:
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from trainer.observe.report.tables import duration
 HOSTILE = "<script>alert(1)</script> & \"quoted\" $x_1$ 'é'"
 
 
+@pytest.mark.drawings
 def test_one_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "digits", ["left", "right"])
     page = report(tmp_path / "deep" / "er" / "report.html", run)
@@ -30,6 +31,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert "Predictions" not in page.text
 
 
+@pytest.mark.drawings
 def test_many_tasks_fold_the_table_and_draw_maps(tmp_path: Path) -> None:
     page = report(tmp_path / "report.html", write_run(tmp_path / "many", [f"task{index}" for index in range(20)]))
     shown = [row[0] for row in page.rows]
@@ -102,6 +104,7 @@ def test_a_run_that_has_just_begun(tmp_path: Path, steps: int) -> None:
     assert ("svg" in page.tags) == (steps == 1)
 
 
+@pytest.mark.drawings
 def test_all_text_is_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a<b>&c", [HOSTILE, "任务"])
     page = report(tmp_path / "report.html", run)
@@ -112,6 +115,7 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
     assert ">$x$</text>" in figures.cosine_map(np.eye(2), ["$x$", "y"])  # no formula: it is a name
 
 
+@pytest.mark.drawings
 def test_the_same_numbers_give_the_same_drawing() -> None:
     steps_S = np.arange(1.0, 9.0)
     drawn = [figures.curves([figures.Line(steps_S, steps_S % 3, "#000000")], "loss", log=True) for _ in range(2)]
@@ -165,6 +169,7 @@ def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
+@pytest.mark.drawings
 def test_errors_stand_in_their_units(tmp_path: Path) -> None:
     runs = []
     for name, scale in (("first", 1.0), ("second", 0.5)):

@@ -18,7 +18,7 @@ IOU = {"road": 90.0, "car": 30.5, "train": None}
 
 def evaluation(step: int, semantic: float | None, parts: float | None = 50.0, instance: float = 10.0) -> dict:
     errors = {"semantic": semantic, "parts": parts, "instance": instance}
-    common = {"losses": dict.fromkeys(UNITS, 1.0), "samples": 9, "seconds": 2.0}
+    common = {"losses": dict.fromkeys(UNITS, 1.0), "samples": 9, "duration_seconds": 2.0}
     by_class = {"semantic": IOU | {"car": semantic and semantic / 2}}
     return {"kind": "eval", "step": step, "errors": errors, "units": UNITS, "by_class": by_class, **common}
 
@@ -46,6 +46,7 @@ def test_the_best_evaluation_has_the_highest_score() -> None:
     assert errors_so_far([evaluation(1, None), evaluation(2, 0.5)])["best_step"] == 2
 
 
+@pytest.mark.drawings
 def test_an_evaluation_tells_scores_from_errors() -> None:
     assert eval_line(evaluation(5, 54.587)) == (
         "eval at step 5  error instance 10 px  semantic 54.59% mIoU parts 50.00% mIoU  in 2.0 s"
@@ -73,6 +74,7 @@ def test_runs_are_compared_by_the_higher_score(tmp_path: Path) -> None:
     assert not {"40.00", "20.00"} & set(page.bold)
 
 
+@pytest.mark.drawings
 def test_one_run_shows_its_score_and_its_classes(tmp_path: Path) -> None:
     page = report(tmp_path / "one.html", run_of(tmp_path / "run", 40.0))
     assert page.row("semantic")[1:3] == ["40.00% mIoU", "40.00% mIoU"]

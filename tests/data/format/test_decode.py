@@ -116,7 +116,7 @@ def test_any_stored_size_becomes_what_pillow_makes_of_it(encoding: str, stored: 
 
 @pytest.mark.parametrize("encoding", ["png", "jpg", "npy"])
 @given(stored=st.tuples(*[st.integers(1, 70)] * 2), wanted=st.tuples(*[st.integers(1, 40)] * 2), grey=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_colour_stays_that_colour_at_every_size(
     encoding: str, stored: tuple[int, int], wanted: tuple[int, int], grey: bool
 ) -> None:

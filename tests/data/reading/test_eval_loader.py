@@ -39,7 +39,7 @@ def test_evaluation_is_exact_on_every_layout(folder: Path, world_size: int, work
     assert sorted(seen) == list(range(23))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_evaluation_sees_every_sample_exactly_once(folder: Path, batch_size: int, world_size: int) -> None:
     seen, lengths = [], set()

@@ -279,7 +279,7 @@ def test_many_epochs_leave_memory_and_descriptors_as_they_were(tmp_path: Path, w
 # Storage
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 8))
 def test_the_sharding_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, train: int, samples_per_shard: int, global_batch: int

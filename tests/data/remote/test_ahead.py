@@ -106,7 +106,7 @@ def test_the_next_group_comes_ahead_and_the_one_after_it_does_not(server: Server
     ahead.close()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 30), st.integers(0, 2**31), st.data())
 def test_the_groups_of_shards_are_those_of_the_samples(
     sizes: list[int], group_samples: int, seed: int, data: st.DataObject
