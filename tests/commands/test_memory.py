@@ -49,9 +49,13 @@ def train_step(engine: Engine, balancer: Balancer) -> None:
 
 
 CASES = {strategy: (strategy, OffloadConfig()) for strategy in ("ddp", "fsdp2", "zero1", "zero2", "zero3")} | {
+    "fsdp2, a copy on each": ("fsdp2", OffloadConfig()),
     "zero2, offloaded": ("zero2", OffloadConfig(optimizer="cpu")),
     "zero3, offloaded": ("zero3", OffloadConfig(optimizer="cpu", parameters="cpu")),
 }
+
+
+SHARD_PROCESSES = {"fsdp2, a copy on each": 1}
 
 
 def what_a_rank_holds_and_sends(rank: int, world_size: int) -> dict[str, dict[str, Any]]:
@@ -60,12 +64,15 @@ def what_a_rank_holds_and_sends(rank: int, world_size: int) -> dict[str, dict[st
     runtime = Runtime(Accelerator(cpu=True), rank, world_size, torch.device("cpu"), dist.new_group())
     found: dict[str, dict[str, Any]] = {}
     for name, (strategy, offload) in CASES.items():
+        shard_processes = SHARD_PROCESSES.get(name)
         network = small_model()
         sizes = [held_bytes([parameter]) for parameter in network.parameters()]
         of_parameters = settings(network, ADAM)
         optimizer = partial(build_optimizer, config=ADAM, settings=of_parameters)
         optimizer_size = optimizer_bytes(dict(network.named_parameters()), ADAM, of_parameters)
-        engine = build_engine(strategy, network, optimizer, runtime, None, offload=offload)
+        engine = build_engine(
+            strategy, network, optimizer, runtime, None, offload=offload, shard_processes=shard_processes
+        )
         step = partial(train_step, engine, Balancer(3, group=runtime.balance_group))
         for _ in range(2):  # DDP cuts its buckets after the first, ZeRO-3 learns the order of the modules.
             step()
@@ -130,7 +137,7 @@ def sent_bytes(events: Any, world_size: int) -> int:
 def test_what_ranks_hold_and_send_is_what_the_estimate_says() -> None:
     for name, found in run_ranks(2, what_a_rank_holds_and_sends, 2, limit_seconds=120)[0].items():
         strategy, offload = CASES[name]
-        expected = estimate_memory(found["sizes"], strategy, world_size=2, offload=offload)
+        expected = estimate_memory(found["sizes"], strategy, 2, offload, SHARD_PROCESSES.get(name))
         for what in ("parameters", "optimizer", "offloaded", "sent"):
             # Shards are padded to equal lengths.
             assert found[what] == pytest.approx(getattr(expected, what), rel=0.01), (name, what)
@@ -162,6 +169,14 @@ def test_shares_add_up_to_the_whole() -> None:
         shared = estimate_memory(sizes, strategy, 8)
         assert (shared.parameters, shared.gradients, shared.optimizer) == (8 + 100 * copies, 100, 200)
         assert (shared.activations, shared.balancer) == (5000, 70), "each process has a micro-batch of its own"
+    groups = estimate_memory(sizes, "fsdp2", 8, shard_processes=2)
+    assert (groups.parameters, groups.gradients, groups.optimizer) == (8 + 400, 400, 800)
+    assert groups.communication == estimate_memory(sizes, "fsdp2", 8).communication == 100 + 4 * 400
+    # Half of two gathers but the root's second one and of a scatter; two passes of 3 quarters of a shard to the others.
+    assert groups.sent == (1500 + 800) // 2 + 2 * 400 * 3 // 4
+    halved = estimate_memory(sizes, "fsdp2", 8, shard_processes=2, gather="bf16")
+    # Two parts and a gradient in two bytes an entry, a copy of the gradient in four.
+    assert (halved.communication, halved.sent) == (50 + 3 * 200 + 400, (750 + 800) // 2 + 600)
     frozen = estimate_memory(replace(sizes, trained=80, optimizer=160), "ddp", 2)
     assert (frozen.parameters, frozen.gradients, frozen.communication, frozen.sent) == (808, 80, 80, 80)
 

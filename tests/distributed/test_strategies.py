@@ -6,29 +6,27 @@ One start of the ranks does all cases of a world size: that is what a test costs
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import Classification
-from tests.support.problem import two_pass_step
 from tests.support.ranks import run_ranks
 from tests.support.runtimes import a_runtime
 from tests.support.strategies import (
     CASES,
-    CLIP_NORM,
     LABELLED,
-    SKIPPED,
-    Case,
+    Found,
     a_learner,
+    assert_equal,
+    by_definition,
     my_batch,
     new_engine,
-    stack,
     train,
     whole,
     write,
@@ -39,24 +37,6 @@ from trainer.runtime.engines.precision import LossScale
 from trainer.training.gradients import forward_backward
 
 NUM_STEPS = 20
-
-
-Found = tuple[Tensor, Mapping[str, Tensor]]
-"""α of every step, and the parameters at the end."""
-
-
-def by_definition(case: Case) -> Found:
-    """Train one process on the whole batch, by plain gradients."""
-    model = case.model()
-    optimizer = case.optimizer(list(model.parameters()))
-    alphas = []
-    for step in range(NUM_STEPS):
-        alphas.append(two_pass_step(model, *case.batch(step)))
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        if step != SKIPPED:
-            optimizer.step()
-        optimizer.zero_grad()
-    return torch.stack(alphas), (stack(model) if case.stacked else model).state_dict()
 
 
 def on_a_rank(rank: int, world_size: int, strategies: Sequence[str]) -> dict[tuple[str, str], Found]:
@@ -73,15 +53,7 @@ def on_a_rank(rank: int, world_size: int, strategies: Sequence[str]) -> dict[tup
 
 @pytest.fixture(scope="module")
 def oracle() -> dict[str, Found]:
-    return {name: by_definition(case) for name, case in CASES.items()}
-
-
-def assert_equal(found: Found, expected: Found, what: Any) -> None:
-    alpha_error = float((found[0] - expected[0]).abs().max())
-    assert alpha_error <= 1e-6, (what, alpha_error)
-    for name, tensor in expected[1].items():
-        error = float((found[1][name] - tensor).norm() / tensor.norm())
-        assert error <= 1e-5, (what, name, error)
+    return {name: by_definition(case, range(NUM_STEPS)) for name, case in CASES.items()}
 
 
 @pytest.mark.parametrize(
@@ -89,8 +61,8 @@ def assert_equal(found: Found, expected: Found, what: Any) -> None:
     [
         (1, ["single", "fsdp2"]),
         pytest.param(1, ["zero1", "zero2", "zero3"], marks=pytest.mark.slow),
-        (2, ["ddp", "fsdp2", "zero1", "zero2", "zero3"]),
-        pytest.param(4, ["ddp", "fsdp2", "zero3"], marks=pytest.mark.slow),
+        (2, ["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]),
+        pytest.param(4, ["ddp", "fsdp2", "hsdp", "zero3"], marks=pytest.mark.slow),
     ],
 )
 def test_every_strategy_equals_the_definition_on_one_process(

@@ -24,6 +24,8 @@ OTHERS_FILES = {ROOT / "docs" / "names.md"}
 COMPANIONS = {
     "balance.weights": ["balance.weighting=fixed"],
     "parallel.offload": ["parallel.strategy=zero3"],
+    "parallel.gather": ["parallel.strategy=fsdp2", "parallel.precision=bf16"],
+    "parallel.shard_processes": ["parallel.strategy=fsdp2", "parallel.processes=8"],
     "train.patience": ["train.select={}"],
     "parallel.strategy=single": ["parallel.processes=1"],
 }

@@ -29,6 +29,14 @@ VALUES: dict[str, Any] = {
     [
         ({}, {"strategy": "single", "processes": 2}, "type parallel.strategy=ddp"),
         ({}, {"strategy": "zero4"}, "'zero3'"),
+        ({}, {"shard_processes": 1}, "needs strategy fsdp2, found 'ddp'. Type parallel.strategy=fsdp2"),
+        (
+            {},
+            {"strategy": "fsdp2", "processes": 4, "shard_processes": 6},
+            "into groups of shard_processes=6: type parallel.shard_processes=2",
+        ),
+        ({}, {"strategy": "zero3", "gather": "bf16"}, "needs strategy fsdp2, found 'zero3'"),
+        ({}, {"strategy": "fsdp2", "gather": "bf16"}, "found 'fp32'.* Type parallel.precision=bf16"),
         (
             {"space": "parameters"},
             {"strategy": "zero1"},

@@ -4,7 +4,7 @@ Shapes: T tasks, B samples.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from models.encoders.resnet import BasicBlock, ResNet
 from models.heads.task_heads import SeparateHeads, StackedHeads
 from models.heads.vector import linear_head, mlp_head
 from paretrain import Balancer
-from tests.support.problem import Problem
+from tests.support.problem import Problem, two_pass_step
 from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.train import AccumulationConfig
 from trainer.data.reading.loader import Batch
@@ -91,6 +91,32 @@ CASES = {
 }
 
 
+Found = tuple[Tensor, Mapping[str, Tensor]]
+"""α of every step, and the parameters at the end."""
+
+
+def by_definition(case: Case, steps: Sequence[int]) -> Found:
+    """Train one process on the whole batch, by plain gradients."""
+    model = case.model()
+    optimizer = case.optimizer(list(model.parameters()))
+    alphas = []
+    for step in steps:
+        alphas.append(two_pass_step(model, *case.batch(step)))
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        if step != SKIPPED:
+            optimizer.step()
+        optimizer.zero_grad()
+    return torch.stack(alphas), (stack(model) if case.stacked else model).state_dict()
+
+
+def assert_equal(found: Found, expected: Found, what: Any) -> None:
+    alpha_error = float((found[0] - expected[0]).abs().max())
+    assert alpha_error <= 1e-6, (what, alpha_error)
+    for name, tensor in expected[1].items():
+        error = float((found[1][name] - tensor).norm() / tensor.norm())
+        assert error <= 1e-5, (what, name, error)
+
+
 def train(engine: Engine, case: Case, steps: Sequence[int], runtime: Runtime) -> list[Tensor]:
     """This rank's part of some steps. Returns α of each."""
     learner = a_learner(engine, runtime)
@@ -129,13 +155,15 @@ def a_learner(engine: Engine, runtime: Runtime) -> Learner:
 
 
 def new_engine(
-    strategy: str, case: Case, runtime: Runtime, checkpoint: Path | None = None, precision: Any = "fp32"
+    strategy: str, case: Case, runtime: Runtime, checkpoint: Path | None = None, precision: Any = "fp32", **options: Any
 ) -> Engine:
+    if strategy == "hsdp":
+        strategy, options = "fsdp2", {"shard_processes": runtime.world_size // 2, **options}
     network = case.trained_model().to(memory_format=torch.channels_last)
     snapshot = load(checkpoint, runtime) if checkpoint else None
     if snapshot:
         network.load_state_dict(snapshot.model)
-    engine = build_engine(strategy, network, case.optimizer, runtime, CLIP_NORM, precision)
+    engine = build_engine(strategy, network, case.optimizer, runtime, CLIP_NORM, precision, **options)
     if snapshot:
         engine.load_optimizer(snapshot.optimizer)
     return engine

@@ -44,7 +44,7 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     try_to_write(experiment.run_dir)
     # The run may be meant for a larger machine; fewer threads and workers here do not change what is found.
     alone = experiment.parallel.model_copy(
-        update={"processes": 1, "threads": min(experiment.parallel.threads, num_cores())}
+        update={"processes": 1, "shard_processes": None, "threads": min(experiment.parallel.threads, num_cores())}
     )
     loading = experiment.data.model_copy(update={"workers": min(experiment.data.workers, num_cores())})
     with joined(alone) as runtime:
@@ -64,7 +64,14 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
             raise UserError(f"the first batch cannot be balanced: {error}") from error
         seconds = time.perf_counter() - started
         sizes = measure_sizes(run, manifest, batch)
-    needed = estimate_memory(sizes, experiment.parallel.strategy, processes, experiment.parallel.offload)
+    needed = estimate_memory(
+        sizes,
+        experiment.parallel.strategy,
+        processes,
+        experiment.parallel.offload,
+        experiment.parallel.shard_processes,
+        experiment.parallel.gather,
+    )
     num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
     sent = message_bytes(len(run.task_names), processes)
     rows = {

@@ -17,6 +17,7 @@ from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.config.sections.parallel import OffloadConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.engines.offload import NO_OFFLOAD
+from trainer.runtime.engines.precision import Precision
 from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES
 from trainer.training.groups import Setting
 from trainer.training.optimizer import state_slots
@@ -92,16 +93,31 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    sizes: Sizes, strategy: StrategyName, world_size: int, offload: OffloadConfig = NO_OFFLOAD
+    sizes: Sizes,
+    strategy: StrategyName,
+    world_size: int,
+    offload: OffloadConfig = NO_OFFLOAD,
+    shard_processes: int | None = None,
+    gather: Precision = "fp32",
 ) -> MemoryEstimate:
-    """Estimate what one of `world_size` processes needs under `strategy`, with `offload` (parallel.offload)."""
+    """Estimate what one of `world_size` processes needs.
+
+    Args:
+        sizes: of the model and the batch.
+        strategy: parallel.strategy.
+        world_size: parallel.processes.
+        offload: parallel.offload.
+        shard_processes: parallel.shard_processes.
+        gather: parallel.gather.
+    """
     shards, stage = STRATEGIES[strategy].shards, STRATEGIES[strategy].zero_stage
     whole, trained = sizes.parameters, sizes.trained
-    shard = -(-trained // world_size)
-    parameters = -(-whole // world_size) if "parameters" in shards else whole
+    num_shards = shard_processes or world_size
+    shard = -(-trained // num_shards)
+    parameters = -(-whole // num_shards) if "parameters" in shards else whole
     gradients = shard if "gradients" in shards else trained
-    optimizer = -(-sizes.optimizer // world_size) if "optimizer" in shards else sizes.optimizer
-    offloaded = 0
+    optimizer = -(-sizes.optimizer // num_shards) if "optimizer" in shards else sizes.optimizer
+    offloaded = between_copies = 0
     if not shards:
         communication = trained if world_size > 1 else 0  # DDP's buckets
         handled = 2 * trained
@@ -109,8 +125,11 @@ def estimate_memory(
         root, *others = sizes.parts
         # FSDP2 keeps the root whole until the backward. One of the other parts computes while the next one is gathered,
         # and one has whole gradients, which are copied to be scattered.
-        communication = root + 4 * max(others)
-        handled = 2 * whole - root + trained
+        gathered = 2 if gather == "fp32" else 1  # Of an entry and its gradient, in halves of a float32.
+        communication = (gathered * (root + 3 * max(others))) // 2 + max(others)
+        handled = gathered * (2 * whole - root) // 2 + trained
+        num_copies = world_size // num_shards
+        between_copies = 2 * shard * (num_copies - 1) // num_copies
     else:
         communication = min(whole, ZERO_BUCKET_BYTES)
         handled = 3 * trained
@@ -138,7 +157,7 @@ def estimate_memory(
         batch=sizes.batch,
         activations=sizes.activations,
         balancer=sizes.balancer,
-        sent=handled * (world_size - 1) // world_size,
+        sent=handled * (num_shards - 1) // num_shards + between_copies,
         offloaded=offloaded,
     )
 

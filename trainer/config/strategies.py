@@ -19,6 +19,8 @@ class Strategy:
         whole_gradients: whether a backward leaves the whole gradient of every parameter in `.grad`. Gradients in
             parameter space, and dropping one task's gradients, need them.
         compiles: whether it takes a network that torch.compile has compiled.
+        replicates_shards: whether groups of processes can hold the shards, once each (hybrid sharding).
+        gathers: the precisions in which it can gather shards of float32 parameters.
         offloads: what parallel.offload can move, and where to.
     """
 
@@ -27,6 +29,8 @@ class Strategy:
     several_processes: bool = True
     whole_gradients: bool = False
     compiles: bool = False
+    replicates_shards: bool = False
+    gathers: tuple[str, ...] = ("fp32",)
     offloads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def can_offload(self, what: str, place: str) -> bool:
@@ -37,7 +41,9 @@ class Strategy:
 STRATEGIES: Mapping[StrategyName, Strategy] = {
     "single": Strategy(several_processes=False, whole_gradients=True, compiles=True),
     "ddp": Strategy(whole_gradients=True, compiles=True),
-    "fsdp2": Strategy(shards=("optimizer", "gradients", "parameters")),
+    "fsdp2": Strategy(
+        shards=("optimizer", "gradients", "parameters"), replicates_shards=True, gathers=("fp32", "bf16")
+    ),
     "zero1": Strategy(zero_stage=1, shards=("optimizer",), offloads={"optimizer": ("cpu",)}),
     "zero2": Strategy(zero_stage=2, shards=("optimizer", "gradients"), offloads={"optimizer": ("cpu",)}),
     "zero3": Strategy(

@@ -211,6 +211,8 @@ def build_run(
         experiment.optimizer.clip_norm,
         experiment.parallel.precision,
         experiment.parallel.offload.of_run(experiment.name),
+        experiment.parallel.shard_processes,
+        experiment.parallel.gather,
     )
     balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)

@@ -1,5 +1,6 @@
 """The processes of a run, and what each of them holds."""
 
+import math
 from pathlib import Path
 from typing import Literal, Self
 
@@ -55,6 +56,14 @@ class ParallelConfig(Section):
     process. fsdp2: parameters, gradients and optimizer state in shards. zero1, zero2, zero3: DeepSpeed, with the
     optimizer state in shards, then also the gradients, then also the parameters. A run may resume under another
     strategy."""
+    shard_processes: int | None = Field(None, gt=0, le=2**20)
+    """Processes that hold the shards of one copy of the model, under fsdp2: those of a machine, say, whose links are
+    fast. Such groups then hold a copy each, and only gradients travel between them (HSDP). It must divide
+    parallel.processes. null: all processes hold one copy."""
+    gather: Literal["fp32", "bf16"] = "fp32"
+    """Precision in which shards of the parameters are gathered, under fsdp2. bf16 halves these messages and the memory
+    of what was gathered; needs precision bf16. Norms then see rounded weights; shards, gradients' sums and the
+    optimizer stay in float32."""
     offload: OffloadConfig = OffloadConfig()
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model is trained."""
@@ -76,6 +85,39 @@ class ParallelConfig(Section):
     def _single_is_one_process(self) -> Self:
         if self.processes > 1 and not STRATEGIES[self.strategy].several_processes:
             raise ValueError(f"strategy '{self.strategy}' with processes={self.processes}: type parallel.strategy=ddp")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_hold_the_shards(self) -> Self:
+        if self.shard_processes is None:
+            return self
+        if not STRATEGIES[self.strategy].replicates_shards:
+            able = [name for name, strategy in STRATEGIES.items() if strategy.replicates_shards]
+            raise ValueError(
+                f"shard_processes={self.shard_processes} needs strategy {' or '.join(able)}, found '{self.strategy}'. "
+                f"Type parallel.strategy={able[0]}, or parallel.shard_processes=null"
+            )
+        if self.processes % self.shard_processes:
+            nearest = math.gcd(self.processes, self.shard_processes)
+            raise ValueError(
+                f"processes={self.processes} cannot be divided into groups of shard_processes="
+                f"{self.shard_processes}: type parallel.shard_processes={nearest}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_gathers(self) -> Self:
+        if self.gather not in STRATEGIES[self.strategy].gathers:
+            able = [name for name, strategy in STRATEGIES.items() if self.gather in strategy.gathers]
+            raise ValueError(
+                f"gather '{self.gather}' needs strategy {' or '.join(able)}, found '{self.strategy}'. "
+                f"Type parallel.strategy={able[0]}, or parallel.gather=fp32"
+            )
+        if self.gather != "fp32" and self.precision != self.gather:
+            raise ValueError(
+                f"gather '{self.gather}' needs precision '{self.gather}', found '{self.precision}': the network would "
+                f"compute with rounded parameters all the same. Type parallel.precision={self.gather}"
+            )
         return self
 
     @model_validator(mode="after")

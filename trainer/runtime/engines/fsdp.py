@@ -1,20 +1,33 @@
 """FSDP2: shard parameters, gradients and optimizer state with torch's `fully_shard`.
 
-Zhao et al. 2023, arXiv 2304.11277.
+Zhao et al. 2023, arXiv 2304.11277. Section 3.2.2 has hybrid sharding (HSDP): groups of ranks hold one copy of the model
+each, in shards; gradients are scattered inside a group, then averaged over the groups.
 """
 
 import math
 import warnings
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from models import MultiTaskModel
 from models.blocks import blocks
-from trainer.runtime.checkpoints.pieces import Piece
-from trainer.runtime.engines.engine import BuildOptimizer, TorchEngine, rank_and_size
-from trainer.runtime.engines.precision import LossScale
+from trainer.runtime.checkpoints.pieces import Piece, piece_of
+from trainer.runtime.engines.engine import BuildOptimizer, TorchEngine
+from trainer.runtime.engines.precision import DTYPES, LossScale, Precision
+
+
+def hybrid_mesh(device: torch.device, world_size: int, shard_processes: int) -> DeviceMesh:
+    """Return the mesh of hybrid sharding: `shard_processes` neighbouring ranks are a group. Collective."""
+    shape = (world_size // shard_processes, shard_processes)
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+    # NCCL connects at the first message, which would otherwise be one inside a backward.
+    dist.all_reduce(torch.zeros(1, device=device), group=mesh.get_group("replicate"))
+    return mesh
 
 
 class Fsdp2Engine(TorchEngine):
@@ -27,6 +40,8 @@ class Fsdp2Engine(TorchEngine):
         build_optimizer: makes an optimizer of the trained parameters, each with its name.
         clip_norm: upper bound of the gradient's norm; None: no bound.
         loss_scale: see `Engine`.
+        mesh: of the ranks, see `hybrid_mesh`; None: all ranks hold one copy of the model.
+        gather: the precision in which parameters are gathered. Their gradients are added up in float32.
     """
 
     def __init__(
@@ -35,13 +50,16 @@ class Fsdp2Engine(TorchEngine):
         build_optimizer: BuildOptimizer,
         clip_norm: float | None,
         loss_scale: LossScale,
+        mesh: DeviceMesh | None = None,
+        gather: Precision = "fp32",
     ) -> None:
         # Stacked heads return a view; nobody writes into it.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        policy = MixedPrecisionPolicy() if gather == "fp32" else MixedPrecisionPolicy(DTYPES[gather], torch.float32)
         for part in blocks(network.encoder):
-            fully_shard(part)
-        fully_shard(network.heads)
-        fully_shard(network)
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        fully_shard(network.heads, mesh=mesh, mp_policy=policy)
+        fully_shard(network, mesh=mesh, mp_policy=policy)
         super().__init__(network, network, build_optimizer, clip_norm, loss_scale)
 
     def _clip(self) -> Tensor:
@@ -58,11 +76,16 @@ class Fsdp2Engine(TorchEngine):
 
     def _piece(self, name: str, value: Tensor) -> Piece:
         assert isinstance(value, DTensor), "fully_shard made it one"
-        rank, world_size = rank_and_size()
+        coordinate = value.device_mesh.get_coordinate()
+        assert coordinate is not None, "every rank is in the mesh"
+        replica, rank = (0, *coordinate)[-2:]
+        num_replicas, num_ranks = (1, *value.device_mesh.shape)[-2:]
         num_rows, *row = value.shape
         # Every rank has as many rows as the first one, until there are none left.
-        start = min(rank * -(-num_rows // world_size), num_rows) * math.prod(row)
-        return Piece(name, value.shape, start, value.to_local().detach().flatten())
+        start = min(rank * -(-num_rows // num_ranks), num_rows) * math.prod(row)
+        # Replicas hold the same shard: each saves its part of it.
+        part = piece_of(name, value.to_local(), replica, num_replicas)
+        return Piece(name, value.shape, start + part.start, part.values)
 
     def _shard(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         assert isinstance(parameter, DTensor), "fully_shard made it one"

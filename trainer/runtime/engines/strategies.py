@@ -21,6 +21,8 @@ def build_engine(
     clip_norm: float | None,
     precision: Precision = "fp32",
     offload: OffloadConfig = NO_OFFLOAD,
+    shard_processes: int | None = None,
+    gather: Precision = "fp32",
 ) -> Engine:
     """Distribute a network over the ranks. Collective.
 
@@ -34,6 +36,8 @@ def build_engine(
         clip_norm: upper bound of the gradient's norm over all parameters; None: no bound.
         precision: parallel.precision.
         offload: parallel.offload.
+        shard_processes: parallel.shard_processes.
+        gather: parallel.gather.
 
     Raises:
         UserError: the strategy is not installed, or this machine cannot offload.
@@ -49,9 +53,10 @@ def build_engine(
     network = network.to(runtime.device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     stage = STRATEGIES[strategy].zero_stage
     if stage is None:
-        from trainer.runtime.engines.fsdp import Fsdp2Engine  # torch takes more than a second to load it.
+        from trainer.runtime.engines.fsdp import Fsdp2Engine, hybrid_mesh  # torch takes more than a second to load it.
 
-        return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale)
+        mesh = hybrid_mesh(runtime.device, runtime.world_size, shard_processes) if shard_processes else None
+        return Fsdp2Engine(network, build_optimizer, clip_norm, loss_scale, mesh, gather)
     with runtime.raise_together():
         import_deepspeed(runtime.device)
         check_disk(offload)
