@@ -42,7 +42,10 @@ class Balance:
         broken: what was not finite; None in a sound step.
         overflow: the gradients were scaled up and overflowed. No task is active, and the encoder's gradient is NaN on
             every rank, so that every rank's GradScaler skips the step and backs off.
-        gram_TT: Gram matrix of the gradients of the mean losses; None except on rank 0 in a sound step.
+        gram_TT: Gram matrix of the gradients of the mean losses; None except on rank 0 in a sound step that finds α.
+        age: steps since α was found; 0 if it was in this one. Else min_norm, gap and certified are those of that step.
+        held_steps: in a step that finds α, the number of steps that followed the weights before; 0 if there were none.
+        stale: how stale weights had become when they were last found anew; see `renewal.staleness`. None: never.
     """
 
     alpha_T: np.ndarray
@@ -55,6 +58,9 @@ class Balance:
     broken: Broken | None = None
     overflow: bool = False
     gram_TT: np.ndarray | None = None
+    age: int = 0
+    held_steps: int = 0
+    stale: float | None = None
 
     @property
     def dropped(self) -> list[int]:
@@ -99,4 +105,5 @@ def balance_of(
         broken=broken,
         overflow=verdict.outcome is Outcome.OVERFLOWED,
         gram_TT=None if broken else gram_TT,
+        stale=None if np.isnan(verdict.stale) else verdict.stale,
     )

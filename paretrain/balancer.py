@@ -6,6 +6,7 @@ Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args, overload
 
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from paretrain.balance import Balance, balance_of, refuse_faults
 from paretrain.exchange import exchange
-from paretrain.gram import gram
+from paretrain.gram import diagonal, gram
 from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_positional
 from paretrain.nonfinite import OnNonFinite, some, zero_gradients
 from paretrain.parameters import task_gradients
 from paretrain.ranks import Ranks
+from paretrain.renewal import Held, Renewal
 from paretrain.rules import MinNormWeighting, Weighting
 from paretrain.solve import solve_step
 from paretrain.split import Weighed, Weigher, fan_out
@@ -61,14 +63,19 @@ class Balancer:
             drop_task: α and the gradients of the encoder and the other heads are those of a batch without the broken
             tasks. Call `zero_broken(heads)` after the backward, since the heads of the broken tasks have NaN gradients.
             If no other task has a label, the backward raises NonFiniteError.
+        every_steps: K: find α in every K-th step and hold it in between. A step that holds α makes and sends no Gram
+            matrix. α is found sooner for a task that has labels now and had none when it was last found. Each new Gram
+            matrix says how stale α had become: `last.stale`.
+        max_gap: find α more often where it has become staler than this; see `renewal.Renewal`. None: never.
 
     Attributes:
         names: names of the tasks; their numbers if only a number of tasks was given.
         weighting: the rule.
         last: the `Balance` of the last backward; None before the first one.
+        renewal: what is held between the steps that find α.
 
     Raises:
-        ValueError: there is no task, or `on_nonfinite` is not one of the values above.
+        ValueError: there is no task, or `on_nonfinite`, `every_steps` or `max_gap` has no such value.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class Balancer:
         weighting: Weighting | None = None,
         group: dist.ProcessGroup | None = None,
         on_nonfinite: OnNonFinite = "stop",
+        every_steps: int = 1,
+        max_gap: float | None = None,
     ) -> None:
         self.names = [f"{task}" for task in range(tasks)] if isinstance(tasks, int) else list(tasks)
         if not self.names:
@@ -87,6 +96,7 @@ class Balancer:
         self.last: Balance | None = None
         self._ranks = Ranks(group)
         self._on_nonfinite = on_nonfinite
+        self.renewal = Renewal(every_steps, max_gap)
         self._step = self._new_step()
 
     @property
@@ -214,11 +224,12 @@ class Balancer:
         return Window(self.names, self._ranks, self._find, divided_by)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next step needs from past ones, the names and the rule's state, as plain numbers and text.
+        """Return what the next step needs from past ones: the names, the rule's state and the weights that are held.
 
-        Only the state of rank 0 counts, since the rule runs there alone.
+        They are plain numbers and text. The rule's state is that of rank 0, since the rule runs there alone.
         """
-        return {"tasks": list(self.names), "weighting": self.weighting.state_dict()}
+        state = {"tasks": list(self.names), "weighting": self.weighting.state_dict()}
+        return state | ({"held": held} if (held := self.renewal.state_dict()) else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state. A closure that an optimizer evaluates several times a step can return to its start.
@@ -230,6 +241,7 @@ class Balancer:
             saved, own = (some("task", names) for names in (state["tasks"], self.names))
             raise ValueError(f"the saved state is that of {saved}; this balancer has {own}")
         self.weighting.load_state_dict(state["weighting"])
+        self.renewal.load_state_dict(state.get("held", {}), len(self.names))
 
     def zero_broken(self, heads: Sequence[nn.Module] | nn.Module) -> None:
         """Zero the gradients of the heads of broken tasks. With `drop_task`, call it after the backward on every rank.
@@ -281,8 +293,9 @@ class Balancer:
         """Fill every `.grad` by MGDA in the space of the shared parameters (Désidéri 2012; Sener & Koltun 2018, eq. 3).
 
         Call it instead of `total(...).backward()`, to compare MGDA-UB with the problem that it bounds. It takes T
-        backwards and communicates T x P numbers. Compute `sums` with the bare module, without `split` and without a
-        data-parallel wrapper: the gradients that it leaves are those of the whole batch. Collective.
+        backwards and communicates T x P numbers; a step that holds α takes one, and communicates P. Compute `sums` with
+        the bare module, without `split` and without a data-parallel wrapper: the gradients that it leaves are those of
+        the whole batch. Collective.
 
         Args:
             sums: (T,) as for `total`.
@@ -296,15 +309,26 @@ class Balancer:
                 spreads to the gradients of all.
         """
         means_T, totals = self._global_means(read_losses(self.names, sums, None, counts, None))
-        gradients_TP = task_gradients(means_T, shared, self._ranks)
+        held = self.renewal.held if self.renewal.holds(totals.counts_T) else None
+        if held:
+            held_T = torch.from_numpy(held.alpha_T).to(means_T)
+            combined_P = task_gradients((held_T @ means_T)[None], shared, self._ranks)[0]
+            # Without the tasks' own gradients: each has one, and it is finite where the sum is.
+            is_finite = bool(combined_P.isfinite().all())
+            gram_TT = combined_P.new_full((len(self.names),), 1 if is_finite else torch.nan, dtype=torch.float64)
+        else:
+            gradients_TP = task_gradients(means_T, shared, self._ranks)
+            # Every rank already holds the Gram matrix of the whole batch, and the exchange sums over the ranks.
+            gram_TT = gram(gradients_TP)
+            gram_TT /= self._ranks.size
         own_gradients = torch.autograd.grad(means_T.sum(), list(own))
-        # Every rank already holds the Gram matrix of the whole batch, and the exchange sums over the ranks.
-        gram_TT = gram(gradients_TP)
-        gram_TT /= self._ranks.size
         alpha_T, dropped = self._find(gram_TT, totals)
-        if dropped:
-            gradients_TP[dropped] = 0
-        combined_P = alpha_T.to(gradients_TP) @ gradients_TP
+        if held and dropped:
+            combined_P = torch.zeros_like(combined_P)
+        elif not held:
+            if dropped:
+                gradients_TP[dropped] = 0
+            combined_P = alpha_T.to(gradients_TP) @ gradients_TP
         combined = torch.split(combined_P, [parameter.numel() for parameter in shared])
         for parameter, gradient_P in zip(shared, combined, strict=True):
             parameter.grad = gradient_P.view_as(parameter)
@@ -322,7 +346,7 @@ class Balancer:
         return means_T, Totals(means_T.detach().double(), counts_T, faults_FT)
 
     def _new_step(self) -> Step:
-        return Step(len(self.names), self._ranks, self._find)
+        return Step(len(self.names), self._ranks, self._find, self.renewal.holds)
 
     def _begin(self, zs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Weigher]:
         """Add a split to the step; return what its node reads, and who weighs it."""
@@ -335,14 +359,39 @@ class Balancer:
     def _find(self, gram_TT: Tensor, totals: Totals) -> Weighed:
         """Turn this rank's Gram matrix, of the gradients of the global mean losses, into α. Collective.
 
-        Overwrites `gram_TT`. Every rank calls it once per step, inside the backward.
+        Overwrites `gram_TT`. Every rank calls it once per step, inside the backward. In a step that holds α only the
+        diagonal of `gram_TT` is used.
         """
+        refuse_faults(totals.faults_FT, self.names)
+        holds = self.renewal.holds(totals.counts_T)
         # Free the last Gram matrix before this one is unpacked: for 10,000 tasks each takes 800 MB.
         self.last = None
-        refuse_faults(totals.faults_FT, self.names)
-        decide = partial(solve_step, rule=self.weighting, on_nonfinite=self._on_nonfinite, scaled=totals.scaled)
+        if holds:
+            gram_TT = diagonal(gram_TT)
+        decide = partial(
+            solve_step,
+            rule=self.weighting,
+            on_nonfinite=self._on_nonfinite,
+            scaled=totals.scaled,
+            held=self.renewal.held,
+        )
         verdict, summed_TT = exchange(gram_TT, totals.losses_T, totals.counts_T, self._ranks, decide)
         counts_T = totals.counts_T.cpu().numpy()
-        self.last = balance_of(verdict, counts_T, summed_TT, self.names, self._on_nonfinite)
+        age = self.renewal.age
+        found = balance_of(verdict, counts_T, None if holds else summed_TT, self.names, self._on_nonfinite)
+        self.last = replace(found, age=age if holds else 0, held_steps=0 if holds else age)
+        self._count(self.last, holds)
         alpha_T = torch.full_like(self.alpha, torch.nan) if self.last.overflow else self.alpha
         return Weighed(alpha_T, self.last.dropped)
+
+    def _count(self, balance: Balance, holds: bool) -> None:
+        """Count a step for the next renewal of α."""
+        labelled_T = balance.counts_T > 0
+        if holds:
+            if labelled_T.any():
+                self.renewal.held_step()
+        elif balance.active_T.any():
+            if balance.broken is not None:
+                labelled_T[balance.broken.tasks] = False
+            found = balance.min_norm, balance.gap, balance.certified, balance.stale
+            self.renewal.renew(Held(balance.alpha_T, labelled_T, *found))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from paretrain.balance import BalanceError
+from paretrain.gram import diagonal
 from paretrain.losses import FAULTS
 from paretrain.packing import pack, packed_size, unpack
 from paretrain.ranks import Ranks
@@ -26,7 +27,8 @@ def exchange(
     """Sum the ranks' shares on rank 0, decide there, and tell every rank. Collective.
 
     Args:
-        gram_TT: float64 Gram matrix of this rank's part of the gradients of the global mean losses; overwritten.
+        gram_TT: float64 Gram matrix of this rank's part of the gradients of the global mean losses; overwritten. Its
+            diagonal, (T,), in a step that holds α.
         losses_T: this rank's part of the global mean losses.
         counts_T: labelled samples of each task over all ranks.
         ranks: the processes that share the batch.
@@ -70,13 +72,16 @@ def message_bytes(num_tasks: int, num_ranks: int) -> int:
 def _reduce(gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, ranks: Ranks) -> Batch:
     """Return the whole batch's numbers on rank 0; elsewhere they are unspecified."""
     broken_W = gram_TT.new_zeros(ranks.size)
-    broken_W[ranks.rank] = ~(gram_TT.diagonal().isfinite() & losses_T.isfinite()).all()
+    broken_W[ranks.rank] = ~(diagonal(gram_TT).isfinite() & losses_T.isfinite()).all()
     counts = counts_T.cpu().numpy()
     if ranks.size == 1:
         return Batch(gram_TT.cpu().numpy(), losses_T.cpu().numpy(), counts, broken_W.cpu().numpy())
-    message = ranks.reduce(pack(gram_TT, losses_T.to(gram_TT), broken_W)).cpu()
-    reduced_TT = gram_TT.cpu()
-    if ranks.rank == 0:
-        unpack(message, reduced_TT)
-    means_T, broken_W = torch.split(message[packed_size(len(losses_T)) :], [len(losses_T), ranks.size])
+    more = losses_T.to(gram_TT), broken_W
+    is_whole = gram_TT.dim() == 2
+    message = ranks.reduce(pack(gram_TT, *more) if is_whole else torch.cat([gram_TT, *more])).cpu()
+    sizes = [packed_size(len(losses_T)) if is_whole else len(gram_TT), len(losses_T), ranks.size]
+    packed, means_T, broken_W = torch.split(message, sizes)
+    reduced_TT = gram_TT.cpu() if is_whole else packed
+    if ranks.rank == 0 and is_whole:
+        unpack(packed, reduced_TT)
     return Batch(reduced_TT.numpy(), means_T.numpy(), counts, broken_W.numpy())

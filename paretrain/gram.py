@@ -26,6 +26,28 @@ def gram(gradients_TN: Tensor) -> Tensor:
     return _mirrored(gram_TT)
 
 
+def norms(gradients_TN: Tensor) -> Tensor:
+    """Return the squared norms of the rows, which are the diagonal of `gram`: float64, (T,)."""
+    norms_T = gradients_TN.new_zeros(len(gradients_TN), dtype=torch.float64)
+    for chunk_Tn in torch.split(gradients_TN, _columns(len(gradients_TN)), dim=1):
+        norms_T += chunk_Tn.double().square().sum(dim=1)
+    return norms_T
+
+
+def stacked_norms(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
+    """Return the diagonal of `stacked_gram`: float64, (T,)."""
+    num_tasks, _, width = weight_TCD.shape
+    norms_T = weight_TCD.new_zeros(num_tasks, dtype=torch.float64)
+    for errors_TbC in torch.split(errors_BTC.transpose(0, 1), max(1, _columns(num_tasks) // width), dim=1):
+        norms_T += norms((errors_TbC @ weight_TCD).flatten(1))
+    return norms_T
+
+
+def diagonal(gram_TT: Tensor) -> Tensor:
+    """Return the diagonal of a Gram matrix, or what is a diagonal already."""
+    return gram_TT if gram_TT.dim() == 1 else gram_TT.diagonal()
+
+
 def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
     """Return the Gram matrix of the gradients g_t = E_t W_t of T linear maps z -> z W_tᵀ: float64, (T, T).
 

@@ -1,6 +1,6 @@
 """The decision of one step: the whole batch's Gram matrix, losses and counts, and a rule -> a verdict. Pure.
 
-    mask absent, zero and broken tasks  ->  ask the rule for α  ->  certify
+    mask absent, zero and broken tasks  ->  ask the rule for α, or take the one that is held  ->  certify
 
 Shapes: T tasks, A active tasks.
 """
@@ -8,6 +8,7 @@ Shapes: T tasks, A active tasks.
 import numpy as np
 
 from paretrain.nonfinite import OnNonFinite
+from paretrain.renewal import Held, staleness
 from paretrain.rules.rule import Weighting, Weights
 from paretrain.verdict import Batch, Outcome, Verdict
 
@@ -16,35 +17,50 @@ ZERO_GRADIENT = 1e-20
 gradient would be the min-norm point, and the encoder would silently stop."""
 
 
-def solve_step(batch: Batch, rule: Weighting, on_nonfinite: OnNonFinite = "stop", scaled: bool = False) -> Verdict:
+def solve_step(
+    batch: Batch,
+    rule: Weighting,
+    on_nonfinite: OnNonFinite = "stop",
+    scaled: bool = False,
+    held: Held | None = None,
+) -> Verdict:
     """Find α for one step, or decide why there is none.
 
     Args:
-        batch: the numbers of the whole batch.
+        batch: the numbers of the whole batch. Where it has only the diagonal of the Gram matrix, α is the held one.
         rule: turns the Gram matrix of the active tasks into their weights.
         on_nonfinite: what to do where a loss or gradient is not finite; see `Balancer`.
         scaled: whether the gradients were scaled up. A gradient that is not finite while all losses are is then an
             overflow.
+        held: α of an earlier step, if there is one.
 
     Raises:
         ValueError: the rule raised it, or answered with something that is not one finite weight a task.
     """
     # By Cauchy-Schwarz the whole Gram matrix is finite where its diagonal is.
-    norms_T = batch.gram_TT.diagonal()
+    holds = batch.gram_TT.ndim == 1
+    norms_T = batch.gram_TT if holds else batch.gram_TT.diagonal()
     broken_losses_T, broken_gradients_T = ~np.isfinite(batch.losses_T), ~np.isfinite(norms_T)
     sound_T = ~(broken_losses_T | broken_gradients_T)
     usable_T = sound_T & (batch.counts_T > 0)
     outcome = _outcome(sound_T, usable_T, on_nonfinite, overflow=scaled and not broken_losses_T.any())
     active_T, alpha_T, min_norm, gap, certified = np.zeros_like(sound_T), np.zeros(len(sound_T)), 0.0, 0.0, True
+    stale = np.nan
     if outcome is Outcome.WEIGHED:
         active_T = usable_T & (norms_T > ZERO_GRADIENT * norms_T[sound_T].mean())
-    if active_T.any():
+    if active_T.any() and holds:
+        assert held is not None, "what else would the step hold?"
+        alpha_T[active_T] = held.alpha_T[active_T]
+        min_norm, gap, certified = held.min_norm, held.gap, held.certified
+        stale = np.nan if held.stale is None else held.stale
+    elif active_T.any():
         gram_AA = batch.gram_TT if active_T.all() else batch.gram_TT[np.ix_(active_T, active_T)]
         weights = _ask(rule, gram_AA, batch.losses_T[active_T], np.flatnonzero(active_T))
         slopes_A = gram_AA @ weights.alpha_A
         min_norm = float(weights.alpha_A @ slopes_A)
         gap = float(min_norm - slopes_A.min())
         alpha_T[active_T], certified = weights.alpha_A, weights.certified
+        stale = staleness(gram_AA, held.alpha_T[active_T]) if held else np.nan
     return Verdict(
         outcome=outcome,
         alpha_T=alpha_T,
@@ -56,6 +72,7 @@ def solve_step(batch: Batch, rule: Weighting, on_nonfinite: OnNonFinite = "stop"
         broken_losses_T=broken_losses_T,
         broken_gradients_T=broken_gradients_T,
         broken_W=batch.broken_W,
+        stale=stale,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from paretrain.gram import gram
+from paretrain.gram import gram, norms
 
 
 class Weighed(NamedTuple):
@@ -34,6 +34,7 @@ class Weigher(Protocol):
 
     Attributes:
         found: α where it is known already, as in the second pass of a window; else None.
+        needs_gram: whether α is to be found in this step. If not, the diagonal of the Gram matrix is enough.
     """
 
     @property
@@ -41,8 +42,17 @@ class Weigher(Protocol):
         """See above."""
         ...
 
+    @property
+    def needs_gram(self) -> bool:
+        """See above."""
+        ...
+
     def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
-        """Turn this rank's Gram matrix (float64; the callee may overwrite it) into α. May be collective.
+        """Turn this rank's Gram matrix, or its diagonal, into α. May be collective.
+
+        Args:
+            gram_TT: float64; the callee may overwrite it.
+            combine: see `Combine`.
 
         Returns:
             α; or None where it is not known yet. The weigher then calls `combine` when it is, and gives the result to
@@ -87,16 +97,16 @@ class _Split(torch.autograd.Function):
         def combine(weighed: Weighed) -> list[Tensor]:
             return [_combined(part, weighed).view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-        weighed = weigher.found or weigher.receive(_summed_gram(parts), combine)
+        weighed = weigher.found or weigher.receive(_summed(gram if weigher.needs_gram else norms, parts), combine)
         return None, None, None, *(combine(weighed) if weighed else [None] * len(shapes))
 
 
-def _summed_gram(parts: Sequence[Tensor]) -> Tensor:
-    """Return the Gram matrix of the tasks' gradients with respect to all parts: the sum of the parts' own."""
-    gram_TT = gram(parts[0])
+def _summed(products: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """Return the products of the tasks' gradients with respect to all parts: the sum of the parts' own."""
+    total = products(parts[0])
     for gradients_TN in parts[1:]:
-        gram_TT += gram(gradients_TN).to(gram_TT.device)
-    return gram_TT
+        total += products(gradients_TN).to(total.device)
+    return total
 
 
 def _combined(gradients_TN: Tensor, weighed: Weighed) -> Tensor:

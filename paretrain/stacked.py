@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from paretrain.gram import stacked_gram
+from paretrain.gram import stacked_gram, stacked_norms
 from paretrain.split import Weighed, Weigher, anchor
 
 
@@ -51,7 +51,10 @@ class _StackedLinear(torch.autograd.Function):
             return [(errors * weighed.alpha_T.to(weights)[:, None]).flatten(1) @ weights.flatten(0, 1)]
 
         weigher: Weigher = ctx.weigher
-        weighed = weigher.found or weigher.receive(stacked_gram(errors_BTC, weight_TCD), combine)
+        weighed = weigher.found
+        if weighed is None:
+            products = stacked_gram if weigher.needs_gram else stacked_norms
+            weighed = weigher.receive(products(errors_BTC, weight_TCD), combine)
         combined_BD = combine(weighed)[0] if weighed else None
         own_BTC, _ = _without(weighed.dropped if weighed else [], errors_BTC, weight_TCD)
         weight_gradient_TCD = (own_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)

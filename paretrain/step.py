@@ -22,7 +22,12 @@ from paretrain.scalar import watched
 from paretrain.split import Combine, Weighed, anchor
 
 Find = Callable[[Tensor, Totals], Weighed]
-"""Turns this rank's Gram matrix, of the global mean losses' gradients, into α. Float64, overwritten. Collective."""
+"""Turns this rank's Gram matrix, of the global mean losses' gradients, into α. Float64, overwritten. Collective.
+
+Its diagonal is enough in a step that holds α."""
+
+Holds = Callable[[Tensor], bool]
+"""Returns whether a step holds α, from the labelled samples of each task over all ranks."""
 
 
 def inside_backward() -> bool:
@@ -37,10 +42,11 @@ class Step:
         known: α, once a backward has found it.
     """
 
-    def __init__(self, num_tasks: int, ranks: Ranks, find: Find) -> None:
+    def __init__(self, num_tasks: int, ranks: Ranks, find: Find, holds: Holds) -> None:
         self._num_tasks = num_tasks
         self._ranks = ranks
         self._find = find
+        self._holds = holds
         self._parts: list[weakref.ref[Part]] = []
         self._totals: Totals | None = None
         self._factor: Tensor | None = None
@@ -53,6 +59,11 @@ class Step:
     def parts(self) -> "list[Part]":
         """The splits that are still in use, in their order: those of a forward that was thrown away are not."""
         return [part for reference in self._parts if (part := reference()) is not None]
+
+    @property
+    def needs_gram(self) -> bool:
+        """See `split.Weigher`."""
+        return self._totals is None or not self._holds(self._totals.counts_T)
 
     def add_part(self, zs: Sequence[Tensor], narrow: bool) -> "Part":
         """Add a split of `zs`. `narrow`: the heads run in float16, whose gradients a scaled loss can overflow."""
@@ -88,7 +99,7 @@ class Step:
         return self.known
 
     def add(self, gram_TT: Tensor) -> None:
-        """Add the Gram matrix of one split."""
+        """Add the Gram matrix of one split, or its diagonal."""
         self._gram_TT = gram_TT if self._gram_TT is None else self._gram_TT.add_(gram_TT.to(self._gram_TT.device))
 
     def weigh(self) -> Weighed:
@@ -103,7 +114,8 @@ class Step:
             )
         gram_TT, self._gram_TT = self._gram_TT, None
         if gram_TT is None:
-            gram_TT = torch.zeros((self._num_tasks, self._num_tasks), dtype=torch.float64)
+            shape = (self._num_tasks,) * (2 if self.needs_gram else 1)
+            gram_TT = torch.zeros(shape, dtype=torch.float64)
         # The caller scaled the gradients, and total() multiplied them by W for the wrapper's average.
         factor = float(self._factor)
         gram_TT /= (self._ranks.size * factor) ** 2 or 1.0
@@ -145,6 +157,11 @@ class Part:
         """See `split.Weigher`."""
         return self._step.weighed() if self.is_first else None
 
+    @property
+    def needs_gram(self) -> bool:
+        """See `split.Weigher`."""
+        return self._step.needs_gram
+
     def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
         """See `split.Weigher`."""
         if self._step.weighed() is None:
@@ -159,6 +176,7 @@ class Recomputed:
     """Stands for a split inside the backward, where checkpointing repeats a forward. Implements `split.Weigher`."""
 
     found = None
+    needs_gram = True
 
     def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
         """Refuse: non-reentrant checkpointing repeats the forward for what it saved, and never gets here."""

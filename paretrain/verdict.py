@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+HEAD = 5
+"""Numbers of a packed verdict before those of the tasks."""
+
 
 class Batch(NamedTuple):
     """The numbers of the whole batch, summed over the ranks."""
 
     gram_TT: np.ndarray
-    """Gram matrix of the gradients of the mean losses, float64."""
+    """Gram matrix of the gradients of the mean losses, float64; its diagonal, (T,), in a step that holds α."""
     losses_T: np.ndarray
     """Mean losses."""
     counts_T: np.ndarray
@@ -42,6 +45,7 @@ class Verdict:
         broken_losses_T: bool, where the mean loss is not finite.
         broken_gradients_T: bool, where the gradient with respect to z is not finite.
         broken_W: bool, the ranks whose own part is not finite.
+        stale: how stale weights had become when they were last found anew; NaN: never.
     """
 
     outcome: Outcome
@@ -54,18 +58,19 @@ class Verdict:
     broken_losses_T: np.ndarray
     broken_gradients_T: np.ndarray
     broken_W: np.ndarray
+    stale: float = np.nan
 
     def pack(self) -> np.ndarray:
         """Return the verdict as one float64 vector of `verdict_size` numbers."""
         of_tasks = [self.alpha_T, self.losses_T, self.active_T, self.broken_losses_T, self.broken_gradients_T]
-        head = [self.outcome, self.min_norm, self.gap, self.certified]
+        head = [self.outcome, self.min_norm, self.gap, self.certified, self.stale]
         return np.concatenate([head, *of_tasks, self.broken_W]).astype(np.float64)
 
     @staticmethod
     def unpack(numbers: np.ndarray, num_tasks: int) -> "Verdict":
         """Return the verdict that `pack` was given."""
-        outcome, min_norm, gap, certified = numbers[:4]
-        of_tasks = numbers[4 : 4 + 5 * num_tasks].reshape(5, num_tasks)
+        outcome, min_norm, gap, certified, stale = numbers[:HEAD]
+        of_tasks = numbers[HEAD : HEAD + 5 * num_tasks].reshape(5, num_tasks)
         return Verdict(
             outcome=Outcome(int(outcome)),
             alpha_T=of_tasks[0],
@@ -76,13 +81,14 @@ class Verdict:
             losses_T=of_tasks[1],
             broken_losses_T=of_tasks[3] != 0,
             broken_gradients_T=of_tasks[4] != 0,
-            broken_W=numbers[4 + 5 * num_tasks :] != 0,
+            broken_W=numbers[HEAD + 5 * num_tasks :] != 0,
+            stale=float(stale),
         )
 
 
 def verdict_size(num_tasks: int, num_ranks: int) -> int:
     """Return how many numbers a packed verdict has."""
-    return 4 + 5 * num_tasks + num_ranks
+    return HEAD + 5 * num_tasks + num_ranks
 
 
 def failed(num_tasks: int, num_ranks: int) -> Verdict:

@@ -56,7 +56,10 @@ class Window:
 
     Attributes:
         found: α after `weigh`, None before it. This class implements `split.Weigher` and `scalar.Watcher`.
+        needs_gram: True: only `weigh` knows which tasks have labels, and so whether α is held.
     """
+
+    needs_gram = True
 
     def __init__(self, names: Sequence[str], ranks: Ranks, find: Find, divided_by: int = 1) -> None:
         self.found: Weighed | None = None

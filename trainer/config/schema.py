@@ -104,6 +104,15 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_alpha_a_step_can_be_held(self) -> Self:
+        if self.balance.every_steps > 1 and self.train.accumulation.alpha == "micro":
+            raise ValueError(
+                f"balance.every_steps={self.balance.every_steps} holds one α for whole steps, and "
+                "train.accumulation.alpha=micro finds one for each micro-batch. Type train.accumulation.alpha=window"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_divide_the_batch(self) -> Self:
         batch, processes, steps = self.train.global_batch, self.parallel.processes, self.train.accumulation.steps
         if batch % (processes * steps):

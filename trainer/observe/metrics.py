@@ -1,7 +1,7 @@
 """The measurements of a run: `metrics.jsonl` with one JSON object per line, and the clock of samples/s and data wait.
 
 The file is the source of truth for the report, the progress lines and wandb. Every record has a `kind` ("train",
-"monitor", "fault", "gram", "eval", "test" or "note") and the optimizer `step` that it describes.
+"monitor", "renewal", "fault", "gram", "eval", "test" or "note") and the optimizer `step` that it describes.
 """
 
 import json

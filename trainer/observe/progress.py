@@ -93,6 +93,7 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
             [
                 f"step {record['step']}/{total_steps}",
                 *_numbers(record, brief=len(record["losses"]) > MAX_TASKS_A_LINE),
+                *_staleness(record),
                 f"lr {record['learning_rate']:.3g}",
                 f"{record['samples_per_second']:,.0f} samples/s",
                 f"data wait {record['data_wait_percent']:.1f}%",
@@ -106,6 +107,11 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
 def _cache(record: Mapping[str, Any]) -> list[str]:
     use = record.get("cache", {})
     return [f"cache {cache_words(use)}"] if use else []
+
+
+def _staleness(record: Mapping[str, Any]) -> list[str]:
+    stale = record.get("stale")
+    return [] if stale is None else [f"stale {stale:.2g}"]
 
 
 def _bad_samples(record: Mapping[str, Any]) -> list[str]:

@@ -63,6 +63,8 @@ class Train(_Record):
     learning_rate: NotRequired[Measured]
     min_norm: NotRequired[Measured]
     gap: NotRequired[Measured]
+    stale: NotRequired[Measured]
+    """Of the last renewal."""
     gradient_norm: NotRequired[Measured]
     bad_samples: NotRequired[dict[str, Count]]
     cache: NotRequired[dict[str, Count]]
@@ -108,6 +110,16 @@ class Monitor(_Record):
 
 
 @with_config(_STRICT)
+class Renewal(_Record):
+    """A step that found α anew, and how stale the held one had become; see `paretrain.renewal`."""
+
+    kind: Literal["renewal"]
+    step: Count
+    held_steps: Count
+    stale: Measured
+
+
+@with_config(_STRICT)
 class Fault(_Record):
     """A step in which something was not finite."""
 
@@ -134,7 +146,7 @@ class Note(_Record):
     text: str
 
 
-Record = Train | Eval | Test | Monitor | Fault | Gram | Note
+Record = Train | Eval | Test | Monitor | Renewal | Fault | Gram | Note
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 

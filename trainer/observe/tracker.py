@@ -167,7 +167,7 @@ class _WandbTracker(Tracker):
         self._say = say
 
     def log(self, record: Mapping[str, Any]) -> None:
-        if self._run is None or record["kind"] not in ("train", "eval", "monitor"):
+        if self._run is None or record["kind"] not in ("train", "eval", "monitor", "renewal"):
             return
         try:
             self._run.log(flatten(record))

@@ -109,7 +109,14 @@ def _refuse_tied(network: nn.Module) -> None:
 def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
     """Build the balancer over all ranks, with its rule; raises as `build_rule`."""
     names, rule = [task.name for task in tasks], build_rule(config, tasks, seed)
-    return Balancer(names, rule, group=runtime.balance_group, on_nonfinite=config.on_nonfinite)
+    return Balancer(
+        names,
+        rule,
+        group=runtime.balance_group,
+        on_nonfinite=config.on_nonfinite,
+        every_steps=config.every_steps,
+        max_gap=config.adaptive.gap if config.adaptive else None,
+    )
 
 
 def build_rule(config: BalanceConfig, tasks: Sequence[Task], seed: int) -> Weighting:

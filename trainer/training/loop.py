@@ -16,7 +16,7 @@ from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
-from trainer.training.records import eval_record, gram_record, step_records, train_record
+from trainer.training.records import eval_record, follows_evaluation, gram_record, step_records, train_record
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate
 from trainer.training.selection import select
@@ -108,6 +108,9 @@ def _train_step(run: Run, batch: Batch) -> StepResult:
 def _publish_step(run: Run, result: StepResult, observers: Observers) -> None:
     for record in step_records(run.step, result, run.task_names):
         observers.publish(record)
+    # Where α is held over an evaluation, the next Gram matrix takes the place of the one of the evaluation's step.
+    if follows_evaluation(run.step, result.balance, run.experiment.train.eval_every_steps):
+        _publish_gram(run, observers)
 
 
 def _publish_progress(run: Run, result: StepResult, observers: Observers) -> None:
@@ -196,7 +199,12 @@ def _evaluate(run: Run, observers: Observers) -> Evaluation:
     observers.publish(
         eval_record("eval", run.step, found, run.eval_split, deciding, averaged=averaged, seconds=seconds)
     )
-    gram = gram_record(run.step, learner.balancer.last)
+    if run.experiment.balance.every_steps == 1:
+        _publish_gram(run, observers)
+    return found
+
+
+def _publish_gram(run: Run, observers: Observers) -> None:
+    gram = gram_record(run.step, run.learner.balancer.last)
     if gram is not None:
         observers.publish(gram)
-    return found

@@ -20,6 +20,9 @@ def step_records(step: int, result: StepResult, task_names: Sequence[str]) -> It
     if result.slopes is not None:
         found = {"worst_slope": result.slopes.worst, "num_ascending": result.slopes.num_ascending}
         yield {"kind": "monitor", "step": step, **found}
+    held_steps, stale = result.balance.held_steps, result.balance.stale
+    if held_steps > 0 and stale is not None:
+        yield {"kind": "renewal", "step": step, "held_steps": held_steps, "stale": stale}
     if not result.balance.certified:
         yield _note(step, f"α is not certified: the duality gap is {result.balance.gap:.3g}")
     if result.outcome is Outcome.OVERFLOW:
@@ -49,6 +52,7 @@ def train_record(step: int, result: StepResult, task_names: Sequence[str], **abo
         "alpha": dict(zip(task_names, balance.alpha_T.tolist(), strict=True)),
         "min_norm": balance.min_norm,
         "gap": balance.gap,
+        **({} if balance.stale is None else {"stale": balance.stale}),
         "gradient_norm": float(result.gradient_norm),
     }
 
@@ -88,6 +92,12 @@ def eval_record(
         "averaged": averaged,
         "duration_seconds": seconds,
     }
+
+
+def follows_evaluation(step: int, balance: Balance, eval_every_steps: int) -> bool:
+    """Return whether step `step` is the first one to find α after an evaluation, where α had been held in it."""
+    last = step - balance.held_steps
+    return balance.held_steps > 0 and (last - 1) // eval_every_steps < (step - 1) // eval_every_steps
 
 
 def gram_record(step: int, balance: Balance | None) -> Record | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paretrain import Balancer
 from paretrain.rules import Weighting
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import UserError
@@ -15,7 +16,7 @@ from trainer.runtime.checkpoints.manifest import STATE
 from trainer.runtime.checkpoints.reading import Found, Snapshot
 from trainer.training.groups import Setting
 from trainer.training.optimizer import state_slots
-from trainer.training.state import TrainState
+from trainer.training.state import HeldState, TrainState
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,18 @@ def load_weighting(weighting: Weighting, state: Mapping[str, Any], snapshot: Sna
             f"checkpoint {snapshot.path} holds a state that balance.weighting cannot use: "
             f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
+
+
+def load_held(balancer: Balancer, held: HeldState | None, snapshot: Snapshot) -> None:
+    """Give the balancer the weights that it held.
+
+    Raises:
+        UserError: they are those of other tasks.
+    """
+    try:
+        balancer.renewal.load_state_dict(held.model_dump() if held else {}, len(balancer.names))
+    except ValueError as error:
+        raise UserError(f"checkpoint {snapshot.path} holds weights that cannot be used: {error}") from error
 
 
 def _refuse_other_types(found: Any, fresh: Any, where: str = "state") -> None:

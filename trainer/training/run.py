@@ -32,10 +32,17 @@ from trainer.training.learner import Learner
 from trainer.training.look_over import look_over
 from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
-from trainer.training.restore import Checkpoint, check_optimizer, load_model, load_weighting, refuse_other_data
+from trainer.training.restore import (
+    Checkpoint,
+    check_optimizer,
+    load_held,
+    load_model,
+    load_weighting,
+    refuse_other_data,
+)
 from trainer.training.selection import check_select, eval_split_of, is_patience_over
 from trainer.training.start_encoder import Start, started
-from trainer.training.state import BadSamplesState, CursorState, LossScaleState, SelectionState, TrainState
+from trainer.training.state import BadSamplesState, CursorState, HeldState, LossScaleState, SelectionState, TrainState
 from trainer.training.tasks import build_tasks, metric_names
 
 
@@ -114,6 +121,7 @@ class Run:
     def state(self) -> TrainState:
         """Return what a checkpoint holds beside tensors. Collective."""
         loss_scale = self.learner.engine.loss_scale.state_dict()
+        held = self.learner.balancer.renewal.state_dict()
         bad_samples = joined_states(self.runtime.gather(self.train_batches.bad_samples.state))
         return TrainState(
             step=self.step,
@@ -128,6 +136,7 @@ class Run:
             damaged_checkpoints=self.damaged_checkpoints,
             eval_split=self.eval_split,
             selection=self.selection,
+            held=HeldState.model_validate(held) if held else None,
         )
 
     def save(self) -> None:
@@ -256,6 +265,7 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> None:
         run.learner.engine.loss_scale.load_state_dict(state.loss_scale.model_dump())
     with run.runtime.raise_together():
         load_weighting(run.learner.balancer.weighting, state.weighting, snapshot)
+        load_held(run.learner.balancer, state.held, snapshot)
         snapshot.restore_generators()
     if run.runtime.is_main:  # The state counts those of all ranks.
         run.train_batches.bad_samples.load_state(state.bad_samples.model_dump())

@@ -39,6 +39,19 @@ class LossScaleState(_Section):
     num_sound_steps: Count
 
 
+class HeldState(_Section):
+    """The weights that are held between two Gram matrices; see `paretrain.renewal`."""
+
+    alpha: list[float]
+    weighed: list[bool]
+    min_norm: float
+    gap: float
+    certified: bool
+    stale: float | None
+    age: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+    interval: Annotated[int, Field(ge=1, le=MAX_STEPS)]
+
+
 class SelectionState(_Section):
     """The best evaluation so far.
 
@@ -69,6 +82,7 @@ class TrainState(_Section):
         cursor: the position in the data.
         fingerprint: of the data, the seed and the shuffling: what decides which sample is at a cursor.
         weighting: what the weighting's `state_dict` returned, of any form.
+        held: the weights of the tasks; None: none are held, so the next step finds them.
         loss_scale: None where the precision is not fp16.
         bad_samples: of all ranks together.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
@@ -90,6 +104,7 @@ class TrainState(_Section):
     eval_split: str = "test"
     """The default is what every run used before this field was there."""
     selection: SelectionState | None = None
+    held: HeldState | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for a checkpoint. Tensors inside `weighting` are not copied."""

@@ -8,6 +8,15 @@ from trainer.config.section import OnlyWith, Section
 from trainer.config.sections.limits import MAX_RATE, Steps
 
 
+class AdaptiveConfig(Section):
+    """Find α more often while it changes fast."""
+
+    gap: float = Field(gt=0, le=MAX_RATE)
+    """Staleness that halves the number of steps between two Gram matrices; below it, the number doubles, up to
+    `every_steps`. Staleness is the duality gap of the held α on the new Gram matrix, as a fraction of the squared norm
+    of the gradient that it combines: with 0.04, that gradient is within 20 % of its length of the shortest one."""
+
+
 class BalanceConfig(Section):
     """How the task weights α are found in each step."""
 
@@ -18,6 +27,12 @@ class BalanceConfig(Section):
     Gram matrix, such as torchjd.aggregation.DualProjWeighting, whose weights need not sum to 1; or your own."""
     space: Literal["representation", "parameters"] = "representation"
     """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task, for comparison."""
+    every_steps: Steps = 1
+    """Steps between two Gram matrices. α is found from each and held in between; it is found sooner for a task that has
+    labels now and had none when it was last found. metrics.jsonl has the staleness of α at each renewal. In the
+    parameter space, a step that holds α costs what a plain step does. A rule that learns does so at each renewal."""
+    adaptive: Annotated[AdaptiveConfig | None, OnlyWith("weighting", "min_norm")] = None
+    """When to find α sooner than after `every_steps`. null: never."""
     monitor_every_steps: Steps | None = None
     """Steps between measurements of the tasks' gradients in parameter space: the decrease of the worst task, and the
     number of tasks whose loss ascends. Each costs one more forward, and one backward per task. null: never."""
@@ -45,6 +60,19 @@ class BalanceConfig(Section):
     def words(self) -> str:
         """Return the rule as people tell rules apart: min_norm (loss+)."""
         return self.weighting if self.normalise == "none" else f"{self.weighting} ({self.normalise})"
+
+    @model_validator(mode="after")
+    def _adaptive_measures_the_min_norm_point(self) -> Self:
+        if self.adaptive is None:
+            return self
+        if self.every_steps == 1:
+            raise ValueError("adaptive has no effect with every_steps: 1. Type balance.every_steps=10, say")
+        if self.normalise != "none" or self.preference is not None:
+            raise ValueError(
+                "adaptive measures the distance from the min-norm point, which normalise and preference move away "
+                "from. Leave out one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:

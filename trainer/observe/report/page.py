@@ -130,6 +130,14 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
         several,
     )
     yield _section(
+        "Held weights",
+        "How stale α had become when it was found anew: the duality gap of the held α on the new Gram matrix, as a "
+        "fraction of the squared norm of the combined gradient. At 0 it was still exact; above 1 some loss rose. "
+        + "".join(_renewals(run, name) for run, name in zip(runs, captions, strict=True) if run.of_kind("renewal")),
+        number_panels(runs, "stale", "staleness of the held α", "gap / squared norm", kind="renewal"),
+        several,
+    )
+    yield _section(
         "Descent",
         "How much a step lowers the loss that it lowers least, over the mean of all weighted by α, to first order in "
         "the encoder's parameters. At 1 all losses fall alike; below 0 one rises. "
@@ -161,6 +169,13 @@ def _averaged(run: RunFolder, name: str) -> str:
     """Return a note if the errors are those of averaged weights."""
     averaged = any(record.get("averaged") for record in run.of_kind("eval"))
     return text(joined(name, "Errors are of averaged weights. ")) if averaged else ""
+
+
+def _renewals(run: RunFolder, name: str) -> str:
+    """Return a note on how often α was found anew, and how stale it had been."""
+    stale_S, steps_S = run.series("renewal", "stale"), run.series("renewal", "held_steps")
+    middle, every = np.nanmedian(stale_S), np.mean(steps_S)
+    return text(joined(name, f"{len(stale_S)} renewals, one in {every:.3g} steps; median staleness {middle:.2g}. "))
 
 
 def _ascents(run: RunFolder, name: str) -> str:
