@@ -114,7 +114,6 @@ class Renewal(_Record):
     """A step that found α anew, and how stale the held one had become; see `paretrain.renewal`."""
 
     kind: Literal["renewal"]
-    step: Count
     held_steps: Count
     stale: Measured
 
