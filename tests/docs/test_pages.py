@@ -22,6 +22,7 @@ NOW = [page for page in PAGES if page != HISTORY]
 OTHERS_FILES = {ROOT / "docs" / "names.md"}
 """They speak of files that a reader may have."""
 COMPANIONS = {
+    "balance.adaptive": ["balance.every_steps=10"],
     "balance.weights": ["balance.weighting=fixed"],
     "parallel.offload": ["parallel.strategy=zero3"],
     "parallel.gather": ["parallel.strategy=fsdp2", "parallel.precision=bf16"],
