@@ -2,7 +2,7 @@
 #   make train    environment, shards, a 2-process run on real digits, its report
 #   make test     environment, lint, types, the tests
 # While writing code, in less than three minutes on two cores:
-#   make quick    lint, types, and the tests that need one process and start none: all but those marked `processes`
+#   make quick    lint, types, and the tests of one process: all but those marked `processes`, `long` or `slow`
 # And where there is time, or root:
 #   make test-fuzz      5,000 damaged or hostile files, ten minutes at most; make test-fuzz SEED=7 draws others
 #   make test-slow      the longest runs of many processes
@@ -25,7 +25,7 @@ test: lint
 	+$(MAKE) --jobs 2 test-1 test-2
 
 TEST := $(BIN)/python -m pytest -p no:cacheprovider
-COMMANDS := tests/e2e tests/launch tests/fuzz
+COMMANDS := tests/e2e
 
 test-1: $(READY)
 	$(TEST) $(COMMANDS)
@@ -36,7 +36,7 @@ test-2: $(READY)
 quick: lint
 	+$(MAKE) --jobs 2 --output-sync quick-1 quick-2
 
-QUICK := $(BIN)/python -m pytest -m 'not slow and not processes' -p no:cacheprovider
+QUICK := $(BIN)/python -m pytest -m 'not slow and not processes and not long' -p no:cacheprovider
 
 quick-1: $(READY)
 	$(QUICK) tests/library tests/models tests/runtime tests/data

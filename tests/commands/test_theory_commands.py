@@ -50,6 +50,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
+@pytest.mark.long
 def test_a_table_gets_its_advice(table, tmp_path, capsys):
     out = tmp_path / "advice.html"
 

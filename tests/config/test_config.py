@@ -228,6 +228,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(10))
 def test_a_mutated_configuration_is_read_or_refused(seed: int, tmp_path: Path) -> None:
     """No traceback whatever is typed; what is accepted is written and read back unchanged."""

@@ -55,6 +55,7 @@ def test_an_alias_repeats_a_value() -> None:
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(12))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -26,6 +26,7 @@ def rows(said: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
 
 
+@pytest.mark.long
 def test_labels_are_counted_and_samples_drawn(tmp_path: Path, capsys: Said) -> None:
     write_rich(tmp_path)
     assert main(["data", "check", str(tmp_path)]) == 0

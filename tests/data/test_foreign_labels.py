@@ -64,6 +64,7 @@ THREE = [0, 1, 2, 0, 1, 2]
 TWO = [0, 1, 0, 1, 0, 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("members", "description", "expected"),
     [

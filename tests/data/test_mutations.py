@@ -232,6 +232,7 @@ def is_another(name: str, what: str) -> bool:
     return name == MANIFEST_NAME and ("'mean'" in what or "'std'" in what)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_a_changed_folder_gives_the_same_samples_or_is_refused(kind: str, tmp_path: Path) -> None:
     sound = tmp_path / "sound"

@@ -52,6 +52,7 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
     assert [file for file in files(page) if not any(ROOT.glob(file.rstrip("/")))] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", NOW, ids=name)
 def test_the_commands_of_a_page_can_be_typed(page: Path, beside_the_readme: Path) -> None:
     for words in commands(page, "paretrain"):
@@ -61,6 +62,7 @@ def test_the_commands_of_a_page_can_be_typed(page: Path, beside_the_readme: Path
             points(options.config, given, getattr(options, "grid", []))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", NOW, ids=name)
 def test_the_commands_in_sentences_have_the_options_that_they_name(
     page: Path, capsys: pytest.CaptureFixture[str]

@@ -92,6 +92,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_your_images_your_network(newcomer: Path) -> None:
     """What README.md's section says to type, up to the training: a batch of the photos goes through the network."""
     for words in typed()[:3]:
@@ -117,6 +118,7 @@ def typed() -> list[list[str]]:
     return found
 
 
+@pytest.mark.long
 def test_your_own_source(newcomer: Path) -> None:
     assert main(["data", "from", "my_data.digits", "count=30", "--out", "own"]) == 0
     assert main(["data", "check", "own"]) == 0

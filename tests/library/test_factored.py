@@ -59,6 +59,7 @@ def assert_same_gradients(stacked: MultiTaskModel, separate: MultiTaskModel) -> 
         torch.testing.assert_close(ours.grad, torch.stack([reference.grad for reference in references]), **close)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 @pytest.mark.parametrize("num_tasks", [1, 2, T])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])

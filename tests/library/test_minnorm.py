@@ -93,6 +93,7 @@ def value_by_enumeration(gram_TT: np.ndarray) -> float:
     return float(best) * unit
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("structure", STRUCTURES + HARD, ids=lambda structure: structure.__name__)
 @pytest.mark.parametrize("T", [1, 2, 3, 5, 8, 12])
 def test_value_is_the_best_over_all_supports(structure, T):
@@ -102,6 +103,7 @@ def test_value_is_the_best_over_all_supports(structure, T):
     assert answer.value == pytest.approx(value_by_enumeration(gram_TT), rel=1e-9, abs=1e-11 * scale_of(gram_TT))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("structure", STRUCTURES + HARD, ids=lambda structure: structure.__name__)
 @pytest.mark.parametrize("T", [17, 40, 100, 400])
 def test_certified_on_every_structure_cold_and_warm(structure, T):
@@ -283,6 +285,7 @@ def gradients(draw) -> np.ndarray:
     return np.array(entries, dtype=float).reshape(T, D)
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(gradients())
 def test_any_small_problem_is_certified_and_optimal(rows):

@@ -51,6 +51,7 @@ def front_point(front: Front, ratio: float) -> np.ndarray:
     return losses_2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("front", [quadratics, fonseca_fleming])
 def test_the_preference_walks_the_front_monotonically_to_known_points(front: Front) -> None:
     found = np.array([descend(front, Chebyshev([ratio, 1.0])) for ratio in RATIOS])
@@ -66,6 +67,7 @@ def test_the_min_norm_point_itself_stays_where_it_meets_the_front() -> None:
     assert not np.allclose(first, second, rtol=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strength", [0.5, 1, 3])
 def test_the_strength_decides_the_way_and_not_the_end(strength: float) -> None:
     rule = Chebyshev([1, 3], strength=strength)

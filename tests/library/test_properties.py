@@ -137,6 +137,7 @@ def weigh(name: str, gradients_TN: np.ndarray, losses_T: np.ndarray) -> np.ndarr
     return rule(gradients_TN @ gradients_TN.T, losses_T, np.arange(len(gradients_TN))).alpha_A
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RULES)
 def test_weights_are_finite_and_always_the_same(name: str) -> None:
     for structure, gradients_TN in MATRICES.items():
@@ -156,6 +157,7 @@ def test_no_task_is_opposed(name: str) -> None:
         assert (gradients_TN @ combined_N >= -1e-6 * lengths_T * lengths_T.max()).all(), structure
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(RULES.keys() - {"random", "pcgrad", "gradvac"}))
 def test_the_order_of_the_tasks_does_not_matter(name: str) -> None:
     for structure, gradients_TN in MATRICES.items():

@@ -38,6 +38,7 @@ def unit_steps(num_steps: int, seed: int = 0) -> list[Step]:
     return [Step(s.gradients_AN / np.sqrt(s.gram_AA.trace() / T), s.losses_A, s.tasks_A) for s in steps]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_direction_is_that_of_the_aggregator_on_the_jacobian(name: str) -> None:
     weighting, aggregator = (make() for make in PAIRS[name])
@@ -69,6 +70,7 @@ def test_an_aggregator_is_as_good_as_its_weighting(name: str) -> None:
     np.testing.assert_array_equal(by_weighting, by_aggregator)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAIRS)
 def test_an_interrupted_run_goes_on_with_the_same_bits(name: str) -> None:
     def make(seed: int) -> TorchJDWeighting:

@@ -80,6 +80,7 @@ def pick(name: str) -> Weighting:
     return RULES[name]()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RULES)
 def test_an_interrupted_run_goes_on_with_the_same_bits(name: str) -> None:
     steps = random_steps(T, 40, absent=SOMETIMES_ABSENT)
@@ -166,6 +167,7 @@ def test_what_is_known_of_a_task_stays_while_it_is_absent(name: str, keys: list[
     assert any(after[key][0] != before[key][0] for key in keys)
 
 
+@pytest.mark.long
 @settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-6, 1e6))
 @pytest.mark.parametrize("name", RULES)
@@ -180,6 +182,7 @@ ORDERLESS = set(RULES) - {"fixed", "random", "tension", "preference", "pcgrad", 
 """Rules that treat all tasks alike; the tension projects in task order, and surgery draws an order for each task."""
 
 
+@pytest.mark.long
 @settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), order=st.permutations(range(T)))
 @pytest.mark.parametrize("name", sorted(ORDERLESS))

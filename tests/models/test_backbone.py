@@ -27,6 +27,7 @@ def build(shape: tuple[int, int, int] = IMAGES, **options: Any) -> nn.Module:
     return build_encoder("transformers", options, shape)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("representation", ["pooled", "mean"])
 @pytest.mark.parametrize("config", [VIT, CONVNEXT], ids=["tokens", "cells"])
 def test_every_parameter_of_a_configured_backbone_moves_z(config: dict[str, Any], representation: str) -> None:

@@ -52,6 +52,7 @@ def step(name: str, checkpointed: bool) -> tuple[nn.Module, Tensor, int]:
     return encoder, z, sum(kept.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ENCODERS)
 def test_gradients_and_statistics_are_the_same_from_less_memory(name: str) -> None:
     plain, z, num_bytes = step(name, checkpointed=False)
@@ -79,6 +80,7 @@ def test_nothing_is_computed_again_at_evaluation() -> None:
     assert len(calls) == 3
 
 
+@pytest.mark.long
 def test_a_compiled_encoder_counts_a_batch_once_too() -> None:
     encoder = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()))
     checkpoint_activations(encoder)

@@ -55,6 +55,7 @@ def test_options_that_make_no_sense_are_named() -> None:
         build_encoder("resnet18", {"pool": None, "output_stride": 8}, (3, 64, 60))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 @pytest.mark.parametrize("output_stride", [1, 2])
 def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(
@@ -83,6 +84,7 @@ def test_the_papers_cityscapes_encoder() -> None:
     assert dilations == [1] * 3 + [1] * 4 + [1, 2, 2, 2, 2, 2] + [2, 4, 4]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("norm", "alone"), [("batch", False), ("sync", False), ("group", True)])
 def test_what_a_sample_is_normalised_with(norm: str, alone: bool) -> None:
     """On one process `sync` is `batch`; with `group` other samples do not count."""

@@ -138,6 +138,7 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", savefig)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unpainted")
 def test_a_page_or_a_sentence_for_any_damage(tmp_path: Path) -> None:
     assert mutation_loop(tmp_path, seed=0, count=40) > 5
@@ -172,6 +173,7 @@ def arrays(path: Path, **changed: Any) -> None:
     np.savez_compressed(path, **{name: array for name, array in kept.items() if array is not None})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changed",
     [

@@ -60,6 +60,7 @@ def hostile_run(folder: Path, names: tuple[str, ...]) -> Path:
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", [NAMES, NAMES[9:12]])
 def test_no_name_becomes_markup_in_a_report(tmp_path: Path, names: tuple[str, ...]) -> None:
     plain = tuple(f"task{number}" for number in range(len(names)))
@@ -78,6 +79,7 @@ def test_no_name_becomes_markup_in_a_report(tmp_path: Path, names: tuple[str, ..
     assert not set(hostile.source) & set("\x1b\x07\x9b\u202e\ufffe")
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 @pytest.mark.parametrize("name", NAMES)
 def test_a_drawing_shows_a_name(name: str) -> None:

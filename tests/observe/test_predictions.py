@@ -40,6 +40,7 @@ def test_large_images_are_thinned(tmp_path: Path) -> None:
     assert np.array_equal(kept.maps[0].labels, batch.targets["parts"][:4, ::3, ::3])
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_the_report_shows_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "scenes", ["parts", "even", "way", "near"])

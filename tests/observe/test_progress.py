@@ -96,6 +96,7 @@ def test_the_bar_never_wraps_and_the_log_keeps_plain_lines(tmp_path: Path, num_t
     assert max(map(cell_len, lines)) <= width
 
 
+@pytest.mark.long
 @given(
     st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=9, unique=True),
     st.integers(20, 200),

@@ -14,6 +14,7 @@ from trainer.observe.report.tables import duration
 HOSTILE = "<script>alert(1)</script> & \"quoted\" $x_1$ 'é'"
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_one_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "digits", ["left", "right"])
@@ -31,6 +32,7 @@ def test_one_run(tmp_path: Path) -> None:
     assert "Predictions" not in page.text
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_many_tasks_fold_the_table_and_draw_maps(tmp_path: Path) -> None:
     page = report(tmp_path / "report.html", write_run(tmp_path / "many", [f"task{index}" for index in range(20)]))
@@ -104,6 +106,7 @@ def test_a_run_that_has_just_begun(tmp_path: Path, steps: int) -> None:
     assert ("svg" in page.tags) == (steps == 1)
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_all_text_is_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a<b>&c", [HOSTILE, "任务"])
@@ -169,6 +172,7 @@ def test_durations_read_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_errors_stand_in_their_units(tmp_path: Path) -> None:
     runs = []
@@ -193,6 +197,7 @@ def test_errors_stand_in_their_units(tmp_path: Path) -> None:
     assert page.row("mean error (%)")[1:] == ["3.50", "3.50"]
 
 
+@pytest.mark.long
 def test_a_watched_run_shows_where_a_task_ascends(tmp_path: Path) -> None:
     watched, other = (write_run(tmp_path / name, ["left", "right"], steps=30) for name in ("a<b>", "other"))
     log = MetricsLog(watched / "metrics.jsonl", resume_step=30)

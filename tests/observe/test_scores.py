@@ -74,6 +74,7 @@ def test_runs_are_compared_by_the_higher_score(tmp_path: Path) -> None:
     assert not {"40.00", "20.00"} & set(page.bold)
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_one_run_shows_its_score_and_its_classes(tmp_path: Path) -> None:
     page = report(tmp_path / "one.html", run_of(tmp_path / "run", 40.0))

@@ -112,6 +112,7 @@ def forge_kind(path: Path, draw: random.Random) -> None:
 FORGERIES = (forge_manifest, forge_metadata, forge_tensor, forge_bytes, forge_kind)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("forge", FORGERIES)
 def test_a_forged_checkpoint_is_used_or_refused_in_a_sentence(forge: Any, two: Path) -> None:
     path, sound = two / "step_00000020", two / "sound"

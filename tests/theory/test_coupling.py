@@ -31,6 +31,7 @@ def tasks_with(generator, features_NP, present_NT, effects_TT=EFFECTS_TT, noise_
     return np.where(present_NT, 7 + features_NP @ effects_PT + noise_NT, np.nan)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["own rows", "shared rows", "some of each"])
 def test_the_estimates_have_no_bias(layout):
     """Rows are few and features correlated, so that a forgotten mean or a forgotten common row would show."""
@@ -110,12 +111,14 @@ def test_alike_tasks_are_advised_to_combine():
     assert now.alone - now.combined > most.alone - most.combined > 0
 
 
+@pytest.mark.long
 def test_unlike_tasks_win_nothing():
     gains = [couple(*own_rows(0.0, seed), grid=COARSE).gain for seed in range(6)]
 
     assert np.mean([gain.value for gain in gains]) < 0.04
 
 
+@pytest.mark.long
 def test_the_predicted_gain_is_the_measured_one():
     """Fit as advised and measure on many new rows, over several draws."""
     predicted, measured = [], []

@@ -17,6 +17,7 @@ def program():
     return names
 
 
+@pytest.mark.long
 def test_the_penalty_makes_signs_agree(program):
     without, with_penalty = (program["sign_disagreement"](program["train"](strength)) for strength in (0.0, 1.0))
 

@@ -104,6 +104,7 @@ def photograph(height: int, width: int, channels: int = 3) -> np.ndarray:
     return (128 + 60 * np.sin(5 * x + channel) + 50 * np.cos(4 * y - 2 * channel)).astype(np.uint8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["png", "jpg", "npy"])
 @pytest.mark.parametrize("stored", [(218, 178), (64, 64), (130, 70), (60, 200), (20, 30), (1000, 900), (65, 63)])
 def test_any_stored_size_becomes_what_pillow_makes_of_it(encoding: str, stored: tuple[int, int]) -> None:

@@ -84,6 +84,7 @@ def test_a_table_on_the_disk_that_changes_is_refused_when_it_is_read(folder: Pat
         index_NM[np.array([22])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize(
     ("name", "change", "said"),
@@ -120,6 +121,7 @@ def test_numbers_that_float32_cannot_work_with_are_refused(tmp_path: Path, value
         load_index(tmp_path, read_manifest(tmp_path), "train")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [LABELS, INDEX, MANIFEST_NAME, "train-000000.tar"])
 @pytest.mark.parametrize("what", ["fifo", "device", "folder", "loop", "link to nothing"])
 def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, name: str, what: str) -> None:

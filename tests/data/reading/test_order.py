@@ -160,6 +160,7 @@ def test_all_layouts_see_the_same_global_batches(data: st.DataObject) -> None:
     assert [flat(slices) for slices in zip(*ranks, strict=True)] == alone
 
 
+@pytest.mark.long
 @unhurried
 @given(st.integers(1, 12), st.integers(0, 30), st.sampled_from([10, 1000]))
 def test_resume_at_every_step_goes_on_as_if_uninterrupted(global_batch: int, extra: int, group_samples: int) -> None:

@@ -233,6 +233,7 @@ def test_what_a_server_says_cannot_write_to_the_terminal(server: Server, stream:
 # S3
 
 
+@pytest.mark.long
 def test_s3_with_the_usual_variables(server: Server, stream: BufferedRandom, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loopback server answers as an S3-compatible store does."""
     endpoint = server.url.removesuffix("/data")

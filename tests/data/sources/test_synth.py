@@ -95,6 +95,7 @@ def test_the_dice_suffice_for_the_richest_picture() -> None:
             draw_face(dict.fromkeys(ATTRIBUTES, value) | {"Bald": bald}, Dice(np.zeros(NUM_ROLLS)))
 
 
+@pytest.mark.long
 def test_every_attribute_can_be_learned() -> None:
     """Ridge regression on 24 x 24 pixels ranks unseen faces far better than chance."""
     train, samples = 700, 1000
