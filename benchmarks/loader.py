@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,10 +37,11 @@ from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batch
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ImageSpec
 from trainer.data.format.tables import load_index
-from trainer.data.reading.loader import RankOptions, TrainLoader
-from trainer.data.reading.order import Cursor
+from trainer.data.reading.batch import RankOptions
+from trainer.data.reading.loader import TrainLoader
+from trainer.data.reading.mixture import merged
+from trainer.data.reading.order import START, Cursor
 from trainer.data.remote.folder import DataFolder
-from trainer.data.sources.celeba.annotations import ATTRIBUTES
 from trainer.data.sources.celeba.convert import write_celeba
 from trainer.data.sources.synthetic.generate import write_synthetic_celeba
 
@@ -92,11 +93,26 @@ def bare_decoder(folder: Path) -> Turn:
 @contextmanager
 def loading(folder: Path, workers: int = 0) -> Iterator[Turn]:
     """Yield a turn of this project's loader."""
-    data = DataFolder(folder, read_manifest(folder))
-    with closing(
-        TrainLoader(data, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, options=RankOptions(workers=workers))
-    ) as loader:
+    with closing(train_loader([folder], [BATCH], workers=workers)) as loader:
         yield partial(next, loader)
+
+
+def train_loader(
+    folders: Sequence[Path], counts: Sequence[int], workers: int = 0, cursor: Cursor = START
+) -> TrainLoader:
+    """Open folders with the same tasks, one as a run of one folder has it, several as sources."""
+    names = [""] if len(folders) == 1 else [str(number) for number in range(len(folders))]
+    sources = [
+        DataFolder(folder, read_manifest(folder), None, name) for folder, name in zip(folders, names, strict=True)
+    ]
+    return TrainLoader(
+        sources,
+        samples_per_step=counts,
+        tasks=merged(sources).tasks,
+        seed=0,
+        cursors=dict.fromkeys(names, cursor),
+        options=RankOptions(workers=workers),
+    )
 
 
 def cpu_seconds(turn: Turn) -> float:
@@ -157,9 +173,7 @@ def first_batch_seconds_at_end(folder: Path) -> float:
     """Return the seconds from opening the data to the first batch, for a run resumed near the end of an epoch."""
     num_samples = read_manifest(folder).num_samples("train")
     started = time.perf_counter()
-    data = DataFolder(folder, read_manifest(folder))
-    loader = TrainLoader(data, tasks=ATTRIBUTES, global_batch=BATCH, seed=0, cursor=Cursor(3, num_samples - 2 * BATCH))
-    with closing(loader):
+    with closing(train_loader([folder], [BATCH], cursor=Cursor(3, num_samples - 2 * BATCH))) as loader:
         next(loader)
         return time.perf_counter() - started
 

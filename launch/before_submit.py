@@ -6,7 +6,9 @@ from pathlib import Path
 from trainer.config.schema import Experiment
 from trainer.data.format.address import is_url
 from trainer.data.format.manifest import read_manifest
-from trainer.data.reading.order import check_global_batch
+from trainer.data.reading.mixture import merged
+from trainer.data.reading.shares import samples_per_step
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.training.build import build_network, build_rule
 from trainer.training.selection import check_select, eval_split_of
@@ -22,7 +24,8 @@ def check_runs(experiments: Sequence[Experiment]) -> None:
     built: list[object] = []
     for experiment in experiments:
         parts = experiment.data, experiment.tasks, experiment.model, experiment.balance, experiment.train
-        if is_url(experiment.data.path) or parts in built:  # The runs of a grid often differ in their seeds alone.
+        remote = any(is_url(source.path) for source in experiment.data.folders.values())
+        if remote or parts in built:  # The runs of a grid often differ in their seeds alone.
             continue
         built.append(parts)
         try:
@@ -42,17 +45,20 @@ def gpu_note(device: str, processes_per_node: int) -> str | None:
 
 
 def _check(experiment: Experiment) -> None:
-    folder = Path(experiment.data.path)
-    manifest = read_manifest(folder)
-    manifest.split("train")
-    tasks = build_tasks(manifest, experiment.data.tasks, experiment.tasks, folder)
+    sources = [
+        DataFolder(Path(source.path), read_manifest(Path(source.path)), None, name, source.tasks)
+        for name, source in experiment.data.folders.items()
+    ]
+    manifests = [source.manifest for source in sources]
+    for manifest in manifests:
+        manifest.split("train")
+    spec = merged(sources)
+    tasks = build_tasks(spec, experiment.data.tasks, experiment.tasks, sources)
     config = experiment.train
-    split = eval_split_of(config.eval_split, manifest)
+    split = eval_split_of(config.eval_split, manifests)
     if config.select:
         metrics = metric_names(tasks, experiment.tasks)
         check_select(config.select, config.eval_split, split, tasks, metrics)
-    check_global_batch(
-        manifest.num_samples("train"), global_batch=config.global_batch, world_size=experiment.parallel.processes
-    )
-    build_network(experiment, manifest, tasks)
+    samples_per_step(experiment.data, sources, config.global_batch, experiment.parallel.processes)
+    build_network(experiment, spec, tasks)
     build_rule(experiment.balance, tasks, experiment.seed)

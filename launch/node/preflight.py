@@ -59,8 +59,10 @@ def preflight(config: Path, overrides: Sequence[str]) -> None:
     """
     end_with_launcher()
     experiment = load_config(config, overrides)
-    manifest = Path(experiment.data.path) / MANIFEST_NAME
-    mine = facts_of(experiment) | (facts_of_data(manifest) if manifest.is_file() else {})
+    mine = facts_of(experiment)
+    for name, source in experiment.data.folders.items():
+        manifest = Path(source.path) / MANIFEST_NAME
+        mine |= facts_of_data(manifest, name) if manifest.is_file() else {}
     with joined(experiment.parallel, facts=mine) as runtime:
         runtime.gather(None)
         clock = time.time()

@@ -22,7 +22,7 @@ from trainer.data.format.manifest import MANIFEST_NAME, FileSpec, Manifest, Shar
 from trainer.data.format.specs import MISSING
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.bad_samples import Report
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.errors import UserError
 from trainer.files import sha256
 
@@ -270,7 +270,7 @@ def read(foreign: Path) -> tuple[Batch, Report]:
     """All of them as one batch, and what there is to tell of it."""
     count = len(SAMPLES) + 2
     with closing(train_loader(foreign, tasks=["even", "digit"], global_batch=count, seed=0)) as loader:
-        return next(loader), loader.bad_samples.report()
+        return next(loader), loader.streams[0].bad_samples.report()
 
 
 @pytest.mark.parametrize("name", SAMPLES)

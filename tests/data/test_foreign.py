@@ -16,7 +16,7 @@ from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
 from trainer.data.format.tar import walk_tar
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.data.sources.webdataset.index import index_folder
 from trainer.errors import UserError
 

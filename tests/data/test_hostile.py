@@ -91,7 +91,7 @@ def test_code_under_the_name_of_an_image_is_a_bad_sample(tmp_path: Path) -> None
     verify_shards(data, read_manifest(data), checksum=True)
     with closing(train_loader(data, tasks=["even"], global_batch=23, seed=0)) as loader:
         next(loader)
-        assert loader.bad_samples.total == {"decode": 2}
+        assert loader.streams[0].bad_samples.total == {"decode": 2}
     assert not (tmp_path / "hit").exists()
 
 

@@ -185,11 +185,10 @@ def read(folder: Path) -> tuple[list[Any], list[str]]:
     tables = verify_shards(folder, manifest, checksum=True)
     manifest.split("train")
     check_trainable(folder, manifest, None, tables["train"])
-    tasks = [task.name for task in manifest.tasks]
     found: list[Any] = []
     said = []
     for split in ("train", "test"):
-        reader = SplitReader(data_folder(folder), split, tasks)
+        reader = SplitReader(data_folder(folder), split, manifest.tasks)
         sample_ids = np.arange(manifest.num_samples(split))
         buffers = reader.buffers(len(sample_ids))
         bad = reader.read_into(buffers, sample_ids).bad

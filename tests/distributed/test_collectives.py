@@ -18,7 +18,7 @@ from tests.support.problem import Problem
 from tests.support.ranks import run_ranks
 from trainer.config.schema import Experiment
 from trainer.config.sections.parallel import ParallelConfig
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.data.sources.digits import write_digits
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import exchange_group

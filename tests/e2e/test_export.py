@@ -53,7 +53,7 @@ def evaluated(run_dir: Path, pixels_BHWC: np.ndarray) -> torch.Tensor | list[tor
     """The same by the model and the input that `paretrain eval` makes."""
     experiment = read_config(run_dir)
     manifest = read_manifest(Path(experiment.data.path))
-    network = build_network(experiment, manifest, build_tasks(manifest, experiment.data.tasks, {}, Path()))
+    network = build_network(experiment, manifest, build_tasks(manifest, experiment.data.tasks, {}))
     checkpoints = run_dir / "checkpoints"
     network.load_state_dict(saved(checkpoints / (checkpoints / "LATEST").read_text(), "model"))
     with torch.no_grad():

@@ -16,7 +16,7 @@ from tests.support.tiny_data import spec, write_tiny
 from trainer.cli import main
 from trainer.data.reading import workers
 from trainer.data.reading.ahead import groups_from
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.data.reading.order import Cursor
 from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.metrics import read_metrics

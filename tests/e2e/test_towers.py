@@ -34,7 +34,7 @@ def test_digits_train_with_towers_and_are_evaluated_without(
     assert "Descent" in (run_dir / "report.html").read_text()
 
     experiment, manifest = load_config(config, overrides), read_manifest(digits)
-    start = build_network(experiment, manifest, build_tasks(manifest, None, {}, Path())).state_dict()
+    start = build_network(experiment, manifest, build_tasks(manifest, None, {})).state_dict()
     (checkpoint,) = (run_dir / "checkpoints").glob("step_00000004")
     end = saved(checkpoint, "model")
     for name in ("heads.main.first.weight_TCD", "heads.towers.first.weight_TCD"):

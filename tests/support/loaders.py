@@ -1,6 +1,7 @@
 """Loaders of a folder, with the options of the rank among the others."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import torch
 
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.tables import load_index
-from trainer.data.reading.loader import Batch, EvalLoader, RankOptions, TrainLoader
+from trainer.data.reading.batch import Batch, RankOptions
+from trainer.data.reading.eval_loader import EvalLoader
+from trainer.data.reading.loader import TrainLoader
+from trainer.data.reading.order import START, Cursor
 from trainer.data.remote.copies import Copy
 from trainer.data.remote.folder import DataFolder
 
@@ -19,12 +23,29 @@ def data_folder(folder: Path, copy: Copy | None = None) -> DataFolder:
     return DataFolder(folder, read_manifest(folder), copy)
 
 
-def train_loader(folder: Path, *, copy: Copy | None = None, **options: Any) -> TrainLoader:
-    return TrainLoader(data_folder(folder, copy), **_grouped(options))
+def train_loader(
+    folder: Path,
+    *,
+    tasks: Sequence[str],
+    global_batch: int,
+    cursor: Cursor = START,
+    copy: Copy | None = None,
+    **options: Any,
+) -> TrainLoader:
+    """The loader of a run of one data folder."""
+    data = data_folder(folder, copy)
+    return TrainLoader(
+        [data],
+        samples_per_step=[global_batch],
+        tasks=data.manifest.select_tasks(tasks),
+        cursors={"": cursor},
+        **_grouped(options),
+    )
 
 
-def eval_loader(folder: Path, **options: Any) -> EvalLoader:
-    return EvalLoader(data_folder(folder), **_grouped(options))
+def eval_loader(folder: Path, *, tasks: Sequence[str], **options: Any) -> EvalLoader:
+    data = data_folder(folder)
+    return EvalLoader(data, tasks=data.manifest.select_tasks(tasks), **_grouped(options))
 
 
 def ids(batches: list[Batch]) -> list[list[int]]:

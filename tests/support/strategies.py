@@ -22,7 +22,7 @@ from paretrain import Balancer
 from tests.support.problem import Problem, two_pass_step
 from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.train import AccumulationConfig
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.runtime.checkpoints.pieces import Piece
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.checkpoints.saving import Saver

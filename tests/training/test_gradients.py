@@ -9,7 +9,7 @@ from paretrain import Balancer
 from tests.support.problem import MISSING, Problem, two_pass_step
 from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.train import AccumulationConfig
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.runtime.engines.engine import TorchEngine
 from trainer.runtime.engines.precision import LossScale
 from trainer.training.gradients import forward_backward

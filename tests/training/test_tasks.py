@@ -11,6 +11,7 @@ from trainer.config.file import load_config
 from trainer.config.sections.tasks import TaskConfig
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.tables import load_index
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.training.tasks import build_tasks, deciding_metrics, metric_names, section_of
 
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path, **sections: TaskConfig):
-    return build_tasks(read_manifest(folder), None, sections, folder)
+    return build_tasks(read_manifest(folder), None, sections, [DataFolder(folder, read_manifest(folder))])
 
 
 def test_a_name_counts_before_a_pattern_and_that_before_a_kind() -> None:

@@ -1,6 +1,7 @@
 """`paretrain check`: try everything that a run needs, without training."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 from rich.table import Table
@@ -11,10 +12,11 @@ from trainer.commands.measure import measure_sizes
 from trainer.commands.memory import MemoryEstimate, estimate_memory
 from trainer.config.machine import num_cores, try_to_write
 from trainer.config.schema import Experiment
+from trainer.config.sections.data import DataConfig
 from trainer.config.sections.train import TrainConfig
-from trainer.data.format.manifest import Manifest
 from trainer.data.reading.bad_samples import check_rare
-from trainer.data.reading.order import check_global_batch
+from trainer.data.reading.shares import samples_per_step
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
@@ -50,20 +52,21 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     with joined(alone) as runtime:
         find_start(experiment, runtime)
         data = open_data(experiment.data, runtime)
-        manifest = data.manifest
-        check_global_batch(manifest.num_samples("train"), global_batch=config.global_batch, world_size=processes)
+        counts = samples_per_step(experiment.data, data.sources, config.global_batch, processes)
         micro_batch = config.model_copy(update={"global_batch": config.global_batch // processes})
+        loading = _of_one_process(loading, data.sources, [count // processes for count in counts])
         run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime)
         batch = run.to_device(next(run.train_batches))
-        unusable = run.train_batches.bad_samples.report()
-        check_rare(unusable, num_samples=manifest.num_samples("train"), max_fraction=experiment.data.max_bad_fraction)
+        unusable = [stream.bad_samples.report() for stream in run.train_batches.streams]
+        for stream, report in zip(run.train_batches.streams, unusable, strict=True):
+            check_rare(report, num_samples=stream.num_samples, max_fraction=experiment.data.max_bad_fraction)
         started = time.perf_counter()
         try:
             balance = forward_backward(run.learner, batch)
         except BalanceError as error:
             raise UserError(f"the first batch cannot be balanced: {error}") from error
         seconds = time.perf_counter() - started
-        sizes = measure_sizes(run, manifest, batch)
+        sizes = measure_sizes(run, batch)
     needed = estimate_memory(
         sizes,
         experiment.parallel.strategy,
@@ -72,16 +75,17 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         experiment.parallel.shard_processes,
         experiment.parallel.gather,
     )
+    places = [source.path for source in experiment.data.folders.values()]
     num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
     sent = message_bytes(len(run.task_names), processes)
     rows = {
-        "data": _data(manifest, experiment.data.path),
+        "data": "\n".join(_data(source, place) for source, place in zip(data.sources, places, strict=True)),
         "tasks": f"{len(run.task_names)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
         "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
         **({"notes": "; ".join(run.notes)} if run.notes else {}),
         "optimizer": f"{experiment.optimizer.name}: " + "\n".join(run.groups),
         "batch": _batch(config, processes),
-        "length": _length(config, manifest.num_samples("train")),
+        "length": "\n".join(_length(config, source, count) for source, count in zip(data.sources, counts, strict=True)),
         "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",
         "memory": _memory(needed, experiment.parallel.strategy),
         "one batch": f"{seconds:.3f} s forward and backward; {_losses(balance, run.task_names)}",
@@ -91,15 +95,32 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Terminal().print(table)
-    if unusable.total:
-        print(f"{unusable.total.total()} samples of the batch cannot be used. The first is {unusable.first}")
+    for report in unusable:
+        if report.total:
+            print(f"{report.total.total()} samples of the batch cannot be used. The first is {report.first}")
     if gpu_gib is not None:
         _compare(needed, gpu_gib)
 
 
-def _data(manifest: Manifest, path: str) -> str:
+def _of_one_process(config: DataConfig, sources: Sequence[DataFolder], counts: Sequence[int]) -> DataConfig:
+    """Return the section with which one process has so many samples of each source."""
+    if not config.sources:
+        return config
+    shares = {
+        source.name: config.sources[source.name].model_copy(update={"share": count})
+        for source, count in zip(sources, counts, strict=True)
+    }
+    return config.model_copy(update={"sources": shares, "temperature": None, "multiple_of": 1})
+
+
+def _data(source: DataFolder, path: str) -> str:
+    manifest = source.manifest
     samples = ", ".join(f"{manifest.num_samples(split):,} {split}" for split in manifest.splits)
-    return f"{manifest.name} in {path}: {samples} samples, as the manifest says"
+    return f"{_named(source)}{manifest.name} in {path}: {samples} samples, as the manifest says"
+
+
+def _named(source: DataFolder) -> str:
+    return f"{source.name}: " if source.name else ""
 
 
 def _batch(config: TrainConfig, processes: int) -> str:
@@ -110,9 +131,13 @@ def _batch(config: TrainConfig, processes: int) -> str:
     return f"{config.global_batch} samples per step = {' x '.join(factors)} x {each}"
 
 
-def _length(config: TrainConfig, num_samples: int) -> str:
-    steps_per_epoch = num_samples // config.global_batch
-    return f"{config.steps:,} steps = {config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps"
+def _length(config: TrainConfig, source: DataFolder, samples_per_step: int) -> str:
+    steps_per_epoch = source.manifest.num_samples("train") // samples_per_step
+    epochs = f"{config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps"
+    if not source.name:
+        return f"{config.steps:,} steps = {epochs}"
+    repeats = f"repeats after step {steps_per_epoch:,}" if steps_per_epoch < config.steps else "never repeats"
+    return f"{source.name}: {samples_per_step} samples a step, {epochs}, {repeats}"
 
 
 def _losses(balance: Balance, names: list[str]) -> str:

@@ -117,7 +117,7 @@ def _of_data(folder: Path, samples: int, tasks: Sequence[str] | None) -> Table:
         raise UserError(f"{folder} is neither a run's folder ({CONFIG}) nor a data folder ({MANIFEST_NAME})")
     with joined(ParallelConfig(device="cpu")) as runtime:
         data = open_split(DataConfig(path=str(folder)), "train", runtime)
-    manifest = data.manifest
+    manifest = data.sources[0].manifest
     if not isinstance(manifest.input, FeaturesSpec):
         raise UserError(
             f"{folder} holds images; expected rows of features. Train a run on them, and type: paretrain couple RUN"
@@ -135,10 +135,11 @@ def _of_data(folder: Path, samples: int, tasks: Sequence[str] | None) -> Table:
 def _of_run(folder: Path, samples: int, tasks: Sequence[str] | None, step: int | None) -> Table:
     with trained(folder, "train", step, tasks) as run:
         columns = label_columns(run.specs)
-        ids_N = some_samples(run.data.manifest, "train", samples, SEED)
+        manifest = run.data.only.manifest
+        ids_N = some_samples(manifest, "train", samples, SEED)
         batches = [(as_vectors(z), label_values(run.specs, targets)) for z, targets in represented(run, "train", ids_N)]
         source = f"the representation of {folder}, step {read_state(run.snapshot).step}"
-        return _table(source, columns, batches, run.data.manifest.num_samples("train"))
+        return _table(source, columns, batches, manifest.num_samples("train"))
 
 
 def _table(source: str, columns: Sequence[str], batches: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> Table:

@@ -7,9 +7,9 @@ from pathlib import Path
 from models import Task
 from trainer.commands.trained import trained
 from trainer.data.format.specs import TaskSpec
+from trainer.data.reading.batch import RankOptions
+from trainer.data.reading.eval_loader import EvalLoader
 from trainer.data.reading.images import to_input
-from trainer.data.reading.loader import EvalLoader, RankOptions
-from trainer.data.remote.folder import DataFolder
 from trainer.runtime.engines.averaging import has_averages
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.prepare_data import Data
@@ -46,7 +46,7 @@ class Evaluated:
     @property
     def specs(self) -> list[TaskSpec]:
         """The tasks, as the data describe them."""
-        return list(self.data.manifest.select_tasks([task.name for task in self.tasks]))
+        return list(self.data.spec.select_tasks([task.name for task in self.tasks]))
 
 
 def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, processes: int | None) -> Evaluated:
@@ -63,22 +63,25 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     with trained(run_dir, split, step, processes=processes or launched) as run:
-        experiment, runtime, tasks, manifest = run.experiment, run.runtime, list(run.tasks), run.data.manifest
+        experiment, runtime, tasks = run.experiment, run.runtime, list(run.tasks)
         names = metric_names(tasks, experiment.tasks)
         evaluated_step = read_state(run.snapshot).step
         found = evaluate(
             run.network,
-            EvalLoader(
-                DataFolder(run.data.folder, manifest, run.data.copy),
-                split=split,
-                tasks=[task.name for task in tasks],
-                # The batch that the run itself evaluates on each process: it fits into memory.
-                batch_size=experiment.train.global_batch // experiment.parallel.processes,
-                options=RankOptions(rank=runtime.rank, world_size=runtime.world_size),
-            ),
+            {
+                source.name: EvalLoader(
+                    source,
+                    split=split,
+                    tasks=run.specs,
+                    # The batch that the run itself evaluates on each process: it fits into memory.
+                    batch_size=experiment.train.global_batch // experiment.parallel.processes,
+                    options=RankOptions(rank=runtime.rank, world_size=runtime.world_size),
+                )
+                for source in run.data.sources
+            },
             tasks,
             names,
-            lambda inputs: to_input(inputs, manifest.input, runtime.device),
+            lambda inputs: to_input(inputs, run.data.spec.input, runtime.device),
             runtime,
         )
         averaged = has_averages(run.snapshot.optimizer)

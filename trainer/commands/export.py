@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from models.encoders.transformers import TransformersEncoder
 from trainer.commands.model_card import model_card
 from trainer.config.schema import Experiment
 from trainer.config.sections.parallel import ParallelConfig
-from trainer.data.format.manifest import Manifest
+from trainer.data.format.specs import DataSpec
 from trainer.errors import UserError
 from trainer.files import make_folder, replace
 from trainer.observe.read_run import read_run
@@ -25,7 +26,7 @@ from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal
 from trainer.training.build import build_network, fill
-from trainer.training.prepare_data import open_split
+from trainer.training.prepare_data import Data, open_split
 from trainer.training.restore import read_state
 from trainer.training.tasks import build_tasks
 
@@ -53,14 +54,13 @@ def export_run(run_dir: Path, out: Path, step: int | str | None) -> None:
     data = experiment.data
     with joined(ParallelConfig()) as runtime:
         opened = open_split(data, None, runtime)
-        manifest = opened.manifest
-        tasks = build_tasks(manifest, data.tasks, experiment.tasks, opened.folder)
+        tasks = build_tasks(opened.spec, data.tasks, experiment.tasks, opened.sources)
         snapshot = load(path, runtime)
     weights = averaged_weights(snapshot.model, snapshot.optimizer)
     if experiment.model.tower:
         weights = _without_towers(weights)
-    network = _evaluated(experiment, manifest, tasks, weights, path)
-    about = _describe(run_dir, experiment, manifest, tasks, network, snapshot)
+    network = _evaluated(experiment, opened.spec, tasks, weights, path)
+    about = _describe(run_dir, experiment, opened, tasks, network, snapshot)
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
     text = model_card(about, {name: tuple(tensor.shape) for name, tensor in weights.items()}, out.name)
     content = safetensors.torch.save(weights, metadata)
@@ -94,24 +94,26 @@ def _without_towers(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _evaluated(
-    experiment: Experiment, manifest: Manifest, tasks: list[Task], weights: Mapping[str, Tensor], path: Path
+    experiment: Experiment, data: DataSpec, tasks: list[Task], weights: Mapping[str, Tensor], path: Path
 ) -> MultiTaskModel:
     """Build the model without towers and load the weights, which shows that the file can be loaded."""
     model = experiment.model.model_copy(update={"tower": None})
-    network = build_network(experiment.model_copy(update={"model": model}), manifest, tasks)
-    fill(network, weights, path, experiment.data.path)
+    network = build_network(experiment.model_copy(update={"model": model}), data, tasks)
+    fill(network, weights, path, experiment.data.places)
     return network
 
 
 def _describe(
     run_dir: Path,
     experiment: Experiment,
-    manifest: Manifest,
+    opened: Data,
     tasks: list[Task],
     network: MultiTaskModel,
     snapshot: Snapshot,
 ) -> dict[str, Any]:
-    specs = {spec.name: spec.model_dump(mode="json") for spec in manifest.tasks}
+    manifests = [source.manifest for source in opened.sources]
+    samples = sum((Counter({split: each.num_samples(split) for split in each.splits}) for each in manifests), Counter())
+    specs = {spec.name: spec.model_dump(mode="json") for spec in opened.spec.tasks}
     state, encoder, head = read_state(snapshot), experiment.model.encoder, experiment.model.head
     folder = read_run(run_dir)
     if folder.info is None:
@@ -130,7 +132,7 @@ def _describe(
             "linear": experiment.model.linear_heads,
             "takes": head.takes,
         },
-        "input": manifest.input.model_dump(mode="json") | {"shape": manifest.input.encoder_shape},
+        "input": opened.spec.input.model_dump(mode="json") | {"shape": opened.spec.input.encoder_shape},
         "tasks": [
             {"type": type(task).__name__, "arguments": asdict(task), "data": specs[task.name]}  # type: ignore[call-overload]
             for task in tasks
@@ -144,10 +146,10 @@ def _describe(
             "split": evaluated[-1].get("split", "test") if evaluated else None,
             "split_samples": evaluated[-1].get("samples") if evaluated else None,
             "data": {
-                "name": manifest.name,
-                "made_by": manifest.made_by,
-                "samples": {split: manifest.num_samples(split) for split in manifest.splits},
-                "fingerprint": manifest.fingerprint("train"),
+                "name": opened.spec.name,
+                "made_by": opened.spec.made_by,
+                "samples": dict(samples),
+                "fingerprint": ", ".join(source.manifest.fingerprint("train") for source in opened.sources),
             },
             **provenance,
         },

@@ -14,25 +14,23 @@ from models.heads.task_heads import SharedLinear
 from models.levels import Z
 from paretrain import Balancer
 from trainer.commands.memory import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
-from trainer.data.format.manifest import Manifest
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.runtime.engines.precision import lower_precision
 from trainer.training.build import build_network
 from trainer.training.groups import settings
 from trainer.training.run import Run
 
 
-def measure_sizes(run: Run, manifest: Manifest, batch: Batch) -> Sizes:
+def measure_sizes(run: Run, batch: Batch) -> Sizes:
     """Measure one more forward, of a plain network, so that no strategy's copies are counted as activations.
 
     Args:
         run: the run on trial.
-        manifest: the manifest of its data.
         batch: one process's part of a step. One micro-batch of it goes through the network.
     """
     experiment = run.experiment
     tasks = run.learner.tasks
-    network = build_network(experiment, manifest, tasks).to(run.runtime.device)
+    network = build_network(experiment, run.data.spec, tasks).to(run.runtime.device)
     lower_precision(network, experiment.parallel.precision, run.runtime.device)
     balancer = Balancer(run.task_names)
     num_samples = len(batch.inputs) // experiment.train.accumulation.steps

@@ -81,8 +81,9 @@ def _columns(evaluated: Evaluated) -> list[_Column]:
     if predicted is None:
         raise UserError("all tasks have a target for every pixel: there is no prediction of a sample to write")
     # The labels as the data have them: the model is given standardised ones.
-    labels_NT = load_index(data.folder, data.manifest, evaluated.split)[1][predicted.sample_ids_N]
-    places = {spec.name: place for place, spec in enumerate(scalar_tasks(data.manifest.tasks))}
+    manifest = data.only.manifest
+    labels_NT = load_index(data.only.path, manifest, evaluated.split)[1][predicted.sample_ids_N]
+    places = {spec.name: place for place, spec in enumerate(scalar_tasks(manifest.tasks))}
     columns = [_Column("sample", predicted.sample_ids_N)]
     for spec in _described(evaluated.specs):
         labels_N, answers_NC = labels_NT[:, places[spec.name]], predicted.answers[spec.name]

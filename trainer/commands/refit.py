@@ -97,7 +97,7 @@ def _refuse_taken(out: Path) -> None:
 
 def _divide(run: Trained) -> tuple[np.ndarray, str, np.ndarray]:
     """Return the train samples to fit, the split to compare on, and its samples."""
-    manifest = run.data.manifest
+    manifest = run.data.only.manifest
     ids_N = np.arange(manifest.num_samples("train"))
     split = next((name for name in VALIDATION if name in manifest.splits), None)
     if split is not None:
@@ -131,7 +131,7 @@ def _write(run: Trained, experiment: Experiment, heads: Mapping[int, Head], refi
     state, runtime = read_state(run.snapshot), run.runtime
     network = run.network
     if heads:
-        network = build_network(experiment, run.data.manifest, run.tasks)
+        network = build_network(experiment, run.data.spec, run.tasks)
         network.encoder.load_state_dict(run.network.encoder.state_dict())
         with torch.no_grad():
             for task in range(len(run.tasks)):

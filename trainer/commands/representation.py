@@ -15,7 +15,6 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec
 from trainer.data.reading.images import to_input
 from trainer.data.reading.reader import SplitReader
-from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.training.prepare_data import Data
 
@@ -29,7 +28,7 @@ def represented(run: Trained, split: str, ids_N: np.ndarray) -> Iterator[tuple[Z
     Raises:
         UserError: a sample cannot be used.
     """
-    spec, device = run.data.manifest.input, run.runtime.device
+    spec, device = run.data.spec.input, run.runtime.device
     run.network.eval()
     for inputs, targets in read_samples(run.data, split, [task.name for task in run.tasks], ids_N):
         yield run.network.encoder(to_input(torch.from_numpy(inputs), spec, device)), targets
@@ -55,7 +54,8 @@ def read_samples(
     Raises:
         UserError: a sample cannot be used.
     """
-    reader = SplitReader(DataFolder(data.folder, data.manifest, data.copy), split, tasks)
+    source = data.only
+    reader = SplitReader(source, split, source.manifest.select_tasks(tasks))
     try:
         for ids_B in np.array_split(ids_N, max(1, -(-len(ids_N) // BATCH))):
             if not len(ids_B):
@@ -64,7 +64,7 @@ def read_samples(
             found = reader.read_into(buffers, ids_B)
             if found.bad:
                 raise UserError(
-                    f"Bad {found.bad[0].message}.\nFind all of them with: paretrain data check {data.folder}"
+                    f"Bad {found.bad[0].message}.\nFind all of them with: paretrain data check {source.path}"
                 )
             yield buffers[0], reader.targets(ids_B, buffers, ())
     finally:

@@ -33,7 +33,7 @@ class Trained:
     @property
     def specs(self) -> Sequence[TaskSpec]:
         """The tasks, as the data describe them."""
-        return self.data.manifest.select_tasks([task.name for task in self.tasks])
+        return self.data.spec.select_tasks([task.name for task in self.tasks])
 
 
 @contextmanager
@@ -58,10 +58,10 @@ def trained(
     path = checkpoint_of(run_dir, step)
     with joined(ParallelConfig(processes=processes, device=experiment.parallel.device)) as runtime:
         data = open_split(experiment.data, split, runtime)
-        every_task = build_tasks(data.manifest, experiment.data.tasks, experiment.tasks, data.folder)
-        network = build_network(experiment, data.manifest, every_task)
+        every_task = build_tasks(data.spec, experiment.data.tasks, experiment.tasks, data.sources)
+        network = build_network(experiment, data.spec, every_task)
         snapshot = load(path, runtime)
-        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, experiment.data.path)
+        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, experiment.data.places)
         network.to(runtime.device)
-        chosen = every_task if tasks is None else build_tasks(data.manifest, tasks, experiment.tasks, data.folder)
+        chosen = every_task if tasks is None else build_tasks(data.spec, tasks, experiment.tasks, data.sources)
         yield Trained(experiment, runtime, data, chosen, network, snapshot)

@@ -49,9 +49,14 @@ def facts_of(experiment: Experiment) -> dict[str, str]:
     return {**fields, **_versions(), **_code(_own_files()), **_code(_users_files(experiment))}
 
 
-def facts_of_data(manifest: Path) -> dict[str, str]:
-    """Return the facts of a data folder; its manifest has the checksums of all its other files."""
-    return {f"data: {manifest.name}": sha256(manifest)}
+def facts_of_data(manifest: Path, source: str = "") -> dict[str, str]:
+    """Return the facts of a data folder; its manifest has the checksums of all its other files.
+
+    Args:
+        manifest: its path.
+        source: name of the folder among data.sources; empty for the only one.
+    """
+    return {f"data: {f'{source} ' if source else ''}{manifest.name}": sha256(manifest)}
 
 
 def refuse_differences(mine: Facts, world_size: int) -> None:

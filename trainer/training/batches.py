@@ -1,12 +1,14 @@
 """This rank's batches of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from models import Task
 from trainer.config.schema import Experiment
-from trainer.data.reading.loader import EvalLoader, RankOptions, TrainLoader
+from trainer.data.format.specs import TaskSpec
+from trainer.data.reading.batch import RankOptions
+from trainer.data.reading.eval_loader import EvalLoader
+from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.order import Cursor
-from trainer.data.remote.folder import DataFolder
+from trainer.data.reading.shares import samples_per_step
 from trainer.runtime.collectives import Runtime
 from trainer.training.prepare_data import Data
 
@@ -23,36 +25,45 @@ def rank_options(experiment: Experiment, runtime: Runtime) -> RankOptions:
 
 
 def open_batches(
-    experiment: Experiment, data: Data, tasks: Sequence[Task], eval_split: str, runtime: Runtime, cursor: Cursor
-) -> tuple[TrainLoader, EvalLoader]:
-    """Open this rank's batches of the train split, from `cursor` on, and of the split that is evaluated.
+    experiment: Experiment,
+    data: Data,
+    tasks: Sequence[TaskSpec],
+    eval_split: str,
+    runtime: Runtime,
+    cursors: Mapping[str, Cursor],
+) -> tuple[TrainLoader, dict[str, EvalLoader]]:
+    """Open this rank's batches of the train split, from `cursors` on, and of each source's split that is evaluated.
 
     Raises:
         UserError: the data is faulty, or the batch does not fit it or the processes.
     """
-    names, global_batch = [task.name for task in tasks], experiment.train.global_batch
     train_batches = TrainLoader(
-        DataFolder(data.folder, data.manifest, data.copy),
-        tasks=names,
-        global_batch=global_batch,
+        data.sources,
+        samples_per_step=samples_per_step(
+            experiment.data, data.sources, experiment.train.global_batch, runtime.world_size
+        ),
+        tasks=tasks,
         seed=experiment.seed,
         group_samples=experiment.data.shuffle_samples,
         augment=experiment.data.augment,
-        cursor=cursor,
+        cursors=cursors,
         eval_split=eval_split,
         options=rank_options(experiment, runtime),
     )
-    return train_batches, open_eval_batches(experiment, data, names, eval_split, runtime)
+    return train_batches, open_eval_batches(experiment, data, tasks, eval_split, runtime)
 
 
 def open_eval_batches(
-    experiment: Experiment, data: Data, task_names: Sequence[str], split: str, runtime: Runtime
-) -> EvalLoader:
-    """Open this rank's batches of one pass over a split."""
-    return EvalLoader(
-        DataFolder(data.folder, data.manifest, data.copy),
-        split=split,
-        tasks=task_names,
-        batch_size=experiment.train.global_batch // runtime.world_size,
-        options=rank_options(experiment, runtime),
-    )
+    experiment: Experiment, data: Data, tasks: Sequence[TaskSpec], split: str, runtime: Runtime
+) -> dict[str, EvalLoader]:
+    """Open this rank's batches of one pass over a split of each source, by its name."""
+    return {
+        source.name: EvalLoader(
+            source,
+            split=split,
+            tasks=tasks,
+            batch_size=experiment.train.global_batch // runtime.world_size,
+            options=rank_options(experiment, runtime),
+        )
+        for source in data.sources
+    }

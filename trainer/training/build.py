@@ -14,7 +14,7 @@ from paretrain import Balancer
 from paretrain.rules import Weighting
 from trainer.config.schema import Experiment
 from trainer.config.sections.balance import BalanceConfig
-from trainer.data.format.manifest import Manifest
+from trainer.data.format.specs import DataSpec
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.patterns import matching
@@ -22,7 +22,7 @@ from trainer.training.rules import build_weighting
 from trainer.user_code import errors_explained, is_user_code, load, place_of
 
 
-def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Task]) -> MultiTaskModel:
+def build_network(experiment: Experiment, data: DataSpec, tasks: Sequence[Task]) -> MultiTaskModel:
     """Build encoder and heads with the initial parameters that the seed determines, the same on every rank.
 
     Raises:
@@ -31,14 +31,12 @@ def build_network(experiment: Experiment, manifest: Manifest, tasks: Sequence[Ta
     config = experiment.model
     torch.manual_seed(experiment.seed)
     try:
-        encoder = build_encoder(
-            _load("encoder", config.encoder.name), config.encoder.options, manifest.input.encoder_shape
-        )
+        encoder = build_encoder(_load("encoder", config.encoder.name), config.encoder.options, data.input.encoder_shape)
         head, tower = _load("head", config.head.name), None
         if config.tower:
             tower = Tower(_load("tower", config.tower.name), config.tower.options, config.tower.weight)
         network = build_model(encoder, tasks, head, config.head.options, tower, config.linear_heads, config.head.takes)
-        _initialise_lazy(network, manifest.input.encoder_shape)
+        _initialise_lazy(network, data.input.encoder_shape)
     except ValueError as error:
         raise UserError(f"model: {error}{place_of(error)}") from error
     _refuse_tied(network)
@@ -80,7 +78,7 @@ def fill(network: MultiTaskModel, weights: Mapping[str, Tensor], checkpoint: Pat
         network: whole.
         weights: of the checkpoint.
         checkpoint: where they are from, for the error.
-        data: data.path, for the error.
+        data: where the data is, for the error.
 
     Raises:
         UserError: they do not fit.

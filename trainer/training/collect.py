@@ -25,7 +25,7 @@ class Predicted:
     """Predictions and labels, in the order of the samples in the split.
 
     Attributes:
-        sample_ids_N: of the samples.
+        sample_ids_N: of the samples, in the split of their source.
         answers: task -> probabilities of its classes, or standardised numbers as one column, (N, C) float32.
         labels: task -> class indices with MISSING, or standardised numbers with NaN, (N,) float32.
     """
@@ -100,6 +100,18 @@ class Collector:
             answers=dict(zip(names, answers, strict=True)),
             labels=dict(zip(names, labels_NT.T, strict=True)),
         )
+
+
+def together(parts: Sequence[Predicted | None]) -> Predicted | None:
+    """Join the predictions of several sources, one source after the other; None where one of them has none."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return Predicted(
+        sample_ids_N=np.concatenate([part.sample_ids_N for part in known]),
+        answers={task: np.concatenate([part.answers[task] for part in known]) for task in known[0].answers},
+        labels={task: np.concatenate([part.labels[task] for part in known]) for task in known[0].labels},
+    )
 
 
 def has_one_target(task: Task) -> bool:

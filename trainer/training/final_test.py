@@ -1,8 +1,10 @@
 """The end of a run that was evaluated on another split: the test split, once, with the checkpoint that counts."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
-from trainer.data.reading.loader import EvalLoader
+from trainer.data.reading.eval_loader import EvalLoader
 from trainer.errors import UserError
 from trainer.observe.heartbeat import State
 from trainer.observe.metrics import read_metrics
@@ -29,7 +31,7 @@ def step_that_counts(run: Run) -> int:
 
 def needs_test(run: Run) -> bool:
     """Return whether a run that makes no more steps still has to be evaluated on the test split. Collective."""
-    if run.eval_split == TEST or TEST not in run.data.manifest.splits:
+    if run.eval_split == TEST or not run.data.has(TEST):
         return False
     path, step = run.experiment.run_dir / METRICS, step_that_counts(run)
     return run.runtime.on_main(
@@ -49,7 +51,7 @@ def run_final_test(run: Run, observers: Observers) -> None:
     runtime.set_phase(f"the test of step {step}", patient=True)
     observers.beat(run.step, State.EVALUATING)
     started = run.throughput.elapsed_seconds
-    run.data.fetch(run.data.manifest.split(TEST).shards, runtime)
+    run.data.fetch_split(TEST, runtime)
     found = _of_the_last_step(run) if step == run.step else _of_an_earlier_step(run, step)
     averaged, seconds = run.experiment.optimizer.ema_decay is not None, run.throughput.elapsed_seconds - started
     deciding = deciding_metrics(run.learner.tasks, run.experiment.tasks)
@@ -60,7 +62,8 @@ def _of_the_last_step(run: Run) -> Evaluation:
     batches = _batches(run)
     with run.learner.engine.averaged():
         found = _evaluated(run, run.learner.engine.predictor, batches)
-    batches.close()
+    for each in batches.values():
+        each.close()
     return found
 
 
@@ -73,20 +76,22 @@ def _of_an_earlier_step(run: Run, step: int) -> Evaluation:
             f"evaluate the last one: paretrain eval {run.experiment.run_dir}"
         )
     snapshot = load(path, run.runtime)
-    network = build_network(run.experiment, run.data.manifest, run.learner.tasks)
-    fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, run.experiment.data.path)
+    network = build_network(run.experiment, run.data.spec, run.learner.tasks)
+    fill(network, averaged_weights(snapshot.model, snapshot.optimizer), path, run.experiment.data.places)
     lower_precision(network, run.experiment.parallel.precision, run.runtime.device)
     batches = _batches(run)
     network.to(run.runtime.device)
     found = _evaluated(run, network, batches)
-    batches.close()
+    for each in batches.values():
+        each.close()
     return found
 
 
-def _evaluated(run: Run, model: nn.Module, batches: EvalLoader) -> Evaluation:
+def _evaluated(run: Run, model: nn.Module, batches: Mapping[str, EvalLoader]) -> Evaluation:
     tasks = run.learner.tasks
     return evaluate(model, batches, tasks, metric_names(tasks, run.experiment.tasks), run.to_input, run.runtime)
 
 
-def _batches(run: Run) -> EvalLoader:
-    return open_eval_batches(run.experiment, run.data, run.task_names, TEST, run.runtime)
+def _batches(run: Run) -> dict[str, EvalLoader]:
+    specs = run.data.spec.select_tasks(run.task_names)
+    return open_eval_batches(run.experiment, run.data, specs, TEST, run.runtime)

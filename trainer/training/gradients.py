@@ -14,7 +14,7 @@ from torch import Tensor
 from models import training_losses
 from models.freezing import trained
 from paretrain import Balance
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.training.learner import Learner
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from paretrain import BalanceError, NonFiniteError
 from trainer.data.reading.bad_samples import check_rare, combined
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.errors import SharedError, UnfinishedError, UserError
 from trainer.observe.heartbeat import State
 from trainer.observe.observers import Observers
@@ -116,11 +116,13 @@ def _publish_step(run: Run, result: StepResult, observers: Observers) -> None:
 def _publish_progress(run: Run, result: StepResult, observers: Observers) -> None:
     """Publish a step's numbers, and the samples that could not be used. Collective."""
     bad_samples = _bad_samples(run, observers)
+    epochs = {stream.data.name: stream.cursor.epoch for stream in run.train_batches.streams}
     record = train_record(
         run.step,
         result,
         run.task_names,
-        epoch=run.train_batches.cursor.epoch,
+        epoch=min(epochs.values()),
+        **({"epochs": epochs} if len(epochs) > 1 else {}),
         samples=run.samples,
         **run.throughput.read(),
         learning_rate=learning_rate(run.step - 1, run.experiment.train.steps, run.experiment.optimizer),
@@ -134,12 +136,14 @@ def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:
     Raises:
         UserError: there are more of them than data.max_bad_fraction allows; the same on every rank.
     """
-    report = combined(run.runtime.gather(run.train_batches.bad_samples.report()))
-    for found in report.news:
-        observers.note(run.step, f"bad {found}")
-    num_samples, max_fraction = run.train_batches.num_samples, run.experiment.data.max_bad_fraction
-    check_rare(report, num_samples=num_samples, max_fraction=max_fraction)
-    return dict(report.total)
+    total: Counter[str] = Counter()
+    for stream in run.train_batches.streams:
+        report = combined(run.runtime.gather(stream.bad_samples.report()))
+        for found in report.news:
+            observers.note(run.step, f"bad {found}")
+        check_rare(report, num_samples=stream.num_samples, max_fraction=run.experiment.data.max_bad_fraction)
+        total += report.total
+    return dict(total)
 
 
 def _cache_use(run: Run) -> dict[str, dict[str, int]]:
@@ -184,7 +188,7 @@ def _evaluate(run: Run, observers: Observers) -> Evaluation:
     run.runtime.set_phase(f"the evaluation after step {run.step}", patient=True)
     observers.beat(run.step, State.EVALUATING)
     started = run.throughput.elapsed_seconds
-    run.data.fetch(run.data.manifest.split(run.eval_split).shards, run.runtime)
+    run.data.fetch_split(run.eval_split, run.runtime)
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.
     run.runtime.broadcast_(learner.network.buffers())
     with learner.engine.averaged():

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from trainer.data.reading.loader import Batch, TrainLoader
+from trainer.data.reading.batch import Batch
+from trainer.data.reading.loader import TrainLoader
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.runtime.collectives import Runtime

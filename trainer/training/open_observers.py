@@ -80,16 +80,26 @@ def _first_line(run: Run, checkpoint: Checkpoint | None) -> str:
     return (
         f"{experiment.name}: {len(run.task_names)} tasks, {experiment.balance.words}, on {count} "
         f"process{'es' if count > 1 else ''}; {experiment.train.global_batch} samples a step, "
-        f"{run.train_batches.steps_per_epoch} steps an epoch; "
+        f"{_epochs(run)}; "
         + (f"goes on after step {run.step}{_other_batch(run, checkpoint)}" if checkpoint else "starts")
     )
 
 
+def _epochs(run: Run) -> str:
+    streams = run.train_batches.streams
+    if len(streams) == 1:
+        return f"{streams[0].steps_per_epoch} steps an epoch"
+    each = (f"{stream.data.name} {stream.samples_per_step} of {stream.num_samples:,}" for stream in streams)
+    return f"of sources: {', '.join(each)}"
+
+
 def _other_batch(run: Run, checkpoint: Checkpoint) -> str:
-    before, cursor = checkpoint.state.global_batch, run.train_batches.cursor
+    before, streams = checkpoint.state.global_batch, run.train_batches.streams
     if before == run.experiment.train.global_batch:
         return ""
-    return (
-        f", where a step had {before} samples; epoch {cursor.epoch} goes on at its sample {cursor.samples:,}, "
-        "none lost or repeated"
+    places = (
+        f"epoch {stream.cursor.epoch} {f'of {stream.data.name} ' if stream.data.name else ''}goes on at its sample "
+        f"{stream.cursor.samples:,}"
+        for stream in streams
     )
+    return f", where a step had {before} samples; {', '.join(places)}, none lost or repeated"

@@ -1,23 +1,26 @@
-"""From data.path to a data folder that every rank can read: fetched where it is remote, and verified.
+"""From the paths of a configuration to data folders that every rank can read: fetched where remote, and verified.
 
 A rank may be busy with that for hours, or wait for a server, so every long part runs under `run_while_polling`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from trainer.config.sections.data import DataConfig
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, ShardSpec, read_manifest
+from trainer.data.format.specs import DataSpec
 from trainer.data.format.tables import Table
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
-from trainer.data.reading.order import Cursor
-from trainer.data.remote.copies import Copy, copy_at
-from trainer.data.remote.folder import check_room, fits, open_folder
+from trainer.data.reading.mixture import merged
+from trainer.data.reading.order import START, Cursor, order_seed
+from trainer.data.remote.copies import copy_at
+from trainer.data.remote.folder import DataFolder, check_room, fits, open_folder
 from trainer.data.remote.shards import check_remote, fetch_shards
+from trainer.errors import UserError
 from trainer.runtime.agreement import facts_of_data, refuse_differences
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.polling import run_while_polling
@@ -27,70 +30,94 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Data:
-    """A data folder that this rank can read, whose manifest is parsed once a start.
+    """What a run reads, whose manifests are parsed once a start.
 
     Attributes:
-        folder: on this machine.
-        manifest: of the folder.
-        copy: the remote data that the folder is a copy of; None for a folder of this machine.
+        sources: the data folders that this rank can read: those of data.sources in the order of their names, or the
+            only one.
+        spec: what the samples of all of them contain.
         fetched_bytes: of shards that this rank has fetched into the cache, before and during training.
     """
 
-    folder: Path
-    manifest: Manifest
-    copy: Copy | None
+    sources: tuple[DataFolder, ...]
+    spec: DataSpec
     fetched_bytes: int = 0
 
-    def fetch(self, shards: Sequence[ShardSpec], runtime: Runtime) -> None:
-        """Fetch the shards that are not here yet. Collective.
+    def fetch(self, wanted: Callable[[DataFolder], Sequence[ShardSpec]], runtime: Runtime) -> None:
+        """Fetch the shards that `wanted` names of each source and that are not here yet. Collective.
 
         Raises:
             UserError: one of them cannot be fetched; the same on every rank.
         """
-        if self.copy:
-            ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
-            fetching = fetch_shards(self.copy, shards, **ranks, shows=runtime.is_main)
-            self.fetched_bytes += run_while_polling(runtime, lambda: sum(fetching))
+        for source in self.sources:
+            if source.copy:
+                ranks = {"rank": runtime.rank, "world_size": runtime.world_size}
+                fetching = fetch_shards(source.copy, wanted(source), **ranks, shows=runtime.is_main)
+                self.fetched_bytes += run_while_polling(runtime, partial(sum, fetching))
+
+    def fetch_split(self, split: str, runtime: Runtime) -> None:
+        """Fetch the shards of a split that are not here yet. Collective.
+
+        Raises:
+            UserError: one of them cannot be fetched; the same on every rank.
+        """
+        self.fetch(lambda source: source.manifest.split(split).shards, runtime)
+
+    def has(self, split: str) -> bool:
+        """Return whether every source has a split."""
+        return all(split in source.manifest.splits for source in self.sources)
+
+    @property
+    def only(self) -> DataFolder:
+        """The only data folder, for commands that read one.
+
+        Raises:
+            UserError: there are several.
+        """
+        if len(self.sources) > 1:
+            names = ", ".join(source.name for source in self.sources)
+            raise UserError(f"expected a run of one data folder (data.path); this one has sources: {names}")
+        return self.sources[0]
 
 
 def open_data(config: DataConfig, runtime: Runtime) -> Data:
-    """Read the manifest and verify every shard, each rank its part; fetch first what is remote. Collective.
+    """Read the manifests and verify every shard, each rank its part; fetch first what is remote. Collective.
 
     Where the cache cannot hold all remote data, this only asks the server for each shard; a shard is then verified when
     it is fetched.
 
     Raises:
-        UserError: the folder, a shard or a task is not as expected or not the same on every rank, a task has no
+        UserError: a folder, a shard or a task is not as expected or not the same on every rank, a task has no
             label to learn from, or the cache is too small.
     """
-    data = _open(config, runtime)
-    manifest, copy, max_bytes = data.manifest, data.copy, config.cache.max_bytes
+    data, max_bytes = _open(config, runtime), config.cache.max_bytes
+    copies = [source.manifest for source in data.sources if source.copy]
+    whole = fits(copies, max_bytes)
     with runtime.raise_together():
-        manifest.split("train")
-        if config.tasks is not None:
-            manifest.select_tasks(config.tasks)
-        whole = fits(manifest, max_bytes)
-        if copy and not whole:
-            check_room(manifest, config.shuffle_samples, max_bytes)
-    refuse_differences(facts_of_data(data.folder / MANIFEST_NAME), runtime.world_size)
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+        for source in data.sources:
+            source.manifest.split("train")
+        if not whole:
+            check_room(copies, config.shuffle_samples, max_bytes)
+    facts = [facts_of_data(source.path / MANIFEST_NAME, source.name) for source in data.sources]
+    refuse_differences({name: fact for each in facts for name, fact in each.items()}, runtime.world_size)
     if whole:
-        data.fetch(shards, runtime)
+        data.fetch(lambda source: _all_shards(source.manifest), runtime)
 
-    def verify() -> list[str]:
-        if copy and not whole:
-            check_remote(copy, shards[runtime.rank :: runtime.world_size])
-        tables = _verify(config, data, None, runtime)
-        return check_trainable(data.folder, manifest, config.tasks, tables["train"])
+    def verify(source: DataFolder) -> list[str]:
+        if source.copy and not whole:
+            check_remote(source.copy, _all_shards(source.manifest)[runtime.rank :: runtime.world_size])
+        tables = _verify(config, source, None, runtime)
+        return check_trainable(source.path, source.manifest, _trained(source, data.spec, config.tasks), tables["train"])
 
-    for warning in run_while_polling(runtime, verify):
-        if runtime.is_main:
-            logger.warning("%s", warning)
+    for source in data.sources:
+        for warning in run_while_polling(runtime, partial(verify, source)):
+            if runtime.is_main:
+                logger.warning("%s", warning)
     return data
 
 
 def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
-    """Read the manifest and verify a split, to evaluate or describe what was trained. Collective.
+    """Read the manifests and verify a split, to evaluate or describe what was trained. Collective.
 
     Args:
         config: of the run.
@@ -98,23 +125,22 @@ def open_split(config: DataConfig, split: str | None, runtime: Runtime) -> Data:
         runtime: the processes.
 
     Raises:
-        UserError: the folder, a shard or a task is not as expected, or there is no such split.
+        UserError: a folder, a shard or a task is not as expected, or there is no such split.
     """
     data = _open(config, runtime)
-    run_while_polling(runtime, lambda: _verify(config, data, split, runtime))
+    for source in data.sources:
+        run_while_polling(runtime, partial(_verify, config, source, split, runtime))
     return data
 
 
 def fetch_first(
-    data: Data, cursor: Cursor, runtime: Runtime, *, seed: int, group_samples: int, eval_split: str
+    data: Data, cursors: Mapping[str, Cursor], runtime: Runtime, *, seed: int, group_samples: int, eval_split: str
 ) -> None:
-    """Fetch the shards that training begins with at `cursor`, and those of evaluations, where they are not here.
-
-    Collective.
+    """Fetch the shards that training begins with, and those of evaluations, where they are not here. Collective.
 
     Args:
         data: opened.
-        cursor: where training begins.
+        cursors: source's name -> where training begins in it; without one, at the start.
         runtime: the processes.
         seed: of the order.
         group_samples: samples that are shuffled together.
@@ -123,26 +149,68 @@ def fetch_first(
     Raises:
         UserError: one of them cannot be fetched.
     """
-    train = data.manifest.split("train").shards
-    _, first = next(groups_from(cursor, train, seed=seed, group_samples=group_samples))
-    data.fetch([*first, *data.manifest.split(eval_split).shards], runtime)
+
+    def wanted(source: DataFolder) -> list[ShardSpec]:
+        train, cursor = source.manifest.split("train").shards, cursors.get(source.name, START)
+        own_seed = order_seed(seed, source.name)
+        _, first = next(groups_from(cursor, train, seed=own_seed, group_samples=group_samples))
+        return [*first, *source.manifest.split(eval_split).shards]
+
+    data.fetch(wanted, runtime)
 
 
 def _open(config: DataConfig, runtime: Runtime) -> Data:
     cache = config.cache
-    folder = run_while_polling(runtime, lambda: open_folder(config.path, cache.dir, cache.max_bytes))
+    folders = {
+        name: run_while_polling(runtime, partial(open_folder, source.path, cache.dir, cache.max_bytes))
+        for name, source in config.folders.items()
+    }
     with runtime.raise_together():
-        data = Data(folder, read_manifest(folder), copy_at(folder, cache.dir, cache.max_bytes))
-    return data
+        sources = tuple(
+            DataFolder(
+                folder,
+                read_manifest(folder),
+                copy_at(folder, cache.dir, cache.max_bytes),
+                name,
+                config.folders[name].tasks,
+            )
+            for name, folder in folders.items()
+        )
+        spec = merged(sources)
+        if config.tasks is not None:
+            spec.select_tasks(config.tasks)
+    return Data(sources, spec)
 
 
-def _verify(config: DataConfig, data: Data, split: str | None, runtime: Runtime) -> dict[str, tuple[Table, Table]]:
+def _all_shards(manifest: Manifest) -> list[ShardSpec]:
+    return [shard for split in manifest.splits.values() for shard in split.shards]
+
+
+def _trained(source: DataFolder, spec: DataSpec, tasks: Sequence[str] | None) -> list[str]:
+    """Return the names of the run's tasks whose labels a source gives.
+
+    Raises:
+        UserError: there are none.
+    """
+    own = [task.name for task in source.tasks]
+    trained = [task.name for task in (spec.tasks if tasks is None else spec.select_tasks(tasks))]
+    if not set(own) & set(trained):
+        raise UserError(
+            f"data.tasks has none of the tasks of source {source.name!r} ({', '.join(own)}). Leave the source out, or "
+            "name one of them"
+        )
+    return [name for name in trained if name in own]
+
+
+def _verify(
+    config: DataConfig, source: DataFolder, split: str | None, runtime: Runtime
+) -> dict[str, tuple[Table, Table]]:
     return verify_shards(
-        data.folder,
-        data.manifest,
+        source.path,
+        source.manifest,
         None if split is None else [split],
         checksum=config.verify == "checksum",
-        is_copy=data.copy is not None,
+        is_copy=source.copy is not None,
         rank=runtime.rank,
         world_size=runtime.world_size,
     )

@@ -52,13 +52,13 @@ def read_state(snapshot: Snapshot) -> TrainState:
     return state
 
 
-def refuse_other_data(checkpoint: Checkpoint, fingerprint: str, data_path: str) -> None:
+def refuse_other_data(checkpoint: Checkpoint, fingerprint: str, places: str) -> None:
     """Refuse a checkpoint of other data, where its cursor would mean nothing.
 
     Args:
         checkpoint: to go on from.
-        fingerprint: of the data in `data_path`, as `TrainState` has it.
-        data_path: data.path of the configuration.
+        fingerprint: of the data in `places`, as `TrainState` has it.
+        places: where the data is.
 
     Raises:
         UserError: it is another one than the checkpoint's.
@@ -66,7 +66,7 @@ def refuse_other_data(checkpoint: Checkpoint, fingerprint: str, data_path: str) 
     expected = checkpoint.state.fingerprint
     if fingerprint != expected:
         raise UserError(
-            f"checkpoint {checkpoint.snapshot.path} was trained on other data than {data_path} holds now "
+            f"checkpoint {checkpoint.snapshot.path} was trained on other data than {places} holds now "
             f"(fingerprint {expected[:12]}…, found {fingerprint[:12]}…): its position in "
             "the data means nothing there. Put the old data back, or type name=ANOTHER_NAME to start a new run"
         )

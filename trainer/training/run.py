@@ -14,9 +14,12 @@ from models.freezing import trained
 from paretrain import Balancer
 from trainer.config.schema import Experiment
 from trainer.data.reading.bad_samples import joined_states
+from trainer.data.reading.batch import Batch
+from trainer.data.reading.eval_loader import EvalLoader
 from trainer.data.reading.images import to_input, to_targets
-from trainer.data.reading.loader import Batch, EvalLoader, TrainLoader
-from trainer.data.reading.order import START, Cursor
+from trainer.data.reading.loader import TrainLoader
+from trainer.data.reading.order import Cursor
+from trainer.data.reading.stream import Stream
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
@@ -42,7 +45,15 @@ from trainer.training.restore import (
 )
 from trainer.training.selection import check_select, eval_split_of, is_patience_over
 from trainer.training.start_encoder import Start, started
-from trainer.training.state import BadSamplesState, CursorState, HeldState, LossScaleState, SelectionState, TrainState
+from trainer.training.state import (
+    BadSamplesState,
+    CursorState,
+    HeldState,
+    LossScaleState,
+    SelectionState,
+    SourceState,
+    TrainState,
+)
 from trainer.training.tasks import build_tasks, metric_names
 
 
@@ -53,9 +64,9 @@ class Run:
     Attributes:
         learner: what each step changes.
         num_parameters: of "encoder" and "heads", before a strategy sharded them.
-        train_batches: endless; its cursor is part of the run's state.
+        train_batches: endless; the places in its sources are part of the run's state.
         eval_split: the split of the evaluations.
-        eval_batches: one pass over it.
+        eval_batches: one pass over it, by the name of the source.
         saver: writes checkpoints while the training goes on.
         throughput: the run's clock.
         notes: what the user should know of the network, a sentence each.
@@ -74,7 +85,7 @@ class Run:
     num_parameters: Mapping[str, int]
     train_batches: TrainLoader
     eval_split: str
-    eval_batches: EvalLoader
+    eval_batches: Mapping[str, EvalLoader]
     saver: Saver
     throughput: Throughput
     notes: Sequence[str]
@@ -99,16 +110,17 @@ class Run:
     def close(self) -> None:
         """End the data workers."""
         self.train_batches.close()
-        self.eval_batches.close()
+        for batches in self.eval_batches.values():
+            batches.close()
 
     def to_input(self, inputs: Tensor) -> Tensor:
         """Return pixels or features of the loader as the model's input, on its device."""
-        return to_input(inputs, self.data.manifest.input, self.runtime.device)
+        return to_input(inputs, self.data.spec.input, self.runtime.device)
 
     def to_device(self, batch: Batch) -> Batch:
         """Return a training batch as the model takes it: augmented, on its device."""
         device = self.runtime.device
-        inputs = to_input(batch.inputs, self.data.manifest.input, device, batch.draws)
+        inputs = to_input(batch.inputs, self.data.spec.input, device, batch.draws)
         return replace(batch, inputs=inputs, targets=to_targets(batch.targets, device, batch.draws))
 
     def count_step(self) -> None:
@@ -122,22 +134,24 @@ class Run:
         """Return what a checkpoint holds beside tensors. Collective."""
         loss_scale = self.learner.engine.loss_scale.state_dict()
         held = self.learner.balancer.renewal.state_dict()
-        bad_samples = joined_states(self.runtime.gather(self.train_batches.bad_samples.state))
         return TrainState(
             step=self.step,
             samples=self.samples,
             global_batch=self.experiment.train.global_batch,
             seconds=self.throughput.elapsed_seconds,
-            cursor=CursorState(**asdict(self.train_batches.cursor)),
+            sources={stream.data.name: self._state_of(stream) for stream in self.train_batches.streams},
             fingerprint=self.train_batches.fingerprint,
             weighting=self.learner.balancer.weighting.state_dict(),
             loss_scale=LossScaleState.model_validate(loss_scale) if loss_scale else None,
-            bad_samples=BadSamplesState(**bad_samples),
             damaged_checkpoints=self.damaged_checkpoints,
             eval_split=self.eval_split,
             selection=self.selection,
             held=HeldState.model_validate(held) if held else None,
         )
+
+    def _state_of(self, stream: Stream) -> SourceState:
+        bad_samples = joined_states(self.runtime.gather(stream.bad_samples.state))
+        return SourceState(cursor=CursorState(**asdict(stream.cursor)), bad_samples=BadSamplesState(**bad_samples))
 
     def save(self) -> None:
         """Begin to save the run as it is. Collective.
@@ -172,40 +186,44 @@ def build_run(
     Raises:
         UserError: the parts do not fit the data or one another, or the checkpoint belongs to other ones.
     """
-    tasks = build_tasks(data.manifest, experiment.data.tasks, experiment.tasks, data.folder)
+    tasks = build_tasks(data.spec, experiment.data.tasks, experiment.tasks, data.sources)
     names = metric_names(tasks, experiment.tasks)  # Here, since it refuses names that do not fit a task.
-    network = build_network(experiment, data.manifest, tasks)
+    network = build_network(experiment, data.spec, tasks)
     of_parameters = settings(network, experiment.optimizer)
-    cursor = Cursor(**checkpoint.state.cursor.model_dump()) if checkpoint else START
+    places = checkpoint.state.sources if checkpoint else {}
+    cursors = {name: Cursor(**place.cursor.model_dump()) for name, place in places.items()}
     is_new = not (checkpoint or weights_of)
     start = started(network.encoder, experiment.model.encoder, runtime) if is_new else None
     # A run goes on as it began, also where its data has got a split val in the meantime.
     eval_split = eval_split_of(
-        experiment.train.eval_split or (checkpoint.state.eval_split if checkpoint else None), data.manifest
+        experiment.train.eval_split or (checkpoint.state.eval_split if checkpoint else None),
+        [source.manifest for source in data.sources],
     )
     if experiment.train.select:
         check_select(experiment.train.select, experiment.train.eval_split, eval_split, tasks, names)
     fetch_first(
         data,
-        cursor,
+        cursors,
         runtime,
         seed=experiment.seed,
         group_samples=experiment.data.shuffle_samples,
         eval_split=eval_split,
     )
     with runtime.raise_together():
-        train_batches, eval_batches = open_batches(experiment, data, tasks, eval_split, runtime, cursor)
+        train_batches, eval_batches = open_batches(
+            experiment, data, data.spec.select_tasks([task.name for task in tasks]), eval_split, runtime, cursors
+        )
     if checkpoint:
-        refuse_other_data(checkpoint, train_batches.fingerprint, experiment.data.path)
+        refuse_other_data(checkpoint, train_batches.fingerprint, experiment.data.places)
         load_model(network, checkpoint.snapshot)
         check_optimizer(network, checkpoint.snapshot, experiment.optimizer, of_parameters)
     elif weights_of:
         weights = averaged_weights(weights_of.snapshot.model, weights_of.snapshot.optimizer)
-        fill(network, weights, weights_of.snapshot.path, experiment.data.path)
+        fill(network, weights, weights_of.snapshot.path, experiment.data.places)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
-    notes = look_over(experiment, network.to(runtime.device), data.manifest.input.encoder_shape, runtime)
+    notes = look_over(experiment, network.to(runtime.device), data.spec.input.encoder_shape, runtime)
     if start:
         notes = [start.sentence, *notes]
     groups = describe(of_parameters, trained(network))
@@ -268,7 +286,8 @@ def restore_run(run: Run, checkpoint: Checkpoint) -> None:
         load_held(run.learner.balancer, state.held, snapshot)
         snapshot.restore_generators()
     if run.runtime.is_main:  # The state counts those of all ranks.
-        run.train_batches.bad_samples.load_state(state.bad_samples.model_dump())
+        for stream in run.train_batches.streams:
+            stream.bad_samples.load_state(state.sources[stream.data.name].bad_samples.model_dump())
     run.throughput = Throughput(elapsed_seconds=state.seconds)
     run.step, run.samples = state.step, state.samples
     run.damaged_checkpoints = state.damaged_checkpoints + len(checkpoint.found.damaged)

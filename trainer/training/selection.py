@@ -23,14 +23,15 @@ IN_UNITS = (ERROR, "mae", "rmse")
 """Metrics in the units of the tasks, whose mean over several units would mean nothing."""
 
 
-def eval_split_of(asked: str | None, manifest: Manifest) -> str:
-    """Return the split of a new run's evaluations: the one asked for, else val where there is one, else test.
+def eval_split_of(asked: str | None, manifests: Sequence[Manifest]) -> str:
+    """Return the split of a new run's evaluations: the one asked for, else val where all data has one, else test.
 
     Raises:
-        UserError: the data has no such split.
+        UserError: a data folder has no such split.
     """
-    split = asked or ("val" if "val" in manifest.splits else "test")
-    manifest.split(split)
+    split = asked or ("val" if all("val" in manifest.splits for manifest in manifests) else "test")
+    for manifest in manifests:
+        manifest.split(split)
     return split
 
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.runtime.checkpoints.manifest import MAX_STEPS, first_fault
 
-VERSION: Literal[1] = 1
-"""Version of the fields below. A state without a version has the first one."""
+VERSION: Literal[2] = 2
+"""Version of the fields below. A state without a version has the first one, which had the place in one source only."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 
@@ -30,6 +30,13 @@ class BadSamplesState(_Section):
     total: dict[str, Count]
     in_epoch: dict[str, Count]
     first: str
+
+
+class SourceState(_Section):
+    """The place in a source, and its samples that could not be used, on all ranks together."""
+
+    cursor: CursorState
+    bad_samples: BadSamplesState
 
 
 class LossScaleState(_Section):
@@ -79,27 +86,25 @@ class TrainState(_Section):
         samples: train samples consumed, by all ranks.
         global_batch: samples a step.
         seconds: the run's clock.
-        cursor: the position in the data.
-        fingerprint: of the data, the seed and the shuffling: what decides which sample is at a cursor.
+        sources: the place in each source, by its name, which is empty for the only one.
+        fingerprint: of the data, the seed and the shuffling: what decides which samples are at the cursors.
         weighting: what the weighting's `state_dict` returned, of any form.
         held: the weights of the tasks; None: none are held, so the next step finds them.
         loss_scale: None where the precision is not fp16.
-        bad_samples: of all ranks together.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
         eval_split: the split of the evaluations.
         selection: the best evaluation so far; None: nothing is selected, or nothing was evaluated yet.
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     step: Count
     samples: Count
     global_batch: Annotated[int, Field(gt=0, le=MAX_STEPS)]
     seconds: float = Field(ge=0, le=1e12)
-    cursor: CursorState
+    sources: dict[str, SourceState]
     fingerprint: str
     weighting: Any
     loss_scale: LossScaleState | None
-    bad_samples: BadSamplesState
     damaged_checkpoints: Count
     eval_split: str = "test"
     """The default is what every run used before this field was there."""
@@ -108,7 +113,7 @@ class TrainState(_Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, for a checkpoint. Tensors inside `weighting` are not copied."""
-        return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in self}
+        return self.model_dump(exclude={"weighting"}) | {"weighting": self.weighting}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -117,10 +122,17 @@ class TrainState(_Section):
         Raises:
             ValueError: a field is missing, unknown or of another type, or another version wrote it.
         """
-        version = values.get("version", VERSION)
+        version = values.get("version", 1)
         if isinstance(version, int) and version > VERSION:
             raise ValueError(f"it has version {version}, this version of paretrain reads {VERSION}")
         try:
-            return cls.model_validate(dict(values))
+            return cls.model_validate(_of_version_2(values) if version == 1 else dict(values))
         except (ValidationError, RecursionError) as error:
             raise ValueError(first_fault(error)) from None
+
+
+def _of_version_2(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state of version 1 as one of version 2."""
+    of_source = {name: values[name] for name in ("cursor", "bad_samples") if name in values}
+    others = {name: value for name, value in values.items() if name not in (*of_source, "version")}
+    return {"version": 2, "sources": {"": of_source}, **others}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paretrain import Balance, NonFiniteError
 from paretrain.parameters import Slopes, slopes
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.training.gradients import copy_buffers, encoder_gradients, forward_backward, restore_buffers
 from trainer.training.learner import Learner
 from trainer.training.schedule import set_learning_rate

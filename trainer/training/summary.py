@@ -42,7 +42,8 @@ def finish(run: Run, observers: Observers, request: Request) -> None:
         RankError: a file cannot be written; the other ranks cannot know.
     """
     peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
-    bad_samples = sum(run.runtime.gather(run.train_batches.bad_samples.total), Counter())
+    mine = sum((stream.bad_samples.total for stream in run.train_batches.streams), Counter())
+    bad_samples = sum(run.runtime.gather(mine), Counter())
     if not run.runtime.is_main:
         return
     run_dir = run.experiment.run_dir

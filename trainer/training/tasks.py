@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from models import Classification, DenseRegression, Regression, Segmentation, Task
 from models.losses import ABSOLUTE, CROSS_ENTROPY, ClassLoss, NumberLoss
 from models.tasks import SPREAD
 from trainer.config.metrics import DECIDING, METRICS, metrics_of
 from trainer.config.sections.tasks import TaskConfig
-from trainer.data.format.class_counts import class_counts
-from trainer.data.format.manifest import Manifest
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec, SegmentationSpec, TaskSpec
+from trainer.data.format.specs import ClassificationSpec, DataSpec, RegressionSpec, SegmentationSpec, TaskSpec
+from trainer.data.reading.class_counts import class_counts
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError, did_you_mean
 from trainer.user_code import call, is_user_code, load
 
@@ -26,24 +25,26 @@ KINDS: Mapping[str, type] = {
 OF_CLASSES = ("cross_entropy", "focal")
 
 
-def build_tasks(manifest: Manifest, names: Sequence[str] | None, sections: Sections, folder: Path) -> list[Task]:
+def build_tasks(
+    data: DataSpec, names: Sequence[str] | None, sections: Sections, sources: Sequence[DataFolder] = ()
+) -> list[Task]:
     """Build the tasks `names` of the data, or all of them.
 
     Args:
-        manifest: of the data.
+        data: what the samples contain.
         names: of the tasks; None: all.
         sections: of the configuration.
-        folder: of the data, whose train labels `class_weights: balanced` counts.
+        sources: of the data, whose train labels `class_weights: balanced` counts.
 
     Raises:
         UserError: the data has no such task, a section does not fit its task, or is of none.
     """
     for key in sections:
-        if not any(_matches(key, spec) for spec in manifest.tasks):
-            known = [spec.name for spec in manifest.tasks]
+        if not any(_matches(key, spec) for spec in data.tasks):
+            known = [spec.name for spec in data.tasks]
             raise UserError(f"tasks.{key}: the data have no such task, nor one that matches{did_you_mean(key, known)}")
-    specs = manifest.tasks if names is None else manifest.select_tasks(names)
-    return [_build_task(spec, section_of(spec.name, spec.kind, sections), manifest, folder) for spec in specs]
+    specs = data.tasks if names is None else data.select_tasks(names)
+    return [_build_task(spec, section_of(spec.name, spec.kind, sections), sources) for spec in specs]
 
 
 def metric_names(tasks: Sequence[Task], sections: Sections) -> dict[str, list[str]]:
@@ -94,12 +95,12 @@ def _described(task: Task, fits: Sequence[str]) -> str:
     return f"task {task.name!r}, a {task.kind.replace('_', ' ')}{classes}. Its metrics: {', '.join(fits)}"
 
 
-def _build_task(spec: TaskSpec, section: TaskConfig, manifest: Manifest, folder: Path) -> Task:
+def _build_task(spec: TaskSpec, section: TaskConfig, sources: Sequence[DataFolder]) -> Task:
     if isinstance(spec, ClassificationSpec | SegmentationSpec):
         classes = spec.classes if isinstance(spec, SegmentationSpec) else len(spec.classes)
         if section.loss is not None and is_user_code(section.loss):
             return _own_task(spec, section, spec.name, classes)
-        objective = _class_loss(spec, section, manifest, folder)
+        objective = _class_loss(spec, section, sources)
         if isinstance(spec, SegmentationSpec):
             return Segmentation(spec.name, spec.classes, objective)
         return Classification(spec.name, len(spec.classes), objective)
@@ -115,7 +116,7 @@ def _build_task(spec: TaskSpec, section: TaskConfig, manifest: Manifest, folder:
 
 
 def _class_loss(
-    spec: ClassificationSpec | SegmentationSpec, section: TaskConfig, manifest: Manifest, folder: Path
+    spec: ClassificationSpec | SegmentationSpec, section: TaskConfig, sources: Sequence[DataFolder]
 ) -> ClassLoss:
     _refuse_unfit(spec, section, section.loss in (None, *OF_CLASSES), ("delta",), "cross_entropy or focal")
     weights = section.class_weights
@@ -130,7 +131,7 @@ def _class_loss(
                 f"tasks: class_weights: balanced counts one label a sample, and task {spec.name!r} has one a pixel. "
                 "Type the weight of each class"
             )
-        counts = class_counts(folder, manifest, spec.name)
+        counts = class_counts(sources, spec.name)
         num_seen = sum(count > 0 for count in counts)
         by_class = tuple(sum(counts) / (num_seen * count) if count else 1.0 for count in counts)
     gamma = section.gamma if section.loss == "focal" else 0.0

@@ -53,7 +53,7 @@ def test_training_refuses_and_evaluation_does_not(tmp_path: Path, caplog: pytest
         with pytest.raises(UserError, match="has a label of task 'none'"):
             open_data(_experiment(tmp_path, "null").data, runtime)
         open_data(_experiment(tmp_path, "[always]").data, runtime)
-        assert open_split(_experiment(tmp_path, "[none]").data, "test", runtime).folder == tmp_path
+        assert open_split(_experiment(tmp_path, "[none]").data, "test", runtime).only.path == tmp_path
     assert "all labels of task 'always'" in caplog.text
 
 

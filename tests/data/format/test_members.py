@@ -23,8 +23,8 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import MISSING, UNLABELLED, SegmentationSpec
 from trainer.data.format.tables import load_index
 from trainer.data.format.verify import verify_shards
+from trainer.data.reading.batch import Batch
 from trainer.data.reading.images import to_input
-from trainer.data.reading.loader import Batch
 from trainer.errors import UserError
 
 NAMES = [task.name for task in TASKS]
@@ -93,7 +93,7 @@ def test_the_train_loader_and_its_padding(folder: Path) -> None:
     loader = train_loader(folder, tasks=NAMES, global_batch=6, seed=1, rank=1, world_size=2, workers=1)
     padding, batch = loader.padding_batch(), next(loader)
     loader.close()
-    assert loader.bad_samples.total.total() == 0
+    assert loader.streams[0].bad_samples.total.total() == 0
     for slot, sample_id in enumerate(batch.sample_ids_B.tolist()):
         check_slot(batch, slot, sample_id)
         check_blank(padding, slot)
@@ -114,7 +114,7 @@ def test_one_bad_member_leaves_the_sample_without_any_label(tmp_path: Path, memb
     loader = train_loader(tmp_path, tasks=NAMES, global_batch=12, seed=1)
     batch = next(loader)
     loader.close()
-    assert loader.bad_samples.total == {"crc32": 1}
+    assert loader.streams[0].bad_samples.total == {"crc32": 1}
     for slot, sample_id in enumerate(batch.sample_ids_B.tolist()):
         if sample_id == 7:
             check_blank(batch, slot)

@@ -55,7 +55,7 @@ def test_tables_changed_in_place_or_cut_short_change_nothing(folder: Path, worke
         for _ in range(6):
             batch = next(loader)
             assert batch.targets["digit"].tolist() == expected_digits(batch.sample_ids_B.tolist())
-        assert not loader.bad_samples.total
+        assert not loader.streams[0].bad_samples.total
 
 
 @pytest.mark.usefixtures("on_disk")

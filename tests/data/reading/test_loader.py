@@ -22,7 +22,7 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import MISSING
 from trainer.data.reading import shard_files
 from trainer.data.reading.augment import Draws
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.data.reading.order import Cursor, epoch_order
 from trainer.errors import UserError
 
@@ -94,7 +94,7 @@ def test_resume_at_every_step_and_over_the_epoch_border(folder: Path) -> None:
     whole = steps(folder, 8)
     loader = train_loader(folder, tasks=TASKS, global_batch=6, seed=3)
     for step in range(8):
-        saved = json.loads(json.dumps(dataclasses.asdict(loader.cursor)))
+        saved = json.loads(json.dumps(dataclasses.asdict(loader.streams[0].cursor)))
         assert same(steps(folder, 8 - step, cursor=Cursor(**saved)), whole[step:])
         next(loader)
     loader.close()
@@ -116,8 +116,8 @@ def run_layout(folder: Path, world_size: int, workers: int, cursor: Cursor, coun
             for rank in range(world_size)
         ]
         batches = [joined([next(rank) for rank in ranks]) for _ in range(count)]
-        assert len({rank.cursor for rank in ranks}) == 1
-        return batches, Cursor(**json.loads(json.dumps(dataclasses.asdict(ranks[0].cursor))))
+        assert len({rank.streams[0].cursor for rank in ranks}) == 1
+        return batches, Cursor(**json.loads(json.dumps(dataclasses.asdict(ranks[0].streams[0].cursor))))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_another_global_batch_loses_and_repeats_nothing(tmp_path: Path) -> None:
         loader = train_loader(tmp_path / "tiny", tasks=TASKS, global_batch=global_batch, seed=3, cursor=cursor)
         with contextlib.closing(loader):
             seen += [i for _ in range(count) for i in next(loader).sample_ids_B.tolist()]
-            cursor = loader.cursor
+            cursor = loader.streams[0].cursor
     assert cursor == Cursor(1, 0)
     assert sorted(seen) == list(range(96))
 
@@ -155,11 +155,11 @@ def test_the_cursor_counts_what_was_handed_out_and_not_what_workers_prefetched(f
     loader = train_loader(folder, tasks=TASKS, global_batch=6, seed=3, workers=2)
     seen = []
     for _ in range(4):
-        seen.append(loader.cursor)
+        seen.append(loader.streams[0].cursor)
         next(loader)
     loader.close()
     assert seen == [Cursor(0, 0), Cursor(0, 6), Cursor(0, 12), Cursor(1, 0)]
-    assert loader.steps_per_epoch == 3
+    assert loader.streams[0].steps_per_epoch == 3
 
 
 def test_loaders_leave_the_global_generator_alone(folder: Path) -> None:
@@ -192,8 +192,8 @@ def test_a_bad_sample_keeps_its_slot_and_is_counted(own_folder: Path, workers: i
     loader = train_loader(own_folder, tasks=TASKS, global_batch=6, seed=3, workers=workers)
     found = [next(loader) for _ in range(3)]
     assert ids(found) == ids(sound)
-    assert loader.bad_samples.total == {"crc32": 2}
-    report = loader.bad_samples.report()
+    assert loader.streams[0].bad_samples.total == {"crc32": 2}
+    report = loader.streams[0].bad_samples.report()
     assert [news.partition(" (")[0] for news in report.news] == [f"sample {first}", f"sample {last}"]
     assert report.first.endswith("its bytes have changed since conversion")
     loader.close()
@@ -211,7 +211,7 @@ def test_an_image_that_was_bad_when_converted_is_counted_as_such(tmp_path: Path)
     write_shards(tmp_path, name="x", made_by={}, inputs=image, tasks=tiny.TASKS, splits={"train": samples})
     loader = train_loader(tmp_path, tasks=["digit"], global_batch=2, seed=0)
     assert sorted(next(loader).targets["digit"].tolist()) == [MISSING, 1]
-    assert loader.bad_samples.total == {"decode": 1}
+    assert loader.streams[0].bad_samples.total == {"decode": 1}
     loader.close()
 
 

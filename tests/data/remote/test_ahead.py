@@ -40,7 +40,7 @@ def test_training_through_a_cache_of_two_groups_is_the_same(server: Server, tmp_
     """Groups of two shards, of five; three epochs; the next group comes while one is trained on."""
     bound = largest(server.folder, 4)
     folder = open_folder(server.url, tmp_path, bound)
-    assert not fits(read_manifest(folder), bound)
+    assert not fits([read_manifest(folder)], bound)
     options = {"tasks": ["even", "digit"], "global_batch": 4, "seed": 1, "group_samples": 6}
     here = train_loader(folder, copy=copy_of(folder, bound), **options)
     there = train_loader(server.folder, **options)
@@ -77,7 +77,7 @@ def test_a_source_that_cannot_seek_is_exact_and_elastic(server: Server, tmp_path
     with closing(train_loader(server.folder, **options)) as local:
         cursors, expected = [], []
         for _ in range(7):
-            cursors.append(local.cursor)
+            cursors.append(local.streams[0].cursor)
             expected.append(next(local))
     for step in range(7):
         resumed = {"cursor": cursors[step], "copy": copy} | options
@@ -130,9 +130,9 @@ def test_a_cache_too_small_for_two_groups_and_the_test_split_is_refused(original
     tables = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
     # Two groups of shards that reach 5 samples hold at most 10 each, of 23.
     enough = math.ceil(tables + test + 2 * 10 / 23 * train)
-    check_room(manifest, 5, enough)
+    check_room([manifest], 5, enough)
     with pytest.raises(UserError) as error:
-        check_room(manifest, 5, enough - 1)
+        check_room([manifest], 5, enough - 1)
     for phrase in (
         f"The cache is too small: data.cache.max_gib={(enough - 1) / 2**30:.3g}.",
         f"tables take {(tables + test) / 2**30:.3g};",

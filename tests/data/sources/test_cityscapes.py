@@ -12,7 +12,7 @@ from tests.support.loaders import eval_loader
 from tests.support.raw_cityscapes import H, W, scene, write_raw
 from trainer.data.format.specs import UNLABELLED, DenseRegressionSpec, ImageSpec, SegmentationSpec
 from trainer.data.format.verify import verify_shards
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.data.sources.cityscapes import PACKAGES, class_numbers, disparities, to_centres, write_cityscapes
 from trainer.errors import UserError
 

@@ -1,11 +1,16 @@
 """The samples: where they are, how they are read and changed."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.section import Section
+
+MAX_SHARE = 1e6
+SOURCE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
 class AugmentConfig(Section):
@@ -40,15 +45,34 @@ class CacheConfig(Section):
         return int(self.max_gib * 2**30)
 
 
-class DataConfig(Section):
-    """The samples to train on."""
+class SourceConfig(Section):
+    """One of several data folders that a run is trained on together."""
 
     path: str = Field(min_length=1)
+    """Folder or address, as `data.path`."""
+    share: float = Field(1.0, gt=0, le=MAX_SHARE)
+    """How many samples of each step are of this source, in proportion to the shares of the others."""
+    tasks: tuple[str, ...] | None = None
+    """Names of the tasks whose labels in this source are used. null: all tasks of its manifest."""
+
+
+class DataConfig(Section):
+    """The samples to train on, of one folder (`path`) or of several (`sources`)."""
+
+    path: str | None = Field(None, min_length=1)
     """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it, or its address (http(s)://,
     s3://). Remote data is fetched into the cache."""
+    sources: dict[str, SourceConfig] = Field({})
+    """Several folders in place of `path`, by names of your choice. Each step has a fixed number of samples of each."""
+    temperature: float | None = Field(None, ge=0, le=1)
+    """Of sources: samples of each step in proportion to size^temperature, where size is the number of train samples.
+    0: equally many of each; 1: in proportion to the sizes. null: by `share`."""
+    multiple_of: int = Field(1, ge=1, le=2**20)
+    """Of sources: how many samples of each a step has is a multiple of this number. The number of processes must divide
+    it, or the samples that there are of each source."""
     cache: CacheConfig = CacheConfig()
     tasks: tuple[str, ...] | None = None
-    """Names of the tasks to train. null: all tasks of the manifest."""
+    """Names of the tasks to train. null: all tasks of the data."""
     workers: int = Field(0, ge=0, le=1024)
     """Data worker processes per rank. 0: decode in the training process; remote data still takes one worker, so that
     the training process can report a slow server. The number does not change which samples a step trains on."""
@@ -61,3 +85,37 @@ class DataConfig(Section):
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
     """Fraction of the training samples that may be unreadable in an epoch before the run stops. Unreadable samples have
     no effect on the training."""
+
+    @property
+    def folders(self) -> Mapping[str, SourceConfig]:
+        """Return the sources in the order of their names; the folder `path` as the only one, without a name."""
+        if self.path is not None:
+            return {"": SourceConfig(path=self.path)}
+        return dict(sorted(self.sources.items()))
+
+    @property
+    def places(self) -> str:
+        """Return where the data is, for messages."""
+        return ", ".join(source.path for source in self.folders.values())
+
+    @model_validator(mode="after")
+    def _one_folder_or_several(self) -> Self:
+        if (self.path is None) == (not self.sources):
+            found = "neither" if self.path is None else "both"
+            raise ValueError(f"expected either path or sources, found {found}. Type data.path=FOLDER, or name sources")
+        if not self.sources and (self.temperature is not None or self.multiple_of != 1):
+            raise ValueError("temperature and multiple_of have an effect with sources only. Leave them out")
+        for name in self.sources:
+            if not re.fullmatch(SOURCE_NAME, name):
+                raise ValueError(f"sources.{name[:80]}: expected a name of at most 64 letters, digits, - and _")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_or_a_temperature(self) -> Self:
+        shares = [name for name, source in self.sources.items() if source.share != 1]
+        if self.temperature is not None and shares:
+            raise ValueError(
+                f"temperature={self.temperature:g} and sources.{shares[0]}.share both say how many samples a step has: "
+                "leave one of them out"
+            )
+        return self

@@ -6,7 +6,6 @@ what the samples contain. Training needs nothing but the folder.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from trainer.data.format.explain import explain
 from trainer.data.format.foreign import ForeignSpec
 from trainer.data.format.publish import PARTIAL_NAME
-from trainer.data.format.specs import DataSpec, Part, TaskSpec, doubled
+from trainer.data.format.specs import DataSpec, Part, doubled
 from trainer.data.format.tar import BLOCK
 from trainer.errors import UserError, did_you_mean
 from trainer.files import read_bytes, write_durably
@@ -104,24 +103,6 @@ class Manifest(DataSpec):
     def num_samples(self, split: str) -> int:
         """Return the number of samples in a split."""
         return self.split(split).num_samples
-
-    def select_tasks(self, names: Iterable[str]) -> tuple[TaskSpec, ...]:
-        """Return the tasks of these names, in this order.
-
-        Raises:
-            UserError: a name is unknown or given twice, or there is no name at all.
-        """
-        known = {task.name: task for task in self.tasks}
-        wanted = tuple(names)
-        for name in wanted:
-            if name not in known:
-                raise UserError(
-                    f"Data {self.name!r} has no task {name!r}{did_you_mean(name, known)}\n"
-                    f"Its tasks: {', '.join(known)}."
-                )
-        if not wanted or len(set(wanted)) < len(wanted):
-            raise UserError(f"Expected one or more different tasks, found {list(wanted)}.")
-        return tuple(known[name] for name in wanted)
 
     def fingerprint(self, split: str) -> str:
         """Return a SHA-256 of all that determines a split's samples: input, tasks, and checksums of its files."""

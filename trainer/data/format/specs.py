@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
+from trainer.errors import UserError, did_you_mean
+
 # models/tasks.py has the same two: models must not import the trainer, and this module must not load torch.
 MISSING = -1
 """Class index of a sample without a label; a missing value is NaN."""
@@ -278,3 +280,21 @@ class DataSpec(Part):
                         f"a target of task {task.name!r} has {size:,} bytes, expected at most {MAX_BYTES:,}"
                     )
         return self
+
+    def select_tasks(self, names: Iterable[str]) -> tuple[TaskSpec, ...]:
+        """Return the tasks of these names, in this order.
+
+        Raises:
+            UserError: a name is unknown or given twice, or there is no name at all.
+        """
+        known = {task.name: task for task in self.tasks}
+        wanted = tuple(names)
+        for name in wanted:
+            if name not in known:
+                raise UserError(
+                    f"Data {self.name!r} has no task {name!r}{did_you_mean(name, known)}\n"
+                    f"Its tasks: {', '.join(known)}."
+                )
+        if not wanted or len(set(wanted)) < len(wanted):
+            raise UserError(f"Expected one or more different tasks, found {list(wanted)}.")
+        return tuple(known[name] for name in wanted)

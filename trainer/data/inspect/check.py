@@ -75,7 +75,7 @@ def check_folder(folder: Path) -> int:
 def _bad_samples(data: DataFolder, split: str) -> Iterator[BadSample]:
     """Decode every sample of a split, and yield the bad ones."""
     num_samples = data.manifest.num_samples(split)
-    reader = SplitReader(data, split, [task.name for task in data.manifest.tasks])
+    reader = SplitReader(data, split, data.manifest.tasks)
     buffers = reader.buffers(BATCH_SIZE)
     starts = range(0, num_samples, BATCH_SIZE)
     for start in track(starts, f"decoding {split}", console=Console(stderr=True), disable=not sys.stderr.isatty()):

@@ -57,7 +57,7 @@ def draw_contact_sheet(data: DataFolder, split: str) -> bytes:
     dense, scalars = dense_tasks(manifest.tasks), scalar_tasks(manifest.tasks)
     count = min(manifest.num_samples(split), NUM_WITH_MAPS if dense else NUM_SAMPLES)
     sample_ids_B = np.linspace(0, manifest.num_samples(split) - 1, count).astype(int)
-    reader = SplitReader(data, split, [task.name for task in manifest.tasks])
+    reader = SplitReader(data, split, manifest.tasks)
     buffers = reader.buffers(count)
     bad = reader.read_into(buffers, sample_ids_B).bad
     targets = reader.targets(sample_ids_B, buffers, bad)

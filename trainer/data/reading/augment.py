@@ -92,6 +92,17 @@ def draw(config: AugmentConfig, *, seed: int, epoch: int, positions_B: np.ndarra
     return Draws(flip, offset, factors)
 
 
+def joined(parts: Sequence[Draws]) -> Draws:
+    """Join the draws of the parts of a batch, which have the same augmentations."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*((part.flip_B, part.offset_B2, part.factors_B3) for part in parts), strict=True)
+    flip, offset, factors = (
+        torch.cat(known) if (known := [part for part in column if part is not None]) else None for column in columns
+    )
+    return Draws(flip, offset, factors)
+
+
 def move(values: Tensor, draws: Draws, fill: float) -> Tensor:
     """Mirror and crop images, or targets with a value per pixel.
 

@@ -6,6 +6,7 @@ rank, so a run may stop at any step and continue with another number of processe
 Shapes: N samples of a split, G samples of a group, B samples of a batch, S shards.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -140,6 +141,16 @@ def shard_groups(
     begin_S = np.cumsum(samples_S[order_S]) - samples_S[order_S]
     group_S = begin_S // group_samples
     return np.split(order_S, np.flatnonzero(np.diff(group_S)) + 1)
+
+
+def order_seed(seed: int, source: str) -> int:
+    """Return the seed of a source's order, so that sources of equal sizes have different ones.
+
+    Args:
+        seed: the run's.
+        source: its name; empty for the only one of a run, whose seed is the run's own.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {source}".encode()).digest()[:8]) if source else seed
 
 
 def check_global_batch(num_samples: int, *, global_batch: int, world_size: int) -> None:

@@ -16,7 +16,14 @@ import numpy as np
 from trainer.data.format.faults import out_of_memory
 from trainer.data.format.index import scalar_tasks
 from trainer.data.format.members import blank, decode_members, dense_tasks
-from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
+from trainer.data.format.specs import (
+    MISSING,
+    ClassificationSpec,
+    DenseRegressionSpec,
+    RegressionSpec,
+    SegmentationSpec,
+    TaskSpec,
+)
 from trainer.data.format.tables import load_index
 from trainer.data.reading.order import PADDING
 from trainer.data.reading.shard_files import ShardFiles
@@ -63,28 +70,39 @@ class SplitReader:
     Args:
         data: the data folder.
         split: name of the split.
-        tasks: names of the tasks whose targets to return.
+        tasks: whose targets to return, on the scale that they have here. Samples of a folder that does not use or
+            does not have a task lack its label.
 
     Raises:
-        UserError: the split or a task is unknown, or the index is faulty.
+        UserError: the split is unknown, or the index is faulty.
     """
 
-    def __init__(self, data: DataFolder, split: str, tasks: Sequence[str]) -> None:
+    def __init__(self, data: DataFolder, split: str, tasks: Sequence[TaskSpec]) -> None:
         manifest = data.manifest
-        self._tasks = tuple(tasks)
-        selected = manifest.select_tasks(tasks)
-        self._classified = [task.name for task in selected if isinstance(task, ClassificationSpec)]
-        regressed = [task for task in selected if isinstance(task, RegressionSpec)]
+        self._tasks = tuple(task.name for task in tasks)
+        own = {task.name: task for task in data.tasks}
+        labelled = [task for task in tasks if task.name in own]
+        self._classified = [task.name for task in labelled if isinstance(task, ClassificationSpec)]
+        regressed = [task for task in labelled if isinstance(task, RegressionSpec)]
         self._regressed = [task.name for task in regressed]
         self._mean_T, self._std_T = np.array([(task.mean, task.std) for task in regressed]).reshape(-1, 2).T
         column = {task.name: number for number, task in enumerate(scalar_tasks(manifest.tasks))}
         self._class_columns = [column[name] for name in self._classified]
         self._value_columns = [column[name] for name in self._regressed]
-        self._dense = dense_tasks(selected)
-        dense = [task.name for task in dense_tasks(manifest.tasks)]
-        self._members = [0, *(1 + dense.index(task.name) for task in self._dense)]
-        self._specs = [manifest.input, *self._dense]
+        self._unlabelled = {
+            task.name: np.int64(MISSING) if isinstance(task, ClassificationSpec) else np.float32(np.nan)
+            for task in scalar_tasks(tasks)
+            if task.name not in own
+        }
+        self._dense = dense_tasks(tasks)
+        places = {task.name: place for place, task in enumerate(dense_tasks(manifest.tasks), 1) if task.name in own}
+        # Number of the buffer -> column of the index.
+        self._members = {0: 0} | {
+            number: places[task.name] for number, task in enumerate(self._dense, 1) if task.name in places
+        }
+        self._specs = [manifest.input, *(_as_stored(task, own.get(task.name, task)) for task in self._dense)]
         self._blanks = [blank(spec, 1, manifest.input) for spec in self._specs]
+        self._name = data.name
         self._files = ShardFiles(data.path, manifest.split(split).shards, data.copy)
         self._index_NM, self._labels_NT = load_index(data.path, manifest, split)
 
@@ -110,13 +128,14 @@ class SplitReader:
         """
         bad: dict[int, BadSample] = {}
         slots = np.flatnonzero(sample_ids_B != PADDING).tolist()
-        rows_BM = self._index_NM[sample_ids_B][:, self._members].tolist()
+        rows_BM = self._index_NM[sample_ids_B][:, list(self._members.values())].tolist()
         for begin in range(0, len(slots), AT_ONCE):
-            for member, (buffer, spec) in enumerate(zip(buffers, self._specs, strict=True)):
-                rows = {slot: rows_BM[slot][member] for slot in slots[begin : begin + AT_ONCE] if slot not in bad}
+            for place, number in enumerate(self._members):
+                buffer, spec = buffers[number], self._specs[number]
+                rows = {slot: rows_BM[slot][place] for slot in slots[begin : begin + AT_ONCE] if slot not in bad}
                 # Only the input is required.
-                absent = [slot for slot, (_, _, size, _) in rows.items() if member and not size]
-                buffer[absent] = self._blanks[member]
+                absent = [slot for slot, (_, _, size, _) in rows.items() if number and not size]
+                buffer[absent] = self._blanks[number]
                 contents, faults = self._fetch({slot: row for slot, row in rows.items() if slot not in absent})
                 undecoded = decode_members(buffer, contents, spec)
                 faults |= {slot: ("decode", str(fault)) for slot, fault in undecoded.items()}
@@ -126,8 +145,8 @@ class SplitReader:
                     bad[slot] = BadSample(slot, reason, f"{where}: {fault}")
         cache = self._files.end_batch()
         unusable = [*bad, *np.flatnonzero(sample_ids_B == PADDING).tolist()]
-        for buffer, empty in zip(buffers, self._blanks, strict=True):
-            buffer[unusable] = empty
+        for number, (buffer, empty) in enumerate(zip(buffers, self._blanks, strict=True)):
+            buffer[unusable if number in self._members else ...] = empty
         return Found(tuple(bad[slot] for slot in sorted(bad)), cache)
 
     def _fetch(self, rows: Mapping[int, Row]) -> tuple[dict[int, bytes], dict[int, tuple[str, str]]]:
@@ -153,13 +172,21 @@ class SplitReader:
         values_TB = np.where(usable_B, values_BT.T, np.nan).astype(np.float32)
         targets = dict(zip(self._classified, classes_TB, strict=True))
         targets |= dict(zip(self._regressed, values_TB, strict=True))
+        targets |= {name: np.full(len(sample_ids_B), value) for name, value in self._unlabelled.items()}
         targets |= {task.name: buffer for task, buffer in zip(self._dense, buffers[1:], strict=True)}
         return {name: targets[name] for name in self._tasks}
 
     def progress(self) -> dict[str, int]:
         """Return how many bytes have arrived of each shard that is being fetched."""
-        return self._files.arriving()
+        prefix = f"{self._name}/" if self._name else ""
+        return {f"{prefix}{shard}": size for shard, size in self._files.arriving().items()}
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         self._files.close()
+
+
+def _as_stored(task: SegmentationSpec | DenseRegressionSpec, own: TaskSpec) -> SegmentationSpec | DenseRegressionSpec:
+    """Return a task on the scale of the run, as this folder stores its targets."""
+    assert isinstance(own, SegmentationSpec | DenseRegressionSpec)
+    return task if task.stored_sizes == own.stored_sizes else task.model_copy(update={"stored_sizes": own.stored_sizes})

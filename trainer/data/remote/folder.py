@@ -1,12 +1,14 @@
 """Turn a data path, which may be an address, into a data folder on this machine."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.format.address import is_url
 from trainer.data.format.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest, read_manifest
 from trainer.data.format.origin import ORIGIN_NAME, copy_name, origin, origin_content
+from trainer.data.format.specs import TaskSpec
 from trainer.data.remote.cache import fetch, locked, unwritable
 from trainer.data.remote.copies import (
     FAILED_SUFFIX,
@@ -30,11 +32,24 @@ class DataFolder:
         path: the folder.
         manifest: its manifest.
         copy: set if the folder is a copy of remote data: shards that it lacks are then fetched when they are read.
+        name: of the source that it is in a run's data.sources; empty for the only folder of a run.
+        used: names of the tasks whose labels are used; None: all.
     """
 
     path: Path
     manifest: Manifest
     copy: Copy | None = None
+    name: str = ""
+    used: tuple[str, ...] | None = None
+
+    @property
+    def tasks(self) -> tuple[TaskSpec, ...]:
+        """The tasks whose labels are used.
+
+        Raises:
+            UserError: the folder has none of that name.
+        """
+        return self.manifest.tasks if self.used is None else self.manifest.select_tasks(self.used)
 
 
 def local_folder(path: str, cache_dir: Path) -> Path:
@@ -79,27 +94,28 @@ def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
     return folder
 
 
-def fits(manifest: Manifest, max_bytes: int) -> bool:
-    """Return whether a cache can contain all of the data at once."""
-    return sum(file.bytes for split in manifest.splits.values() for file in split.files) <= max_bytes
+def fits(copies: Sequence[Manifest], max_bytes: int) -> bool:
+    """Return whether a cache can contain all of these copies at once."""
+    splits = [split for manifest in copies for split in manifest.splits.values()]
+    return sum(file.bytes for split in splits for file in split.files) <= max_bytes
 
 
-def check_room(manifest: Manifest, group_samples: int, max_bytes: int) -> None:
+def check_room(copies: Sequence[Manifest], group_samples: int, max_bytes: int) -> None:
     """Refuse a cache that is too small for training.
 
-    Training needs the train shards of two groups at a time, the current and the next one, and the split that every
-    evaluation reads, for which the largest of the others is counted.
+    Training needs the train shards of two groups of each source at a time, the current and the next one, and the split
+    that every evaluation reads, for which the largest of the others is counted.
+
+    Args:
+        copies: the manifests of the remote sources.
+        group_samples: samples of a source that are shuffled together.
+        max_bytes: of the cache.
 
     Raises:
         UserError: the cache is too small; the message says how large it must be.
     """
-    shards = manifest.split("train").shards
-    always = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
-    others = [split for name, split in manifest.splits.items() if name != "train"]
-    always += max((sum(shard.bytes for shard in split.shards) for split in others), default=0)
-    # A group ends with the shard that reaches its number of samples.
-    fraction = (group_samples + max(shard.samples for shard in shards)) / manifest.num_samples("train")
-    needed = always + 2 * min(fraction, 1) * sum(shard.bytes for shard in shards)
+    rooms = [_room(manifest, group_samples) for manifest in copies]
+    always, needed = sum(always for always, _ in rooms), sum(always + groups for always, groups in rooms)
     if needed > max_bytes:
         raise UserError(
             f"The cache is too small: data.cache.max_gib={max_bytes / 2**30:.3g}. The evaluated split and the "
@@ -107,6 +123,17 @@ def check_room(manifest: Manifest, group_samples: int, max_bytes: int) -> None:
             f"samples, one in use and the next, take {(needed - always) / 2**30:.3g} more.\n"
             f"Type data.cache.max_gib={needed / 2**30 * 1.05:.3g}, or fewer data.shuffle_samples (another order)."
         )
+
+
+def _room(manifest: Manifest, group_samples: int) -> tuple[float, float]:
+    """Return the bytes of what is always needed, and those of two groups."""
+    shards = manifest.split("train").shards
+    always = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
+    others = [split for name, split in manifest.splits.items() if name != "train"]
+    always += max((sum(shard.bytes for shard in split.shards) for split in others), default=0)
+    # A group ends with the shard that reaches its number of samples.
+    fraction = (group_samples + max(shard.samples for shard in shards)) / manifest.num_samples("train")
+    return always, 2 * min(fraction, 1) * sum(shard.bytes for shard in shards)
 
 
 def _fetched_manifest(content: bytes, url: str) -> Manifest:

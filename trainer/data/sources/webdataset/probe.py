@@ -34,7 +34,7 @@ def probe(folder: Path, manifest: Manifest) -> None:
     bad: list[BadSample] = []
     tried = turned = 0
     for split in manifest.splits:
-        reader = SplitReader(DataFolder(folder, manifest), split, [task.name for task in manifest.tasks])
+        reader = SplitReader(DataFolder(folder, manifest), split, manifest.tasks)
         index_NM, _ = load_index(folder, manifest, split)
         for shard, rows in zip(manifest.splits[split].shards, shard_rows(manifest.splits[split]), strict=True):
             count = min(SAMPLES_PER_SHARD, shard.samples)
