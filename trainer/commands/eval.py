@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from models import Task
 from trainer.commands.evaluated import Evaluated, evaluate_checkpoint
 from trainer.config.metrics import METRICS
 from trainer.errors import UserError
@@ -17,6 +19,7 @@ from trainer.observe.units import PERCENT, with_unit
 from trainer.terminal import Terminal
 from trainer.training.bootstrap import Intervals, intervals
 from trainer.training.evaluate import Evaluation
+from trainer.training.records import by_source
 
 NONE = "-"
 NARROW = {
@@ -70,9 +73,14 @@ def evaluate_run(
 
 def _print(run_dir: Path, evaluated: Evaluated, ends: Intervals, lines: Sequence[str]) -> None:
     terminal = Terminal()
-    terminal.print(_error_table(run_dir, evaluated))
-    for table in _metric_tables(evaluated, ends):
-        terminal.print(table)
+    of_sources = {
+        f" of source {name}": replace(evaluated, found=found, tasks=_measured(evaluated.tasks, found))
+        for name, found in evaluated.found.by_source.items()
+    }
+    for source, each in {"": evaluated, **of_sources}.items():
+        terminal.print(_error_table(run_dir, each, source))
+        for table in _metric_tables(each, {} if source else ends):
+            terminal.print(table)
     for line in [evaluated.found.too_large, *lines]:
         if line:
             terminal.print(line)
@@ -109,15 +117,20 @@ def _as_json(run_dir: Path, evaluated: Evaluated, ends: Intervals) -> dict[str, 
         **({"by_class": found.by_class} if found.by_class else {}),
         "losses": found.losses,
         "metrics": {evaluated.split: found.metrics},
+        **({"by_source": by_source(found)} if found.by_source else {}),
         **({"intervals": {evaluated.split: ends}} if ends else {}),
         **({"left_out": found.too_large} if found.too_large else {}),
     }
 
 
-def _error_table(run_dir: Path, evaluated: Evaluated) -> Table:
+def _measured(tasks: Sequence[Task], found: Evaluation) -> list[Task]:
+    return [task for task in tasks if task.name in found.errors]
+
+
+def _error_table(run_dir: Path, evaluated: Evaluated, source: str) -> Table:
     found = evaluated.found
     averaged = "averaged weights, " if evaluated.averaged else ""
-    title = f"{run_dir}, step {evaluated.step}: {averaged}{evaluated.split} split, {found.samples} samples"
+    title = f"{run_dir}, step {evaluated.step}: {averaged}{evaluated.split} split{source}, {found.samples} samples"
     table = Table(title=title)
     for column in ("task", "error or score" if found.by_class else "error", "loss"):
         table.add_column(column, justify="left" if column == "task" else "right")

@@ -59,6 +59,9 @@ class Train(_Record):
     samples_per_second: NotRequired[Number]
     data_wait_percent: NotRequired[Number]
     epoch: NotRequired[Count]
+    """Of several sources, the smallest one."""
+    epochs: NotRequired[dict[str, Count]]
+    """Of each of several sources."""
     samples: NotRequired[Count]
     learning_rate: NotRequired[Measured]
     min_norm: NotRequired[Measured]
@@ -68,6 +71,16 @@ class Train(_Record):
     gradient_norm: NotRequired[Measured]
     bad_samples: NotRequired[dict[str, Count]]
     cache: NotRequired[dict[str, Count]]
+
+
+@with_config(_STRICT)
+class OfSource(TypedDict):
+    """An evaluation on one of several sources, of the tasks that have labels there."""
+
+    samples: Count
+    errors: ByTask
+    losses: ByTask
+    metrics: dict[str, ByMetric]
 
 
 @with_config(_STRICT)
@@ -81,6 +94,7 @@ class _Evaluation(_Record):
     units: NotRequired[dict[str, str]]
     by_class: NotRequired[dict[str, ByTask]]
     samples: NotRequired[Count]
+    by_source: NotRequired[dict[str, OfSource]]
     averaged: NotRequired[bool]
     duration_seconds: NotRequired[Number]
 

@@ -89,8 +89,22 @@ def eval_record(
         "metrics": found.metrics,
         "deciding": deciding,
         "samples": found.samples,
+        **({"by_source": by_source(found)} if found.by_source else {}),
         "averaged": averaged,
         "duration_seconds": seconds,
+    }
+
+
+def by_source(found: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return what was found of each source, for a record."""
+    return {
+        name: {
+            "samples": of_source.samples,
+            "errors": of_source.errors,
+            "losses": of_source.losses,
+            "metrics": of_source.metrics,
+        }
+        for name, of_source in found.by_source.items()
     }
 
 

@@ -123,7 +123,9 @@ def test_one_bad_member_leaves_the_sample_without_any_label(tmp_path: Path, memb
     without = train_loader(tmp_path, tasks=["even"], global_batch=12, seed=1)
     next(without)
     without.close()
-    assert without.bad_samples.total.total() == (member == 0), "a member that nobody asks for is not even read"
+    assert without.streams[0].bad_samples.total.total() == (member == 0), (
+        "a member that nobody asks for is not even read"
+    )
 
 
 def test_a_whole_folder_passes_its_own_verification(folder: Path) -> None:

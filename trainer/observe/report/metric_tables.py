@@ -17,19 +17,23 @@ def metric_tables(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     if not any(metrics):
         return ""
     if len(runs) == 1:
-        return _of_one(metrics[0], runs[0].result.split)
+        where = f"the {runs[0].result.split} split"
+        by_source = {
+            f"{where} of source {name}": found["metrics"] for name, found in records[0].get("by_source", {}).items()
+        }
+        return "".join(_of_one(found, place) for place, found in {where: metrics[0], **by_source}.items())
     return _of_several(metrics, names, records[0].get("deciding", {}))
 
 
-def _of_one(metrics: ByTask, split: str) -> str:
+def _of_one(metrics: ByTask, where: str) -> str:
     """Return a table for the tasks of each set of metrics."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for task, values in metrics.items():
         groups.setdefault(tuple(name for name in METRICS if name in values), []).append(task)
-    return "".join(_group(metrics, columns, tasks, split) for columns, tasks in groups.items() if columns)
+    return "".join(_group(metrics, columns, tasks, where) for columns, tasks in groups.items() if columns)
 
 
-def _group(metrics: ByTask, columns: Sequence[str], tasks: Sequence[str], split: str) -> str:
+def _group(metrics: ByTask, columns: Sequence[str], tasks: Sequence[str], where: str) -> str:
     over = over_tasks({task: metrics[task] for task in tasks})
     header = ["task", *map(_titled, columns)]
     below = []
@@ -40,7 +44,7 @@ def _group(metrics: ByTask, columns: Sequence[str], tasks: Sequence[str], split:
     rows = [[text(task), *(_number(metrics[task].get(name)) for name in columns)] for task in tasks]
     said = "Majority accuracy is what always answering the most frequent class scores."
     explained = f"<p>{said}</p>" if MAJORITY in columns else ""
-    summary = f"Metrics on the {text(split)} split, {len(tasks):,} task{'s' if len(tasks) > 1 else ''}"
+    summary = f"Metrics on {text(where)}, {len(tasks):,} task{'s' if len(tasks) > 1 else ''}"
     is_open = " open" if len(tasks) <= MAX_TABLE_TASKS else ""
     return f"<details{is_open}><summary>{summary}</summary>{explained}{html_table(header, [*below, *rows])}</details>"
 
