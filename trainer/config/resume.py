@@ -1,6 +1,7 @@
 """Decide which settings may change when a run is resumed."""
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from trainer.config.schema import Experiment
@@ -13,6 +14,7 @@ RESUMABLE = (
     "model.checkpoint_activations",
     "wandb",
     "data.path",
+    "data.sources.*.path",
     "data.cache",
     "data.workers",
     "data.verify",
@@ -31,12 +33,20 @@ samples fit, or on another machine. With another batch the epoch continues at th
 
 The metrics of a task may change, and the one that decides.
 
-data.path may move: the checkpoint holds the data's fingerprint. train.steps may change unless the schedule depends on
+Data may move: the checkpoint holds its fingerprint. train.steps may change unless the schedule depends on
 the last step. train.accumulation.steps may change where α is that of the window.
 """
 
 
-ON_REQUEST = ("optimizer", "train", "balance", "data.augment")
+ON_REQUEST = (
+    "optimizer",
+    "train",
+    "balance",
+    "data.augment",
+    "data.sources.*.share",
+    "data.temperature",
+    "data.multiple_of",
+)
 """Keys that may change where the user names them: the run is then another one than its first command says.
 
 Nothing else may: the checkpoint's tensors and its place in the data would mean nothing.
@@ -87,7 +97,7 @@ def differences(old: Experiment, new: Experiment, allowed: Sequence[str] = ()) -
 
 
 def _is_in(key: str, sections: Sequence[str]) -> bool:
-    return any(f"{key}.".startswith(f"{name}.") for name in sections)
+    return any(f"{key}.".startswith(f"{name}.") or fnmatchcase(key, name) for name in sections)
 
 
 def _only_measures(key: str) -> bool:

@@ -1,6 +1,6 @@
 """Go on from a checkpoint: its files are whole, and what they say is checked before it is used."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +52,20 @@ def read_state(snapshot: Snapshot) -> TrainState:
     return state
 
 
-def refuse_other_data(checkpoint: Checkpoint, fingerprint: str, places: str) -> None:
-    """Refuse a checkpoint of other data, where its cursor would mean nothing.
+def refuse_other_data(checkpoint: Checkpoint, names: Collection[str], fingerprint: str, places: str) -> None:
+    """Refuse a checkpoint of other data, where its cursors would mean nothing.
 
     Args:
         checkpoint: to go on from.
+        names: of the sources.
         fingerprint: of the data in `places`, as `TrainState` has it.
         places: where the data is.
 
     Raises:
-        UserError: it is another one than the checkpoint's.
+        UserError: they are others than the checkpoint's.
     """
     expected = checkpoint.state.fingerprint
-    if fingerprint != expected:
+    if fingerprint != expected or set(names) != set(checkpoint.state.sources):
         raise UserError(
             f"checkpoint {checkpoint.snapshot.path} was trained on other data than {places} holds now "
             f"(fingerprint {expected[:12]}…, found {fingerprint[:12]}…): its position in "

@@ -214,7 +214,8 @@ def build_run(
             experiment, data, data.spec.select_tasks([task.name for task in tasks]), eval_split, runtime, cursors
         )
     if checkpoint:
-        refuse_other_data(checkpoint, train_batches.fingerprint, experiment.data.places)
+        names_of_sources = [source.name for source in data.sources]
+        refuse_other_data(checkpoint, names_of_sources, train_batches.fingerprint, experiment.data.places)
         load_model(network, checkpoint.snapshot)
         check_optimizer(network, checkpoint.snapshot, experiment.optimizer, of_parameters)
     elif weights_of:
