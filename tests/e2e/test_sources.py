@@ -53,7 +53,7 @@ def test_a_stopped_run_goes_on_as_one_that_was_not(mixed: Path, capsys: pytest.C
     options = ["train.eval_every_steps=8"]  # Each last step is evaluated, also that of a part.
     assert main(["train", str(mixed), *options, "name=whole"]) == 0
     assert "of sources: a 4 of 12, b 8 of 32" in capsys.readouterr().out
-    for steps in (1, 3, 4, 7, 8):
+    for steps in (4, 8):  # In the second epoch of `a`, at the end of one of `b`.
         assert main(["train", str(mixed), *options, f"train.steps={steps}"]) == 0
     for found, expected in zip(checkpoint(runs / "run"), checkpoint(runs / "whole"), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -103,8 +103,8 @@ def test_each_source_is_checked_evaluated_and_shown(mixed: Path, capsys: pytest.
     assert main(["eval", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["by_source"] == last["by_source"]
     assert main(["eval", str(run)]) == 0
-    assert "test split of source b, 6 samples" in capsys.readouterr().out
+    assert "split of source b, 6 samples" in " ".join(capsys.readouterr().out.split())
     assert main(["export", str(run), "--out", str(mixed.parent / "out.safetensors")]) == 0
-    for command in (["predict", str(run), "--out", str(mixed.parent / "out.csv")], ["refit", str(run)]):
+    for command in (["predict", str(run), "--out", str(mixed.parent / "out.csv")], ["refit", str(run), "--out", str(mixed.parent / "new")]):
         assert main(command) == 2
         assert "this one has sources: a, b" in capsys.readouterr().err

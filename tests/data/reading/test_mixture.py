@@ -209,7 +209,7 @@ def test_parts_are_in_proportion_and_sum_to_the_whole(weights: list[float], unit
 
 def test_the_largest_remainders_are_rounded_up() -> None:
     assert divided([3, 1], 64, 1) == [48, 16]
-    assert divided([47, 16, 158, 12, 6, 2], 10, 1) == [2, 1, 6, 1, 0, 0]
+    assert divided([47_000, 16_000, 15_800, 12_000, 6_100, 3_100], 10, 1) == [5, 2, 1, 1, 1, 0]
     assert divided([1, 1, 1], 4, 1) == [2, 1, 1], "of equal remainders the first"
 
 
@@ -234,7 +234,7 @@ def test_shares_and_temperatures(sources: list[DataFolder]) -> None:
         (config(temperature=0.5), 64, 2, r"45 samples of source 'large'.*\n?.*data.multiple_of=2"),
         (config(multiple_of=3, temperature=0.5), 66, 2, "data.multiple_of=6"),
         (config(small=1e-3), 64, 1, "'small' gets none of the 64 samples"),
-        (config(small=9), 256, 1, "209 samples of source 'small', whose train split has 100"),
+        (config(small=9), 256, 1, "210 samples of source 'small', whose train split has 100"),
         (config(multiple_of=5), 64, 1, "type train.global_batch=65"),
     ],
 )
