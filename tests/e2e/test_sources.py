@@ -105,6 +105,6 @@ def test_each_source_is_checked_evaluated_and_shown(mixed: Path, capsys: pytest.
     assert main(["eval", str(run)]) == 0
     assert "split of source b, 6 samples" in " ".join(capsys.readouterr().out.split())
     assert main(["export", str(run), "--out", str(mixed.parent / "out.safetensors")]) == 0
-    for command in (["predict", str(run), "--out", str(mixed.parent / "out.csv")], ["refit", str(run), "--out", str(mixed.parent / "new")]):
-        assert main(command) == 2
+    for command, out in (("predict", "out.csv"), ("refit", "new")):
+        assert main([command, str(run), "--out", str(mixed.parent / out)]) == 2
         assert "this one has sources: a, b" in capsys.readouterr().err
