@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paretrain.theory.coupling import estimate_moments, fit_coupled, learning_curve, penalty_grid
+from paretrain.theory.coupling import estimate_moments, fit_in_dual, learning_curve, penalty_grid
 from studies.coupling.tables import Table
 
 GRID = penalty_grid(0.1, 1e4, per_decade=1)
@@ -62,7 +62,7 @@ def trial(table: Table, generator: np.random.Generator) -> np.ndarray:
     validation_LT, test_LT, generalised_LT = [], [], []
     for common, own in zip(GRID.common_L, GRID.own_L, strict=True):
         inverse_TT = 1 / common + np.eye(num_tasks) / own
-        fitted = fit_coupled(used_NP, used_NT, inverse_TT)
+        fitted = fit_in_dual(used_NP, used_NT, inverse_TT)
         generalised_LT.append(fitted.validated_T)
         predicted_NT = fitted.predict(features_NP)
         validation_LT.append(np.nanmean((predicted_NT - validation_NT) ** 2, axis=0))

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from paretrain.theory.asymptotics import coupling
-from paretrain.theory.coupling import Moments, estimate_moments
-from paretrain.theory.coupling import fit_coupled as fit_in_the_dual
+from paretrain.theory.coupling import Moments, estimate_moments, fit_in_dual
 from paretrain.theory.coupling.closed_form import fit_alone, fit_by_theory, fit_coupled
 from paretrain.theory.coupling.second_moments import SecondMoments
 
@@ -36,7 +35,7 @@ def test_fits_and_their_cross_validation_are_those_of_the_dual(missing):
     found = fit_coupled(columns, [[0, 1, 2]], fit_alone(columns), steps=np.array([0.3]))
 
     penalty_CC = coupling(3, 0.3 * scale, 0.3 * scale)
-    expected = fit_in_the_dual(features_ND, labels_NC / deviation_C, np.linalg.inv(penalty_CC))
+    expected = fit_in_dual(features_ND, labels_NC / deviation_C, np.linalg.inv(penalty_CC))
     np.testing.assert_allclose(found.predict(features_ND), expected.predict(features_ND) * deviation_C, rtol=1e-9)
     np.testing.assert_allclose(found.validated_C, expected.validated_T, rtol=1e-9)
 

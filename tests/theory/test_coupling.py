@@ -10,7 +10,7 @@ from paretrain.theory.coupling import (
     advice_sentence,
     couple,
     estimate_moments,
-    fit_coupled,
+    fit_in_dual,
     learning_curve,
     penalty_grid,
     predict_own_rows,
@@ -80,7 +80,7 @@ def test_the_dual_fit_is_the_minimum_of_the_objective():
     labels_NT = np.where(generator.random((12, 3)) < 0.6, generator.standard_normal((12, 3)) + 4, np.nan)
     penalty_TT = coupling(3, 0.2, 0.7)
 
-    fitted = fit_coupled(features_NP, labels_NT, np.linalg.inv(penalty_TT))
+    fitted = fit_in_dual(features_NP, labels_NT, np.linalg.inv(penalty_TT))
 
     residual_NT = np.nan_to_num(labels_NT - fitted.predict(features_NP))
     count_T = (~np.isnan(labels_NT)).sum(axis=0)
@@ -131,7 +131,7 @@ def test_the_predicted_gain_is_the_measured_one():
         deviation_T = np.nanstd(labels_NT, axis=0)
         errors = []
         for inverse_TT in (np.eye(3) / advice.own_alone, 1 / advice.common + np.eye(3) / advice.own):
-            weights_PT = fit_coupled(features_NP, labels_NT / deviation_T, inverse_TT).weights_PT
+            weights_PT = fit_in_dual(features_NP, labels_NT / deviation_T, inverse_TT).weights_PT
             errors.append(np.mean((((weights_PT - effects_PT / deviation_T) ** 2).sum(0)) + 0.5 / deviation_T**2))
         predicted.append(advice.gain.value)
         measured.append(1 - errors[1] / errors[0])
@@ -168,7 +168,7 @@ def test_cross_validation_predicts_the_error():
         features_NP = generator.standard_normal((180, 80)) * scale_P
         labels_NT = 5 + features_NP @ effects_PT + generator.standard_normal((180, 3))
         labels_NT[np.arange(180)[:, None] % 3 != np.arange(3)] = np.nan
-        fitted = fit_coupled(features_NP, labels_NT, inverse_TT)
+        fitted = fit_in_dual(features_NP, labels_NT, inverse_TT)
         predicted.append(fitted.validated_T.mean())
         offset_T = fitted.intercepts_T - 5
         off_PT = (fitted.weights_PT - effects_PT) * scale_P[:, None]

@@ -1,7 +1,7 @@
 """From tables to a coupling: how alike the tasks are, how strongly to couple them, and what it should win."""
 
 from paretrain.theory.coupling.couple import Advice, Design, Estimate, MeanErrors, couple, learning_curve
-from paretrain.theory.coupling.fit import CoupledRidge, fit_coupled
+from paretrain.theory.coupling.dual import CoupledRidge, fit_in_dual
 from paretrain.theory.coupling.grid import PenaltyGrid, penalty_grid
 from paretrain.theory.coupling.moments import Moments, estimate_moments
 from paretrain.theory.coupling.optimum import optimal_common_and_own, optimal_penalty, optimal_weights
@@ -21,7 +21,7 @@ __all__ = [
     "advice_sentence",
     "couple",
     "estimate_moments",
-    "fit_coupled",
+    "fit_in_dual",
     "learning_curve",
     "optimal_common_and_own",
     "optimal_penalty",

@@ -1,4 +1,6 @@
-"""Fit coupled ridge regression with an intercept per task (equation 2), and predict its test errors (equation 17).
+"""Fit coupled ridge regression with an intercept per task for a given Q (equation 2), and predict its test errors.
+
+The errors are those of equation 17.
 
 Shapes: N rows, P features, T tasks, L labels: all labels of all tasks in one line.
 """
@@ -28,7 +30,7 @@ class CoupledRidge:
         return predictions_NT
 
 
-def fit_coupled(features_NP: Array, labels_NT: Array, inverse_penalty_TT: Array) -> CoupledRidge:
+def fit_in_dual(features_NP: Array, labels_NT: Array, inverse_penalty_TT: Array) -> CoupledRidge:
     """Minimise equation 2 with a = 1 for Q⁻¹ = `inverse_penalty_TT`, in the dual: one unknown per label (NaN: none).
 
     Each task's features and labels are centred on its own labelled rows; the intercepts undo that. With
