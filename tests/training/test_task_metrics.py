@@ -1,5 +1,6 @@
 """Every metric against scikit-learn's, where one is defined; and null where none is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,27 @@ import sklearn.metrics as reference
 import torch
 from scipy.stats import spearmanr
 
-from models import DenseRegression, Segmentation
+from models import Classification, DenseRegression, Regression, Segmentation
 from trainer.config.metrics import METRICS, metrics_of
-from trainer.training.task_metrics import classification_metrics, pixel_metrics, regression_metrics
+from trainer.training import task_metrics
+from trainer.training.collect import Predicted
+from trainer.training.task_metrics import pixel_metrics, sample_metrics
+
+
+def classification_metrics(
+    probabilities_NC: np.ndarray, labels_N: np.ndarray, names: Sequence[str]
+) -> dict[str, float | None]:
+    task = Classification("one", probabilities_NC.shape[1])
+    predicted = Predicted(np.arange(len(labels_N)), {"one": probabilities_NC}, {"one": labels_N})
+    return sample_metrics([task], predicted, {"one": names})["one"]
+
+
+def regression_metrics(
+    answers_N: np.ndarray, labels_N: np.ndarray, names: Sequence[str], scale: float
+) -> dict[str, float | None]:
+    task = Regression("one", scale=scale)
+    predicted = Predicted(np.arange(len(labels_N)), {"one": answers_N[:, None]}, {"one": labels_N})
+    return sample_metrics([task], predicted, {"one": names})["one"]
 
 
 def answers(num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +97,29 @@ def test_metrics_of_a_regression_are_those_of_scikit_learn() -> None:
     )
     constant = regression_metrics(np.zeros(3), np.ones(3), ["mae", "r2", "spearman"], scale=1.0)
     assert constant == {"mae": 1.0, "r2": None, "spearman": None}
+
+
+@pytest.mark.parametrize("at_once", [1, 2**20])
+def test_tasks_are_measured_alone_and_together_alike(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside tasks without a label, with a prediction of NaN, and with other metrics."""
+    monkeypatch.setattr(task_metrics, "MAX_NUMBERS", at_once)
+    found = {f"{kind}{seed}": answers(kind, seed) for seed in range(3) for kind in (2, 4)}
+    found["blind"] = found["20"][0], -np.ones(300)
+    found["broken"] = found["20"][0] * np.float32(np.nan), found["20"][1]
+    tasks = [Classification(name, given.shape[1]) for name, (given, _) in found.items()]
+    names = {task.name: metrics_of("classification", task.num_classes) for task in tasks} | {"22": ["auroc"]}
+    answers_of, labels_of = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
+    numbers = [Regression(f"number{seed}", scale=seed + 1.0) for seed in range(2)]
+    for task in numbers:
+        answers_of[task.name], labels_of[task.name] = found["20"][0][:, :1], found[f"2{int(task.scale)}"][0][:, 0]
+        names[task.name] = metrics_of("regression", 1)
+    together = sample_metrics([*tasks, *numbers], Predicted(np.arange(300), answers_of, labels_of), names)
+    for name, (given, labels) in found.items():
+        assert together[name] == pytest.approx(classification_metrics(given, labels, names[name]), abs=1e-12), name
+    for task in numbers:
+        alone = regression_metrics(answers_of[task.name][:, 0], labels_of[task.name], names[task.name], task.scale)
+        assert together[task.name] == pytest.approx(alone, abs=1e-12)
+    assert set(together["blind"].values()) == set(together["broken"].values()) == {None}
 
 
 def test_metrics_of_pixels_follow_from_counts() -> None:

@@ -42,10 +42,10 @@ def intervals(
             {task: answers_NC[drawn_N] for task, answers_NC in predicted.answers.items()},
             {task: labels_N[drawn_N] for task, labels_N in predicted.labels.items()},
         )
-        for task in kept:
-            for name, value in sample_metrics(task, resample, metrics[task.name]).items():
+        for task, values in sample_metrics(kept, resample, metrics).items():
+            for name, value in values.items():
                 if value is not None:
-                    found[task.name][name].append(value)
+                    found[task][name].append(value)
     return {
         task: {name: _ends(values) if values else None for name, values in each.items()} for task, each in found.items()
     }

@@ -187,8 +187,9 @@ def _together(counted: Sequence[_Counted]) -> _Counted:
 
 
 def _metrics(counted: _Counted, tasks: Sequence[Task], metrics: Mapping[str, Sequence[str]]) -> dict[str, Found]:
+    of_samples = sample_metrics([task for task in tasks if has_one_target(task)], counted.predicted, metrics)
     return {
-        task.name: sample_metrics(task, counted.predicted, metrics[task.name])
+        task.name: of_samples[task.name]
         if has_one_target(task)
         else pixel_metrics(task, sums_N, counts_N, metrics[task.name])
         for task, sums_N, counts_N in zip(tasks, counted.sums, counted.counts, strict=True)
