@@ -78,10 +78,19 @@ def test_a_killed_run_chooses_and_ends_as_one_that_was_not(tmp_path: Path) -> No
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_two_processes_end_at_the_same_step_as_one(tmp_path: Path, paretrain: Command) -> None:
+@pytest.mark.parametrize(
+    "strategy", ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp2", "zero3"))]
+)
+def test_two_processes_end_at_the_same_step_as_one_also_after_a_kill(
+    strategy: str, tmp_path: Path, paretrain: Command
+) -> None:
     config, runs = contrary_config(tmp_path, **CHOICE), tmp_path / "runs"
     assert main(["train", str(config), "name=alone"]) == 0
-    done = paretrain("train", config, "--processes", 2)
+    arguments = ["train", config, "--processes", 2, f"parallel.strategy={strategy}"]
+    if strategy != "ddp":
+        end = records(runs / "alone", "eval")[-1]["step"]
+        assert paretrain(*arguments, env_too={DIES_AT: str(end)}).returncode != 0
+    done = paretrain(*arguments)
     assert done.returncode == 0, done.stderr
     alone, two = (json.loads((runs / name / "summary.json").read_text()) for name in ("alone", "run"))
     for key in ("selected", "steps", "test_errors"):
