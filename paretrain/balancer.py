@@ -26,7 +26,7 @@ from paretrain.rules import MinNormWeighting, Weighting
 from paretrain.solve import solve_step
 from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
-from paretrain.step import Recomputed, Step, inside_backward
+from paretrain.step import Recomputed, Step, inside_backward, leave_graph
 from paretrain.window import Window
 from paretrain.z import as_tensors, is_narrow, refuse_join
 
@@ -205,6 +205,7 @@ class Balancer:
             BalanceError: losses and counts of some rank cannot belong together, as a loss with a count of 0, or a mean
                 given as a sum. On a GPU the backward raises it.
         """
+        leave_graph()
         refuse_positional(losses)
         parts = self._step.parts
         num_samples = parts[0].num_samples if len(parts) == 1 else None
@@ -350,6 +351,7 @@ class Balancer:
 
     def _begin(self, zs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Weigher]:
         """Add a split to the step; return what its node reads, and who weighs it."""
+        leave_graph()
         refuse_join()
         if inside_backward():
             return zs, Recomputed()

@@ -35,6 +35,15 @@ def inside_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def leave_graph() -> None:
+    """End a graph that torch.compile is recording: what autograd does here cannot be part of one."""
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(
+            msg="the Balancer runs outside of compiled graphs. Leave out fullgraph=True, or compile the encoder "
+            "with it, by itself"
+        )
+
+
 class Step:
     """The splits of one step, and what `total` and the backward add to them. It finds α once, however many backwards.
 

@@ -1,5 +1,7 @@
 """The library's face, on one process."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,23 @@ def test_z_of_any_shape_and_a_view_that_no_loss_uses() -> None:
     assert balancer.last.active_T.tolist() == [True, True, False]
     assert z.grad is not None
     assert z.grad.shape == z.shape
+
+
+class ByName(NamedTuple):
+    right: Any
+    left: Any
+
+
+def test_losses_in_a_named_tuple_are_read_by_name_and_weights_are_given_by_name() -> None:
+    z_BD = torch.randn(5, 3, requires_grad=True)
+    found = []
+    for as_given in (list, lambda values: ByName(left=values[0], right=values[1])):
+        balancer = Balancer(["left", "right"])
+        left, right = (view[:, column].square().sum() for column, view in enumerate(balancer.split(z_BD)))
+        balancer.total(sums=as_given([left, 2 * right]), counts=as_given([5, 4])).backward()
+        found.append(balancer.weights)
+    assert found[0] == found[1]
+    assert found[0]["left"] > found[0]["right"] > 0
 
 
 def test_splitting_without_a_backward_is_the_identity() -> None:

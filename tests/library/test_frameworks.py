@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from paretrain import Balancer
-from paretrain.integrations.hugging_face import BalancedTrainer
+from paretrain import Balancer, Random, Uniform
+from paretrain.integrations.hugging_face import STATE, BalancedTrainer
 from paretrain.integrations.lightning import BalancedModule
 from paretrain.reference import descend
 from tests.support.ranks import run_ranks
@@ -123,7 +123,7 @@ def with_deepspeed(rank: int, window: bool) -> Tensor:
     return parameters(network)
 
 
-def with_hugging_face(rank: int, folder: Path) -> Tensor:
+def hugging_face_trainer(folder: Path, **arguments: Any) -> Any:
     from transformers import Trainer, TrainingArguments
 
     class OwnTrainer(BalancedTrainer, Trainer):
@@ -138,7 +138,6 @@ def with_hugging_face(rank: int, folder: Path) -> Tensor:
         per_device_train_batch_size=SIZE,
         per_device_eval_batch_size=3,
         gradient_accumulation_steps=NUM_MICRO_BATCHES,
-        max_steps=1,
         learning_rate=RATE,
         optim="sgd",
         lr_scheduler_type="constant",
@@ -146,17 +145,39 @@ def with_hugging_face(rank: int, folder: Path) -> Tensor:
         use_cpu=True,
         label_names=["y"],
         report_to="none",
-        save_strategy="no",
         disable_tqdm=True,
+        **arguments,
     )
     trainer = OwnTrainer(Network(), args, train_dataset=Samples(), eval_dataset=Samples())
     trainer.balancer = trainer.model.balancer
+    return trainer
+
+
+def with_hugging_face(rank: int, folder: Path) -> Tensor:
+    trainer = hugging_face_trainer(folder, max_steps=1, save_strategy="no")
     trainer.train()
     end = parameters(trainer.model)
     alpha_T = trainer.balancer.alpha
     assert trainer.evaluate()["eval_loss"] > 0
     assert torch.equal(trainer.balancer.alpha, alpha_T), "an evaluation changes nothing"
     return end
+
+
+def resumed_by_hugging_face(folder: Path) -> dict[str, Tensor]:
+    """Parameters after three steps with a rule that has a memory: in one go, and from the checkpoint of step 1."""
+    runs = {"in one go": None, "resumed": str(folder / "checkpoint-1")}
+    ends = {}
+    for name, checkpoint in runs.items():
+        trainer = hugging_face_trainer(folder, max_steps=3, save_strategy="steps", save_steps=1)
+        trainer.balancer.weighting = Random(2, seed=3)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        ends[name] = parameters(trainer.model)
+    (folder / "checkpoint-1" / STATE).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{STATE} is missing"):
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+    trainer.balancer.weighting = Uniform()  # It has no state to lose.
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+    return ends
 
 
 def with_lightning(rank: int) -> Tensor:
@@ -239,3 +260,9 @@ def test_the_step_of_a_loop_with_accelerate_or_deepspeed_is_that_of_the_definiti
 def test_the_step_of_a_trainer_of_theirs_is_that_of_the_definition(tmp_path: Path) -> None:
     for found in run_ranks(2, trainers, tmp_path, limit_seconds=240):
         assert_defined(found)
+
+
+@pytest.mark.slow  # It takes long to import.
+def test_the_checkpoints_of_hugging_face_trainer_have_the_state_of_the_rule(tmp_path: Path) -> None:
+    ends = resumed_by_hugging_face(tmp_path)
+    assert torch.equal(ends["in one go"], ends["resumed"])

@@ -66,9 +66,30 @@ def test_torch_compile_changes_nothing(kind: str, whole: bool) -> None:
     reference, model = network(kind, torch.float64), network(kind, torch.float64)
     torch.compiler.reset()
     for part in [model] if whole else [model.encoder, *model.heads.children()]:
-        part.compile(backend="aot_eager")
+        part.compile(backend="aot_eager", fullgraph=part is model.encoder)
     expected = two_steps(reference, reference, torch.float64)
     assert_same(two_steps(model, model, torch.float64), expected, 1e-12)
+
+
+@pytest.mark.processes  # a compiler
+def test_a_function_that_holds_total_compiles_but_not_into_one_graph() -> None:
+    encoder, heads, balancer = nn.Linear(3, 4), [nn.Linear(4, 1) for _ in range(T)], Balancer(T)
+    x_BD = torch.randn(5, 3)
+
+    def alpha_of(step: Callable[[], Tensor]) -> Tensor:
+        torch.compiler.reset()
+        step().backward()
+        return balancer.alpha
+
+    def step() -> Tensor:
+        views = balancer.split(encoder(x_BD))
+        sums = {name: head(view).square().sum() for name, head, view in zip(balancer.names, heads, views, strict=True)}
+        return balancer.total(sums=sums)
+
+    expected_T = alpha_of(step)
+    assert torch.equal(alpha_of(torch.compile(step, backend="eager")), expected_T)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Leave out fullgraph=True"):
+        alpha_of(torch.compile(step, backend="eager", fullgraph=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
