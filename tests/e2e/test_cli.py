@@ -86,6 +86,9 @@ def test_the_version_is_printed_without_torch() -> None:
 SMALLER = {"celeba": ["train.global_batch=16"], "cityscapes": ["model.head.options.hidden=64"]}
 """Networks that take their time."""
 
+TABLES = {"tox21": [], "toxcast": [], "qm9": ["--kinds", "*=regression"]}
+"""Configurations of tables -> how theirs is converted."""
+
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_passes_check(
@@ -97,11 +100,11 @@ def test_every_configuration_passes_check(
         frames = {"train": [f"ulm/ulm_{number}" for number in range(8)], "val": ["jena/jena_0"]}
         data = tmp_path / "scenes"
         write_cityscapes(write_raw(tmp_path / "raw", frames), data, size=(24, 48))
-    if config.stem == "tox21":
+    if config.stem in TABLES:
         rows = [f"{number},{number % 7},{number % 2},{number % 3 % 2}" for number in range(1000)]
         (tmp_path / "assays.csv").write_text("\n".join(["a,b,NR-AR,SR-p53", *rows]))
         data = tmp_path / "assays"
-        columns = ["--targets", "NR-AR,SR-p53", "--val", "0.2"]
+        columns = ["--targets", "NR-AR,SR-p53", "--val", "0.2", *TABLES[config.stem]]
         assert main(["data", "table", "--csv", f"{data}.csv", *columns, "--out", str(data)]) == 0
     elsewhere = [f"data.path={data}", f"output={tmp_path / 'runs'}"]
     assert main(["check", str(config), *elsewhere, *SMALLER.get(config.stem, [])]) == 0
