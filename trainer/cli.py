@@ -147,6 +147,12 @@ def _compare(options: argparse.Namespace) -> None:
     print_comparison(runs, options.split, baseline)
 
 
+def _rules(options: argparse.Namespace) -> None:
+    from trainer.commands.rules import print_rules
+
+    print_rules(options.tasks)
+
+
 def _sweep(options: argparse.Namespace) -> int:
     from launch.grid import points
     from launch.sweep import sweep
@@ -249,6 +255,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_grid(submit, required=False)
     _add_job(submit)
     submit.set_defaults(run=_submit)
+
+    rules = commands.add_parser("rules", help="print the rules that weigh the tasks, and what each needs and costs")
+    rules.add_argument("--tasks", type=whole(1), default=40, metavar="T", help="measure for this many (default: 40)")
+    rules.set_defaults(run=_rules)
 
     add_data_commands(commands)
     add_theory_commands(commands, _on_processes)

@@ -84,12 +84,21 @@ class TorchJDWeighting:
 
 
 def is_from_torchjd(build: Any) -> typing.TypeGuard[type[nn.Module]]:
-    """Return whether this is a rule class of TorchJD or derived from one."""
+    """Return whether this is a rule class of TorchJD or derived from one; a scalarizer is another thing."""
     if "torchjd" not in sys.modules:
         return False
     from torchjd.aggregation import Aggregator, Weighting
 
     return isinstance(build, type) and issubclass(build, Aggregator | Weighting)
+
+
+def is_scalarizer(build: Any) -> typing.TypeGuard[type[nn.Module]]:
+    """Return whether this is a scalarizer class of TorchJD or derived from one."""
+    if "torchjd" not in sys.modules:
+        return False
+    from torchjd.scalarization import Scalarizer
+
+    return isinstance(build, type) and issubclass(build, Scalarizer)
 
 
 def refuse_more_than_the_gram(kind: type[nn.Module]) -> None:

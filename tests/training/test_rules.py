@@ -12,9 +12,11 @@ import yaml
 from paretrain import Chebyshev, Fixed, GradNorm, Normalised, Random, Uncertainty, Uniform, Weighting, Weights
 from paretrain.rules.from_torchjd import TorchJDWeighting
 from paretrain.rules.rule import Stateless
+from trainer.commands.rules import print_rules
 from trainer.config.file import load_config, parse_config, to_yaml
 from trainer.config.sections.balance import BalanceConfig
 from trainer.errors import UserError
+from trainer.training.rule_table import ABOUT, outside_its_guarantee
 from trainer.training.rules import RULES, build_weighting
 
 CONFIG = Path(__file__).parents[2] / "configs" / "digits.yaml"
@@ -74,6 +76,42 @@ def test_a_rule_of_torchjd_by_its_path() -> None:
     assert weigh(rule)[2] == pytest.approx(3)
 
 
+@pytest.mark.parametrize(
+    ("path", "options", "like"),
+    [("STCH", "{mu: 0.5}", "{weighting: stch, options: {mu: 1.5}}"), ("GeometricMean", "{}", "{weighting: gls}")],
+)
+def test_a_scalarizer_of_torchjd_by_its_path(path: str, options: str, like: str) -> None:
+    """TorchJD's preferences are 1/T each, which is a factor of mu."""
+    found = np.array(weigh(build(f"{{weighting: torchjd.scalarization.{path}, options: {options}}}")))
+    np.testing.assert_allclose(found / found.sum(), np.array(weigh(build(like))) / sum(weigh(build(like))), rtol=1e-9)
+
+
+def test_a_random_scalarizer_goes_on_where_it_was() -> None:
+    first, second = (build("{weighting: torchjd.scalarization.Random}", seed=4) for _ in range(2))
+    assert weigh(first) == weigh(second)
+    expected = weigh(first)
+    third = build("{weighting: torchjd.scalarization.Random}")
+    third.load_state_dict(second.state_dict())
+    assert weigh(third) == expected
+
+
+def test_a_scalarizer_with_a_number_for_each_task_says_which_are_absent() -> None:
+    rule = build("{weighting: torchjd.scalarization.Constant, options: {weights: [1, 2, 3]}}")
+    assert weigh(rule) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"the tasks of index \[1\] have no label"):
+        rule(np.eye(2), np.ones(2), np.array([0, 2]))
+
+
+def test_the_table_of_rules_has_every_rule_and_says_which_to_warn_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ABOUT.keys() == RULES.keys()
+    print_rules(num_tasks=3)
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in shown for name in RULES)
+    assert "weighting=nash" in outside_its_guarantee("nash", "representation")
+    for weighting, space in (("nash", "parameters"), ("min_norm", "representation"), ("my.py:Rule", "representation")):
+        assert not outside_its_guarantee(weighting, space)
+
+
 class Mine(Stateless):
     """A user's own rule."""
 
@@ -105,6 +143,10 @@ def test_a_rule_of_the_user() -> None:
         ("{weighting: gradnorm, options: {learning_rate: a}}", "cannot be built with learning_rate='a'"),
         ("{weighting: torchjd.aggregation.UPGrat}", "'torchjd.aggregation.UPGrat' cannot be imported"),
         ("{weighting: torchjd.aggregation.NashMTL}", "NashMTL does not work on a Gram matrix alone"),
+        ("{weighting: torchjd.scalarization.STCH}", "cannot be built with no options"),
+        ("{weighting: torchjd.scalarization.DWA}", "DWA learns or remembers"),
+        ("{weighting: torchjd.scalarization.UW, options: {shape: 3}}", "UW learns or remembers"),
+        ("{weighting: torchjd.scalarization.Constant, options: {weights: [1, 2]}}", "Constant cannot take 3 losses"),
         ("{weighting: torchjd.aggregation.ConFIG}", "ConFIG does not work on a Gram matrix alone"),
         ("{weighting: torchjd.aggregation.CAGradWeighting}", "cannot be built with no options"),
         ("{weighting: my.own.Rule}", "'my.own.Rule' cannot be imported: No module named 'my'"),

@@ -9,6 +9,7 @@ from trainer.config.strategies import STRATEGIES
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.batch_norm import few_samples
+from trainer.training.rule_table import outside_its_guarantee
 from trainer.training.unused import refuse_unused, say_unused, unused_parameters
 
 
@@ -48,4 +49,5 @@ def look_over(
     notes += [say_unused(unused)] if unused else []
     samples = experiment.train.global_batch // (runtime.world_size * experiment.train.accumulation.steps)
     noisy = few_samples(network, samples)
-    return [*notes, noisy] if noisy else notes
+    outside = outside_its_guarantee(balance.weighting, balance.space)
+    return [*notes, *filter(None, [noisy, outside])]

@@ -9,7 +9,7 @@ import torch
 
 from paretrain.rules.bargaining import FairGrad, Nash
 from paretrain.rules.constant import Fixed, Random, Uniform
-from paretrain.rules.from_torchjd import TorchJDWeighting, is_from_torchjd, refuse_more_than_the_gram
+from paretrain.rules.from_torchjd import TorchJDWeighting, is_from_torchjd, is_scalarizer, refuse_more_than_the_gram
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
 from paretrain.rules.inverse import IMTLG, AlignedMTL, ConFIG
 from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
@@ -18,6 +18,7 @@ from paretrain.rules.preference import Chebyshev
 from paretrain.rules.projections import CAGrad, UPGrad
 from paretrain.rules.rule import Weighting
 from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothChebyshev, SoftOptimalUncertainty
+from paretrain.rules.scalarizer import TorchJDScalarizer
 from paretrain.rules.surgery import GradVac, PCGrad
 from trainer.errors import did_you_mean
 from trainer.user_code import call, errors_explained, is_user_code, load
@@ -64,7 +65,8 @@ def build_weighting(
     """Build a rule.
 
     Args:
-        name: a key of `RULES`; the dotted path of a weighting of TorchJD that needs the Gram matrix alone; or your own
+        name: a key of `RULES`; the dotted path of a weighting of TorchJD that needs the Gram matrix alone, or of
+            one of its scalarizers; or your own
             rule (see `trainer.user_code`), called as those in `RULES` are.
         options: keyword arguments of the rule. TorchJD gets lists as vectors.
         tasks: names of all T tasks, in order.
@@ -83,10 +85,13 @@ def build_weighting(
         given["weights_T"] = _in_task_order("weights", weights, tasks, example=1 / len(tasks))
     if preference is not None:
         build, given["preference_T"] = Chebyshev, _in_task_order("preference", preference, tasks, example=1)
-    if is_from_torchjd(build):
-        refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
+    rule: Any
+    if is_from_torchjd(build) or is_scalarizer(build):
+        if is_from_torchjd(build):
+            refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
+        wrap = TorchJDScalarizer if is_scalarizer(build) else TorchJDWeighting
         vectors = {key: _vector(name, key, value) for key, value in options.items() if isinstance(value, list)}
-        rule = TorchJDWeighting(_call(name, build, {**options, **vectors}, {}), len(tasks), seed)
+        rule = wrap(_call(name, build, {**options, **vectors}, {}), len(tasks), seed)
     else:
         rule = _call(name, build, options, given)
     if not isinstance(rule, Weighting):
