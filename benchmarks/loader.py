@@ -9,6 +9,7 @@ the ratios of the turns. The last line printed is one JSON object:
     vs_webdataset_same_decoder    / WebDataset with this project's decoder into uint8
     vs_mosaicml                   / MosaicML Streaming with this project's decoder; null where it cannot be imported
     two_worker_scaling            wall-clock speed with two workers / with one; needs two free cores
+    three_sources                 speed of the loader on three sources, 128 + 96 + 32 samples a batch / on one
     resized_gain                  speed on shards of images that were resized once / speed on shards of JPEGs
     first_batch_seconds_at_end    from opening the data to the first batch, at the end of an epoch of 200,000 samples
 """
@@ -46,6 +47,7 @@ from trainer.data.sources.celeba.convert import write_celeba
 from trainer.data.sources.synthetic.generate import write_synthetic_celeba
 
 BATCH = 256
+THREE = (128, 96, 32)
 LONG_EPOCH = 200_000
 
 Turn = Callable[[], object]
@@ -91,9 +93,9 @@ def bare_decoder(folder: Path) -> Turn:
 
 
 @contextmanager
-def loading(folder: Path, workers: int = 0) -> Iterator[Turn]:
-    """Yield a turn of this project's loader."""
-    with closing(train_loader([folder], [BATCH], workers=workers)) as loader:
+def loading(folders: Sequence[Path], counts: Sequence[int] = (BATCH,), workers: int = 0) -> Iterator[Turn]:
+    """Yield a turn of this project's loader, on one folder or several sources."""
+    with closing(train_loader(folders, counts, workers)) as loader:
         yield partial(next, loader)
 
 
@@ -138,7 +140,7 @@ def two_worker_scaling(folder: Path, batches: int) -> float:
     for _ in range(5):
         took = []
         for workers in (1, 2):
-            with loading(folder, workers) as turn:
+            with loading([folder], workers=workers) as turn:
                 for _ in range(4):  # batches that the workers have prepared already
                     turn()
                 started = time.perf_counter()
@@ -187,8 +189,9 @@ def measure(size: Size, mosaicml_python: str, console: Console) -> dict[str, flo
         write_celeba(root / "raw", root / "resized", store="resized")
         turns: dict[str, Turn] = {
             "limit": bare_decoder(root / "jpeg"),
-            "paretrain": stack.enter_context(loading(root / "jpeg")),
-            "paretrain, resized shards": stack.enter_context(loading(root / "resized")),
+            "paretrain": stack.enter_context(loading([root / "jpeg"])),
+            "paretrain, three sources": stack.enter_context(loading([root / "jpeg"] * 3, THREE)),
+            "paretrain, resized shards": stack.enter_context(loading([root / "resized"])),
             "WebDataset, Pillow": pillow_batches(root / "jpeg", BATCH),
             "WebDataset, same decoder": same_decoder_batches(root / "jpeg", BATCH),
         }
@@ -221,6 +224,7 @@ def measure(size: Size, mosaicml_python: str, console: Console) -> dict[str, flo
         "vs_webdataset_pillow": speed_over("paretrain", "WebDataset, Pillow"),
         "vs_webdataset_same_decoder": speed_over("paretrain", "WebDataset, same decoder"),
         "vs_mosaicml": speed_over("paretrain", "MosaicML Streaming, same decoder"),
+        "three_sources": speed_over("paretrain, three sources", "paretrain"),
         "two_worker_scaling": round(scaling, 3),
         "resized_gain": speed_over("paretrain, resized shards", "paretrain"),
         "first_batch_seconds_at_end": round(statistics.median(firsts), 4),

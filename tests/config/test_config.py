@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainer.config.file import load_config, parse_config, to_yaml
-from trainer.config.resume import differences
+from trainer.config.resume import check_request, differences, how_to_change
 from trainer.config.schema import Experiment
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.errors import UserError
@@ -63,11 +63,25 @@ def test_nothing_can_be_changed() -> None:
         ("parallel.processes=1", False),
         ("data.workers=2", False),
         ("checkpoint.keep=9", False),
+        ("data.path=elsewhere", False),
         ("wandb.mode=offline", False),
     ],
 )
 def test_a_run_goes_on_only_where_its_numbers_stay_the_same(override: str, decides_numbers: bool) -> None:
     assert bool(differences(load_config(CONFIG), load_config(CONFIG, [override]))) == decides_numbers
+
+
+def test_a_run_of_sources_goes_on_where_they_moved_and_on_request_with_other_shares() -> None:
+    def run(**of_a: object) -> Experiment:
+        values = load_config(CONFIG).model_dump(mode="json")
+        return parse_config(values | {"data": {"sources": {"a": {"path": "x"} | of_a, "b": {"path": "y"}}}}, "x")
+
+    assert not differences(run(), run(path="z"))
+    assert differences(run(), run(tasks=["left"]))
+    assert differences(run(), run(share=2.0)) == {"data.sources.a.share": "1.0 -> 2.0"}
+    assert "--allow-change data.sources.a.share" in how_to_change(differences(run(), run(share=2.0)))
+    check_request(["data.sources.a.share"])
+    assert not differences(run(), run(share=2.0), ["data.sources.a.share"])
 
 
 def test_a_run_may_become_longer_unless_the_schedule_depends_on_its_end() -> None:
@@ -102,6 +116,11 @@ def test_a_section_that_may_be_absent_is_as_strict() -> None:
         ("optimizer.decay_factor=0.5", "decay_factor=0.5 has no effect with schedule=cosine"),
         ("optimizer.schedule=step", "schedule=step needs decay_every_steps and decay_factor"),
         ("balance={preference: {left: 2}, weighting: uniform}", "it belongs to weighting=min_norm"),
+        ("data={path: x, sources: {a: {path: y}}}", "data: expected either path or sources, found both"),
+        ("data={}", "data: expected either path or sources, found neither"),
+        ("data.temperature=0.5", "temperature and multiple_of have an effect with sources only"),
+        ("data={sources: {a: {path: x, share: 2}}, temperature: 0.5}", "sources.a.share both say how many samples"),
+        ("data={sources: {a/b: {path: x}}}", "sources.a/b: expected a name of at most 64 letters"),
     ],
 )
 def test_a_key_that_has_no_effect_is_refused(override: str, said: str) -> None:

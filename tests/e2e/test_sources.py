@@ -1,5 +1,6 @@
 """Several data folders in one run: the whole way from `check` to `eval`, and the same bits after a stop or a kill."""
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_each_source_is_checked_evaluated_and_shown(mixed: Path, capsys: pytest.
     assert main(["eval", str(run)]) == 0
     assert "split of source b, 6 samples" in " ".join(capsys.readouterr().out.split())
     assert main(["export", str(run), "--out", str(mixed.parent / "out.safetensors")]) == 0
-    for command, out in (("predict", "out.csv"), ("refit", "new")):
-        assert main([command, str(run), "--out", str(mixed.parent / out)]) == 2
-        assert "this one has sources: a, b" in capsys.readouterr().err
+    assert main(["predict", str(run), "--out", str(mixed.parent / "out.csv")]) == 0
+    rows = list(csv.DictReader((mixed.parent / "out.csv").open()))
+    assert [(row["source"], row["sample"]) for row in rows] == [(name, str(i)) for name in "ab" for i in range(6)]
+    assert [row["third"] for row in rows] == [*"012012", *[""] * 6]
+    assert [row["weight"] for row in rows] == [*[""] * 6, *(str(i / 10) for i in range(6))]
+    assert [row["even"] for row in rows] == [*"101010"] * 2
+    assert main(["refit", str(run), "--out", str(mixed.parent / "new")]) == 2
+    assert "this one has sources: a, b" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_more_processes_find_the_same_weights(mixed: Path, processes: int) -> None:
+    runs, plain = mixed.parent / "runs", "model.encoder.options={}"
+    assert main(["train", str(mixed), plain, "name=alone"]) == 0
+    done = run_command("train", mixed, "--processes", processes, plain, "data.workers=1")
+    assert done.returncode == 0, done.stderr
+    found, expected = numbers(runs / "run"), numbers(runs / "alone")
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours["kind"] == "train":
+            for field in ("losses", "alpha", "epochs"):
+                assert ours[field] == pytest.approx(theirs[field], rel=1e-4, abs=1e-5)

@@ -1,6 +1,6 @@
 """`paretrain predict`: write the labels and predictions of every sample of a split to a table.
 
-Shapes: N samples of the split, C classes.
+Shapes: N samples of the split, C classes, T tasks.
 """
 
 import csv
@@ -15,8 +15,9 @@ import numpy as np
 
 from trainer.commands.evaluated import Evaluated, evaluate_checkpoint
 from trainer.data.format.index import scalar_tasks
-from trainer.data.format.specs import ClassificationSpec, RegressionSpec, TaskSpec, doubled
+from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec, TaskSpec, doubled
 from trainer.data.format.tables import load_index
+from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.files import make_folder, replace
 from trainer.terminal import Terminal
@@ -25,8 +26,11 @@ SUFFIXES = (".parquet", ".csv")
 
 
 def predict_run(run_dir: Path, split: str, step: int | str | None, out: Path, processes: int | None) -> None:
-    """Write a row for each sample: `sample`, its number in the split in the order of the shards; and for each task
-    NAME its label, null where it is missing, and NAME.p0, NAME.p1 ... or NAME.predicted.
+    """Write a row for each sample.
+
+    Its columns: of several sources `source`, the name of the sample's; `sample`, its number in the split in the order
+    of the shards; and for each task NAME its label, null where it is missing, and NAME.p0, NAME.p1 ... or
+    NAME.predicted.
 
     A class is its index, and a number is in the data's own unit. The metadata of a .parquet file hold the names of the
     classes.
@@ -77,16 +81,20 @@ class _Column(NamedTuple):
 
 
 def _columns(evaluated: Evaluated) -> list[_Column]:
-    predicted, data = evaluated.found.predicted, evaluated.data
+    predicted, sources = evaluated.found.predicted, evaluated.data.sources
     if predicted is None:
         raise UserError("all tasks have a target for every pixel: there is no prediction of a sample to write")
+    specs = _described(evaluated.specs)
+    of_sources = evaluated.found.by_source or {"": evaluated.found}
+    ids = [found.predicted.sample_ids_N for found in of_sources.values() if found.predicted]
+    both = list(zip(sources, ids, strict=True))
     # The labels as the data have them: the model is given standardised ones.
-    manifest = data.only.manifest
-    labels_NT = load_index(data.only.path, manifest, evaluated.split)[1][predicted.sample_ids_N]
-    places = {spec.name: place for place, spec in enumerate(scalar_tasks(manifest.tasks))}
+    labels_NT = np.concatenate([_labels(source, evaluated.split, ids_N, specs) for source, ids_N in both])
     columns = [_Column("sample", predicted.sample_ids_N)]
-    for spec in _described(evaluated.specs):
-        labels_N, answers_NC = labels_NT[:, places[spec.name]], predicted.answers[spec.name]
+    if len(sources) > 1:
+        columns.insert(0, _Column("source", np.concatenate([np.full(len(ids_N), one.name) for one, ids_N in both])))
+    for place, spec in enumerate(specs):
+        labels_N, answers_NC = labels_NT[:, place], predicted.answers[spec.name]
         if isinstance(spec, ClassificationSpec):
             columns.append(_Column(spec.name, labels_N.astype(np.int64), labels_N < 0))
             columns += [_Column(f"{spec.name}.p{one}", p_N) for one, p_N in enumerate(answers_NC.T)]
@@ -99,6 +107,20 @@ def _columns(evaluated: Evaluated) -> list[_Column]:
             f"two columns would have the name {', '.join(map(repr, doubles))}: rename the tasks of the data"
         )
     return columns
+
+
+def _labels(source: DataFolder, split: str, ids_N: np.ndarray, specs: Sequence[TaskSpec]) -> np.ndarray:
+    """Return the labels of samples of a source as its table has them, (N, T) float64; -1 or NaN without a label."""
+    labels_NT = load_index(source.path, source.manifest, split)[1][ids_N]
+    places = {spec.name: place for place, spec in enumerate(scalar_tasks(source.manifest.tasks))}
+    used = {task.name for task in source.tasks}
+    found_NT = np.full((len(ids_N), len(specs)), np.nan)
+    for number, spec in enumerate(specs):
+        if spec.name in used:
+            found_NT[:, number] = labels_NT[:, places[spec.name]]
+        elif isinstance(spec, ClassificationSpec):
+            found_NT[:, number] = MISSING
+    return found_NT
 
 
 def _described(specs: Sequence[TaskSpec]) -> list[ClassificationSpec | RegressionSpec]:

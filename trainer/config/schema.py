@@ -113,6 +113,15 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _micro_batches_have_all_sources(self) -> Self:
+        if self.data.sources and self.train.accumulation.alpha == "micro":
+            raise ValueError(
+                "train.accumulation.alpha=micro: a micro-batch may lack samples of some of data.sources, and so has no "
+                "weights for all tasks. Type train.accumulation.alpha=window"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_divide_the_batch(self) -> Self:
         batch, processes, steps = self.train.global_batch, self.parallel.processes, self.train.accumulation.steps
         if batch % (processes * steps):

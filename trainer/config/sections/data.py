@@ -83,8 +83,8 @@ class DataConfig(Section):
     """Number of samples that are shuffled together, in whole shards; a smaller split is permuted as a whole. Remote
     data may need fewer: two such groups and the test split must fit the cache together."""
     max_bad_fraction: float = Field(0.001, ge=0, le=1)
-    """Fraction of the training samples that may be unreadable in an epoch before the run stops. Unreadable samples have
-    no effect on the training."""
+    """Fraction of the training samples of a source that may be unreadable in an epoch before the run stops. Unreadable
+    samples have no effect on the training."""
 
     @property
     def folders(self) -> Mapping[str, SourceConfig]:
@@ -101,8 +101,10 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _one_folder_or_several(self) -> Self:
         if (self.path is None) == (not self.sources):
-            found = "neither" if self.path is None else "both"
-            raise ValueError(f"expected either path or sources, found {found}. Type data.path=FOLDER, or name sources")
+            found, then = ("neither", "data.path=FOLDER, or name sources")
+            if self.path is not None:
+                found, then = ("both", "data.sources={} to use the path alone, or data.path=null")
+            raise ValueError(f"expected either path or sources, found {found}. Type {then}")
         if not self.sources and (self.temperature is not None or self.multiple_of != 1):
             raise ValueError("temperature and multiple_of have an effect with sources only. Leave them out")
         for name in self.sources:
