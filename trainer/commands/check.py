@@ -85,7 +85,7 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         **({"notes": "; ".join(run.notes)} if run.notes else {}),
         "optimizer": f"{experiment.optimizer.name}: " + "\n".join(run.groups),
         "batch": _batch(config, processes),
-        "length": "\n".join(_length(config, source, count) for source, count in zip(data.sources, counts, strict=True)),
+        "length": _length(config, data.sources, counts),
         "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",
         "memory": _memory(needed, experiment.parallel.strategy),
         "one batch": f"{seconds:.3f} s forward and backward; {_losses(balance, run.task_names)}",
@@ -116,11 +116,8 @@ def _of_one_process(config: DataConfig, sources: Sequence[DataFolder], counts: S
 def _data(source: DataFolder, path: str) -> str:
     manifest = source.manifest
     samples = ", ".join(f"{manifest.num_samples(split):,} {split}" for split in manifest.splits)
-    return f"{_named(source)}{manifest.name} in {path}: {samples} samples, as the manifest says"
-
-
-def _named(source: DataFolder) -> str:
-    return f"{source.name}: " if source.name else ""
+    name = f"{source.name}: " if source.name else ""
+    return f"{name}{manifest.name} in {path}: {samples} samples, as the manifest says"
 
 
 def _batch(config: TrainConfig, processes: int) -> str:
@@ -131,13 +128,16 @@ def _batch(config: TrainConfig, processes: int) -> str:
     return f"{config.global_batch} samples per step = {' x '.join(factors)} x {each}"
 
 
-def _length(config: TrainConfig, source: DataFolder, samples_per_step: int) -> str:
-    steps_per_epoch = source.manifest.num_samples("train") // samples_per_step
-    epochs = f"{config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps"
-    if not source.name:
-        return f"{config.steps:,} steps = {epochs}"
-    repeats = f"repeats after step {steps_per_epoch:,}" if steps_per_epoch < config.steps else "never repeats"
-    return f"{source.name}: {samples_per_step} samples a step, {epochs}, {repeats}"
+def _length(config: TrainConfig, sources: Sequence[DataFolder], counts: Sequence[int]) -> str:
+    lines = []
+    for source, count in zip(sources, counts, strict=True):
+        steps_per_epoch = source.manifest.num_samples("train") // count
+        epochs = f"{config.steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:,} steps"
+        if not source.name:
+            return f"{config.steps:,} steps = {epochs}"
+        repeats = f"repeats after step {steps_per_epoch:,}" if steps_per_epoch < config.steps else "never repeats"
+        lines.append(f"{source.name}: {count} samples a step, {epochs}, {repeats}")
+    return "\n".join([f"{config.steps:,} steps", *lines])
 
 
 def _losses(balance: Balance, names: list[str]) -> str:
