@@ -49,6 +49,7 @@ def assert_same(run: Path, whole: Path) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_one_that_was_not(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = mixed.parent / "runs"
     options = ["train.eval_every_steps=8"]  # Each last step is evaluated, also that of a part.
@@ -107,7 +108,7 @@ def test_each_source_is_checked_evaluated_and_shown(mixed: Path, capsys: pytest.
     assert "split of source b, 6 samples" in " ".join(capsys.readouterr().out.split())
     assert main(["export", str(run), "--out", str(mixed.parent / "out.safetensors")]) == 0
     assert main(["predict", str(run), "--out", str(mixed.parent / "out.csv")]) == 0
-    rows = list(csv.DictReader((mixed.parent / "out.csv").open()))
+    rows = list(csv.DictReader((mixed.parent / "out.csv").read_text().splitlines()))
     assert [(row["source"], row["sample"]) for row in rows] == [(name, str(i)) for name in "ab" for i in range(6)]
     assert [row["third"] for row in rows] == [*"012012", *[""] * 6]
     assert [row["weight"] for row in rows] == [*[""] * 6, *(str(i / 10) for i in range(6))]
