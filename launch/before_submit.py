@@ -61,4 +61,4 @@ def _check(experiment: Experiment) -> None:
         check_select(config.select, config.eval_split, split, tasks, metrics)
     samples_per_step(experiment.data, sources, config.global_batch, experiment.parallel.processes)
     build_network(experiment, spec, tasks)
-    build_rule(experiment.balance, tasks, experiment.seed)
+    build_rule(experiment.balance, [task.name for task in tasks], experiment.seed)

@@ -19,10 +19,11 @@ from paretrain.exchange import exchange
 from paretrain.gram import diagonal, gram
 from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_positional
 from paretrain.nonfinite import OnNonFinite, some, zero_gradients
-from paretrain.parameters import task_gradients
+from paretrain.parameters import ParameterStep, task_gradients
 from paretrain.ranks import Ranks
 from paretrain.renewal import Held, Renewal
 from paretrain.rules import MinNormWeighting, Weighting
+from paretrain.rules.grouped import Grouped
 from paretrain.solve import solve_step
 from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
@@ -66,6 +67,8 @@ class Balancer:
         every_steps: K: find α in every K-th step and hold it in between. A step that holds α makes and sends no Gram
             matrix. α is found sooner for a task that has labels now and had none when it was last found. Each new Gram
             matrix says how stale α had become: `last.stale`.
+        group_of: the index of each task's group, from 0 on: the tasks of a group share one α; see `Grouped`. The rule
+            then sees groups in place of tasks. None: each task is a group.
         max_gap: find α more often where it has become staler than this; see `renewal.Renewal`. None: never.
 
     Attributes:
@@ -86,13 +89,18 @@ class Balancer:
         on_nonfinite: OnNonFinite = "stop",
         every_steps: int = 1,
         max_gap: float | None = None,
+        group_of: Sequence[int] | None = None,
     ) -> None:
         self.names = [f"{task}" for task in range(tasks)] if isinstance(tasks, int) else list(tasks)
         if not self.names:
             raise ValueError("a Balancer needs at least one task, found none")
         if on_nonfinite not in get_args(OnNonFinite):
             raise ValueError(f"on_nonfinite must be one of {', '.join(get_args(OnNonFinite))}, found '{on_nonfinite}'")
-        self.weighting: Weighting = MinNormWeighting() if weighting is None else weighting
+        rule = MinNormWeighting() if weighting is None else weighting
+        self.weighting: Weighting = rule if group_of is None else Grouped(rule, group_of)
+        self._group_of_T = list(range(len(self.names)) if group_of is None else group_of)
+        if len(self._group_of_T) != len(self.names):
+            raise ValueError(f"expected the group of each of {len(self.names)} tasks, found {len(self._group_of_T)}")
         self.last: Balance | None = None
         self._ranks = Ranks(group)
         self._on_nonfinite = on_nonfinite
@@ -335,6 +343,30 @@ class Balancer:
             parameter.grad = gradient_P.view_as(parameter)
         for parameter, gradient in zip(own, own_gradients, strict=True):
             parameter.grad = self._ranks.sum(gradient).to(gradient.device)
+
+    def parameter_step(self, sums: Values, counts: Counts, *, watch: bool = False) -> ParameterStep:
+        """Begin a step in the space of the parameters whose gradients are kept as shards. Collective.
+
+        It is `fill_gradients` for wrappers that shard gradients, and for several micro-batches. Memory is a shard a
+        group of tasks.
+
+        Args:
+            sums: this rank's loss sums of the whole step, as for `total`.
+            counts: as for `total`.
+            watch: make the backward of each task, whatever is held or grouped, to look at its gradient.
+
+        Raises:
+            ValueError: not one sum and one count for each task.
+        """
+        _, totals = self._global_means(read_losses(self.names, sums, None, counts, None))
+        held = self.renewal.held if self.renewal.holds(totals.counts_T) and not watch else None
+        held_T = torch.from_numpy(held.alpha_T) if held else None
+        group_of_T = torch.tensor(range(len(self.names)) if watch else self._group_of_T)
+        return ParameterStep(totals, group_of_T, held_T, self._ranks, self._find)
+
+    def summed_gram(self, gram_TT: Tensor) -> Tensor:
+        """Return the sum over the ranks of their Gram matrices, on every rank and on the CPU. Collective."""
+        return self._ranks.sum(gram_TT).cpu()
 
     def _global_means(self, losses: Losses) -> tuple[Tensor, Totals]:
         """Return this rank's part of the global mean losses, and the step's totals. Collective."""

@@ -1,12 +1,13 @@
 """Task gradients with respect to the encoder's parameters: the problem that MGDA-UB bounds (Sener & Koltun, eq. 4).
 
-It takes T backwards and T x P numbers per step, the cost that MGDA-UB avoids. It serves to compare with MGDA-UB and to
-monitor it: the paper's claim that an MGDA-UB step descends on every task (Theorem 1b) does not hold in general.
+It takes T backwards per step, the cost that MGDA-UB avoids. It sees conflicts that MGDA-UB cannot: tasks that share no
+sample have orthogonal gradients at the representation, whatever their gradients in the parameters. It also serves to
+monitor MGDA-UB: the paper's claim that such a step descends on every task (Theorem 1b) does not hold in general.
 
-Shapes: T tasks, P parameters.
+Shapes: T tasks, G groups of tasks, P parameters, S of them on this rank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from paretrain.gram import gram
+from paretrain.losses import Totals, means_of
 from paretrain.ranks import Ranks
+from paretrain.split import Weighed
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,77 @@ def task_gradients(means_T: Tensor, parameters: Sequence[nn.Parameter], ranks: R
     return ranks.sum(gradients_TP).to(gradients_TP.device)
 
 
-def slopes(gradients_TP: Tensor, alpha_T: np.ndarray, active_T: np.ndarray) -> Slopes:
+@dataclass(frozen=True)
+class ParameterStep:
+    """A step of MGDA in parameter space whose gradients the caller keeps as shards; see `Balancer.parameter_step`.
+
+    For each of `backwards`, run the backward of its scalar, through a model that was given a `Known`, and average the
+    gradients over the ranks. Add those of the heads up. Of those of the encoder keep this rank's shard: the shards of
+    all ranks together have every entry once. `weigh` then finds α.
+
+    Attributes:
+        totals: the step's losses and global counts.
+        group_of_T: the index of each task's group; the tasks of a group share one backward and one α.
+        held_T: α, where the step holds it: one backward is enough then. None: `weigh` finds it.
+        ranks: the processes that share the batch.
+        find: finds α.
+    """
+
+    totals: Totals
+    group_of_T: Tensor
+    held_T: Tensor | None
+    ranks: Ranks
+    find: Callable[[Tensor, Totals], Weighed]
+
+    def backwards(self, sums_T: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return a scalar for each backward, and the weights of the tasks in the encoder's gradient meanwhile, (T,).
+
+        Args:
+            sums_T: this rank's loss sums, of the whole step or of one of its micro-batches.
+        """
+        scaled_T = self.ranks.size * means_of(sums_T, self.totals.counts_T)
+        if self.held_T is not None:
+            return [(scaled_T.sum(), self.held_T)]
+        labelled_T = (self.totals.counts_T > 0).double().cpu()
+        found = []
+        for group in range(int(self.group_of_T.max()) + 1):
+            is_in_T = self.group_of_T == group
+            weights_T = is_in_T * labelled_T
+            found.append((scaled_T[is_in_T.to(scaled_T.device)].sum(), weights_T / weights_T.sum().clamp(min=1)))
+        return found
+
+    def weigh(self, shards_GS: Tensor) -> Tensor:
+        """Return this rank's shard of the combined gradient: (S,). Collective; one T x T matrix travels.
+
+        Args:
+            shards_GS: this rank's shard of the encoder's gradient in each of `backwards`. Overwritten. S may differ
+                between ranks.
+
+        Raises:
+            NonFiniteError: as in the backward of `Balancer.total`.
+        """
+        num_tasks = len(self.group_of_T)
+        if self.held_T is not None:
+            # There are no gradients of single tasks: each has one, and it is finite where the sum is.
+            value = 1.0 if bool(shards_GS.isfinite().all()) else torch.nan
+            _, dropped = self.find(shards_GS.new_full((num_tasks,), value, dtype=torch.float64), self.totals)
+            return torch.zeros_like(shards_GS[0]) if dropped else shards_GS[0]
+        group_of_T = self.group_of_T.to(shards_GS.device)
+        alpha_T, dropped = self.find(gram(shards_GS)[group_of_T][:, group_of_T], self.totals)
+        shards_GS[self.group_of_T[dropped]] = 0
+        alpha_G = alpha_T.new_zeros(len(shards_GS)).index_add_(0, self.group_of_T, alpha_T)
+        return alpha_G.to(shards_GS) @ shards_GS
+
+
+def slopes(gram_TT: np.ndarray, alpha_T: np.ndarray, active_T: np.ndarray) -> Slopes:
     """Return how the step of `alpha_T` changes the losses of the active tasks.
 
     Args:
-        gradients_TP: the result of `task_gradients`.
+        gram_TT: the Gram matrix of the tasks' gradients with respect to the parameters.
         alpha_T: the weights of the step.
         active_T: bool, the tasks to include in `worst` and `num_ascending`.
     """
-    falls_T = gram(gradients_TP).cpu().numpy() @ alpha_T
+    falls_T = gram_TT @ alpha_T
     falls_A = falls_T[active_T]
     length = float(alpha_T @ falls_T)
     worst = float(falls_A.min() / length) if falls_A.size and length > 0 else 0.0

@@ -38,11 +38,10 @@ VALUES: dict[str, Any] = {
         ({}, {"strategy": "zero3", "gather": "bf16"}, "needs strategy fsdp2, found 'zero3'"),
         ({}, {"strategy": "fsdp2", "gather": "bf16"}, "found 'fp32'.* Type parallel.precision=bf16"),
         (
-            {"space": "parameters"},
-            {"strategy": "zero1"},
-            "balance.space=parameters: not available under parallel.strategy=zero1",
+            {"space": "parameters", "monitor_every_steps": 5},
+            {"strategy": "zero1", "offload": {"optimizer": "cpu"}},
+            "balance.space=parameters, balance.monitor_every_steps: .* with parallel.offload.optimizer=cpu",
         ),
-        ({"monitor_every_steps": 5}, {"strategy": "fsdp2"}, "where no process holds whole gradients"),
         ({"on_nonfinite": "drop_task"}, {"strategy": "zero3"}, "Type parallel.strategy=ddp, or leave it out"),
     ],
 )
@@ -60,8 +59,8 @@ def test_settings_that_do_not_go_together_are_refused(
         ({"train": {"accumulation": {"steps": 3}}}, r"train.accumulation.steps=3: type train.global_batch=3"),
         ({"train": {"accumulation": {"alpha": "micro"}}}, "no effect with steps: 1. Type train.accumulation.steps=4"),
         (
-            {"train": {"accumulation": {"steps": 2}}, "balance": {"monitor_every_steps": 5}},
-            "balance.monitor_every_steps: cannot be used with train.accumulation.steps=2",
+            {"train": {"accumulation": {"steps": 2, "alpha": "micro"}}, "balance": {"monitor_every_steps": 5}},
+            "balance.monitor_every_steps: cannot be used with train.accumulation.alpha=micro",
         ),
         (
             {"parallel": {"precision": "fp16", "device": "cuda"}, "balance": {"space": "parameters"}},

@@ -83,6 +83,29 @@ def two_pass_step(model: MultiTaskModel, x_BCHW: Tensor, labels_TB: Tensor) -> T
     return alpha_T
 
 
+def parameter_space_step(model: MultiTaskModel, x_BCHW: Tensor, labels_TB: Tensor) -> Tensor:
+    """Fill every .grad by MGDA in the space of the encoder's parameters, by its definition. Returns α (T,)."""
+    z_BD = model.encoder(x_BCHW)
+    losses = [
+        F.cross_entropy(head(z_BD), labels_B, ignore_index=MISSING) if (labels_B != MISSING).any() else None
+        for head, labels_B in zip(model.heads, labels_TB, strict=True)
+    ]
+    active = [task for task, loss in enumerate(losses) if loss is not None]
+    shared = list(model.encoder.parameters())
+    rows = [torch.autograd.grad(losses[task], shared, retain_graph=True) for task in active]
+    vectors = [torch.cat([part.flatten().double() for part in row]) for row in rows]
+    alpha_A = min_norm_by_enumeration(np.array([[float(left @ right) for right in vectors] for left in vectors]))[0]
+    own = list(model.heads.parameters())
+    of_heads = torch.autograd.grad(sum(losses[task] for task in active), own, allow_unused=True)
+    for parameter, *of_tasks in zip(shared, *rows, strict=True):
+        parameter.grad = sum(alpha * gradient for alpha, gradient in zip(alpha_A.tolist(), of_tasks, strict=True))
+    for parameter, gradient in zip(own, of_heads, strict=True):
+        parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+    alpha_T = torch.zeros(len(labels_TB), dtype=torch.float64)
+    alpha_T[active] = torch.from_numpy(alpha_A)
+    return alpha_T
+
+
 def train_by_definition(problem: Problem) -> tuple[Tensor, Tensor]:
     """Train on one process without the trick. Returns α of every step, and the parameters at the end, flattened."""
     model = problem.model()

@@ -89,10 +89,11 @@ def _balancer_bytes(run: Run, heads: nn.Module, z: Z, encoder_bytes: int) -> int
         found = stacked_bytes(num_tasks, z_bytes, errors, sum(_bytes([first.weight_TCD]) for first in firsts))
     else:
         found = split_bytes(num_tasks, z_bytes)
-    whole_gradients = parameter_gradients_bytes(num_tasks, encoder_bytes)
+    parallel = run.experiment.parallel
+    shards = parameter_gradients_bytes(num_tasks, encoder_bytes, parallel.processes, parallel.strategy)
     if balance.space == "parameters":
-        return whole_gradients
-    return found + (whole_gradients if balance.monitor_every_steps else 0)
+        return shards
+    return found + (shards if balance.monitor_every_steps else 0)
 
 
 def parts_of_fsdp2(network: nn.Module) -> tuple[int, ...]:

@@ -51,18 +51,11 @@ class Experiment(Section):
         return self.output / self.name
 
     @model_validator(mode="after")
-    def _strategy_has_whole_gradients(self) -> Self:
-        asked = _chosen(
-            {
-                "balance.space=parameters": self.balance.space == "parameters",
-                "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
-                "balance.on_nonfinite=drop_task": self.balance.on_nonfinite == "drop_task",
-            }
-        )
-        if asked and not STRATEGIES[self.parallel.strategy].whole_gradients:
+    def _dropped_tasks_need_whole_gradients(self) -> Self:
+        if self.balance.on_nonfinite == "drop_task" and not STRATEGIES[self.parallel.strategy].whole_gradients:
             raise ValueError(
-                f"{asked}: not available under parallel.strategy={self.parallel.strategy}, where no process holds "
-                "whole gradients. Type parallel.strategy=ddp, or leave it out"
+                f"balance.on_nonfinite=drop_task: not available under parallel.strategy={self.parallel.strategy}, "
+                "where no process holds whole gradients. Type parallel.strategy=ddp, or leave it out"
             )
         return self
 
@@ -86,17 +79,20 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _parameter_space_needs_one_plain_backward(self) -> Self:
+    def _parameter_space_needs_each_backwards_gradients(self) -> Self:
         asked = _chosen(
             {
                 "balance.space=parameters": self.balance.space == "parameters",
                 "balance.monitor_every_steps": self.balance.monitor_every_steps is not None,
             }
         )
+        offload = self.parallel.offload
         others = _chosen(
             {
-                f"train.accumulation.steps={self.train.accumulation.steps}": self.train.accumulation.steps > 1,
+                "train.accumulation.alpha=micro": self.train.accumulation.alpha == "micro",
                 "parallel.precision=fp16": self.parallel.precision == "fp16",
+                # DeepSpeed then moves every backward's gradients to the host, where they are added up.
+                f"parallel.offload.optimizer={offload.optimizer}": offload.optimizer != "none",
             }
         )
         if asked and others:

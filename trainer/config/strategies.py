@@ -16,8 +16,8 @@ class Strategy:
             process holds everything.
         zero_stage: the ZeRO stage that DeepSpeed runs; None: another engine.
         several_processes: whether it runs on more than one process.
-        whole_gradients: whether a backward leaves the whole gradient of every parameter in `.grad`. Gradients in
-            parameter space, and dropping one task's gradients, need them.
+        whole_gradients: whether a backward leaves the whole gradient of every parameter in `.grad`, which dropping one
+            task's gradients needs.
         compiles: whether it takes a network that torch.compile has compiled.
         replicates_shards: whether groups of processes can hold the shards, once each (hybrid sharding).
         gathers: the precisions in which it can gather shards of float32 parameters.

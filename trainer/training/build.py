@@ -19,6 +19,7 @@ from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.patterns import matching
 from trainer.training.rules import build_weighting
+from trainer.training.task_groups import task_groups
 from trainer.user_code import errors_explained, is_user_code, load, place_of
 
 
@@ -106,28 +107,31 @@ def _refuse_tied(network: nn.Module) -> None:
 
 def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
     """Build the balancer over all ranks, with its rule; raises as `build_rule`."""
-    names, rule = [task.name for task in tasks], build_rule(config, tasks, seed)
+    names = [task.name for task in tasks]
+    group_of = task_groups(config.groups, names)[1] if config.groups else None
     return Balancer(
         names,
-        rule,
+        build_rule(config, names, seed),
         group=runtime.balance_group,
         on_nonfinite=config.on_nonfinite,
         every_steps=config.every_steps,
         max_gap=config.adaptive.gap if config.adaptive else None,
+        group_of=group_of,
     )
 
 
-def build_rule(config: BalanceConfig, tasks: Sequence[Task], seed: int) -> Weighting:
-    """Build the rule; `seed` determines what a random one draws.
+def build_rule(config: BalanceConfig, tasks: Sequence[str], seed: int) -> Weighting:
+    """Build the rule, which sees the groups of tasks where there are any; `seed` determines what a random one draws.
 
     Raises:
-        UserError: no such rule or option, or weights or a preference that do not fit the tasks.
+        UserError: no such rule or option, or groups, weights or a preference that do not fit the tasks.
     """
+    names, _ = task_groups(config.groups, tasks)
     try:
         return build_weighting(
             config.weighting,
             config.options,
-            tasks=[task.name for task in tasks],
+            tasks=names,
             weights=config.weights,
             preference=config.preference,
             normalise=config.normalise,

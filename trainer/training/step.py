@@ -1,6 +1,6 @@
 """One training step: the gradients of a batch, and whether the optimizer follows them.
 
-Shapes: B samples on this rank, T tasks, P parameters of the encoder.
+Shapes: B samples on this rank, T tasks.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from torch import Tensor
 from paretrain import Balance, NonFiniteError
 from paretrain.parameters import Slopes, slopes
 from trainer.data.reading.batch import Batch
-from trainer.training.gradients import copy_buffers, encoder_gradients, forward_backward, restore_buffers
+from trainer.training.gradients import forward_backward
 from trainer.training.learner import Learner
+from trainer.training.no_trace import copy_buffers, restore_buffers
+from trainer.training.parameter_space import parameter_gram
 from trainer.training.schedule import set_learning_rate
 
 BROKEN_IN_THE_ENCODER = "not finite: the parameters' gradient, though every task's at z is"
@@ -65,13 +67,13 @@ def train_step(learner: Learner, batch: Batch, rate: float, *, watch_slopes: boo
     """
     engine = learner.engine
     set_learning_rate(engine.optimizer, rate)
-    gradients_TP = encoder_gradients(learner, batch) if watch_slopes else None
+    gram_TT = parameter_gram(learner, batch) if watch_slopes else None
     goes_on = learner.balance.on_nonfinite != "stop"
     buffers = copy_buffers(learner) if goes_on else []
     balance = forward_backward(learner, batch)
     found = None
-    if gradients_TP is not None and not balance.broken:
-        found = slopes(gradients_TP, balance.alpha_T, balance.active_T)
+    if gram_TT is not None and not balance.broken:
+        found = slopes(gram_TT.numpy(), balance.alpha_T, balance.active_T)
     loss_scale = engine.loss_scale.value
     outcome, gradient_norm = _step_optimizer(learner, balance)
     if outcome in (Outcome.DROPPED_TASKS, Outcome.NOT_FINITE):

@@ -26,7 +26,12 @@ class BalanceConfig(Section):
     gradnorm, uncertainty, dwa, stch, si, gls, uw_so, random. Or a dotted path: a rule of TorchJD that needs only the
     Gram matrix, such as torchjd.aggregation.DualProjWeighting, whose weights need not sum to 1; or your own."""
     space: Literal["representation", "parameters"] = "representation"
-    """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task, for comparison."""
+    """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task; each process keeps its
+    shard of every task's gradient."""
+    groups: dict[str, list[str]] = Field({})
+    """Tasks that share one α, by names or patterns of tasks: {faces: [age, smile*], street: [seg]}. The rule sees the
+    mean gradient and the mean loss of each group, and the tasks of a group share its α equally. A task that is in none
+    is a group of its own. In the parameter space a step then takes one backward per group."""
     every_steps: Steps = 1
     """Steps between two Gram matrices. α is found from each and held in between; it is found sooner for a task that has
     labels now and had none when it was last found. metrics.jsonl has the staleness of α at each renewal. In the
@@ -67,6 +72,11 @@ class BalanceConfig(Section):
             return self
         if self.every_steps == 1:
             raise ValueError("adaptive has no effect with every_steps: 1. Type balance.every_steps=10, say")
+        if self.groups and self.space == "representation":
+            raise ValueError(
+                "adaptive measures the distance from the min-norm point of all tasks, and groups have another in the "
+                "representation space. Type balance.space=parameters, or leave out one of them"
+            )
         if self.normalise != "none" or self.preference is not None:
             raise ValueError(
                 "adaptive measures the distance from the min-norm point, which normalise and preference move away "

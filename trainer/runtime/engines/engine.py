@@ -4,7 +4,7 @@ The gradient of a step is the average over ranks of their backwards; several bac
 steps an engine holds no gradient.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from models.freezing import trained
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.precision import LossScale
+from trainer.runtime.engines.shards import flat, gather, mean, scatter_mean
 
 BuildOptimizer = Callable[[list[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer of parameters with their names, in the form that the optimizers of torch take."""
@@ -44,8 +45,34 @@ class Engine(Protocol):
         """Wrap one of several forwards and backwards of `model` in a step. Without it, each counts as the last one."""
         ...
 
-    def backward(self, loss: Tensor) -> None:
-        """Run one backward. Afterwards the gradients are averaged over the ranks, or `step` will average them."""
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        """Run one backward. Afterwards the gradients are averaged over the ranks, or `step` will average them.
+
+        Args:
+            loss: a tensor of no dimension.
+            keep_graph: whether another backward through the same forward follows.
+        """
+        ...
+
+    def in_shards(self) -> AbstractContextManager[None]:
+        """Wrap the forwards and backwards of `model` between which `take_shard` takes gradients away."""
+        ...
+
+    def take_shard(self, names: Sequence[str]) -> Tensor:
+        """Take the gradients of some parameters away, averaged over the ranks; return this rank's shard of them.
+
+        The gradients of the other parameters stay, and those of further backwards add to them.
+
+        Returns:
+            (S,); S and the entries are the same in every call. The shards of all ranks together have every entry once.
+        """
+        ...
+
+    def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
+        """Give the parameters `names` the gradients that this is a shard of, then go on with `step` or `discard`.
+
+        The other parameters have the averages over the ranks of the gradients that have stayed.
+        """
         ...
 
     def step(self) -> Tensor:
@@ -114,11 +141,26 @@ class TorchEngine:
             return self.model.no_sync()
         return nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         """See `Engine`."""
         # On one thread, so that DDP's collectives and those of the balancer have the same order on every rank.
         with torch.autograd.set_multithreading_enabled(False):
-            (loss * self.loss_scale.value).backward()
+            (loss * self.loss_scale.value).backward(retain_graph=keep_graph)
+
+    def in_shards(self) -> AbstractContextManager[None]:
+        """See `Engine`."""
+        return self.micro_step(is_last=False)
+
+    def take_shard(self, names: Sequence[str]) -> Tensor:
+        """See `Engine`."""
+        return scatter_mean(flat(self._take(names)))
+
+    def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
+        """See `Engine`."""
+        others = [name for name, parameter in self._parameters.items() if parameter.grad is not None]
+        self._put(names, gather(shard_S))
+        if others:
+            self._put(others, mean(flat(self._take(others))))
 
     def step(self) -> Tensor:
         """See `Engine`."""
@@ -171,6 +213,21 @@ class TorchEngine:
             if names[parameter] in state
         }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": mine})
+
+    def _take(self, names: Sequence[str]) -> list[Tensor]:
+        """Take this rank's gradients of some parameters away. A missing one is zeros."""
+        gradients = []
+        for parameter in (self._parameters[name] for name in names):
+            gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+            parameter.grad = None
+        return gradients
+
+    def _put(self, names: Sequence[str], gradients_P: Tensor) -> None:
+        """Give some parameters their gradients, which lie one after another; there may be padding after the last."""
+        start = 0
+        for parameter in (self._parameters[name] for name in names):
+            parameter.grad = gradients_P[start : start + parameter.numel()].view(parameter.shape)
+            start += parameter.numel()
 
     def _clip(self) -> Tensor:
         """Scale the gradients down to a norm of at most `clip_norm`. Return their norm before that. Collective."""

@@ -6,6 +6,7 @@ each, in shards; gradients are scattered inside a group, then averaged over the 
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from models.blocks import blocks
 from trainer.runtime.checkpoints.pieces import Piece, piece_of
 from trainer.runtime.engines.engine import BuildOptimizer, TorchEngine
 from trainer.runtime.engines.precision import DTYPES, LossScale, Precision
+from trainer.runtime.engines.shards import flat, gather, part_of
 
 
 def hybrid_mesh(device: torch.device, world_size: int, shard_processes: int) -> DeviceMesh:
@@ -61,6 +63,37 @@ class Fsdp2Engine(TorchEngine):
         fully_shard(network.heads, mesh=mesh, mp_policy=policy)
         fully_shard(network, mesh=mesh, mp_policy=policy)
         super().__init__(network, network, build_optimizer, clip_norm, loss_scale)
+        self._mesh = mesh
+
+    def take_shard(self, names: Sequence[str]) -> Tensor:
+        """See `Engine`. The backward has averaged and scattered the gradients."""
+        local_S = flat([_local(gradient) for gradient in self._take(names)])
+        # Replicas hold the same shard: each takes its part of it.
+        return part_of(local_S, *self._replica())
+
+    def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
+        """See `Engine`."""
+        if self._mesh:
+            shard_S = gather(shard_S, self._mesh.get_group("replicate"))
+        start = 0
+        for parameter in (self._parameters[name] for name in names):
+            assert isinstance(parameter, DTensor), "fully_shard made it one"
+            local = _local(parameter)
+            parameter.grad = DTensor.from_local(
+                shard_S[start : start + local.numel()].view(local.shape),
+                parameter.device_mesh,
+                parameter.placements,
+                run_check=False,
+                shape=parameter.shape,
+                stride=parameter.stride(),
+            )
+            start += local.numel()
+
+    def _replica(self) -> tuple[int, int]:
+        """Return which copy of the model this rank has a shard of, and how many there are."""
+        if self._mesh is None:
+            return 0, 1
+        return self._mesh.get_local_rank("replicate"), self._mesh.size(0)
 
     def _clip(self) -> Tensor:
         norm = super()._clip()
@@ -93,3 +126,9 @@ class Fsdp2Engine(TorchEngine):
             return value  # Adam's count of steps, one number for the whole parameter.
         value = value.to(parameter.device)
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a sharded tensor."""
+    assert isinstance(tensor, DTensor), "fully_shard made it one"
+    return tensor.to_local().detach()

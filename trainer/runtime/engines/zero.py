@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,9 @@ class ZeroEngine:
         self.model: nn.Module = self._engine
         self.predictor: nn.Module = self._engine if stage == 3 else network
         self.loss_scale = loss_scale
+        # Between `take_shard` and `put_shard`: the last gradients as DeepSpeed has them, and the sums of what stayed.
+        self._averaged: dict[int, list[Tensor]] = {}
+        self._stayed: dict[int, Tensor] = {}
 
     @contextmanager
     def micro_step(self, is_last: bool) -> Iterator[None]:
@@ -101,10 +104,46 @@ class ZeroEngine:
         yield
         self._engine.set_gradient_accumulation_boundary(True)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         """See `Engine`."""
         with torch.autograd.set_multithreading_enabled(False):
-            self._engine.backward(loss * self.loss_scale.value)
+            self._engine.backward(loss * self.loss_scale.value, retain_graph=keep_graph)
+
+    def in_shards(self) -> AbstractContextManager[None]:
+        """See `Engine`."""
+        return nullcontext()
+
+    def take_shard(self, names: Sequence[str]) -> Tensor:
+        """See `Engine`."""
+        self._averaged = dict(self.optimizer.averaged_gradients)
+        flats = {group: torch.cat([part.flatten() for part in parts]) for group, parts in self._averaged.items()}
+        self._drop()
+        shards = []
+        for group, flat in enumerate(self._flat_parameters()):
+            for fragment in self._fragments_of(group, flat):
+                if fragment.name in names:
+                    mine = flats[group][fragment.here]
+                    shards.append(mine.clone())
+                    mine.zero_()
+        # DeepSpeed forgets the gradients of the other parameters, so their sum is kept here.
+        for group, flat in flats.items():
+            self._stayed[group] = flat if group not in self._stayed else self._stayed[group].add_(flat)
+        return torch.cat(shards) if shards else self._flat_parameters()[0].new_zeros(0)
+
+    def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
+        """See `Engine`."""
+        start = 0
+        for group, flat in enumerate(self._flat_parameters()):
+            for fragment in self._fragments_of(group, flat):
+                if fragment.name in names:
+                    here = self._stayed[group][fragment.here]
+                    here.copy_(shard_S[start : start + len(here)])
+                    start += len(here)
+        for group, parts in self._averaged.items():
+            for part, values in zip(parts, self._stayed[group].split([part.numel() for part in parts]), strict=True):
+                part.copy_(values.view_as(part))
+            self.optimizer.averaged_gradients[group] = parts
+        self._stayed, self._averaged = {}, {}
 
     def step(self) -> Tensor:
         """See `Engine`."""
@@ -122,6 +161,10 @@ class ZeroEngine:
 
     def discard(self) -> None:
         """See `Engine`."""
+        self._stayed, self._averaged = {}, {}
+        self._drop()
+
+    def _drop(self) -> None:
         self.optimizer.zero_grad()
         # Stages 1 and 2 have copied the gradients already, and would add the next ones to the copies.
         for copies in (self.optimizer.averaged_gradients, getattr(self.optimizer, "all_grad_tensors", {})):

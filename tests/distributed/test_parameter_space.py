@@ -1,0 +1,101 @@
+"""α in the space of the encoder's parameters: under every strategy that of one process in float64, from shards alone.
+
+One start of the ranks does all strategies of a world size: that is what a test costs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support.problem import parameter_space_step
+from tests.support.ranks import run_ranks
+from tests.support.runtimes import a_runtime
+from tests.support.strategies import (
+    CASES,
+    CLIP_NORM,
+    MICRO_BATCHES,
+    WINDOWED,
+    Case,
+    a_learner,
+    my_batch,
+    new_engine,
+    stack,
+    whole,
+)
+from trainer.config.sections.balance import BalanceConfig
+from trainer.config.sections.train import AccumulationConfig
+from trainer.training.gradients import forward_backward
+from trainer.training.parameter_space import parameter_gram
+
+Found = tuple[Tensor, Mapping[str, Tensor]]
+"""α of every step, and the parameters at the end."""
+
+
+def by_definition(case: Case, num_steps: int) -> Found:
+    """Train one process on the whole batch, in float64."""
+    model = case.model().double()
+    optimizer = case.optimizer(list(model.parameters()))
+    alphas = []
+    for step in range(num_steps):
+        x_BCHW, labels_TB = case.batch(step)
+        alphas.append(parameter_space_step(model, x_BCHW.double(), labels_TB))
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.stack(alphas), (stack(model) if case.stacked else model).state_dict()
+
+
+def on_a_rank(
+    rank: int, world_size: int, strategies: Sequence[str], cases: Sequence[str], num_steps: int
+) -> dict[tuple[str, str], Found]:
+    runtime = a_runtime(rank, world_size)
+    found = {}
+    for name in cases:
+        case = CASES[name]
+        for strategy in strategies:
+            engine = new_engine(strategy, case, runtime)
+            learner = replace(a_learner(engine, runtime), balance=BalanceConfig(space="parameters"))
+            alphas = []
+            for step in range(num_steps):
+                parts = AccumulationConfig(steps=1 if step % WINDOWED else MICRO_BATCHES)
+                batch = my_batch(case, step, runtime)
+                gram_TT = parameter_gram(replace(learner, accumulation=parts), batch).numpy() if step == 3 else None
+                balance = forward_backward(replace(learner, accumulation=parts), batch)
+                if (
+                    gram_TT is not None and balance.gram_TT is not None
+                ):  # What the monitor sees is what α is found from.
+                    np.testing.assert_allclose(gram_TT, balance.gram_TT, rtol=1e-5, atol=1e-9)
+                alphas.append(learner.balancer.alpha)
+                engine.step()
+            found[name, strategy] = torch.stack(alphas), whole(engine.model_pieces(), runtime)
+    return found
+
+
+ALL = ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "strategies", "cases", "num_steps"),
+    [
+        (2, ["ddp", "fsdp2", "zero2", "zero3"], list(CASES)[:1], 8),
+        pytest.param(1, ["single", *ALL[1:]], list(CASES), 20, marks=pytest.mark.slow),
+        pytest.param(2, ALL, list(CASES), 20, marks=pytest.mark.slow),
+        pytest.param(4, ALL, list(CASES), 20, marks=pytest.mark.slow),
+    ],
+)
+def test_every_strategy_equals_one_process_in_float64(
+    world_size: int, strategies: list[str], cases: list[str], num_steps: int
+) -> None:
+    of_ranks = run_ranks(world_size, on_a_rank, world_size, strategies, cases, num_steps, limit_seconds=240)
+    oracles = {name: by_definition(CASES[name], num_steps) for name in cases}
+    for key, (alphas, model) in of_ranks[0].items():
+        expected_alphas, expected_model = oracles[key[0]]
+        assert float((alphas - expected_alphas).abs().max()) <= 1e-6, (key, (alphas - expected_alphas).abs().max(dim=1))
+        for name, tensor in expected_model.items():
+            assert float((model[name] - tensor).norm() / tensor.norm()) <= 1e-5, (key, name)
+        for other in of_ranks[1:]:
+            assert torch.equal(other[key][0], alphas), key

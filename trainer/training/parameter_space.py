@@ -1,0 +1,91 @@
+"""Gradients of each task with respect to the encoder's parameters, kept as this rank's shards: MGDA itself.
+
+    forward  ->  a backward a group of tasks, each cut to this rank's shard  ->  Gram matrix of the shards, summed over
+    the ranks  ->  α  ->  the weighted sum of the shards is the step's gradient
+
+Shapes: T tasks, G groups of tasks (T, unless balance.groups says otherwise), S entries of the encoder's gradient on
+this rank.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models import training_losses
+from models.freezing import trained
+from paretrain.gram import gram
+from paretrain.known import Known
+from paretrain.parameters import ParameterStep
+from paretrain.split import Weighed
+from trainer.data.reading.loader import Batch
+from trainer.training.learner import Learner
+from trainer.training.micro_batches import micro_batches
+from trainer.training.no_trace import leaving_no_trace
+
+
+def backward_of_each_task(learner: Learner, batch: Batch) -> None:
+    """Find α in the space of the encoder's parameters, and fill every parameter's gradient. Collective.
+
+    A step that holds α takes one backward in place of one per task, or group of tasks.
+
+    Raises:
+        BalanceError: no α could be found; the same on every rank.
+    """
+    step, shards_GS = _shards(learner, batch)
+    learner.engine.put_shard(encoder_names(learner), step.weigh(shards_GS))
+
+
+def parameter_gram(learner: Learner, batch: Batch) -> Tensor:
+    """Return the Gram matrix of the tasks' gradients in the space of the encoder's parameters. Collective.
+
+    The coming step's dropout is drawn, and nothing is left behind.
+
+    Returns:
+        (T, T), float64, on the CPU; the same on every rank.
+    """
+    with leaving_no_trace(learner):
+        _, shards_TS = _shards(learner, batch, watch=True)
+    learner.engine.discard()
+    return learner.balancer.summed_gram(gram(shards_TS))
+
+
+def encoder_names(learner: Learner) -> list[str]:
+    """Return the names, in the network, of the encoder's trained parameters."""
+    return [f"encoder.{name}" for name in trained(learner.network.encoder)]
+
+
+def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[ParameterStep, Tensor]:
+    """Return this rank's shard of the encoder's gradient in each backward of a step: (G, S).
+
+    The heads' gradients add up in the engine. `watch`: see `Balancer.parameter_step`.
+    """
+    engine, names = learner.engine, encoder_names(learner)
+    parts = micro_batches(batch, learner.accumulation.steps)
+    # The gradient of a micro-batch must be divided by the labels of the whole step, which only one part knows at once.
+    step = None if len(parts) == 1 else learner.balancer.parameter_step(*_counted(learner, parts), watch=watch)
+    shards_GS = torch.zeros(())
+    for part in parts:
+        known = Known(len(learner.tasks))
+        with engine.in_shards():
+            outputs = engine.model(part.inputs, balancer=known)
+            sums_T, counts_T = training_losses(learner.tasks, outputs, part.targets)
+            step = step or learner.balancer.parameter_step(sums_T, counts_T, watch=watch)
+            backwards = step.backwards(sums_T)
+            for number, (scalar, weights_T) in enumerate(backwards):
+                known.found = Weighed(weights_T, [])
+                engine.backward(scalar, keep_graph=number < len(backwards) - 1)
+                shard_S = engine.take_shard(names)
+                if not shards_GS.dim():
+                    shards_GS = shard_S.new_zeros(len(backwards), len(shard_S))
+                shards_GS[number] += shard_S
+    assert step is not None, "there is a micro-batch"
+    return step, shards_GS
+
+
+def _counted(learner: Learner, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Return the loss sums and counts of a step on this rank, by one more forward without gradients: (T,) and (T,)."""
+    with leaving_no_trace(learner), torch.no_grad():
+        pairs = [training_losses(learner.tasks, learner.engine.predictor(part.inputs), part.targets) for part in parts]
+    sums, counts = zip(*pairs, strict=True)
+    return torch.stack(sums).sum(dim=0), torch.stack(counts).sum(dim=0)
