@@ -223,6 +223,21 @@ class DenseRegression:
         return widened(output).permute(0, 2, 3, 1)
 
 
+def labelled_samples(target: Tensor) -> Tensor:
+    """Return which samples have a label of a task, or a pixel that has one: bool, (B,)."""
+    labelled = ~target.isnan() if target.is_floating_point() else target != _no_label(target)
+    return labelled.flatten(1).any(dim=1) if labelled.dim() > 1 else labelled
+
+
+def without_labels(target: Tensor) -> Tensor:
+    """Return a target of the same shape without any label."""
+    return torch.full_like(target, torch.nan if target.is_floating_point() else _no_label(target))
+
+
+def _no_label(target: Tensor) -> int:
+    return UNLABELLED if target.dtype == torch.uint8 else MISSING
+
+
 def task_losses(
     tasks: Sequence[Task], outputs: Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:

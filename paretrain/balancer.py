@@ -72,6 +72,7 @@ class Balancer:
         max_gap: find α more often where it has become staler than this; see `renewal.Renewal`. None: never.
 
     Attributes:
+        group_of: the index of each task's group.
         names: names of the tasks; their numbers if only a number of tasks was given.
         weighting: the rule.
         last: the `Balance` of the last backward; None before the first one.
@@ -98,9 +99,9 @@ class Balancer:
             raise ValueError(f"on_nonfinite must be one of {', '.join(get_args(OnNonFinite))}, found '{on_nonfinite}'")
         rule = MinNormWeighting() if weighting is None else weighting
         self.weighting: Weighting = rule if group_of is None else Grouped(rule, group_of)
-        self._group_of_T = list(range(len(self.names)) if group_of is None else group_of)
-        if len(self._group_of_T) != len(self.names):
-            raise ValueError(f"expected the group of each of {len(self.names)} tasks, found {len(self._group_of_T)}")
+        self.group_of = list(range(len(self.names)) if group_of is None else group_of)
+        if len(self.group_of) != len(self.names):
+            raise ValueError(f"expected the group of each of {len(self.names)} tasks, found {len(self.group_of)}")
         self.last: Balance | None = None
         self._ranks = Ranks(group)
         self._on_nonfinite = on_nonfinite
@@ -361,12 +362,12 @@ class Balancer:
         _, totals = self._global_means(read_losses(self.names, sums, None, counts, None))
         held = self.renewal.held if self.renewal.holds(totals.counts_T) and not watch else None
         held_T = torch.from_numpy(held.alpha_T) if held else None
-        group_of_T = torch.tensor(range(len(self.names)) if watch else self._group_of_T)
+        group_of_T = torch.tensor(range(len(self.names)) if watch else self.group_of)
         return ParameterStep(totals, group_of_T, held_T, self._ranks, self._find)
 
-    def summed_gram(self, gram_TT: Tensor) -> Tensor:
-        """Return the sum over the ranks of their Gram matrices, on every rank and on the CPU. Collective."""
-        return self._ranks.sum(gram_TT).cpu()
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Return the sum over the ranks, such as that of their Gram matrices, on the CPU of every rank. Collective."""
+        return self._ranks.sum(values).cpu()
 
     def _global_means(self, losses: Losses) -> tuple[Tensor, Totals]:
         """Return this rank's part of the global mean losses, and the step's totals. Collective."""

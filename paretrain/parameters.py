@@ -87,18 +87,20 @@ class ParameterStep:
     ranks: Ranks
     find: Callable[[Tensor, Totals], Weighed]
 
-    def backwards(self, sums_T: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def backwards(self, sums: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return a scalar for each backward, and the weights of the tasks in the encoder's gradient meanwhile, (T,).
 
         Args:
-            sums_T: this rank's loss sums, of the whole step or of one of its micro-batches.
+            sums: this rank's loss sums, (T,), of the whole step or of one of its micro-batches. Or one such tensor for
+                each group, from a forward of the samples that have labels of that group.
         """
-        scaled_T = self.ranks.size * means_of(sums_T, self.totals.counts_T)
+        scaled = [self.ranks.size * means_of(sums_T, self.totals.counts_T) for sums_T in sums]
         if self.held_T is not None:
-            return [(scaled_T.sum(), self.held_T)]
+            return [(torch.stack(scaled).sum(), self.held_T)]
         labelled_T = (self.totals.counts_T > 0).double().cpu()
         found = []
         for group in range(int(self.group_of_T.max()) + 1):
+            scaled_T = scaled[group if len(scaled) > 1 else 0]
             is_in_T = self.group_of_T == group
             weights_T = is_in_T * labelled_T
             found.append((scaled_T[is_in_T.to(scaled_T.device)].sum(), weights_T / weights_T.sum().clamp(min=1)))

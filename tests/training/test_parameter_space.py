@@ -82,6 +82,35 @@ def test_a_group_takes_one_backward_and_its_heads_keep_their_own_gradients() -> 
     assert sum(float((parameter.grad**2).sum()) for parameter in encoder) == pytest.approx(shortest)  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_groups_that_share_no_sample_run_their_own_samples_alone(parts: int) -> None:
+    learner, batch = in_parameter_space(parts, group_of=[0, 1, 0]), a_batch()
+    is_first_B = torch.arange(len(batch.inputs)) % 3 == 0
+    targets = {
+        name: target.where(is_first_B if name == "task1" else ~is_first_B, MISSING)
+        for name, target in batch.targets.items()
+    }
+    batch = replace(batch, targets=targets)
+    rows: list[int] = []
+    learner.network.encoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    balance = forward_backward(learner, batch)
+    labelled_TB = torch.stack(list(targets.values())) != MISSING
+    num_labelled = int(labelled_TB[1].sum() + (labelled_TB[0] | labelled_TB[2]).sum())
+    # With micro-batches, one forward of each comes first, to count the labels; and task1 has none in the first one,
+    # where a sample without a label stands in.
+    assert sum(rows[parts if parts > 1 else 0 :]) == num_labelled + (parts > 1), "no sample runs twice"
+    gram_TT = parameter_gram(in_parameter_space(parts), batch).numpy()
+    shares_GT = np.array([[0.5, 0, 0.5], [0, 1, 0]])
+    alpha_G, shortest = min_norm_by_enumeration(shares_GT @ gram_TT @ shares_GT.T)
+    np.testing.assert_allclose(balance.alpha_T, alpha_G @ shares_GT, atol=1e-10)
+    encoder = list(learner.network.encoder.parameters())
+    assert sum(float((parameter.grad**2).sum()) for parameter in encoder) == pytest.approx(shortest)  # type: ignore[operator]
+    expected = in_parameter_space()
+    forward_backward(expected, batch)
+    for found, other in zip(learner.network.heads.parameters(), expected.network.heads.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, other.grad, rtol=0, atol=1e-12)
+
+
 def test_the_tasks_of_a_group_that_have_labels_share_its_weight() -> None:
     learner, batch = in_parameter_space(group_of=[0, 1, 0]), a_batch()
     absent = torch.full_like(batch.targets["task2"], MISSING)

@@ -1,7 +1,16 @@
-"""Cut a rank's batch into the micro-batches of one step."""
+"""Cut a rank's batch: into the micro-batches of one step, and into the samples of groups of tasks.
 
+Shapes: B samples on this rank, G groups of tasks.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from models import Task
+from models.tasks import labelled_samples, without_labels
 from trainer.data.reading.loader import Batch
 
 
@@ -13,3 +22,29 @@ def micro_batches(batch: Batch, num_parts: int) -> list[Batch]:
         replace(batch, inputs=inputs, sample_ids_B=ids_B, targets=dict(zip(batch.targets, targets, strict=True)))
         for inputs, ids_B, *targets in parts
     ]
+
+
+def labelled_by_group(batch: Batch, tasks: Sequence[Task], group_of: Sequence[int]) -> Tensor:
+    """Return which samples have a label of a task of each group: bool, (G, B)."""
+    labelled_TB = torch.stack([labelled_samples(batch.targets[task.name]) for task in tasks])
+    groups = range(max(group_of) + 1)
+    members = [[task for task, its_group in enumerate(group_of) if its_group == group] for group in groups]
+    return torch.stack([labelled_TB[of_group].any(dim=0) for of_group in members])
+
+
+def samples_of_groups(batch: Batch, tasks: Sequence[Task], group_of: Sequence[int]) -> list[Batch]:
+    """Return the samples that have labels of each group.
+
+    A group without any gets the first sample without its labels, since every rank runs every forward.
+    """
+    parts = []
+    for labelled_B in labelled_by_group(batch, tasks, group_of):
+        rows = labelled_B.nonzero().flatten()
+        is_empty = not len(rows)
+        rows = rows.new_zeros(1) if is_empty else rows
+        targets = {name: target[rows.to(target.device)] for name, target in batch.targets.items()}
+        if is_empty:
+            targets = {name: without_labels(target) for name, target in targets.items()}
+        ids_B = batch.sample_ids_B[rows.to(batch.sample_ids_B.device)]
+        parts.append(replace(batch, inputs=batch.inputs[rows], sample_ids_B=ids_B, targets=targets))
+    return parts

@@ -3,6 +3,8 @@
     forward  ->  a backward a group of tasks, each cut to this rank's shard  ->  Gram matrix of the shards, summed over
     the ranks  ->  α  ->  the weighted sum of the shards is the step's gradient
 
+Where no sample has labels of two groups, each group has its own forward and backward, of its own samples.
+
 Shapes: T tasks, G groups of tasks (T, unless balance.groups says otherwise), S entries of the encoder's gradient on
 this rank.
 """
@@ -20,7 +22,7 @@ from paretrain.parameters import ParameterStep
 from paretrain.split import Weighed
 from trainer.data.reading.loader import Batch
 from trainer.training.learner import Learner
-from trainer.training.micro_batches import micro_batches
+from trainer.training.micro_batches import labelled_by_group, micro_batches, samples_of_groups
 from trainer.training.no_trace import leaving_no_trace
 
 
@@ -47,7 +49,7 @@ def parameter_gram(learner: Learner, batch: Batch) -> Tensor:
     with leaving_no_trace(learner):
         _, shards_TS = _shards(learner, batch, watch=True)
     learner.engine.discard()
-    return learner.balancer.summed_gram(gram(shards_TS))
+    return learner.balancer.sum_over_ranks(gram(shards_TS))
 
 
 def encoder_names(learner: Learner) -> list[str]:
@@ -60,21 +62,26 @@ def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[Par
 
     The heads' gradients add up in the engine. `watch`: see `Balancer.parameter_step`.
     """
-    engine, names = learner.engine, encoder_names(learner)
+    engine, balancer, names = learner.engine, learner.balancer, encoder_names(learner)
+    group_of = list(range(len(learner.tasks))) if watch else balancer.group_of
     parts = micro_batches(batch, learner.accumulation.steps)
     # The gradient of a micro-batch must be divided by the labels of the whole step, which only one part knows at once.
-    step = None if len(parts) == 1 else learner.balancer.parameter_step(*_counted(learner, parts), watch=watch)
+    step = None if len(parts) == 1 else balancer.parameter_step(*_counted(learner, parts), watch=watch)
+    apart = _are_apart(learner, batch, group_of)
     shards_GS = torch.zeros(())
     for part in parts:
         known = Known(len(learner.tasks))
+        pieces = samples_of_groups(part, learner.tasks, group_of) if apart else [part]
         with engine.in_shards():
-            outputs = engine.model(part.inputs, balancer=known)
-            sums_T, counts_T = training_losses(learner.tasks, outputs, part.targets)
-            step = step or learner.balancer.parameter_step(sums_T, counts_T, watch=watch)
-            backwards = step.backwards(sums_T)
+            losses = [
+                training_losses(learner.tasks, engine.model(piece.inputs, balancer=known), piece.targets)
+                for piece in pieces
+            ]
+            step = step or balancer.parameter_step(*_summed(losses), watch=watch)
+            backwards = step.backwards([sums_T for sums_T, _ in losses])
             for number, (scalar, weights_T) in enumerate(backwards):
                 known.found = Weighed(weights_T, [])
-                engine.backward(scalar, keep_graph=number < len(backwards) - 1)
+                engine.backward(scalar, keep_graph=not apart and number < len(backwards) - 1)
                 shard_S = engine.take_shard(names)
                 if not shards_GS.dim():
                     shards_GS = shard_S.new_zeros(len(backwards), len(shard_S))
@@ -83,9 +90,27 @@ def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[Par
     return step, shards_GS
 
 
+def _are_apart(learner: Learner, batch: Batch, group_of: Sequence[int]) -> bool:
+    """Return whether no sample of the step, on any rank, has labels of two groups. Collective.
+
+    Each group then needs its own samples alone, forward and backward, and all groups together cost what one backward of
+    the batch does.
+    """
+    if max(group_of) == 0:
+        return False
+    overlaps = (labelled_by_group(batch, learner.tasks, group_of).sum(dim=0) > 1).sum()
+    return not learner.balancer.sum_over_ranks(overlaps.double()[None]).any()
+
+
 def _counted(learner: Learner, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """Return the loss sums and counts of a step on this rank, by one more forward without gradients: (T,) and (T,)."""
     with leaving_no_trace(learner), torch.no_grad():
-        pairs = [training_losses(learner.tasks, learner.engine.predictor(part.inputs), part.targets) for part in parts]
-    sums, counts = zip(*pairs, strict=True)
+        return _summed(
+            [training_losses(learner.tasks, learner.engine.predictor(part.inputs), part.targets) for part in parts]
+        )
+
+
+def _summed(losses: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the sums of loss sums and of counts."""
+    sums, counts = zip(*losses, strict=True)
     return torch.stack(sums).sum(dim=0), torch.stack(counts).sum(dim=0)
