@@ -1,10 +1,10 @@
 """Time a step with α against a step with the plain summed loss, under each strategy:
-python -m benchmarks.strategies [--quick] [--processes 2] [--device cpu]
+python -m benchmarks.strategies [--quick] [--space parameters] [--processes 2] [--device cpu]
 
 ResNet-18 on 64 x 64 images, 40 linear heads, AdamW. Both kinds of step (forward, backward, optimizer; one thread per
 process) alternate on the same engine. For each step it measures the CPU time of all processes together, which other
 load affects least, and the wall-clock time of the slowest process, which a user waits for. A ratio is the median of the
-ratios of the turns. The last line printed is one JSON object.
+ratios of the turns. The last line printed is one JSON object. `--space parameters`: see parameter_space.py.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import parameter_space
 from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
@@ -95,7 +96,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer turns")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--space", choices=("representation", "parameters"), default="representation")
     arguments = parser.parse_args()
+    if arguments.space == "parameters":
+        _in_parameter_space(arguments)
+        return
     table = Table("strategy", "processes", "α / plain, CPU time", "α / plain, wall clock", "plain step (s)")
     rows = []
     for strategy in STRATEGIES:
@@ -103,6 +108,19 @@ def main() -> None:
         found = row(strategy, processes, arguments.device, TURNS[arguments.quick])
         table.add_row(*(str(value) for value in found.values()))
         rows.append(found)
+    Console(width=120).print(table)
+    print(json.dumps({"rows": rows}))
+
+
+def _in_parameter_space(arguments: argparse.Namespace) -> None:
+    turns = {True: 3, False: 20}[arguments.quick]
+    rows = []
+    table = Table("problem", "strategy", "processes", "α / plain, CPU time", "α / plain, wall clock", "plain step (s)")
+    for kind in ("sources", "shared"):
+        for strategy in parameter_space.STRATEGIES:
+            found = parameter_space.row(kind, strategy, arguments.processes, arguments.device, turns)
+            table.add_row(*(str(value) for value in found.values()))
+            rows.append(found)
     Console(width=120).print(table)
     print(json.dumps({"rows": rows}))
 
