@@ -25,7 +25,7 @@ from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.sections.train import AccumulationConfig
 from trainer.config.strategies import StrategyName
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.strategies import build_engine

@@ -85,14 +85,14 @@ def on_a_rank(
     return found
 
 
-ALL = ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+ALL = ["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
 
 
 @pytest.mark.parametrize(
     ("world_size", "strategies", "cases", "num_steps"),
     [
         (2, ["ddp", "fsdp2", "zero2", "zero3"], list(CASES)[:1], 8),
-        pytest.param(1, ["single", *ALL[1:]], list(CASES), 20, marks=pytest.mark.slow),
+        pytest.param(1, ["single", "fsdp2", *ALL[3:]], list(CASES), 20, marks=pytest.mark.slow),
         pytest.param(2, ALL, list(CASES), 20, marks=pytest.mark.slow),
         pytest.param(4, ALL, list(CASES), 20, marks=pytest.mark.slow),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models import Task
 from models.tasks import labelled_samples, without_labels
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 
 
 def micro_batches(batch: Batch, num_parts: int) -> list[Batch]:

@@ -20,7 +20,7 @@ from paretrain.gram import gram
 from paretrain.known import Known
 from paretrain.parameters import ParameterStep
 from paretrain.split import Weighed
-from trainer.data.reading.loader import Batch
+from trainer.data.reading.batch import Batch
 from trainer.training.learner import Learner
 from trainer.training.micro_batches import labelled_by_group, micro_batches, samples_of_groups
 from trainer.training.no_trace import leaving_no_trace
