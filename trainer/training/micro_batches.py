@@ -13,6 +13,9 @@ from models import Task
 from models.tasks import labelled_samples, without_labels
 from trainer.data.reading.batch import Batch
 
+FEWEST = 2
+"""Samples of a forward, where the batch has them."""
+
 
 def micro_batches(batch: Batch, num_parts: int) -> list[Batch]:
     """Split a batch, in its order."""
@@ -35,16 +38,16 @@ def labelled_by_group(batch: Batch, tasks: Sequence[Task], group_of: Sequence[in
 def samples_of_groups(batch: Batch, tasks: Sequence[Task], group_of: Sequence[int]) -> list[Batch]:
     """Return the samples that have labels of each group.
 
-    A group without any gets the first sample without its labels, since every rank runs every forward.
+    Every rank runs every forward, and BatchNorm needs two samples: others, without labels, make up for missing ones.
     """
     parts = []
-    for labelled_B in labelled_by_group(batch, tasks, group_of):
-        rows = labelled_B.nonzero().flatten()
-        is_empty = not len(rows)
-        rows = rows.new_zeros(1) if is_empty else rows
-        targets = {name: target[rows.to(target.device)] for name, target in batch.targets.items()}
-        if is_empty:
-            targets = {name: without_labels(target) for name, target in targets.items()}
-        ids_B = batch.sample_ids_B[rows.to(batch.sample_ids_B.device)]
-        parts.append(replace(batch, inputs=batch.inputs[rows], sample_ids_B=ids_B, targets=targets))
+    for labelled_B in labelled_by_group(batch, tasks, group_of).cpu():
+        mine = labelled_B.nonzero().flatten()
+        others = (~labelled_B).nonzero().flatten()[: max(FEWEST - len(mine), 0)]
+        rows = torch.cat([mine, others])
+        targets = {}
+        for name, target in batch.targets.items():
+            targets[name] = target[rows]
+            targets[name][len(mine) :] = without_labels(targets[name][len(mine) :])
+        parts.append(replace(batch, inputs=batch.inputs[rows], sample_ids_B=batch.sample_ids_B[rows], targets=targets))
     return parts
