@@ -17,7 +17,14 @@ from paretrain import Balancer
 from tests.support.losses import by_name
 from tests.support.ranks import run_ranks
 from trainer.commands.measure import parts_of_fsdp2, saved_bytes
-from trainer.commands.memory import ZERO_BUCKET_BYTES, MemoryEstimate, Sizes, estimate_memory, optimizer_bytes
+from trainer.commands.memory import (
+    ZERO_BUCKET_BYTES,
+    MemoryEstimate,
+    Sizes,
+    estimate_memory,
+    optimizer_bytes,
+    parameter_gradients_bytes,
+)
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.config.sections.parallel import OffloadConfig
 from trainer.runtime.collectives import Runtime
@@ -186,3 +193,9 @@ def test_a_gpu_needs_room_beyond_the_estimate() -> None:
     assert needed.total == 900
     assert needed.fits(1000)
     assert not needed.fits(999)
+
+
+def test_gradients_in_parameter_space_are_counted_as_shards() -> None:
+    for strategy, world_size in (("ddp", 2), ("fsdp2", 4)):
+        few, more = (parameter_gradients_bytes(tasks, 4 << 30, world_size, strategy) for tasks in (10, 11))  # type: ignore[arg-type]
+        assert more - few == pytest.approx((4 << 30) / world_size, rel=1e-6)

@@ -5,6 +5,7 @@ One start of the ranks does all strategies of a world size: that is what a test 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from tests.support.strategies import (
 )
 from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.train import AccumulationConfig
+from trainer.runtime.distributed import Runtime
 from trainer.training.gradients import forward_backward
 from trainer.training.parameter_space import parameter_gram
 
@@ -63,26 +65,30 @@ def on_a_rank(
     runtime = a_runtime(rank, world_size)
     found = {}
     for name in cases:
-        case = CASES[name]
         for strategy in strategies:
-            engine = new_engine(strategy, case, runtime)
-            learner = replace(a_learner(engine, runtime), balance=BalanceConfig(space="parameters"))
-            alphas = []
-            for step in range(num_steps):
-                parts = AccumulationConfig(steps=1 if step % WINDOWED else MICRO_BATCHES)
-                batch = my_batch(case, step, runtime)
-                labels_TB = labels(step, torch.stack(list(batch.targets.values())), batch.sample_ids_B)
-                batch = replace(batch, targets=dict(zip(batch.targets, labels_TB, strict=True)))
-                gram_TT = parameter_gram(replace(learner, accumulation=parts), batch).numpy() if step == 3 else None
-                balance = forward_backward(replace(learner, accumulation=parts), batch)
-                if (
-                    gram_TT is not None and balance.gram_TT is not None
-                ):  # What the monitor sees is what α is found from.
-                    np.testing.assert_allclose(gram_TT, balance.gram_TT, rtol=1e-5, atol=1e-9)
-                alphas.append(learner.balancer.alpha)
-                engine.step()
-            found[name, strategy] = torch.stack(alphas), whole(engine.model_pieces(), runtime)
+            found[name, strategy] = trained(strategy, CASES[name], num_steps, runtime)
+            if strategy in ("ddp", "fsdp2"):
+                found[name, f"{strategy} bf16"] = trained(strategy, CASES[name], 2, runtime, precision="bf16")
     return found
+
+
+def trained(strategy: str, case: Case, num_steps: int, runtime: Runtime, **options: Any) -> Found:
+    engine = new_engine(strategy, case, runtime, **options)
+    learner = replace(a_learner(engine, runtime), balance=BalanceConfig(space="parameters"))
+    alphas = []
+    for step in range(num_steps):
+        parts = AccumulationConfig(steps=1 if step % WINDOWED else MICRO_BATCHES)
+        batch = my_batch(case, step, runtime)
+        labels_TB = labels(step, torch.stack(list(batch.targets.values())), batch.sample_ids_B)
+        batch = replace(batch, targets=dict(zip(batch.targets, labels_TB, strict=True)))
+        gram_TT = parameter_gram(replace(learner, accumulation=parts), batch).numpy() if step == 3 else None
+        balance = forward_backward(replace(learner, accumulation=parts), batch)
+        # What the monitor sees is what α is found from.
+        if gram_TT is not None and balance.gram_TT is not None:
+            np.testing.assert_allclose(gram_TT, balance.gram_TT, rtol=1e-5, atol=1e-9)
+        alphas.append(learner.balancer.alpha)
+        engine.step()
+    return torch.stack(alphas), whole(engine.model_pieces(), runtime)
 
 
 ALL = ["ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3"]
@@ -104,8 +110,12 @@ def test_every_strategy_equals_one_process_in_float64(
     oracles = {name: by_definition(CASES[name], num_steps) for name in cases}
     for key, (alphas, model) in of_ranks[0].items():
         expected_alphas, expected_model = oracles[key[0]]
-        assert float((alphas - expected_alphas).abs().max()) <= 1e-6, (key, (alphas - expected_alphas).abs().max(dim=1))
-        for name, tensor in expected_model.items():
-            assert float((model[name] - tensor).norm() / tensor.norm()) <= 1e-5, (key, name)
         for other in of_ranks[1:]:
             assert torch.equal(other[key][0], alphas), key
+        error = float((alphas - expected_alphas[: len(alphas)]).abs().max())
+        if key[1].endswith("bf16"):
+            assert error <= 0.02, (key, error)
+            continue
+        assert error <= 1e-6, (key, error)
+        for name, tensor in expected_model.items():
+            assert float((model[name] - tensor).norm() / tensor.norm()) <= 1e-5, (key, name)
