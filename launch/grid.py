@@ -54,7 +54,7 @@ def points(config: Path, overrides: Sequence[str], grid: Sequence[str]) -> list[
         chosen = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
         # Only the whole point must be valid: weighting=fixed may get its weights from another axis.
         base = load_config(config, [*overrides, *chosen])
-        name = "-".join([base.name, *map(_label, keys, values)])
+        name = "-".join([base.name, *map(label, keys, values)])
         point = (*overrides, *chosen, f"wandb.group={base.wandb.group or base.name}", f"name={name}")
         found.append(Point(point, load_config(config, point)))
     names = [point.experiment.name for point in found]
@@ -86,9 +86,9 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _label(key: str, value: str) -> str:
+def label(key: str, value: str) -> str:
     """Return a part of a file name: `normalise-loss-plus` for `balance.normalise` and `loss+`."""
     if value.endswith("+"):  # Not a character of names, but what tells `loss+` from `loss`.
-        return f"{_label(key, value.removesuffix('+'))}-plus"
+        return f"{label(key, value.removesuffix('+'))}-plus"
     short = re.sub(r"[^A-Za-z0-9._]+", "_", value).strip("_")
     return f"{key.rpartition('.')[2]}-{short}"

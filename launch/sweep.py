@@ -35,21 +35,49 @@ def sweep(config: Path, points: Sequence[Point], parallel: int) -> int:
     Raises:
         UserError: a run failed. The others were trained nevertheless.
     """
+    ended = train_missing("sweep", config, points, parallel)
+    unfinished = [point for point, _ in ended]
+    done = [point.experiment.run_dir for point in points if point not in unfinished]
+    if done:
+        print_comparison([read_run(run_dir) for run_dir in done])
+    return exit_code_of(ended, len(points))
+
+
+def train_missing(command: str, config: Path, points: Sequence[Point], parallel: int) -> list[tuple[Point, int]]:
+    """Train or resume every run that is not complete.
+
+    Args:
+        command: that does it, for its lines of output.
+        config: the YAML file.
+        points: the runs.
+        parallel: runs at a time.
+
+    Returns:
+        The runs that ended before their last step, and their exit codes.
+
+    Raises:
+        UserError: so many runs at a time would flood the machine.
+    """
     if parallel < 1:
         raise UserError(f"--parallel {parallel}: expected 1 or more runs at a time")
     for point in points:
         refuse_flood(point.experiment.parallel, point.experiment.data.workers, min(parallel, len(points)))
     missing = [point for point in points if not is_complete(point)]
-    print(f"sweep: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
-    ended = _train(config, missing, parallel)
-    done = [point.experiment.run_dir for point in points if point not in [point for point, _ in ended]]
-    if done:
-        print_comparison([read_run(run_dir) for run_dir in done])
+    print(f"{command}: {len(points)} runs, {len(points) - len(missing)} of them complete", flush=True)
+    return _train(command, config, missing, parallel)
+
+
+def exit_code_of(ended: Sequence[tuple[Point, int]], num_runs: int) -> int:
+    """Return the exit code of a command after `train_missing`: 0, or EXIT_UNFINISHED if runs were asked to end.
+
+    Raises:
+        UserError: a run failed.
+    """
     failed = [point for point, exit_code in ended if exit_code != EXIT_UNFINISHED]
     if failed:
         names = ", ".join(point.experiment.name for point in failed)
         raise UserError(
-            f"{len(failed)} of {len(points)} runs failed: {names}. Fix what they report, and type the same command "
+            f"{len(failed)} of {num_runs} runs failed: {names}. Fix what they report, and type the same command "
             "again: it trains the missing runs"
         )
     return EXIT_UNFINISHED if ended else 0
@@ -67,18 +95,14 @@ def is_complete(point: Point) -> bool:
     return summary["steps"] >= experiment.train.steps or summary.get("stopped_early", False)
 
 
-def _train(config: Path, points: Sequence[Point], parallel: int) -> list[tuple[Point, int]]:
-    """Train the runs, each in its own processes, none of which outlives the sweep.
-
-    Returns:
-        The runs that ended before their last step, and their exit codes.
-    """
+def _train(command: str, config: Path, points: Sequence[Point], parallel: int) -> list[tuple[Point, int]]:
+    """Train the runs, each in its own processes, none of which outlives the command."""
     failed: list[tuple[Point, int]] = []
     waiting = list(enumerate(points, start=1))
     running: dict[subprocess.Popen[bytes], tuple[int, Point, float]] = {}
 
     def say(number: int, point: Point, what: str) -> None:
-        print(f"sweep: [{number}/{len(points)}] {point.experiment.name} {what}", flush=True)
+        print(f"{command}: [{number}/{len(points)}] {point.experiment.name} {what}", flush=True)
 
     try:
         while waiting or running:

@@ -9,11 +9,12 @@ import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
 from trainer.config.schema import Experiment
+from trainer.config.section import Section
 from trainer.config.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
 from trainer.errors import UserError, did_you_mean
 
@@ -21,6 +22,8 @@ MAX_TEXT = 4096
 """Longest text; a path may be as long."""
 MAX_FAULTS = 10
 """Number of faults that one error names."""
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
@@ -54,16 +57,33 @@ def parse_config(values: Any, source: str) -> Experiment:
     Raises:
         UserError: a key or value is wrong. The message names all faults.
     """
+    return parse_section(Experiment, values, source, "configuration")
+
+
+def parse_section(schema: type[AnySection], values: Any, source: str, what: str) -> AnySection:
+    """Validate plain values against a section with sections in it.
+
+    Args:
+        schema: the section.
+        values: nested dictionaries.
+        source: begins the message of an error, such as the file's path.
+        what: the file is meant to be, such as "configuration".
+
+    Raises:
+        UserError: a key or value is wrong. The message names all faults.
+    """
     if not isinstance(values, dict):
         raise UserError(f"{source} must hold keys and values, found {type(values).__name__}")
     faults = list(_unusable(values))
-    if faults:
-        raise _invalid(source, faults)
-    try:
-        # Of JSON, strict pydantic takes a list as a tuple and a string as a Path, but still refuses "5" as a number.
-        return Experiment.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise _invalid(source, [_explain(fault) for fault in error.errors()]) from None
+    if not faults:
+        try:
+            # Of JSON, strict pydantic takes a list as a tuple and a text as a Path, but still refuses "5" as a number.
+            return schema.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            faults = [_explain(fault, schema) for fault in error.errors()]
+    lines = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS])
+    more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    raise UserError(f"{source} is not a valid {what}:\n{lines}{more}")
 
 
 def to_yaml(experiment: Experiment) -> str:
@@ -117,17 +137,11 @@ def is_printable(text: str) -> bool:
     return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
-def _invalid(source: str, faults: Sequence[str]) -> UserError:
-    lines = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS])
-    more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
-    return UserError(f"{source} is not a valid configuration:\n{lines}{more}")
-
-
-def _explain(fault: Mapping[str, Any]) -> str:
+def _explain(fault: Mapping[str, Any], schema: type[Section]) -> str:
     location, kind = fault["loc"], fault["type"]
     key = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
-        known = _fields_at(location[:-1])
+        known = _fields_at(schema, location[:-1])
         return f"unknown key {_short.repr(key)}{did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}"
     if kind == "missing":
         return f"missing key '{key}'"
@@ -137,8 +151,8 @@ def _explain(fault: Mapping[str, Any]) -> str:
     return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {_short.repr(found)}"
 
 
-def _fields_at(location: Sequence[str | int]) -> list[str]:
-    section: Any = Experiment
+def _fields_at(schema: type[Section], location: Sequence[str | int]) -> list[str]:
+    section: Any = schema
     for part in location:
         if isinstance(part, int):
             continue  # The item of a list: the section before it.

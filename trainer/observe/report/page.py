@@ -4,7 +4,7 @@ Shapes: S logged steps, T tasks.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,10 @@ from trainer.files import make_folder, replace
 from trainer.observe.progress import fault_line
 from trainer.observe.read_run import RunFolder, read_run
 from trainer.observe.records import Info
+from trainer.observe.report.frame import document, section
 from trainer.observe.report.metric_tables import metric_tables
 from trainer.observe.report.panels import (
     MAX_TASK_CURVES,
-    Legend,
-    Panel,
     conflict_panels,
     joined,
     legend_of,
@@ -26,7 +25,6 @@ from trainer.observe.report.panels import (
     task_panels,
     weight_panels,
 )
-from trainer.observe.report.style import CSS
 from trainer.observe.report.tables import (
     class_tables,
     comparison_table,
@@ -60,11 +58,7 @@ def _page(runs: Sequence[RunFolder]) -> str:
     title = text(" / ".join(names))
     body = "".join(_head_of_one(runs[0], names[0]) if len(runs) == 1 else _head_of_several(runs, names))
     body += "".join(_sections(runs, names)) + "".join(_folded(runs, names))
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title} - paretrain</title><style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
-    )
+    return document(title, body)
 
 
 def _names(runs: Sequence[RunFolder]) -> list[str]:
@@ -93,7 +87,7 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
     splits = " / ".join(dict.fromkeys(run.eval_split for run in runs))
     several = legend_of(names) if len(runs) > 1 else ()
     by_task = legend_of(runs[0].tasks) if len(runs) == 1 and len(runs[0].tasks) <= MAX_TASK_CURVES else several
-    yield _section(
+    yield section(
         "Losses and errors",
         ("Mean over the tasks, with the middle half of them and their whole range shaded. " if not by_task else "")
         + "".join(_averaged(run, name) for run, name in zip(runs, captions, strict=True)),
@@ -107,19 +101,19 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
         ],
         by_task,
     )
-    yield _section(
+    yield section(
         "Predictions",
         f"Some images of the {text(splits)} split, each above what the model makes of it, where there are labels. "
         "Numbers: the brighter the larger; two numbers a pixel: the direction they point in as hue, grey where they "
         "are short.",
         [panel for run, name in zip(runs, captions, strict=True) for panel in prediction_panels(run, name)],
     )
-    yield _section(
+    yield section(
         "Task weights",
         "The share α of each task in the gradient of the shared encoder; together they are 1.",
         weight_panels(runs, captions),
     )
-    yield _section(
+    yield section(
         "Optimality",
         "The squared norm of the combined gradient nears 0 where no direction helps every task any more. "
         "The duality gap bounds what better weights could still gain: 0 certifies them as exact.",
@@ -129,7 +123,7 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
         ],
         several,
     )
-    yield _section(
+    yield section(
         "Held weights",
         "How stale α had become when it was found anew: the duality gap of the held α on the new Gram matrix, as a "
         "fraction of the squared norm of the combined gradient. At 0 it was still exact; above 1 some loss rose. "
@@ -137,7 +131,7 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
         number_panels(runs, "stale", "staleness of the held α", "gap / squared norm", kind="renewal"),
         several,
     )
-    yield _section(
+    yield section(
         "Descent",
         "How much a step lowers the loss that it lowers least, over the mean of all weighted by α, to first order in "
         "the encoder's parameters. At 1 all losses fall alike; below 0 one rises. "
@@ -145,14 +139,14 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
         number_panels(runs, "worst_slope", "the loss that falls least", "over the mean", kind="monitor"),
         several,
     )
-    yield _section(
+    yield section(
         "Conflicts",
         "Cosine between the gradients of two tasks at the shared representation: "
         "1, they pull the same way; -1, against each other. "
         "Many tasks are ordered so that those that agree stand together.",
         [panel for run, name in zip(runs, captions, strict=True) for panel in conflict_panels(run, name)],
     )
-    yield _section(
+    yield section(
         "Optimizer and throughput",
         "",
         [
@@ -206,20 +200,3 @@ def _folded(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
 
 def _as_json(info: Info | None) -> str:
     return "" if info is None else json.dumps(info.model_dump(exclude_unset=True), indent=2, ensure_ascii=False)
-
-
-def _section(title: str, explanation: str, panels: Iterable[Panel], legend: Legend = ()) -> str:
-    drawn = "".join(
-        f'<figure class="{panel.size}"><figcaption>{text(panel.caption)}</figcaption>'
-        f'{_legend_list(panel.legend)}<div class="scroll">{panel.svg}</div></figure>'
-        for panel in panels
-    )
-    if not drawn:
-        return ""
-    explained = f"<p>{explanation}</p>" if explanation else ""
-    return f'<h2>{title}</h2>{explained}{_legend_list(legend)}<div class="panels">{drawn}</div>'
-
-
-def _legend_list(legend: Legend) -> str:
-    entries = "".join(f'<li><i style="background:{colour}"></i>{text(name)}</li>' for name, colour in legend)
-    return f'<ul class="legend">{entries}</ul>' if entries else ""
