@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from launch.study.command import add_study_command
 from trainer.commands.arguments import whole
 from trainer.commands.checkpoints import add_checkpoint_commands
 from trainer.commands.data import add_data_commands
@@ -261,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     rules.set_defaults(run=_rules)
 
     add_data_commands(commands)
+    add_study_command(commands)
     add_theory_commands(commands, _on_processes)
     return parser
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import whole
-from trainer.commands.data_columns import add_columns, add_file, columns, names
+from trainer.commands.data_columns import add_columns, add_file, columns, fraction, names
 
 if TYPE_CHECKING:
     from trainer.data.format.manifest import Manifest
@@ -65,12 +65,19 @@ def _add_multimnist(sources: "argparse._SubParsersAction[argparse.ArgumentParser
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.multimnist import write_multimnist
 
-        return write_multimnist(options.mnist, options.out, seed=options.seed)
+        return write_multimnist(options.mnist, options.out, seed=options.seed, val=options.val)
 
     parser = sources.add_parser("multimnist", help="pairs of MNIST digits, as in Sener & Koltun 2018")
     parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder with the four IDX files")
     _add_out(parser)
-    _add_seed(parser, "the pairs")
+    _add_seed(parser, "the pairs and the split val")
+    parser.add_argument(
+        "--val",
+        type=fraction,
+        default=0.0,
+        metavar="FRACTION",
+        help="make a split val of this fraction of the train images, such as 0.1, to choose settings by",
+    )
     parser.set_defaults(run=_timed(run))
 
 

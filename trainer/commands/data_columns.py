@@ -50,7 +50,7 @@ def add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool
     )
     parser.add_argument(
         "--val",
-        type=_fraction,
+        type=fraction,
         default=0.0,
         metavar="FRACTION",
         help="put this fraction of the train rows, such as 0.1, into the split val, chosen by a hash of the row",
@@ -85,7 +85,7 @@ def columns(options: argparse.Namespace) -> dict[str, Any]:
         "ignore": options.ignore,
         "split_column": split_column,
         "split_names": split_names,
-        "val_fraction": options.val,
+        "valfraction": options.val,
         "drop_empty": options.drop_empty,
     }
 
@@ -105,7 +105,8 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
+    """Read a number from 0 to 1 from the command line."""
     try:
         value = float(text)
     except ValueError:

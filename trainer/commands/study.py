@@ -1,7 +1,7 @@
-"""`paretrain study`: run one of the studies anew, or one of the user's own, and write its page."""
+"""`paretrain study` of a function, ours or the user's own, that writes a page. launch/study/ has those of runs."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer.errors import UserError, did_you_mean
@@ -16,7 +16,7 @@ Study = Callable[[Path, bool, int], Path]
 """Run a study, `run(out, quick, processes)`, and return its page."""
 
 
-def run_study(name: str, out: Path | None, quick: bool, processes: int | None) -> Path:
+def run_study(name: str, out: Path | None, quick: bool, processes: int | None, others: Sequence[str] = ()) -> Path:
     """Run the study `name`, and return the page that it has written.
 
     Args:
@@ -25,11 +25,12 @@ def run_study(name: str, out: Path | None, quick: bool, processes: int | None) -
         out: folder of the page, its figures and its numbers; None: study-NAME in the current folder.
         quick: run smaller problems and fewer replicates.
         processes: None: as many as there are cores.
+        others: names of the studies of the other kind, for the error about an unknown name.
 
     Raises:
         UserError: there is no such study, the user's own fails, or the folder cannot be written.
     """
-    study, short = _find(name)
+    study, short = _find(name, others)
     out = out or Path(f"study-{short}")
     make_folder(out)
     try:
@@ -40,14 +41,15 @@ def run_study(name: str, out: Path | None, quick: bool, processes: int | None) -
     return page
 
 
-def _find(name: str) -> tuple[Study, str]:
+def _find(name: str, others: Sequence[str]) -> tuple[Study, str]:
     """Return the study, and a short name for its folder."""
     if name in STUDIES:
         return STUDIES[name], name
     if not is_user_code(name):
+        known = [*STUDIES, *others]
         raise UserError(
-            f"no study {name!r}{did_you_mean(name, STUDIES)} The studies: {', '.join(STUDIES)}, or a file of your own, "
-            "such as my_study.py"
+            f"no study {name!r}{did_you_mean(name, known)} The studies: {', '.join(known)}, or a file of your own, "
+            "such as my_study.yaml or my_study.py"
         )
     target = f"{name}:{RUN}" if name.endswith(".py") else name
     expected = f"expected a function {RUN}(out, quick, processes) that returns the Path of its page"

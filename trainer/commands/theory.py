@@ -1,4 +1,4 @@
-"""The arguments of `paretrain study`, `couple` and `refit`."""
+"""The arguments of `paretrain couple` and `refit`."""
 
 import argparse
 from collections.abc import Callable
@@ -11,23 +11,12 @@ Run = Callable[[argparse.Namespace], int | None]
 
 
 def add_theory_commands(commands: Any, on_processes: Callable[[Run], Run]) -> None:
-    """Add the commands that say, and show, what combining tasks wins.
+    """Add the commands that say what combining tasks wins.
 
     Args:
         commands: of the command line.
         on_processes: turns a command into one that starts as many processes as its option --processes says.
     """
-    study = commands.add_parser("study", help="run a study anew, such as double-descent, and write its page")
-    study.add_argument(
-        "name",
-        metavar="NAME|FILE",
-        help="double-descent: theory against simulation; or your own FILE.py with run(out, quick, processes)",
-    )
-    study.add_argument("--quick", action="store_true", help="smaller problems, fewer replicates: about a minute")
-    study.add_argument("--out", type=Path, metavar="DIR", help="default: study-NAME in the current folder")
-    study.add_argument("--processes", type=whole(1), metavar="N", help="default: as many as there are cores")
-    study.set_defaults(run=_study)
-
     couple = commands.add_parser("couple", help="predict what combining the tasks wins, before training")
     couple.add_argument("folder", type=Path, metavar="DATA|RUN", help="a data folder of a table, or a run's folder")
     couple.add_argument("--out", type=Path, metavar="FILE", help="default: couple.html, in the folder of a run")
@@ -44,12 +33,6 @@ def add_theory_commands(commands: Any, on_processes: Callable[[Run], Run]) -> No
     refit.add_argument("--step", type=whole(0, 99_999_999), help="the checkpoint of this step (default: the last one)")
     refit.add_argument("--processes", type=whole(1), metavar="N", help="processes that read the samples (default: 1)")
     refit.set_defaults(run=on_processes(_refit))
-
-
-def _study(options: argparse.Namespace) -> None:
-    from trainer.commands.study import run_study
-
-    run_study(options.name, options.out, options.quick, options.processes)
 
 
 def _couple(options: argparse.Namespace) -> None:

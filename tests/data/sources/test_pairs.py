@@ -123,6 +123,25 @@ def test_every_mnist_image_is_once_the_left_digit(mnist: Path, tmp_path: Path) -
         assert len(set(partners)) > count // 2
 
 
+def test_images_of_val_are_in_no_other_split(mnist: Path, tmp_path: Path) -> None:
+    write_multimnist(mnist, tmp_path / "whole", seed=3)
+    manifest = write_multimnist(mnist, tmp_path / "out", seed=3, val=0.3)
+    assert manifest.num_samples("train") + manifest.num_samples("val") == 30
+    assert manifest.num_samples("val") > 3
+    assert np.array_equal(read_split(tmp_path / "out", "test")[0], read_split(tmp_path / "whole", "test")[0])
+    content = gzip.decompress((mnist / "train-images-idx3-ubyte.gz").read_bytes())
+    originals = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+    used = {}
+    for split in ("train", "val"):
+        images = read_split(tmp_path / "out", split)[0]
+        every = compose(np.repeat(originals, 30, 0), np.tile(originals, (30, 1, 1)))
+        pairs = [divmod(int(np.flatnonzero((every == image).all(axis=(1, 2)))[0]), 30) for image in images]
+        used[split] = {image for pair in pairs for image in pair}
+    assert not used["train"] & used["val"]
+    with pytest.raises(UserError, match="leaves train or val empty"):
+        write_multimnist(mnist, tmp_path / "none", val=1e-9)
+
+
 def test_the_seed_decides_the_partners(mnist: Path, tmp_path: Path) -> None:
     first, second, other = (
         write_multimnist(mnist, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))

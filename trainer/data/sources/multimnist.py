@@ -18,6 +18,8 @@ from trainer.errors import UserError
 logger = logging.getLogger(__name__)
 
 _FILES = {"train": "train", "test": "t10k"}
+VAL_STREAM = 2
+"""Of the random numbers that choose the split val; those before it choose the right digits."""
 
 ORIGINAL_SHA256 = {
     "train-images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -28,7 +30,7 @@ ORIGINAL_SHA256 = {
 """Checksums of the uncompressed files of the original MNIST."""
 
 
-def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
+def write_multimnist(mnist: Path, out: Path, *, seed: int = 0, val: float = 0.0) -> Manifest:
     """Write MultiMNIST shards: every image once as the left digit, with a random right one of the same split.
 
     The construction is the paper's (Sener & Koltun 2018, arXiv 1810.04650, section 5.1). Files with MNIST's names but
@@ -37,10 +39,12 @@ def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
     Args:
         mnist: folder with the four IDX files, gzipped or not.
         out: the data folder to write.
-        seed: determines the right digits.
+        seed: determines the right digits, and the split `val`.
+        val: fraction of the train images that make a split `val` of their own; 0: there is none.
 
     Raises:
-        UserError: a file is missing, damaged, or does not fit the others; or as `write_shards`.
+        UserError: a file is missing, damaged, or does not fit the others, or a split would be empty; or as
+            `write_shards`.
     """
     splits, sha256 = {}, {}
     for stream, (split, prefix) in enumerate(_FILES.items()):
@@ -49,9 +53,12 @@ def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
         _check(images_NHW, labels_N, f"{mnist}, {prefix}")
         sha256[f"{prefix}-images"] = hashlib.sha256(images_file).hexdigest()
         sha256[f"{prefix}-labels"] = hashlib.sha256(labels_file).hexdigest()
-        rows_N = np.arange(len(images_NHW))
-        partners_N = hash64(seed, stream, rows_N) % np.uint64(len(rows_N))
-        splits[split] = make_pairs(images_NHW, labels_N, rows_N, partners_N)
+        of_splits = {split: np.arange(len(images_NHW))}
+        if split == "train" and val:
+            of_splits = _hold_out(of_splits[split], val, seed)
+        for name, rows_N in of_splits.items():
+            partners_N = rows_N[hash64(seed, stream, rows_N) % np.uint64(len(rows_N))]
+            splits[name] = make_pairs(images_NHW, labels_N, rows_N, partners_N)
     original = sha256 == ORIGINAL_SHA256
     if not original:
         others = ", ".join(name for name, found in sha256.items() if found != ORIGINAL_SHA256[name])
@@ -59,9 +66,18 @@ def write_multimnist(mnist: Path, out: Path, *, seed: int = 0) -> Manifest:
     return write_pairs(
         out,
         name="multimnist",
-        made_by={"source": "multimnist", "seed": seed, "original_mnist": original, "sha256": sha256},
+        made_by={"source": "multimnist", "seed": seed, "original_mnist": original, "sha256": sha256}
+        | ({"val": val} if val else {}),
         splits=splits,
     )
+
+
+def _hold_out(rows_N: np.ndarray, val: float, seed: int) -> dict[str, np.ndarray]:
+    """Return the rows of train and val, which share no image."""
+    held_out_N = hash64(seed, VAL_STREAM, rows_N) < np.uint64(val * 2**64)
+    if held_out_N.all() or not held_out_N.any():
+        raise UserError(f"--val {val:g} of {len(rows_N)} images leaves train or val empty: expected another fraction.")
+    return {"train": rows_N[~held_out_N], "val": rows_N[held_out_N]}
 
 
 def _check(images_NHW: np.ndarray, labels_N: np.ndarray, where: str) -> None:

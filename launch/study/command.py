@@ -1,0 +1,72 @@
+"""The arguments of `paretrain study`, and which kind of study it is: of training runs, or any function."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trainer.commands.arguments import whole
+
+STUDIES = Path(__file__).parents[2] / "studies"
+"""Folder of the studies of training runs, a YAML file each."""
+
+
+def add_study_command(commands: Any) -> None:
+    """Add `paretrain study` to the commands of the command line."""
+    study = commands.add_parser("study", help="compare methods over seeds, or run another study anew; write its page")
+    study.add_argument(
+        "name",
+        metavar="NAME|FILE",
+        help="a name or FILE.yaml: methods x seeds of training runs; double-descent: theory against simulation; or "
+        "your own FILE.py with run(out, quick, processes)",
+    )
+    study.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="a.b=c",
+        help="training runs: values of all configurations, such as data.path=DIR",
+    )
+    study.add_argument("--out", type=Path, metavar="DIR", help="default: study-NAME in the current folder")
+    study.add_argument("--scale", choices=("full", "small"), help="training runs: small takes minutes (default: full)")
+    study.add_argument("--parallel", type=whole(1), metavar="N", help="training runs: runs at a time (default: 1)")
+    study.add_argument("--check", action="store_true", help="training runs: check them all, and train nothing")
+    study.add_argument("--quick", action="store_true", help="other studies: smaller problems, about a minute")
+    study.add_argument("--processes", type=whole(1), metavar="N", help="other studies: default as many as cores")
+    study.set_defaults(run=_study)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from trainer.errors import UserError
+
+    path = _file(options.name)
+    of_runs = {"--scale": options.scale, "--parallel": options.parallel, "--check": options.check}
+    of_runs |= {"a.b=c": options.overrides}
+    of_others = {"--quick": options.quick, "--processes": options.processes}
+    for option, given in (of_others if path else of_runs).items():
+        if given:
+            kind = "other studies" if path else "studies of training runs"
+            raise UserError(f"study {options.name}: {option} is for {kind}. See paretrain study --help")
+    if path is None:
+        from trainer.commands.study import run_study
+
+        run_study(options.name, options.out, options.quick, options.processes, sorted(_named()))
+        return 0
+    from launch.study.plan import plan_study
+    from launch.study.run import check_study, here, train_study
+    from launch.study.schema import read_study
+
+    scale = options.scale or "full"
+    out = options.out or Path(f"study-{path.stem}{'' if scale == 'full' else f'-{scale}'}")
+    plan = plan_study(path, read_study(path).at(scale), out, options.overrides)
+    if options.check:
+        check_study(plan)
+        return 0
+    return train_study(plan, here(options.parallel or 1))
+
+
+def _file(name: str) -> Path | None:
+    """Return the file of a study of training runs; None if it is another kind of study, or none at all."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else _named().get(name)
+
+
+def _named() -> dict[str, Path]:
+    return {path.stem: path for path in STUDIES.glob("*.yaml")}

@@ -1,0 +1,123 @@
+"""Run a study: tune every method, train the chosen ones with every seed, and write the page and the tables.
+
+Runs that are complete are never trained again, so the same command goes on where an earlier one ended.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launch.before_submit import check_runs
+from launch.grid import Point
+from launch.study.plan import Contender, Plan
+from launch.study.schema import SINGLE_TASK, Overrides
+from launch.sweep import exit_code_of, is_complete, train_missing
+from trainer.observe.read_run import read_run
+from trainer.observe.study.page import write_study
+from trainer.observe.study.results import Method, Results, deciding_of, mean_changes, method_of, metrics_on
+from trainer.terminal import Terminal
+
+Train = Callable[[Path, Sequence[Point]], int]
+"""Train points that are not complete, or hand them to a cluster. Returns an exit code: 0 if all are complete."""
+
+
+def here(parallel: int) -> Train:
+    """Return a function that trains on this machine, `parallel` runs at a time."""
+
+    def train(base: Path, points: Sequence[Point]) -> int:
+        return exit_code_of(train_missing("study", base, points, parallel), len(points))
+
+    return train
+
+
+def train_study(plan: Plan, train: Train) -> int:
+    """Train what is missing, then write the page. Return the exit code.
+
+    Args:
+        plan: of the study.
+        train: is called with the tuning runs, and then with those of the chosen values.
+
+    Raises:
+        UserError: a run failed, or the page cannot be written.
+    """
+    tuning = [point for contender in plan.contenders for seeds in plan.tuning(contender) for point in seeds]
+    if len(plan.grid) > 1 and (exit_code := train(plan.base, tuning)):
+        return exit_code
+    chosen = {contender.name: choose(plan, contender) for contender in plan.contenders}
+    final = [point for contender in plan.contenders for point in plan.final(contender, chosen[contender.name])]
+    if exit_code := train(plan.base, final):
+        return exit_code
+    page = write_study(results_of(plan, chosen), plan.out)
+    Terminal(soft_wrap=True).print(f"page: {page}")
+    return 0
+
+
+def choose(plan: Plan, contender: Contender) -> Overrides:
+    """Return the point of the grid that is the best on the split of the tuning; of equal ones, the first.
+
+    Raises:
+        UserError: no point has the metrics that decide, or a run is damaged.
+    """
+    if len(plan.grid) == 1:
+        return plan.grid[0]
+    assert plan.study.tune is not None
+    split = plan.study.tune.split
+    records = [
+        [metrics_on(read_run(point.experiment.run_dir), split) for point in seeds] for seeds in plan.tuning(contender)
+    ]
+    changes = mean_changes(
+        [[record["metrics"] for record in seeds] for seeds in records], records[0][0].get("deciding", {})
+    )
+    return plan.grid[changes.index(max(changes))]
+
+
+def results_of(plan: Plan, chosen: dict[str, Overrides]) -> Results:
+    """Read the complete runs of a study.
+
+    Args:
+        plan: of the study.
+        chosen: name of a contender -> its values.
+    """
+
+    def runs_of(contender: Contender) -> list[Path]:
+        return [point.experiment.run_dir for point in plan.final(contender, chosen[contender.name])]
+
+    def measured(contender: Contender) -> Method:
+        return method_of(contender.name, [[read_run(path)] for path in runs_of(contender)], chosen[contender.name])
+
+    methods = [measured(contender) for contender in plan.methods]
+    alone = None
+    if plan.alone:
+        by_task = [[read_run(path) for path in runs_of(contender)] for contender in plan.alone]
+        alone = method_of("each task alone", list(zip(*by_task, strict=True)), {})
+    first = read_run(runs_of(plan.methods[0])[0])
+    by_name = {method.name: method for method in methods}
+    baseline = plan.study.baseline
+    return Results(
+        title=plan.study.title,
+        split=first.result.split,
+        seeds=plan.study.seeds,
+        deciding=deciding_of([first]),
+        methods=methods,
+        baseline=alone if baseline == SINGLE_TASK and alone else by_name[baseline or methods[0].name],
+        alone=alone,
+        front=[measured(contender) for contender in plan.front],
+    )
+
+
+def check_study(plan: Plan) -> None:
+    """Refuse a study whose runs could not start, and print how many runs it has.
+
+    Raises:
+        UserError: naming the run.
+    """
+    tuning = {point.overrides: point for contender in plan.contenders for s in plan.tuning(contender) for point in s}
+    final = [point for contender in plan.contenders for point in plan.final(contender, plan.grid[0])]
+    check_runs([point.experiment for point in [*tuning.values(), *final]])
+    tuned = len(tuning) if len(plan.grid) > 1 else 0
+    counts = {"methods": plan.methods, "tasks alone": plan.alone, "fixed weights": plan.front}
+    what = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found)
+    done = sum(map(is_complete, {point.overrides: point for point in [*tuning.values(), *final]}.values()))
+    Terminal(soft_wrap=True).print(
+        f"{plan.name}: {what}; {len(plan.study.seeds)} seeds; {tuned} runs to tune, {len(final)} chosen ones; "
+        f"{done} runs are complete; ready to train into {plan.out}"
+    )

@@ -1,0 +1,189 @@
+"""`paretrain study` of training runs: the file, the runs, the choice of settings, and what is written."""
+
+import csv
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+import yaml
+
+from launch.study.plan import Plan, plan_study
+from launch.study.run import check_study, here, train_study
+from launch.study.schema import read_study
+from tests.support.command import Command
+from tests.support.study_runs import trains
+from trainer.config.schema import Experiment
+from trainer.errors import UserError
+from trainer.observe.study.page import NUMBERS, PAGE, TABLE
+
+STUDY: dict[str, Any] = {
+    "title": "Two rules",
+    "base": "config.yaml",
+    "seeds": [0, 1, 2],
+    "methods": {"equal weights": {"balance.weighting": "uniform"}, "MGDA <UB>": {"balance.weighting": "min_norm"}},
+    "tune": {"grid": {"optimizer.learning_rate": [0.01, 0.1]}},
+    "baseline": "single_task",
+    "front": 3,
+    "small": {"seeds": [0, 1], "methods": ["equal weights"], "grid": {}, "overrides": {"train.steps": 2}},
+}
+
+
+def quality(experiment: Experiment, split: str) -> float:
+    """What the runs of these tests reach: min_norm is better at the smaller rate on val, the others at the larger."""
+    is_min_norm, is_small = experiment.balance.weighting == "min_norm", experiment.optimizer.learning_rate == 0.01
+    if split == "val":
+        return 0.8 if is_min_norm == is_small else 0.7
+    return 0.5 + 0.2 * is_min_norm + 0.01 * experiment.seed + (0.05 if experiment.data.tasks else 0.0)
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in (STUDY | changes).items() if value is not None}))
+    return path
+
+
+def plan(config: Path, *overrides: str, scale: str = "full", **changes: Any) -> Plan:
+    path = write(config.parent, **changes)
+    return plan_study(path, read_study(path).at(scale), config.parent / "out", overrides)
+
+
+def test_every_method_gets_the_same_grid_and_the_same_seeds(config: Path) -> None:
+    found = plan(config, "train.steps=4")
+    assert [contender.name for contender in found.contenders] == [
+        *("equal weights", "MGDA <UB>", "left alone", "right alone"),
+        *("weights 1 / 0", "weights 0.5 / 0.5", "weights 0 / 1"),
+    ]
+    for contender in found.contenders:
+        tuning = [point.experiment for seeds in found.tuning(contender) for point in seeds]
+        assert [experiment.optimizer.learning_rate for experiment in tuning] == [0.01, 0.1]
+        assert [experiment.seed for experiment in tuning] == [0, 0]
+        final = [point.experiment for point in found.final(contender, found.grid[0])]
+        assert [experiment.seed for experiment in final] == [0, 1, 2]
+        assert {experiment.train.steps for experiment in final} == {4}
+        assert final[0] == tuning[0]  # Not trained again.
+    alone = found.final(found.alone[1], found.grid[0])[0].experiment
+    assert (alone.data.tasks, alone.balance.weighting) == (("right",), "uniform")
+    middle = found.final(found.front[1], found.grid[0])[0].experiment
+    assert middle.balance.weights == {"left": 0.5, "right": 0.5}
+
+
+def test_a_study_tunes_on_val_trains_the_seeds_and_writes_what_it_finds(config: Path) -> None:
+    found, calls = plan(config), []
+    assert train_study(found, trains(quality, calls)) == 0
+    tuned, trained = calls
+    assert len(tuned) == 7 * 2
+    assert len(trained) == 7 * 3
+    assert "MGDA-UB-learning_rate-0.01-seed-2" in trained
+    assert "equal-weights-learning_rate-0.1-seed-2" in trained
+    numbers = json.loads((found.out / NUMBERS).read_text())
+    equal, ours = numbers["methods"]
+    assert ours["chosen"] == {"optimizer.learning_rate": 0.01}
+    assert (equal["mean_rank"], ours["mean_rank"]) == ([2, 2, 2], [1, 1, 1])
+    # Left alone reaches .55, .56 and .57, right alone .1 less: means of .56 and .46.
+    expected = [50 * ((0.7 + 0.01 * seed) / 0.56 + (0.6 + 0.01 * seed) / 0.46 - 2) for seed in range(3)]
+    assert ours["delta_m_percent"] == pytest.approx(expected)
+    with (found.out / TABLE).open() as file:
+        rows = list(csv.DictReader(file))
+    (row,) = [row for row in rows if (row["method"], row["metric"]) == ("MGDA <UB>", "delta_m_percent")]
+    assert float(row["mean"]) == pytest.approx(fmean(expected))
+    assert float(row["standard_error"]) == pytest.approx(stdev(expected) / 3**0.5)
+    (row,) = [row for row in rows if list(row.values())[:3] == ["equal weights", "left", "accuracy"]]
+    assert (float(row["mean"]), row["seeds"]) == (pytest.approx(0.51), "3")
+    page = (found.out / PAGE).read_text()
+    for said in ("MGDA &lt;UB&gt;", "0.710 ± 0.006", "Both tasks", "Ranks", "learning_rate 0.01"):
+        assert said in page
+    assert "<UB>" not in page
+
+
+def test_a_complete_study_trains_nothing_and_writes_its_page_again(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = plan(config)
+    train_study(found, trains(quality, []))
+    (found.out / PAGE).unlink()
+    assert train_study(found, here(1)) == 0
+    assert "21 runs, 21 of them complete" in capsys.readouterr().out
+    assert (found.out / PAGE).exists()
+
+
+def test_a_run_that_is_not_complete_ends_the_study_before_its_page(config: Path) -> None:
+    found = plan(config)
+    assert train_study(found, lambda base, points: 75) == 75
+    assert not found.out.exists()
+
+
+def test_small_has_its_own_seeds_methods_and_grid(config: Path) -> None:
+    found, calls = plan(config, scale="small", front=None), []
+    train_study(found, trains(quality, calls))
+    assert calls == [
+        ["equal-weights-seed-0", "equal-weights-seed-1"]
+        + [f"alone-{task}-seed-{seed}" for task in ("left", "right") for seed in (0, 1)]
+    ]
+    assert "Dashed: each task alone" in (found.out / PAGE).read_text()
+    with pytest.raises(UserError, match="no section `small`"):
+        plan(config, scale="small", small=None)
+
+
+def test_metrics_that_are_not_defined_lose(config: Path) -> None:
+    found = plan(config, front=None, baseline=None)
+
+    def breaks(experiment: Experiment, split: str) -> float:
+        return float("nan") if experiment.optimizer.learning_rate == 0.1 else quality(experiment, split)
+
+    assert train_study(found, trains(lambda experiment, split: breaks(experiment, split), [])) == 0
+    for method in json.loads((found.out / NUMBERS).read_text())["methods"]:
+        assert method["chosen"] == {"optimizer.learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sedes": [0]}, "unknown key 'sedes'; did you mean 'seeds'?"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "each must occur once"),
+        ({"tune": {"grid": {"optimizer.learning_rate": []}}}, "tune.grid.optimizer.learning_rate"),
+        ({"tune": {"gird": {}}}, "unknown key 'tune.gird'; did you mean 'grid'"),
+        ({"baseline": "equal weight"}, "no method 'equal weight'; did you mean 'equal weights'"),
+        ({"small": {"methods": ["MGDA"]}}, "small.methods: no method 'MGDA'"),
+        ({"overrides": {"seed": 3}}, "seed: a study sets it itself"),
+        ({"methods": {"a": {"optimizer.learning_rate": 1.0}}}, "methods.a: optimizer.learning_rate is tuned"),
+        ({"methods": {"a": {"balance.weighing": "uniform"}}}, "method 'a'.*did you mean 'weighting'"),
+        ({"methods": {"a+": {}, "a-plus": {}}}, "'a\\+', 'a-plus' would share the folders"),
+        ({"base": "other.yaml"}, "no configuration file"),
+        ({"seeds": list(range(90)), "front": 101}, "expected at most 1,000"),
+    ],
+)
+def test_a_bad_file_is_refused_before_anything_runs(config: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=f"(?s){said}"):
+        plan(config, **changes)
+    assert not (config.parent / "out").exists()
+
+
+def test_an_override_of_what_the_study_sets_is_refused(config: Path) -> None:
+    with pytest.raises(UserError, match=r"'equal weights' of the study sets balance\.weighting itself"):
+        plan(config, "balance.weighting=uniform")
+
+
+def test_check_names_the_method_whose_rule_is_unknown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_study(plan(config, tune=None))
+    assert "7 " not in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"a-seed-0 could not start.*did you mean"):
+        check_study(plan(config, tune=None, methods={"a": {"balance.weighting": "unifrom"}}, small=None))
+
+
+@pytest.mark.slow
+def test_a_study_runs_end_to_end_and_goes_on(config: Path, paretrain: Command) -> None:
+    path = write(config.parent, tune=None, front=None, small=None, seeds=[0, 1], baseline=None)
+    out = config.parent / "out"
+    command = ("study", path, "train.steps=2", "--out", out)
+    failed = paretrain(*command, "data.path=/nowhere")
+    assert failed.returncode == 2
+    assert "runs failed" in failed.stderr
+    done = paretrain(*command, "--parallel", 2)
+    assert done.returncode == 0, done.stderr
+    assert "4 runs, 0 of them complete" in done.stdout
+    assert f"page: {out / PAGE}" in done.stdout
+    again = paretrain(*command)
+    assert "4 runs, 4 of them complete" in again.stdout

@@ -1,0 +1,131 @@
+"""Write what a study has found: one page, one table in CSV, and all numbers in JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config.metrics import METRICS
+from trainer.files import make_folder, replace
+from trainer.observe.report.frame import document, section
+from trainer.observe.report.panels import Panel
+from trainer.observe.report.tables import text
+from trainer.observe.study.figures import Cloud, critical_differences, forest, pareto
+from trainer.observe.study.results import Method, Results
+from trainer.observe.study.tables import (
+    MAX_TASK_COLUMNS,
+    as_json,
+    csv_rows,
+    difference_table,
+    method_table,
+    task_table,
+    titled,
+)
+
+PAGE, TABLE, NUMBERS = "study.html", "study.csv", "study.json"
+
+
+def write_study(results: Results, out: Path) -> Path:
+    """Write the page, the table and the numbers into a folder. Return the path of the page.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    make_folder(out)
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator="\n").writerows(csv_rows(results))
+    replace(out / TABLE, rows.getvalue().encode())
+    replace(out / NUMBERS, f"{json.dumps(as_json(results), indent=1, ensure_ascii=False)}\n".encode())
+    replace(out / PAGE, study_page(results).encode())
+    return out / PAGE
+
+
+def study_page(results: Results) -> str:
+    """Return the page."""
+    title = text(results.title)
+    return document(title, f"<h1>{title}</h1>" + "".join(_body(results)))
+
+
+def _body(results: Results) -> Iterator[str]:
+    num_seeds, num_tasks = len(results.seeds), len(results.tasks)
+    yield (
+        f"<p>{_count(len(results.methods), 'method')}, {_count(num_tasks, 'task')}, {_count(num_seeds, 'seed')}; "
+        f"metrics of the {text(results.split)} split. Numbers are means over the seeds ± their standard error; "
+        f"bold: the best method, and those that {_count(num_seeds, 'seed')} cannot tell from it.</p>"
+    )
+    if num_seeds == 1:
+        yield '<p class="notice">One seed tells nothing apart: no number here says that one method is better.</p>'
+    yield method_table(results)
+    against = text(results.baseline.name)
+    yield (
+        f"<p>Δm is the mean over the tasks of how much better a method is than {against}, in percent; worse is "
+        "negative. The rank is among the methods, as a mean over tasks and seeds. Time is that of training, on a "
+        "machine that several runs may have shared.</p>"
+    )
+    changes = {method.name: results.changes(method) for method in results.rows}
+    known = {name: values_S for name, values_S in changes.items() if not np.isnan(values_S).any()}
+    if known:
+        compared = {method.name: known[method.name] for method in results.methods if method.name in known}
+        svg = forest(known, results.like_the_best(compared), f"Δm against {results.baseline.name}, %")
+        yield section(
+            "Differences",
+            "Dots: the seeds. Thick: standard error of the mean. Thin: 95 % interval by Student's t, cut at the edge. "
+            "Blue: the best method, and those that the seeds do not tell from it.",
+            [Panel("", svg, size="page")],
+        )
+        yield difference_table(results)
+        yield (
+            "<p>Differences are paired by seed. Two methods count as told apart where both intervals leave out 0: the "
+            "bootstrap alone is too narrow for a few seeds. Each row is a comparison of its own; one in twenty of "
+            "equal methods would be called different.</p>"
+        )
+    yield _ranks(results)
+    if num_tasks == 2:
+        yield _plane(results)
+    if num_tasks > MAX_TASK_COLUMNS:
+        yield f"<h2>Tasks</h2><details><summary>All {num_tasks:,} tasks</summary>{task_table(results)}</details>"
+
+
+def _ranks(results: Results) -> str:
+    ranks = dict(zip((method.name for method in results.methods), results.ranks.mean(axis=1), strict=True))
+    if len(ranks) < 2 or np.isnan(list(ranks.values())).any():
+        return ""
+    num_blocks = max(len(results.tasks), len(results.seeds))
+    what = "tasks" if len(results.tasks) >= len(results.seeds) else "seeds"
+    return section(
+        "Ranks",
+        "Mean ranks over tasks and seeds. A bar joins methods that Nemenyi's test does not tell apart at 5 % (Demsar "
+        f"2006). It counts the {num_blocks:,} {what} as independent, since results of one task, or of one seed, are "
+        "not.",
+        [Panel("", critical_differences(ranks, num_blocks), size="page")],
+    )
+
+
+def _plane(results: Results) -> str:
+    def cloud(method: Method) -> Cloud:
+        points = [method.values(task, metric) for task, metric in results.deciding.items()]
+        return Cloud(method.name, np.stack(points, axis=1))
+
+    methods = [cloud(method) for method in results.methods]
+    if any(np.isnan(found.points_S2).any() for found in methods):
+        return ""
+    signs_2 = np.array([1 if METRICS[metric].best is max else -1 for metric in results.deciding.values()])
+    alone_2 = cloud(results.alone).points_S2.mean(axis=0) if results.alone else None
+    labels = [titled(task, metric) for task, metric in results.deciding.items()]
+    svg, legend = pareto(methods, [cloud(method) for method in results.front], alone_2, labels, signs_2)
+    fixed = "Grey: fixed weights, and the front that they reach; those outside the view are left out. "
+    return section(
+        "Both tasks",
+        "Better is right and up. Dots: the seeds. Ellipses: the standard errors of the mean; their shadows on the axes "
+        "are ± 1 standard error. "
+        + (fixed if results.front else "")
+        + ("Dashed: each task alone." if results.alone else ""),
+        [Panel("", svg, legend, size="page")],
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
