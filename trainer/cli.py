@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from launch.job_arguments import add_job, job_of
 from launch.study.command import add_study_command
 from trainer.commands.arguments import whole
 from trainer.commands.checkpoints import add_checkpoint_commands
@@ -163,19 +164,9 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _submit(options: argparse.Namespace) -> None:
     from launch.grid import points
-    from launch.submit import Job, submit
+    from launch.submit import submit
 
-    short = {"time": options.time, "partition": options.partition, "account": options.account}
-    given = [f"--{name}={value}" for name, value in short.items() if value is not None]
-    job = Job(
-        nodes=options.nodes,
-        processes_per_node=options.processes_per_node,
-        parallel=options.parallel,
-        preflight=options.preflight,
-        container=options.container,
-        mounts=options.container_mounts,
-        options=(*given, *options.sbatch),
-    )
+    job = job_of(options)
     runs = points(options.config, [*options.overrides, *job.overrides], options.grid)
     submit(options.config, runs, job, dry_run=options.dry_run)
 
@@ -254,7 +245,8 @@ def _parser() -> argparse.ArgumentParser:
     submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, an array of jobs")
     _add_run(submit)
     _add_grid(submit, required=False)
-    _add_job(submit)
+    submit.add_argument("--parallel", type=whole(1), metavar="N", help="for an array: runs at a time (default: all)")
+    add_job(submit, required=True)
     submit.set_defaults(run=_submit)
 
     rules = commands.add_parser("rules", help="print the rules that weigh the tasks, and what each needs and costs")
@@ -310,34 +302,3 @@ def _add_grid(parser: argparse.ArgumentParser, required: bool) -> None:
         metavar="a.b=c,d,...",
         help="values to try; several --grid options give every combination",
     )
-
-
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=whole(1), required=True, metavar="N", help="number of machines")
-    parser.add_argument(
-        "--processes-per-node", type=whole(1), required=True, metavar="G", help="processes on each machine: one per GPU"
-    )
-    parser.add_argument(
-        "--time", metavar="T", help="time limit of each start, in sbatch's format; the job is requeued after it"
-    )
-    parser.add_argument("--partition", metavar="NAME", help="partition of the cluster")
-    parser.add_argument("--account", metavar="NAME", help="account to charge")
-    parser.add_argument("--parallel", type=whole(1), metavar="N", help="for an array: runs at a time (default: all)")
-    parser.add_argument(
-        "--preflight",
-        choices=("no", "yes", "only"),
-        default="no",
-        help="test every node before training, or only test them (default: no)",
-    )
-    parser.add_argument("--container", metavar="IMAGE", help="run in this image, on clusters with pyxis")
-    parser.add_argument(
-        "--container-mounts", metavar="HOST:CONTAINER,...", help="folders that it sees besides this one"
-    )
-    parser.add_argument(
-        "--sbatch",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="any other option of sbatch, such as --sbatch=--constraint=h100",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from launch.job_arguments import add_job, job_of
 from trainer.commands.arguments import whole
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -31,6 +32,8 @@ def add_study_command(commands: Any) -> None:
     study.add_argument("--check", action="store_true", help="training runs: check them all, and train nothing")
     study.add_argument("--quick", action="store_true", help="other studies: smaller problems, about a minute")
     study.add_argument("--processes", type=whole(1), metavar="N", help="other studies: default as many as cores")
+    slurm = study.add_argument_group("training runs on Slurm", "with --nodes, they are arrays of jobs")
+    add_job(slurm, required=False)
     study.set_defaults(run=_study)
 
 
@@ -39,7 +42,7 @@ def _study(options: argparse.Namespace) -> int:
 
     path = _file(options.name)
     of_runs = {"--scale": options.scale, "--parallel": options.parallel, "--check": options.check}
-    of_runs |= {"a.b=c": options.overrides}
+    of_runs |= {"a.b=c": options.overrides, "--nodes": options.nodes}
     of_others = {"--quick": options.quick, "--processes": options.processes}
     for option, given in (of_others if path else of_runs).items():
         if given:
@@ -51,16 +54,22 @@ def _study(options: argparse.Namespace) -> int:
         run_study(options.name, options.out, options.quick, options.processes, sorted(_named()))
         return 0
     from launch.study.plan import plan_study
-    from launch.study.run import check_study, here, train_study
+    from launch.study.run import check_study, here, on_slurm, train_study
     from launch.study.schema import read_study
 
     scale = options.scale or "full"
     out = options.out or Path(f"study-{path.stem}{'' if scale == 'full' else f'-{scale}'}")
-    plan = plan_study(path, read_study(path).at(scale), out, options.overrides)
+    if (options.nodes is None) != (options.processes_per_node is None):
+        raise UserError("--nodes and --processes-per-node go together: both for Slurm, none for this machine")
+    job = None if options.nodes is None else job_of(options)
+    plan = plan_study(path, read_study(path).at(scale), out, [*options.overrides, *(job.overrides if job else ())])
     if options.check:
         check_study(plan)
         return 0
-    return train_study(plan, here(options.parallel or 1))
+    if job is None:
+        return train_study(plan, here(options.parallel or 1))
+    exit_code = train_study(plan, on_slurm(job, dry_run=options.dry_run))
+    return 0 if options.dry_run else exit_code
 
 
 def _file(name: str) -> Path | None:

@@ -123,7 +123,7 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
             if key in values:
                 raise UserError(f"{override}: {name!r} of the study sets {key} itself. Change it in {path}")
     first = load_config(base, [*_overrides(study.overrides), *overrides])
-    needs_tasks = study.baseline == SINGLE_TASK or study.front is not None
+    needs_tasks = study.baseline == SINGLE_TASK or study.front > 0
     tasks = _tasks(first) if needs_tasks else []
     kept = {"on_nonfinite": first.balance.on_nonfinite}
     grid = study.tune.grid if study.tune else {}
@@ -135,7 +135,7 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
         overrides=tuple(overrides),
         methods=tuple(Contender(name, _slug(name), values) for name, values in study.methods.items()),
         alone=tuple(_alone(task, kept) for task in tasks) if study.baseline == SINGLE_TASK else (),
-        front=_front(tasks, study.front, kept) if study.front is not None else (),
+        front=_front(tasks, study.front, kept) if study.front else (),
         grid=tuple(dict(zip(grid, values, strict=True)) for values in product(*grid.values())),
     )
     slugs = [contender.slug for contender in plan.contenders]

@@ -10,10 +10,12 @@ from launch.before_submit import check_runs
 from launch.grid import Point
 from launch.study.plan import Contender, Plan
 from launch.study.schema import SINGLE_TASK, Overrides
+from launch.submit import Job, submit
 from launch.sweep import exit_code_of, is_complete, train_missing
+from trainer.errors import EXIT_UNFINISHED
 from trainer.observe.read_run import read_run
 from trainer.observe.study.page import write_study
-from trainer.observe.study.results import Method, Results, deciding_of, mean_changes, method_of, metrics_on
+from trainer.observe.study.results import Method, Results, deciding_of, mean_changes, measured, method_of, metrics_on
 from trainer.terminal import Terminal
 
 Train = Callable[[Path, Sequence[Point]], int]
@@ -25,6 +27,23 @@ def here(parallel: int) -> Train:
 
     def train(base: Path, points: Sequence[Point]) -> int:
         return exit_code_of(train_missing("study", base, points, parallel), len(points))
+
+    return train
+
+
+def on_slurm(job: Job, *, dry_run: bool) -> Train:
+    """Return a function that submits what is missing as an array of jobs, and ends the command until it is done."""
+
+    def train(base: Path, points: Sequence[Point]) -> int:
+        missing = [point for point in points if not is_complete(point)]
+        if not missing:
+            return 0
+        submit(base, missing, job, dry_run=dry_run)
+        if not dry_run:
+            print(
+                f"study: {len(missing)} of {len(points)} runs are to do. Type the same command when the job has ended"
+            )
+        return EXIT_UNFINISHED
 
     return train
 
@@ -81,26 +100,28 @@ def results_of(plan: Plan, chosen: dict[str, Overrides]) -> Results:
     def runs_of(contender: Contender) -> list[Path]:
         return [point.experiment.run_dir for point in plan.final(contender, chosen[contender.name])]
 
-    def measured(contender: Contender) -> Method:
+    def found(contender: Contender) -> Method:
         return method_of(contender.name, [[read_run(path)] for path in runs_of(contender)], chosen[contender.name])
 
-    methods = [measured(contender) for contender in plan.methods]
+    methods = [found(contender) for contender in plan.methods]
     alone = None
     if plan.alone:
         by_task = [[read_run(path) for path in runs_of(contender)] for contender in plan.alone]
         alone = method_of("each task alone", list(zip(*by_task, strict=True)), {})
     first = read_run(runs_of(plan.methods[0])[0])
     by_name = {method.name: method for method in methods}
-    baseline = plan.study.baseline
+    baseline, deciding = plan.study.baseline, deciding_of([first])
+    counted = measured(deciding, [metrics for method in methods for metrics in method.metrics])
     return Results(
         title=plan.study.title,
         split=first.result.split,
         seeds=plan.study.seeds,
-        deciding=deciding_of([first]),
+        deciding=counted,
+        left_out=[task for task in deciding if task not in counted],
         methods=methods,
         baseline=alone if baseline == SINGLE_TASK and alone else by_name[baseline or methods[0].name],
         alone=alone,
-        front=[measured(contender) for contender in plan.front],
+        front=[found(contender) for contender in plan.front],
     )
 
 
@@ -110,14 +131,15 @@ def check_study(plan: Plan) -> None:
     Raises:
         UserError: naming the run.
     """
-    tuning = {point.overrides: point for contender in plan.contenders for s in plan.tuning(contender) for point in s}
+    tuned = len(plan.grid) > 1
+    tuning = [p for contender in plan.contenders for seeds in plan.tuning(contender) for p in seeds] if tuned else []
     final = [point for contender in plan.contenders for point in plan.final(contender, plan.grid[0])]
-    check_runs([point.experiment for point in [*tuning.values(), *final]])
-    tuned = len(tuning) if len(plan.grid) > 1 else 0
+    check_runs([point.experiment for point in [*tuning, *final]])
+    counted = [point for point in final if not tuned or point.experiment.seed not in plan.tuning_seeds]
+    done = sum(map(is_complete, [*tuning, *counted]))
     counts = {"methods": plan.methods, "tasks alone": plan.alone, "fixed weights": plan.front}
     what = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found)
-    done = sum(map(is_complete, {point.overrides: point for point in [*tuning.values(), *final]}.values()))
     Terminal(soft_wrap=True).print(
-        f"{plan.name}: {what}; {len(plan.study.seeds)} seeds; {tuned} runs to tune, {len(final)} chosen ones; "
-        f"{done} runs are complete; ready to train into {plan.out}"
+        f"{plan.name}: {what}; {len(plan.grid)} points of the grid, {len(plan.study.seeds)} seeds: "
+        f"{len(tuning) + len(counted):,} runs in all, {done:,} of them complete; ready to train into {plan.out}"
     )

@@ -44,8 +44,8 @@ class SmallConfig(Section):
     """Names of the methods to keep. null: all."""
     grid: Grid | None = None
     """In place of the study's. {}: no tuning, the values of the configuration count. null: the study's."""
-    front: int | None = Field(None, ge=2, le=101)
-    """In place of the study's. null: the study's."""
+    front: int | None = Field(None, ge=0, le=101)
+    """In place of the study's. 0: none. null: the study's."""
 
 
 class StudyConfig(Section):
@@ -66,9 +66,9 @@ class StudyConfig(Section):
     baseline: str | None = None
     """What changes are measured against: single_task, which trains each task alone as well, or the name of a method.
     null: the first method."""
-    front: int | None = Field(None, ge=2, le=101)
+    front: int = Field(0, ge=0, le=101)
     """For two tasks: number of fixed weights from (1, 0) to (0, 1), whose runs draw the front that any weighting of the
-    losses can reach. They are tuned as the methods are. null: none."""
+    losses can reach. They are tuned as the methods are. 0: none."""
     small: SmallConfig | None = None
 
     @model_validator(mode="after")
@@ -81,6 +81,12 @@ class StudyConfig(Section):
             raise ValueError(f"small.methods: no method {unknown[0]!r}{did_you_mean(unknown[0], self.methods)}")
         if kept and self.baseline not in (None, SINGLE_TASK, *kept):
             raise ValueError(f"small.methods: the baseline, {self.baseline!r}, must be among them")
+        return self
+
+    @model_validator(mode="after")
+    def _a_front_has_two_ends(self) -> Self:
+        if 1 in (self.front, self.small and self.small.front):
+            raise ValueError("front: 1 is no front: expected 0, or 2 and more")
         return self
 
     @model_validator(mode="after")
@@ -118,7 +124,7 @@ class StudyConfig(Section):
         changed: dict[str, Any] = {
             "overrides": self.overrides | small.overrides,
             "seeds": small.seeds or self.seeds,
-            "front": small.front or self.front,
+            "front": self.front if small.front is None else small.front,
             "methods": {name: self.methods[name] for name in small.methods or self.methods},
         }
         if small.grid is not None:

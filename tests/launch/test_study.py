@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.study.command import STUDIES
 from launch.study.plan import Plan, plan_study
-from launch.study.run import check_study, here, train_study
+from launch.study.run import check_study, here, on_slurm, train_study
 from launch.study.schema import read_study
+from launch.submit import Job
 from tests.support.command import Command
 from tests.support.study_runs import trains
 from trainer.config.schema import Experiment
@@ -115,7 +117,7 @@ def test_a_run_that_is_not_complete_ends_the_study_before_its_page(config: Path)
 
 
 def test_small_has_its_own_seeds_methods_and_grid(config: Path) -> None:
-    found, calls = plan(config, scale="small", front=None), []
+    found, calls = plan(config, scale="small", front=0), []
     train_study(found, trains(quality, calls))
     assert calls == [
         ["equal-weights-seed-0", "equal-weights-seed-1"]
@@ -127,7 +129,7 @@ def test_small_has_its_own_seeds_methods_and_grid(config: Path) -> None:
 
 
 def test_metrics_that_are_not_defined_lose(config: Path) -> None:
-    found = plan(config, front=None, baseline=None)
+    found = plan(config, front=0, baseline=None)
 
     def breaks(experiment: Experiment, split: str) -> float:
         return float("nan") if experiment.optimizer.learning_rate == 0.1 else quality(experiment, split)
@@ -151,6 +153,7 @@ def test_metrics_that_are_not_defined_lose(config: Path) -> None:
         ({"methods": {"a": {"optimizer.learning_rate": 1.0}}}, "methods.a: optimizer.learning_rate is tuned"),
         ({"methods": {"a": {"balance.weighing": "uniform"}}}, "method 'a'.*did you mean 'weighting'"),
         ({"methods": {"a+": {}, "a-plus": {}}}, "'a\\+', 'a-plus' would share the folders"),
+        ({"front": 1}, "1 is no front"),
         ({"base": "other.yaml"}, "no configuration file"),
         ({"seeds": list(range(90)), "front": 101}, "expected at most 1,000"),
     ],
@@ -167,15 +170,37 @@ def test_an_override_of_what_the_study_sets_is_refused(config: Path) -> None:
 
 
 def test_check_names_the_method_whose_rule_is_unknown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_study(plan(config, tune=None))
-    assert "7 " not in capsys.readouterr().err
+    check_study(plan(config))
+    assert "2 points of the grid, 3 seeds: 28 runs in all, 0 of them complete" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"a-seed-0 could not start.*did you mean"):
         check_study(plan(config, tune=None, methods={"a": {"balance.weighting": "unifrom"}}, small=None))
 
 
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", ["full", "small"])
+def test_the_configurations_of_our_studies_are_valid(path: Path, scale: str, tmp_path: Path) -> None:
+    study = read_study(path).at(scale)
+    without_data = study.model_copy(update={"baseline": None, "front": 0})  # Their runs are named after its tasks.
+    plan_study(path, without_data, tmp_path, [])
+
+
+def test_on_slurm_a_study_is_an_array_of_what_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(config)
+    train_study(found, trains(quality, []))
+    assert train_study(found, on_slurm(Job(1, 1), dry_run=True)) == 0  # Nothing to submit.
+    lost = found.final(found.methods[1], {"optimizer.learning_rate": 0.01})[1:]
+    for point in lost:
+        (point.experiment.run_dir / "summary.json").unlink()
+    assert train_study(found, on_slurm(Job(1, 1), dry_run=True)) == 75
+    script = capsys.readouterr().out
+    assert "#SBATCH --array=0-1" in script
+    for point in lost:
+        assert f"name={point.experiment.name}" in script.replace('"', "")
+
+
 @pytest.mark.slow
 def test_a_study_runs_end_to_end_and_goes_on(config: Path, paretrain: Command) -> None:
-    path = write(config.parent, tune=None, front=None, small=None, seeds=[0, 1], baseline=None)
+    path = write(config.parent, tune=None, front=0, small=None, seeds=[0, 1], baseline=None)
     out = config.parent / "out"
     command = ("study", path, "train.steps=2", "--out", out)
     failed = paretrain(*command, "data.path=/nowhere")

@@ -58,6 +58,9 @@ def _body(results: Results) -> Iterator[str]:
     )
     if num_seeds == 1:
         yield '<p class="notice">One seed tells nothing apart: no number here says that one method is better.</p>'
+    if results.left_out:
+        names = text(", ".join(results.left_out[:5])) + (", ..." if len(results.left_out) > 5 else "")
+        yield f"<p>{_count(len(results.left_out), 'task')} without a defined metric are left out: {names}.</p>"
     yield method_table(results)
     against = text(results.baseline.name)
     yield (

@@ -3,7 +3,7 @@
 Shapes: M methods, S seeds, T tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -51,7 +51,8 @@ class Results:
         title: of the study.
         split: whose metrics they are.
         seeds: S of them.
-        deciding: task -> the metric by which it is compared.
+        deciding: task -> the metric by which it is compared, of the tasks for which some run has it.
+        left_out: the other tasks.
         methods: that are compared.
         baseline: what Δm is measured against: one of the methods, or `alone`.
         alone: each task trained alone; None if the study has no such runs.
@@ -66,6 +67,7 @@ class Results:
     baseline: Method
     alone: Method | None = None
     front: Sequence[Method] = ()
+    left_out: Sequence[str] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -88,7 +90,11 @@ class Results:
 
     def changes(self, method: Method) -> np.ndarray:
         """Return Δm against the baseline's mean of all seeds, in percent, (S,); NaN where it is not defined."""
-        found = [delta_m(metrics, self.reference, self.deciding) for metrics in method.metrics]
+        whole = [len(measured(self.deciding, [metrics])) == len(self.deciding) for metrics in method.metrics]
+        found = [
+            delta_m(metrics, self.reference, self.deciding) if is_whole else None
+            for metrics, is_whole in zip(method.metrics, whole, strict=True)
+        ]
         return np.array(found, dtype=float)
 
     def scores(self, method: Method, task: str) -> np.ndarray:
@@ -147,16 +153,30 @@ def mean_changes(points: Sequence[Sequence[ByTask]], deciding: Mapping[str, str]
     Raises:
         UserError: no point has all metrics.
     """
-    whole = [all(found.get(task, {}).get(name) is not None for found in seeds for task, name in deciding.items())
-             for seeds in points]  # fmt: skip
-    if not any(whole):
+    counted = measured(deciding, [found for seeds in points for found in seeds])
+    whole = [len(measured(counted, seeds, by=all)) == len(counted) for seeds in points]
+    if not counted or not any(whole):
         raise UserError("no point of the grid has all metrics that decide. Type smaller learning rates, say")
     known = [found for seeds, is_whole in zip(points, whole, strict=True) if is_whole for found in seeds]
-    mean = {task: {name: fmean(found[task][name] or 0.0 for found in known)} for task, name in deciding.items()}
+    mean = {task: {name: fmean(found[task][name] or 0.0 for found in known)} for task, name in counted.items()}
     return [
-        fmean(delta_m(found, mean, deciding) or 0.0 for found in seeds) if is_whole else -np.inf
+        fmean(delta_m(found, mean, counted) or 0.0 for found in seeds) if is_whole else -np.inf
         for seeds, is_whole in zip(points, whole, strict=True)
     ]
+
+
+def measured(
+    deciding: Mapping[str, str], found: Sequence[ByTask], by: Callable[[Iterable[bool]], bool] = any
+) -> dict[str, str]:
+    """Return the tasks whose metric is defined in any, or in all, of some evaluations.
+
+    A metric that is defined in none, such as AUROC where all labels are of one class, tells nothing of the methods.
+    """
+    return {
+        task: name
+        for task, name in deciding.items()
+        if by(metrics.get(task, {}).get(name) is not None for metrics in found)
+    }
 
 
 def metrics_on(run: RunFolder, split: str) -> Mapping[str, Any]:
