@@ -25,20 +25,24 @@ MAX_NAME = 120
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A method, a task alone, or a point of the front, before its runs: its name, and its changes of the base."""
+
+    name: str
+    overrides: Overrides
+
+
+@dataclass(frozen=True)
 class Contender:
     """What is tuned and trained with every seed: a method, a task alone, or a point of the front.
 
     Attributes:
         name: for people.
-        slug: for the names of its runs.
-        overrides: of the base configuration.
-        task: the task that it trains alone; None: all.
+        runs: of each point of the grid: seed -> run.
     """
 
     name: str
-    slug: str
-    overrides: Overrides
-    task: str | None = None
+    runs: Sequence[Mapping[int, Point]]
 
 
 @dataclass(frozen=True)
@@ -50,58 +54,33 @@ class Plan:
         name: of the study, which is the group of its runs.
         out: folder of the page and the runs.
         base: configuration file of all runs.
-        overrides: of all runs, as typed on the command line.
+        grid: the combinations that each contender is tuned over; one without any values where the study does not tune.
         methods, alone, front: what is trained.
-        grid: the combinations that each is tuned over; one without any values where the study does not tune.
     """
 
     study: StudyConfig
     name: str
     out: Path
     base: Path
-    overrides: tuple[str, ...]
-    methods: tuple[Contender, ...]
-    alone: tuple[Contender, ...]
-    front: tuple[Contender, ...]
-    grid: tuple[Overrides, ...]
+    grid: Sequence[Overrides]
+    methods: Sequence[Contender]
+    alone: Sequence[Contender]
+    front: Sequence[Contender]
 
     @property
-    def contenders(self) -> tuple[Contender, ...]:
+    def contenders(self) -> list[Contender]:
         """Return all that is trained."""
-        return *self.methods, *self.alone, *self.front
-
-    @property
-    def tuning_seeds(self) -> Sequence[int]:
-        """Return the seeds of the tuning runs."""
-        return (self.study.tune and self.study.tune.seeds) or self.study.seeds[:1]
+        return [*self.methods, *self.alone, *self.front]
 
     def tuning(self, contender: Contender) -> list[list[Point]]:
-        """Return the runs of each point of the grid, a seed each."""
-        return [[self.point(contender, values, seed) for seed in self.tuning_seeds] for values in self.grid]
+        """Return the runs that tune, a list for each point of the grid; none where there is nothing to choose."""
+        if len(self.grid) == 1:
+            return []
+        return [[runs[seed] for seed in _tuning_seeds(self.study)] for runs in contender.runs]
 
-    def final(self, contender: Contender, chosen: Overrides) -> list[Point]:
-        """Return the runs of all seeds with the chosen values."""
-        return [self.point(contender, chosen, seed) for seed in self.study.seeds]
-
-    def point(self, contender: Contender, values: Overrides, seed: int) -> Point:
-        """Return one run.
-
-        Raises:
-            UserError: its configuration is wrong; the message names the method.
-        """
-        labels = [label(key, _plain(value)) for key, value in values.items()]
-        own = {
-            "seed": seed,
-            "name": "-".join([contender.slug, *labels, f"seed-{seed}"]),
-            "output": str(self.out / RUNS),
-            "wandb.group": self.name,
-        }
-        before = _overrides(self.study.overrides)
-        overrides = (*before, *self.overrides, *_overrides(contender.overrides | values | own))
-        try:
-            return Point(overrides, load_config(self.base, overrides))
-        except UserError as error:
-            raise UserError(f"method {contender.name!r}: {error}") from None
+    def final(self, contender: Contender, chosen: int) -> list[Point]:
+        """Return the runs of all seeds at a point of the grid."""
+        return [contender.runs[chosen][seed] for seed in self.study.seeds]
 
 
 def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[str]) -> Plan:
@@ -116,38 +95,57 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
     Raises:
         UserError: a configuration is wrong, the data cannot be read, or the runs are too many.
     """
-    base = path.parent / study.base
+    tuned = study.tune.grid if study.tune else {}
     for override in overrides:
         key = override.partition("=")[0]
-        for name, values in {**study.methods, "tune.grid": study.tune.grid if study.tune else {}}.items():
+        for name, values in {**study.methods, "tune.grid": tuned}.items():
             if key in values:
                 raise UserError(f"{override}: {name!r} of the study sets {key} itself. Change it in {path}")
-    first = load_config(base, [*_overrides(study.overrides), *overrides])
-    needs_tasks = study.baseline == SINGLE_TASK or study.front > 0
-    tasks = _tasks(first) if needs_tasks else []
+    base, common = path.parent / study.base, (*_typed(study.overrides), *overrides)
+    first = load_config(base, common)
+    tasks = _tasks(first) if study.baseline == SINGLE_TASK or study.front else []
     kept = {"on_nonfinite": first.balance.on_nonfinite}
-    grid = study.tune.grid if study.tune else {}
-    plan = Plan(
-        study=study,
-        name=path.stem,
-        out=out,
-        base=base,
-        overrides=tuple(overrides),
-        methods=tuple(Contender(name, _slug(name), values) for name, values in study.methods.items()),
-        alone=tuple(_alone(task, kept) for task in tasks) if study.baseline == SINGLE_TASK else (),
-        front=_front(tasks, study.front, kept) if study.front else (),
-        grid=tuple(dict(zip(grid, values, strict=True)) for values in product(*grid.values())),
-    )
-    slugs = [contender.slug for contender in plan.contenders]
-    if twice := [contender.name for contender in plan.contenders if slugs.count(contender.slug) > 1]:
+    methods = [Draft(name, values) for name, values in study.methods.items()]
+    alone = [_alone(task, kept) for task in tasks] if study.baseline == SINGLE_TASK else []
+    front = _front(tasks, study.front, kept) if study.front else []
+    drafts = [*methods, *alone, *front]
+    grid = [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
+    slugs = [_slug(draft.name) for draft in drafts]
+    if twice := [draft.name for draft, slug in zip(drafts, slugs, strict=True) if slugs.count(slug) > 1]:
         raise UserError(f"{path}: {', '.join(map(repr, twice))} would share the folders of their runs: rename them")
-    most = len(slugs) * (len(plan.grid) * len(plan.tuning_seeds) + len(study.seeds))
+    seeds = tuple(dict.fromkeys([*_tuning_seeds(study), *study.seeds]))
+    most = len(drafts) * (len(grid) + len(seeds))
     if most > MAX_RUNS:
-        raise UserError(f"{path} asks for up to {most:,} runs, expected at most {MAX_RUNS:,}")
-    for contender in plan.contenders:
-        for values in plan.grid:  # Every configuration is tried before the first run.
-            plan.final(contender, values)
-    return plan
+        raise UserError(f"{path} asks for about {most:,} runs, expected at most {MAX_RUNS:,}")
+    places = {"output": str(out / RUNS), "wandb.group": path.stem}
+
+    def contender(draft: Draft) -> Contender:
+        found = []
+        for values in grid:
+            name = "-".join([_slug(draft.name), *(label(key, _plain(value)) for key, value in values.items())])
+            typed = (*common, *_typed(draft.overrides | values | places))
+            try:
+                found.append(_points(base, typed, name, seeds))
+            except UserError as error:
+                raise UserError(f"method {draft.name!r}: {error}") from None
+        return Contender(draft.name, found)
+
+    parts = [[contender(draft) for draft in part] for part in (methods, alone, front)]
+    return Plan(study, path.stem, out, base, grid, *parts)
+
+
+def _points(base: Path, overrides: Sequence[str], name: str, seeds: Sequence[int]) -> dict[int, Point]:
+    """Return a run of each seed. The configuration is read once, since a study has hundreds of runs."""
+    found = {}
+    read = load_config(base, [*overrides, *_typed({"name": f"{name}-seed-{seeds[0]}"})])
+    for seed in seeds:
+        own = {"seed": seed, "name": f"{name}-seed-{seed}"}
+        found[seed] = Point((*overrides, *_typed(own)), read.model_copy(update=own))
+    return found
+
+
+def _tuning_seeds(study: StudyConfig) -> Sequence[int]:
+    return (study.tune and study.tune.seeds) or study.seeds[:1]
 
 
 def _tasks(experiment: Experiment) -> list[str]:
@@ -158,21 +156,20 @@ def _tasks(experiment: Experiment) -> list[str]:
     return [task.name for task in manifest.tasks]
 
 
-def _alone(task: str, kept: Overrides) -> Contender:
+def _alone(task: str, kept: Overrides) -> Draft:
     overrides = {"data.tasks": [task], "balance": {"weighting": "uniform", **kept}}
-    return Contender(f"{task} alone", f"alone-{_slug(task)}", overrides, task)
+    return Draft(f"{task} alone", overrides)
 
 
-def _front(tasks: Sequence[str], number: int, kept: Overrides) -> tuple[Contender, ...]:
+def _front(tasks: Sequence[str], number: int, kept: Overrides) -> list[Draft]:
     if len(tasks) != 2:
         raise UserError(f"front: {number}: the data has {len(tasks)} tasks, and a front is drawn of two")
     found = []
     for share in np.linspace(1, 0, number).round(4).tolist():
         weights = {tasks[0]: share, tasks[1]: round(1 - share, 4)}
-        name = f"weights {share:g} / {weights[tasks[1]]:g}"
         balance = {"weighting": "fixed", "weights": weights, **kept}
-        found.append(Contender(name, _slug(f"front {share:g}"), {"balance": balance}))
-    return tuple(found)
+        found.append(Draft(f"weights {share:g} and {weights[tasks[1]]:g}", {"balance": balance}))
+    return found
 
 
 def _slug(name: str) -> str:
@@ -181,7 +178,7 @@ def _slug(name: str) -> str:
     return short[:MAX_NAME] or "method"
 
 
-def _overrides(values: Mapping[str, Any]) -> list[str]:
+def _typed(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 

@@ -3,13 +3,13 @@
 Runs that are complete are never trained again, so the same command goes on where an earlier one ended.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from launch.before_submit import check_runs
 from launch.grid import Point
 from launch.study.plan import Contender, Plan
-from launch.study.schema import SINGLE_TASK, Overrides
+from launch.study.schema import SINGLE_TASK
 from launch.submit import Job, submit
 from launch.sweep import exit_code_of, is_complete, train_missing
 from trainer.errors import EXIT_UNFINISHED
@@ -58,50 +58,57 @@ def train_study(plan: Plan, train: Train) -> int:
     Raises:
         UserError: a run failed, or the page cannot be written.
     """
-    tuning = [point for contender in plan.contenders for seeds in plan.tuning(contender) for point in seeds]
-    if len(plan.grid) > 1 and (exit_code := train(plan.base, tuning)):
+    tuning = _tuning(plan)
+    if tuning and (exit_code := train(plan.base, tuning)):
         return exit_code
     chosen = {contender.name: choose(plan, contender) for contender in plan.contenders}
-    final = [point for contender in plan.contenders for point in plan.final(contender, chosen[contender.name])]
-    if exit_code := train(plan.base, final):
+    if exit_code := train(plan.base, _final(plan, chosen)):
         return exit_code
     page = write_study(results_of(plan, chosen), plan.out)
     Terminal(soft_wrap=True).print(f"page: {page}")
     return 0
 
 
-def choose(plan: Plan, contender: Contender) -> Overrides:
+def choose(plan: Plan, contender: Contender) -> int:
     """Return the point of the grid that is the best on the split of the tuning; of equal ones, the first.
 
     Raises:
         UserError: no point has the metrics that decide, or a run is damaged.
     """
-    if len(plan.grid) == 1:
-        return plan.grid[0]
+    tuning = plan.tuning(contender)
+    if not tuning:
+        return 0
     assert plan.study.tune is not None
     split = plan.study.tune.split
-    records = [
-        [metrics_on(read_run(point.experiment.run_dir), split) for point in seeds] for seeds in plan.tuning(contender)
-    ]
-    changes = mean_changes(
-        [[record["metrics"] for record in seeds] for seeds in records], records[0][0].get("deciding", {})
-    )
-    return plan.grid[changes.index(max(changes))]
+    records = [[metrics_on(read_run(point.experiment.run_dir), split) for point in seeds] for seeds in tuning]
+    metrics = [[record["metrics"] for record in seeds] for seeds in records]
+    changes = mean_changes(metrics, records[0][0].get("deciding", {}))
+    return changes.index(max(changes))
 
 
-def results_of(plan: Plan, chosen: dict[str, Overrides]) -> Results:
+def _tuning(plan: Plan) -> list[Point]:
+    return [point for contender in plan.contenders for seeds in plan.tuning(contender) for point in seeds]
+
+
+def _final(plan: Plan, chosen: Mapping[str, int]) -> list[Point]:
+    return [point for contender in plan.contenders for point in plan.final(contender, chosen[contender.name])]
+
+
+def results_of(plan: Plan, chosen: Mapping[str, int]) -> Results:
     """Read the complete runs of a study.
 
     Args:
         plan: of the study.
-        chosen: name of a contender -> its values.
+        chosen: name of a contender -> its point of the grid.
     """
 
     def runs_of(contender: Contender) -> list[Path]:
         return [point.experiment.run_dir for point in plan.final(contender, chosen[contender.name])]
 
     def found(contender: Contender) -> Method:
-        return method_of(contender.name, [[read_run(path)] for path in runs_of(contender)], chosen[contender.name])
+        return method_of(
+            contender.name, [[read_run(path)] for path in runs_of(contender)], plan.grid[chosen[contender.name]]
+        )
 
     methods = [found(contender) for contender in plan.methods]
     alone = None
@@ -131,15 +138,13 @@ def check_study(plan: Plan) -> None:
     Raises:
         UserError: naming the run.
     """
-    tuned = len(plan.grid) > 1
-    tuning = [p for contender in plan.contenders for seeds in plan.tuning(contender) for p in seeds] if tuned else []
-    final = [point for contender in plan.contenders for point in plan.final(contender, plan.grid[0])]
-    check_runs([point.experiment for point in [*tuning, *final]])
-    counted = [point for point in final if not tuned or point.experiment.seed not in plan.tuning_seeds]
-    done = sum(map(is_complete, [*tuning, *counted]))
+    runs = [*_tuning(plan), *_final(plan, dict.fromkeys((contender.name for contender in plan.contenders), 0))]
+    different = list({point.overrides: point for point in runs}.values())
+    check_runs([point.experiment for point in different])
+    done = sum(map(is_complete, different))
     counts = {"methods": plan.methods, "tasks alone": plan.alone, "fixed weights": plan.front}
     what = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found)
     Terminal(soft_wrap=True).print(
-        f"{plan.name}: {what}; {len(plan.grid)} points of the grid, {len(plan.study.seeds)} seeds: "
-        f"{len(tuning) + len(counted):,} runs in all, {done:,} of them complete; ready to train into {plan.out}"
+        f"{plan.name}: {what}; {len(plan.grid)} points of the grid, {len(plan.study.seeds)} seeds: about "
+        f"{len(different):,} runs, {done:,} of them complete; ready to train into {plan.out}"
     )

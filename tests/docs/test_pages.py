@@ -1,6 +1,7 @@
 """What the pages say can be typed can be typed, and the files and keys that they name exist."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -9,10 +10,12 @@ import pytest
 from pydantic import BaseModel
 
 from launch.grid import points
+from launch.study.schema import SmallConfig, StudyConfig, TuneConfig
 from tests.docs.markdown import PAGES, ROOT, blocks, commands, files, keys, links, mentions, name, overrides, spans
 from trainer import cli
-from trainer.config.file import load_config
+from trainer.config.file import load_config, parse_section
 from trainer.config.schema import Experiment
+from trainer.config.yaml_file import parse_yaml
 from trainer.errors import UserError
 
 README = ROOT / "README.md"
@@ -111,6 +114,24 @@ def test_the_values_that_a_page_names_are_accepted(page: Path) -> None:
 
 _FREE = ("model.encoder.options.", "model.head.options.", "balance.options.")
 """What a class of its own checks."""
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "studies").glob("*.yaml")), ids=name)
+def test_the_commands_in_the_head_of_a_study_can_be_typed(study: Path) -> None:
+    head = re.sub(r"\\\n# +", "", study.read_text())
+    found = re.findall(r"^#   paretrain (.*)$", head, re.MULTILINE)
+    assert any(command.startswith(f"study {study.stem}") for command in found)
+    for command in found:
+        cli._parse(shlex.split(command, comments=True))
+
+
+def test_the_page_on_studies_has_every_key_and_a_valid_example() -> None:
+    page = ROOT / "docs" / "studies.md"
+    named = " ".join(spans(page))
+    for section in (StudyConfig, TuneConfig, SmallConfig):
+        assert [key for key in section.model_fields if key not in named] == []
+    (example,) = blocks(page, "yaml")
+    assert parse_section(StudyConfig, parse_yaml(example, "docs"), "docs", "study").at("small").seeds == (0, 1)
 
 
 def test_the_algorithm_in_architecture_md_is_the_file() -> None:

@@ -85,7 +85,7 @@ def columns(options: argparse.Namespace) -> dict[str, Any]:
         "ignore": options.ignore,
         "split_column": split_column,
         "split_names": split_names,
-        "valfraction": options.val,
+        "val_fraction": options.val,
         "drop_empty": options.drop_empty,
     }
 

@@ -117,10 +117,11 @@ def pareto(
         points_N2 = np.concatenate(shown)
         low_2, high_2 = points_N2.min(axis=0), points_N2.max(axis=0)
         margin_2 = 0.2 * np.maximum(high_2 - low_2, 1e-6)
-        for set_range, low, high, sign in zip(
-            (axes.set_xlim, axes.set_ylim), low_2 - margin_2, high_2 + margin_2, signs_2, strict=True
-        ):
-            set_range(*((low, high) if sign > 0 else (high, low)))  # Better is always right and up.
+        # Better is always right and up.
+        ranges = zip(low_2 - margin_2, high_2 + margin_2, strict=True)
+        ends = [found[:: int(sign)] for found, sign in zip(ranges, signs_2, strict=True)]
+        axes.set_xlim(*ends[0])
+        axes.set_ylim(*ends[1])
         axes.set_xlabel(label(labels[0]))
         axes.set_ylabel(label(labels[1]))
     return svg.getvalue(), legend
