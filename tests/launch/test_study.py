@@ -19,6 +19,9 @@ from tests.support.study_runs import trains
 from trainer.config.file import load_config
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
+from trainer.observe.read_run import read_run
+from trainer.observe.report.page import write_report
+from trainer.observe.study.of_runs import results_of_runs
 from trainer.observe.study.page import NUMBERS, PAGE, TABLE
 
 STUDY: dict[str, Any] = {
@@ -192,6 +195,19 @@ def test_on_slurm_a_study_is_an_array_of_what_is_missing(config: Path, capsys: p
     script = capsys.readouterr().out
     assert "#SBATCH --array=0-1" in script
     assert ["seed-0" in script, "MGDA-UB-seed-1" in script, "MGDA-UB-seed-2" in script] == [False, True, True]
+
+
+def test_a_report_of_runs_that_differ_in_their_seeds_is_a_study(config: Path) -> None:
+    found = plan(config, tune=None, front=0, baseline=None)
+    runs = [point for contender in found.contenders for point in found.final(contender, 0)]
+    trains(quality, [])(found.base, runs)
+    folders = [point.experiment.run_dir for point in runs]
+    write_report(folders, config.parent / "report.html")
+    page = (config.parent / "report.html").read_text()
+    for said in ("2 methods, 2 tasks, 3 seeds", "weighting min_norm", "0.710 ± 0.006", "+39"):
+        assert said in page
+    results = results_of_runs([read_run(folder) for folder in folders[:-1]])
+    assert results is None  # A method lacks a seed.
 
 
 @pytest.mark.slow

@@ -35,6 +35,8 @@ from trainer.observe.report.tables import (
     task_table,
     text,
 )
+from trainer.observe.study.of_runs import results_of_runs
+from trainer.observe.study.page import study_body
 from trainer.observe.units import MIOU, by_unit, titled
 
 
@@ -77,6 +79,8 @@ def _head_of_several(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterato
     yield from (notices(run, name) for run, name in zip(runs, names, strict=True))
     yield comparison_table(runs, legend_of(names)) + settings_table(runs, legend_of(names))
     yield metric_tables(runs, names) + class_tables(runs, names)
+    if results := results_of_runs(runs):
+        yield f"<h2>{results.title}</h2>" + "".join(study_body(results))
 
 
 def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:

@@ -46,10 +46,11 @@ def write_study(results: Results, out: Path) -> Path:
 def study_page(results: Results) -> str:
     """Return the page."""
     title = text(results.title)
-    return document(title, f"<h1>{title}</h1>" + "".join(_body(results)))
+    return document(title, f"<h1>{title}</h1>" + "".join(study_body(results)))
 
 
-def _body(results: Results) -> Iterator[str]:
+def study_body(results: Results) -> Iterator[str]:
+    """Yield all of the page but its title, as HTML."""
     num_seeds, num_tasks = len(results.seeds), len(results.tasks)
     yield (
         f"<p>{_count(len(results.methods), 'method')}, {_count(num_tasks, 'task')}, {_count(num_seeds, 'seed')}; "
