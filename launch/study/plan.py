@@ -149,11 +149,13 @@ def _tuning_seeds(study: StudyConfig) -> Sequence[int]:
 
 
 def _tasks(experiment: Experiment) -> list[str]:
-    data = experiment.data
+    data, found = experiment.data, dict[str, None]()
     if data.tasks is not None:
         return list(data.tasks)
-    manifest = read_manifest(open_folder(data.path, data.cache.dir, data.cache.max_bytes))
-    return [task.name for task in manifest.tasks]
+    for source in data.folders.values():
+        manifest = read_manifest(open_folder(source.path, data.cache.dir, data.cache.max_bytes))
+        found |= dict.fromkeys(source.tasks or (task.name for task in manifest.tasks))
+    return list(found)
 
 
 def _alone(task: str, kept: Overrides) -> Draft:
