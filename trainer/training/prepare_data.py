@@ -107,7 +107,10 @@ def open_data(config: DataConfig, runtime: Runtime) -> Data:
         if source.copy and not whole:
             check_remote(source.copy, _all_shards(source.manifest)[runtime.rank :: runtime.world_size])
         tables = _verify(config, source, None, runtime)
-        return check_trainable(source.path, source.manifest, _trained(source, data.spec, config.tasks), tables["train"])
+        tasks, key = _trained(source, data.spec, config.tasks), "data.tasks"
+        if source.name:
+            key = f"data.sources.{source.name}.tasks"
+        return check_trainable(source.path, source.manifest, tasks, tables["train"], key)
 
     for source in data.sources:
         for warning in run_while_polling(runtime, partial(verify, source)):

@@ -71,7 +71,7 @@ def coverage(tasks: Sequence[TaskSpec], index_NM: Table, labels_NT: Table) -> di
 
 
 def check_trainable(
-    folder: Path, manifest: Manifest, names: Sequence[str] | None, tables: tuple[Table, Table]
+    folder: Path, manifest: Manifest, names: Sequence[str] | None, tables: tuple[Table, Table], key: str = "data.tasks"
 ) -> list[str]:
     """Refuse tasks without a label in the train split, or whose labels do not fit the manifest's mean and std.
 
@@ -80,6 +80,7 @@ def check_trainable(
         manifest: its manifest.
         names: the tasks to train on; None means all.
         tables: index and labels table of the train split.
+        key: of the configuration, which names the tasks.
 
     Returns:
         A warning for each task whose labels are all the same: it has nothing to learn.
@@ -93,11 +94,11 @@ def check_trainable(
         raise UserError(
             f"{no_labels(folder, manifest, absent)}\n"
             f"There is nothing to learn. See: paretrain data check {folder}\n"
-            "Leave it out with data.tasks=[...], or make the data again."
+            f"Leave it out with {key}=[...], or make the data again."
         )
     for task in tasks:
         if isinstance(task, RegressionSpec):
-            _check_scale(folder, task, found[task.name])
+            _check_scale(folder, task, found[task.name], key)
     return [*_constant(folder, tasks, found), *_constant_masks(folder, manifest, tasks, tables[0])]
 
 
@@ -146,7 +147,7 @@ def _constant(folder: Path, tasks: Sequence[TaskSpec], found: dict[str, Coverage
             yield f"{folder}: all labels of task {task.name!r} in the train split are {label}: it has nothing to learn."
 
 
-def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
+def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage, key: str) -> None:
     """Refuse a mean and a std that make the labels too large or too small for float32."""
     furthest = max(abs(seen.lowest - task.mean), abs(seen.highest - task.mean)) / task.std
     spread = (seen.highest - seen.lowest) / task.std
@@ -154,7 +155,7 @@ def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage) -> None:
         raise UserError(
             f"{folder}: the labels of task {task.name!r} in the train split range from {seen.lowest:g} to "
             f"{seen.highest:g}, which does not fit the manifest's mean {task.mean:g} and std {task.std:g}.\n"
-            "Make the data again, or leave the task out with data.tasks=[...]."
+            f"Make the data again, or leave the task out with {key}=[...]."
         )
 
 
