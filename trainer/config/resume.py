@@ -13,6 +13,7 @@ RESUMABLE = (
     "parallel",
     "model.checkpoint_activations",
     "wandb",
+    "track",
     "data.path",
     "data.sources.*.path",
     "data.cache",

@@ -19,7 +19,7 @@ from trainer.config.sections.model import ModelConfig
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.sections.tasks import TaskConfig
-from trainer.config.sections.tracking import WandbConfig
+from trainer.config.sections.tracking import TrackConfig, WandbConfig
 from trainer.config.sections.train import CheckpointConfig, TrainConfig
 from trainer.config.strategies import STRATEGIES
 
@@ -44,6 +44,7 @@ class Experiment(Section):
     checkpoint: CheckpointConfig
     parallel: ParallelConfig = ParallelConfig()
     wandb: WandbConfig = WandbConfig()
+    track: TrackConfig = TrackConfig()
 
     @property
     def run_dir(self) -> Path:

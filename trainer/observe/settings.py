@@ -6,7 +6,7 @@ from typing import Any
 from trainer.config.yaml_file import parse_yaml
 from trainer.observe.read_run import RunFolder
 
-SAME_RUN = ("name", "output", "wandb", "checkpoint", "data.cache", "data.workers", "parallel.processes")
+SAME_RUN = ("name", "output", "wandb", "track", "checkpoint", "data.cache", "data.workers", "parallel.processes")
 """Keys, with all keys in them, that do not tell methods apart; tables have the name and the processes anyway."""
 
 

@@ -1,4 +1,4 @@
-"""Log a run to Weights & Biases, if the user asks for it.
+"""What trackers have in common; and one that logs a run to Weights & Biases, if the user asks for it.
 
 metrics.jsonl is the record and wandb only a view of it, so no failure of wandb during the run stops the training. Only
 rank 0 opens a tracker.
@@ -6,7 +6,7 @@ rank 0 opens a tracker.
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,19 +25,40 @@ INIT_TIMEOUT_SECONDS = 30
 FINISH_TIMEOUT_SECONDS = 120
 
 
+CURVES = ("train", "eval", "monitor", "renewal")
+"""The kinds of records that trackers log."""
+
+
 class Tracker:
-    """The tracker of mode "off", which does nothing; the subclass logs to wandb."""
+    """The interface of all trackers. This one does nothing."""
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Log a record of metrics.jsonl at its `step`."""
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """End the run in wandb, waiting at most FINISH_TIMEOUT_SECONDS for the upload.
+        """End the run in the tracker; wait for wandb's upload for at most FINISH_TIMEOUT_SECONDS.
 
         Args:
             summary: The content of summary.json; None if the run ended early, which marks it as failed. A resumed run
                 continues the same wandb run in both cases.
         """
+
+
+class Several(Tracker):
+    """Several trackers as one."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        for tracker in self._trackers:
+            tracker.log(record)
+
+    def close(self, summary: Mapping[str, Any] | None) -> None:
+        """See `Tracker`."""
+        for tracker in self._trackers:
+            tracker.close(summary)
 
 
 def open_tracker(
@@ -167,7 +188,7 @@ class _WandbTracker(Tracker):
         self._say = say
 
     def log(self, record: Mapping[str, Any]) -> None:
-        if self._run is None or record["kind"] not in ("train", "eval", "monitor", "renewal"):
+        if self._run is None or record["kind"] not in CURVES:
             return
         try:
             self._run.log(flatten(record))

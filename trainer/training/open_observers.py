@@ -8,7 +8,8 @@ from trainer.observe.heartbeat import Heartbeat, Saved
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.observers import Everybody, Nobody, Observers
 from trainer.observe.progress import Progress
-from trainer.observe.tracker import open_tracker
+from trainer.observe.tensorboard import TensorBoardTracker
+from trainer.observe.tracker import Several, open_tracker
 from trainer.run_folder import LOG, METRICS, PREDICTIONS
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, read_pointer, step_of
 from trainer.runtime.checkpoints.manifest import MANIFEST
@@ -47,7 +48,8 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
         ) as heartbeat,
     ):
         progress.note(_first_line(run, checkpoint))
-        tracker = open_tracker(
+        others = [TensorBoardTracker(run_dir, run.step, progress.note)] if experiment.track.tensorboard else []
+        wandb = open_tracker(
             experiment.wandb.mode,
             experiment.wandb.project,
             experiment.name,
@@ -56,6 +58,7 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
             progress.note,
             group=experiment.wandb.group,
         )
+        tracker = Several([wandb, *others])
         try:
             observers = Everybody(
                 metrics, progress, tracker, heartbeat, run_dir / PREDICTIONS, lambda: run.throughput.elapsed_seconds

@@ -19,3 +19,10 @@ class WandbConfig(Section):
     """Name of the project."""
     group: WandbName | None = None
     """Runs that wandb shows together. The runs of a sweep are grouped by the name in its configuration."""
+
+
+class TrackConfig(Section):
+    """Tracking beside wandb."""
+
+    tensorboard: bool = False
+    """true: also write the curves into RUN/tensorboard. Needs pip install 'paretrain[tensorboard]'."""
