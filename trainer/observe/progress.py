@@ -97,11 +97,17 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
                 f"lr {record['learning_rate']:.3g}",
                 f"{record['samples_per_second']:,.0f} samples/s",
                 f"data wait {record['data_wait_percent']:.1f}%",
+                *_device_use(record),
                 *_cache(record),
                 *_bad_samples(record),
             ]
         )
     )
+
+
+def _device_use(record: Mapping[str, Any]) -> list[str]:
+    mfu = [f"MFU {record['mfu_percent']:.0f}%"] if "mfu_percent" in record else []
+    return [*mfu, f"memory {record['peak_memory_mib'] / 1024:.2f} GiB"] if "peak_memory_mib" in record else mfu
 
 
 def _cache(record: Mapping[str, Any]) -> list[str]:

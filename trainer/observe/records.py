@@ -58,6 +58,10 @@ class Train(_Record):
     alpha: ByTask
     samples_per_second: NotRequired[Number]
     data_wait_percent: NotRequired[Number]
+    tflops_per_process: NotRequired[Number]
+    mfu_percent: NotRequired[Number]
+    memory_mib: NotRequired[Number]
+    peak_memory_mib: NotRequired[Number]
     epoch: NotRequired[Count]
     """Of several sources, the smallest one."""
     epochs: NotRequired[dict[str, Count]]

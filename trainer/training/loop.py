@@ -13,6 +13,7 @@ from trainer.observe.heartbeat import State
 from trainer.observe.observers import Observers
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
 from trainer.runtime.stopping import Request, StopRequests
+from trainer.training.cost import memory_mib, peak_memory_mib
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
@@ -117,6 +118,7 @@ def _publish_progress(run: Run, result: StepResult, observers: Observers) -> Non
     """Publish a step's numbers, and the samples that could not be used. Collective."""
     bad_samples = _bad_samples(run, observers)
     epochs = {stream.data.name: stream.cursor.epoch for stream in run.train_batches.streams}
+    speed = run.throughput.read()
     record = train_record(
         run.step,
         result,
@@ -124,7 +126,10 @@ def _publish_progress(run: Run, result: StepResult, observers: Observers) -> Non
         epoch=min(epochs.values()),
         **({"epochs": epochs} if len(epochs) > 1 else {}),
         samples=run.samples,
-        **run.throughput.read(),
+        **speed,
+        **run.cost.of_speed(speed["samples_per_second"], run.runtime.world_size),
+        memory_mib=memory_mib(),
+        peak_memory_mib=peak_memory_mib(),
         learning_rate=learning_rate(run.step - 1, run.experiment.train.steps, run.experiment.optimizer),
     )
     observers.publish({**record, "bad_samples": bad_samples, **_cache_use(run)})

@@ -30,6 +30,7 @@ from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.batches import open_batches
 from trainer.training.build import build_balancer, build_network, fill
+from trainer.training.cost import StepCost, count_flops, peak_tflops
 from trainer.training.groups import describe, settings
 from trainer.training.learner import Learner
 from trainer.training.look_over import look_over
@@ -69,6 +70,7 @@ class Run:
         eval_batches: one pass over it, by the name of the source.
         saver: writes checkpoints while the training goes on.
         throughput: the run's clock.
+        cost: of a sample, in floating-point operations.
         notes: what the user should know of the network, a sentence each.
         groups: of parameters, as the optimizer has them, a line each.
         start: where the encoder's weights came from; None: from random numbers, or from a checkpoint.
@@ -88,6 +90,7 @@ class Run:
     eval_batches: Mapping[str, EvalLoader]
     saver: Saver
     throughput: Throughput
+    cost: StepCost
     notes: Sequence[str]
     groups: Sequence[str]
     start: Start | None
@@ -228,6 +231,11 @@ def build_run(
     if start:
         notes = [start.sentence, *notes]
     groups = describe(of_parameters, trained(network))
+    parallel = experiment.parallel
+    cost = StepCost(
+        count_flops(network, data.spec.input.encoder_shape, runtime.device, parallel.precision),
+        parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision),
+    )
     if experiment.model.compile:
         network.encoder.compile()
         network.heads.compile()
@@ -266,6 +274,7 @@ def build_run(
         eval_batches=eval_batches,
         saver=saver,
         throughput=Throughput(),
+        cost=cost,
         notes=notes,
         groups=groups,
         start=start,

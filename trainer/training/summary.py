@@ -2,13 +2,10 @@
 
 import json
 import os
-import resource
 from collections import Counter
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
-
-import torch
 
 from trainer.files import replace
 from trainer.observe.advice import solved_task
@@ -20,6 +17,7 @@ from trainer.observe.result import result_of
 from trainer.observe.units import MIOU, by_unit, with_unit, worst_task
 from trainer.run_folder import METRICS, REPORT, SUMMARY
 from trainer.runtime.stopping import Request
+from trainer.training.cost import peak_memory_mib
 from trainer.training.run import Run
 from trainer.training.selection import is_patience_over
 from trainer.training.state import SelectionState
@@ -41,7 +39,7 @@ def finish(run: Run, observers: Observers, request: Request) -> None:
     Raises:
         RankError: a file cannot be written; the other ranks cannot know.
     """
-    peak_memory_mib = max(run.runtime.gather(_peak_memory_mib()))
+    peak_mib = max(run.runtime.gather(peak_memory_mib()))
     mine = sum((stream.bad_samples.total for stream in run.train_batches.streams), Counter())
     bad_samples = sum(run.runtime.gather(mine), Counter())
     if not run.runtime.is_main:
@@ -50,7 +48,7 @@ def finish(run: Run, observers: Observers, request: Request) -> None:
     with writing_records():
         records = read_metrics(run_dir / METRICS)
         summary = _summary(run, records) | {
-            "peak_memory_mib": peak_memory_mib,
+            "peak_memory_mib": peak_mib,
             "bad_samples": dict(bad_samples),
             "damaged_checkpoints": run.damaged_checkpoints,
         }
@@ -192,10 +190,3 @@ def _chosen(selection: SelectionState | None, records: list[Record]) -> dict[str
     found = {"selected": {"step": selection.step, "rule": selection.rule}}
     evaluated = [record for record in records if record["kind"] == "eval" and record["step"] == selection.step]
     return found | ({"best_errors": evaluated[-1]["errors"], "best_step": selection.step} if evaluated else {})
-
-
-def _peak_memory_mib() -> float:
-    """Return this process's peak: on the GPU where there is one, else resident on the host."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,6 +1,7 @@
 """Find parameters that no output depends on: a slip in a network, or a part of one that came with its weights."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ def unused_parameters(
 ) -> list[str]:
     """Run a training forward of zeros. Return the names of the trained parameters that no output depends on.
 
+    Raises:
+        UserError: the forward fails.
+    """
+    with trial(network, input_shape, device, precision) as outputs:
+        reached = set(_leaves(outputs))
+    return [name for name, parameter in trained(network).items() if parameter not in reached]
+
+
+@contextmanager
+def trial(
+    network: MultiTaskModel, input_shape: Sequence[int], device: torch.device, precision: Precision
+) -> Iterator[Any]:
+    """Give the block the outputs of a training forward of `NUM_INPUTS` inputs of zeros.
+
     Nothing of the forward remains: buffers and random generators are as before.
 
     Raises:
@@ -37,13 +52,13 @@ def unused_parameters(
             lowered(precision, device),
             errors_explained(doing),
         ):
-            reached = set(_leaves(network(zeros)))
+            outputs = network(zeros)
     except ValueError as error:
         raise UserError(str(error)) from error
+    yield outputs
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), buffers, strict=True):
             buffer.copy_(before)
-    return [name for name, parameter in trained(network).items() if parameter not in reached]
 
 
 def say_unused(names: Sequence[str]) -> str:
@@ -84,7 +99,7 @@ def _pattern(name: str, used: Collection[str]) -> str:
 
 def _leaves(outputs: Any) -> Iterator[Tensor]:
     """Yield the leaves of the autograd graph behind all tensors in nested outputs."""
-    waiting = [tensor.grad_fn for tensor in _tensors(outputs) if tensor.grad_fn is not None]
+    waiting = [tensor.grad_fn for tensor in tensors_of(outputs) if tensor.grad_fn is not None]
     seen = set(waiting)
     while waiting:
         node = waiting.pop()
@@ -95,9 +110,10 @@ def _leaves(outputs: Any) -> Iterator[Tensor]:
         waiting.extend(new)
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
+def tensors_of(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested outputs."""
     if isinstance(outputs, Tensor):
         yield outputs
     elif isinstance(outputs, list | tuple):
         for output in outputs:
-            yield from _tensors(output)
+            yield from tensors_of(output)

@@ -158,6 +158,8 @@ def _sections(runs: Sequence[RunFolder], names: Sequence[str]) -> Iterator[str]:
             *number_panels(runs, "gradient_norm", "gradient norm over all parameters", "gradient norm"),
             *number_panels(runs, "samples_per_second", "throughput, all processes", "samples/s"),
             *number_panels(runs, "data_wait_percent", "time spent waiting for data", "data wait (%)"),
+            *number_panels(runs, "mfu_percent", "model FLOPs utilization", "MFU (%)"),
+            *number_panels(runs, "peak_memory_mib", "peak memory of rank 0", "memory (MiB)"),
         ],
         several,
     )
