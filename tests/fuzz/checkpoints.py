@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fuzz import files, folders, mutate
 from tests.fuzz.case import Change, Target
+from tests.support.runs import CLOCK
 from trainer.files import sha256
 
 RUN = Path("runs/run")
@@ -19,7 +20,6 @@ CHECKPOINTS = RUN / "checkpoints"
 PARTS = "*.safetensors"
 LATEST = CHECKPOINTS / "LATEST"
 NEWEST = CHECKPOINTS / "step_00000002"
-CLOCK = {"time", "seconds", "duration_seconds", "samples_per_second", "data_wait_percent"}
 
 
 def make() -> None:

@@ -145,3 +145,9 @@ def test_a_crash_leaves_the_terminal_and_the_log_in_order(tmp_path: Path) -> Non
         crash()
     assert shown.getvalue().rindex("\x1b[?25h") > shown.getvalue().rindex("\x1b[?25l")  # the cursor is back
     assert without_times(tmp_path / "log.txt").startswith("step 50/100")
+
+
+def test_mfu_and_memory_are_shown_where_the_peak_is_known() -> None:
+    assert "MFU" not in train_line(train_record(["left"]) | {"peak_memory_mib": 512.0}, 100)
+    line = train_line(train_record(["left"]) | {"mfu_percent": 41.4, "peak_memory_mib": 5120.0}, 100)
+    assert line.endswith("data wait 1.2%  MFU 41%  memory 5.0 GiB")

@@ -15,7 +15,17 @@ from trainer.observe.metrics import read_metrics
 from trainer.runtime.checkpoints.pieces import Tensors, read_pieces
 from trainer.runtime.checkpoints.values import read_values
 
-CLOCK = {"time", "seconds", "duration_seconds", "samples_per_second", "data_wait_percent"}
+CLOCK = {
+    "time",
+    "seconds",
+    "duration_seconds",
+    "samples_per_second",
+    "data_wait_percent",
+    "tflops_per_process",
+    "mfu_percent",
+    "memory_mib",
+    "peak_memory_mib",
+}
 """What two equal runs may differ in."""
 
 

@@ -106,8 +106,9 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
 
 
 def _device_use(record: Mapping[str, Any]) -> list[str]:
-    mfu = [f"MFU {record['mfu_percent']:.0f}%"] if "mfu_percent" in record else []
-    return [*mfu, f"memory {record['peak_memory_mib'] / 1024:.2f} GiB"] if "peak_memory_mib" in record else mfu
+    if "mfu_percent" not in record:
+        return []
+    return [f"MFU {record['mfu_percent']:.0f}%", f"memory {record['peak_memory_mib'] / 1024:.1f} GiB"]
 
 
 def _cache(record: Mapping[str, Any]) -> list[str]:
