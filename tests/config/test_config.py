@@ -38,6 +38,14 @@ def test_a_text_is_no_number_and_a_float_no_integer() -> None:
         load_config(CONFIG, ["seed=1.5"])
 
 
+def test_a_profile_is_of_ranks_that_exist() -> None:
+    experiment = load_config(CONFIG, ["train.profile={start: 20, ranks: [0, 1]}", "parallel.processes=2"])
+    assert experiment.train.profile is not None
+    assert (experiment.train.profile.steps, experiment.train.profile.ranks) == (3, (0, 1))
+    with pytest.raises(UserError, match=r"found 2, and parallel.processes=2 have the ranks 0 to 1"):
+        load_config(CONFIG, ["train.profile={start: 20, ranks: [2]}", "parallel.processes=2"])
+
+
 def test_all_faults_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         load_config(CONFIG, ["seed=-1", "train.steps=0", "optimiser.name=sgd"])

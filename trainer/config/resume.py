@@ -22,6 +22,7 @@ RESUMABLE = (
     "data.max_bad_fraction",
     "train.global_batch",
     "train.max_hours",
+    "train.profile",
     "checkpoint",
     "output",
     "balance.monitor_every_steps",

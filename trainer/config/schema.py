@@ -119,6 +119,16 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _profiled_ranks_exist(self) -> Self:
+        ranks, processes = self.train.profile.ranks if self.train.profile else (), self.parallel.processes
+        if absent := [rank for rank in ranks if not 0 <= rank < processes]:
+            raise ValueError(
+                f"train.profile.ranks: found {absent[0]}, and parallel.processes={processes} have the ranks 0 to "
+                f"{processes - 1}. Type train.profile.ranks=[0]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_divide_the_batch(self) -> Self:
         batch, processes, steps = self.train.global_batch, self.parallel.processes, self.train.accumulation.steps
         if batch % (processes * steps):

@@ -1,7 +1,7 @@
 """The training loop: take a batch, make a step, publish it, evaluate, save; until the last step or a stop request."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,6 +17,7 @@ from trainer.training.cost import memory_mib, peak_memory_mib
 from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
+from trainer.training.profile import profiled
 from trainer.training.records import eval_record, follows_evaluation, gram_record, step_records, train_record
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate
@@ -39,17 +40,19 @@ def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
             changed by that step.
         FaultError: a checkpoint could not be written; the same on every rank.
     """
-    with run.saver.finished():
-        return _fit(run, observers, stop_requests)
+    config = run.experiment
+    with run.saver.finished(), profiled(config.train.profile, config.run_dir, run.runtime.rank) as before_step:
+        return _fit(run, observers, stop_requests, before_step)
 
 
-def _fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
+def _fit(run: Run, observers: Observers, stop_requests: StopRequests, before_step: Callable[[int], None]) -> Request:
     config = run.experiment
     started_at_step = saved_at_step = run.step
     request = Request.GO_ON
     with _naming_step(run, run.step + 1):
         warm_up(run.learner, run.to_device(run.train_batches.padding_batch()))
     while not run.is_complete and not request.ends:
+        before_step(run.step + 1)
         observers.beat(run.step, State.TRAINING)
         run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
         with _naming_step(run, run.step + 1):

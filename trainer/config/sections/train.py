@@ -38,6 +38,17 @@ class SelectConfig(Section):
     """mean: over all tasks; worst: the worst task; or the name of one task, which alone counts."""
 
 
+class ProfileConfig(Section):
+    """Steps of which torch's profiler leaves traces in RUN/profile."""
+
+    start: Steps
+    """The first of them; the first step of a run is 1. A resumed run that starts after it leaves no trace."""
+    steps: int = Field(3, gt=0, le=1000)
+    """Number of steps."""
+    ranks: tuple[int, ...] = Field((0,), min_length=1)
+    """Ranks that leave a trace each."""
+
+
 class TrainConfig(Section):
     """Length of the run, and size of a batch."""
 
@@ -59,6 +70,9 @@ class TrainConfig(Section):
     patience: Steps | None = None
     """End the run when this many evaluations in a row were no better than the best one before them. Needs `select`.
     null: all steps are made."""
+    profile: ProfileConfig | None = None
+    """null: no traces. {start: 20}: of steps 20 to 22 of rank 0. The steps are slower meanwhile; results are the
+    same."""
     start_from: Path | None = None
     """Folder of another run, whose checkpoint a new run starts from: the one that its `select` has chosen, else its
     last. `paretrain train CONFIG --from RUN name=NEW` is short for it. null: from the initial parameters."""
