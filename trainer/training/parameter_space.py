@@ -93,8 +93,7 @@ def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[Par
 def _are_apart(learner: Learner, batch: Batch, group_of: Sequence[int]) -> bool:
     """Return whether no sample of the step, on any rank, has labels of two groups. Collective.
 
-    Each group then needs its own samples alone, forward and backward, and all groups together cost what one backward of
-    the batch does.
+    Each group then needs its own samples alone, forward and backward, so that no sample runs twice.
     """
     if max(group_of) == 0:
         return False
