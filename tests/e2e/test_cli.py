@@ -106,7 +106,8 @@ def test_every_configuration_passes_check(
         data = tmp_path / "assays"
         columns = ["--targets", "NR-AR,SR-p53", "--val", "0.2", *TABLES[config.stem]]
         assert main(["data", "table", "--csv", f"{data}.csv", *columns, "--out", str(data)]) == 0
-    elsewhere = [f"data.path={data}", f"output={tmp_path / 'runs'}"]
+    folders = ["data.sources.left.path", "data.sources.right.path"] if config.stem == "sources" else ["data.path"]
+    elsewhere = [*(f"{folder}={data}" for folder in folders), f"output={tmp_path / 'runs'}"]
     assert main(["check", str(config), *elsewhere, *SMALLER.get(config.stem, [])]) == 0
     shown = capsys.readouterr().out
     assert "ready to train" in shown
