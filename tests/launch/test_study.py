@@ -211,16 +211,14 @@ def test_a_report_of_runs_that_differ_in_their_seeds_is_a_study(config: Path) ->
 
 
 @pytest.mark.slow
-def test_a_study_runs_end_to_end_and_goes_on(config: Path, paretrain: Command) -> None:
-    path = write(config.parent, tune=None, front=0, small=None, seeds=[0, 1], baseline=None)
-    out = config.parent / "out"
-    command = ("study", path, "train.steps=2", "--out", out)
-    failed = paretrain(*command, "data.path=/nowhere")
-    assert failed.returncode == 2
-    assert "runs failed" in failed.stderr
-    done = paretrain(*command, "--parallel", 2)
+def test_the_command_trains_what_is_missing_and_writes_the_page(config: Path, paretrain: Command) -> None:
+    seeds = {"seeds": [0, 1], "tune": None, "front": 0, "small": None, "baseline": None}
+    found = plan(config, "train.steps=2", **seeds)
+    trains(quality, [])(found.base, found.final(found.methods[0], 0))
+    command = ("study", config.parent / "mine.yaml", "train.steps=2", "--out", found.out)
+    done = paretrain(*command, limit_seconds=280)
     assert done.returncode == 0, done.stderr
-    assert "4 runs, 0 of them complete" in done.stdout
-    assert f"page: {out / PAGE}" in done.stdout
-    again = paretrain(*command)
-    assert "4 runs, 4 of them complete" in again.stdout
+    assert "4 runs, 2 of them complete" in done.stdout
+    assert f"page: {found.out / PAGE}" in done.stdout
+    numbers = json.loads((found.out / NUMBERS).read_text())
+    assert [len(method["seconds"]) for method in numbers["methods"]] == [2, 2]

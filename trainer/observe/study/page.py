@@ -67,7 +67,7 @@ def study_body(results: Results) -> Iterator[str]:
     yield (
         f"<p>Δm is the mean over the tasks of how much better a method is than {against}, in percent; worse is "
         "negative. The rank is among the methods, as a mean over tasks and seeds. Time is that of training, on a "
-        "machine that several runs may have shared.</p>"
+        "machine that several runs may have shared; of tasks alone, that of all their runs.</p>"
     )
     changes = {method.name: results.changes(method) for method in results.rows}
     known = {name: values_S for name, values_S in changes.items() if not np.isnan(values_S).any()}
