@@ -26,6 +26,16 @@ def diagnose(run_dir: Path) -> str:
     Raises:
         UserError: the run left nothing.
     """
+    lines, ranks = examined(run_dir)
+    return "\n".join([*lines, "", answer(ranks)])
+
+
+def examined(run_dir: Path) -> tuple[list[str], list[Rank]]:
+    """Return the lines of the page above the answer, and the ranks.
+
+    Raises:
+        UserError: the run left nothing.
+    """
     unread: list[str] = []
     records = read_records(run_dir, unread)
     has_stacks = bool(records)
@@ -54,7 +64,7 @@ def diagnose(run_dir: Path) -> str:
     if has_stacks:
         lines.append(f"  their stacks: {run_dir / FAULTS}")
     lines += [f"  not read: {one_line(reason)}" for reason in dict.fromkeys(unread)]
-    return "\n".join([*lines, "", answer(ranks)])
+    return lines, ranks
 
 
 def answer(ranks: Sequence[Rank]) -> str:

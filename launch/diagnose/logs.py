@@ -8,7 +8,7 @@ from pathlib import Path
 from launch.diagnose.flight import last_words
 from launch.diagnose.rank import Blame, Rank
 from launch.diagnose.records import record_on_stderr
-from launch.node.accelerated import HOST, LOG
+from launch.node.accelerated import EXIT_CODE, HOST, LOG
 from trainer.errors import UserError
 from trainer.files import open_regular
 from trainer.runtime.faults.records import FaultRecord
@@ -49,6 +49,12 @@ def last_start(run_dir: Path) -> Path | None:
     """Return the folder of the last start's logs; None if there are none."""
     hosts = [path for path in run_dir.glob(f"logs/*/*/node*/*/{HOST}") if _number(path.parents[1].name) is not None]
     return max(hosts, key=lambda path: path.parent.name).parents[2] if hosts else None
+
+
+def exit_codes(start: Path) -> list[int]:
+    """Return the exit codes of the launchers of a start; one that was killed has left none."""
+    texts = [_tail(node / EXIT_CODE, unread=[]).strip() for node in _nodes(start)]
+    return [int(text) for text in texts if re.fullmatch(r"\d{1,3}", text)]
 
 
 def read_logs(start: Path, unread: list[str]) -> Logs:

@@ -3,17 +3,19 @@
 import argparse
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
+from launch.node.meeting import Meeting
 from paretrain_command import safe_path
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
@@ -27,9 +29,15 @@ SPARE_SECONDS = 3.0
 """Time that a rank gets, beyond its roll call, to end after another rank has failed."""
 HOST = "host"
 """The file beside the logs of the ranks that holds the name of their host."""
+EXIT_CODE = "exit_code"
+"""The file beside the logs of the ranks that holds the exit code of their launcher."""
+KEPT_STARTS = 20
+"""How many starts keep their logs on each node."""
 
 
-def accelerate_launch(arguments: Sequence[str], restart: int = 0, run_dir: Path | None = None) -> int:
+def accelerate_launch(
+    arguments: Sequence[str], restart: int = 0, run_dir: Path | None = None, meeting: Meeting | None = None
+) -> int:
     """Start processes on this host and wait for them. Returns 0, or the exit code of the first one that failed.
 
     If a process dies without a message, print one line that says which process, and how it died. The processes of a run
@@ -40,27 +48,39 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0, run_dir: Path 
             logs to a new folder in there, named by the time.
         restart: how often the run was started before. Each start uses another port to meet the other hosts, because
             they do not all end the last start at the same moment.
-
         run_dir: folder of the run, to say what was saved when it ends; None: the processes do not train.
+        meeting: with the launchers of other hosts; None: there are none.
 
     Raises:
         UserError: the logs cannot be written.
     """
-    from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.commands.launch import launch_command_parser
+
+    options = launch_command_parser().parse_args(arguments)
+    log_dir = None if options.log_dir is None else _own_folder(Path(options.log_dir))
+    options.log_dir = str(log_dir or os.devnull)  # Otherwise torch leaves a temporary folder.
+    exit_code = _launched(options, restart, run_dir, meeting, log_dir)
+    if log_dir is not None:
+        with suppress(OSError):  # The disk may be what has ended the run.
+            (log_dir / EXIT_CODE).write_text(f"{exit_code}\n")
+    return exit_code
+
+
+def _launched(
+    options: argparse.Namespace, restart: int, run_dir: Path | None, meeting: Meeting | None, log_dir: Path | None
+) -> int:
+    from accelerate.commands.launch import launch_command
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # Torch's report of a failed rank is replaced by one line below; the rank itself has printed why.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    options = launch_command_parser().parse_args(arguments)
     # After a rank has failed, torch waits 30 seconds before it kills the others, too long if one is stopped, and offers
     # no setting. These are the defaults of `death_sig` and `timeout`.
     PContext.close.__defaults__ = None, answer_seconds(int(options.num_processes)) + SPARE_SECONDS
     if options.main_process_port:
         options.main_process_port += restart
-    log_dir = None if options.log_dir is None else _own_folder(Path(options.log_dir))
-    options.log_dir = str(log_dir or os.devnull)  # Otherwise torch leaves a temporary folder.
     if not options.main_process_ip:
         from launch.node import loopback
 
@@ -72,6 +92,9 @@ def accelerate_launch(arguments: Sequence[str], restart: int = 0, run_dir: Path 
         own = {LAUNCHER: str(os.getpid()), OUTCOME: f"/proc/{os.getpid()}/fd/{outcome.fileno()}"}
         os.environ |= safe_path() | own
         try:
+            if meeting and options.main_process_ip:
+                where = options.main_process_ip, options.main_process_port
+                options.main_process_port = meeting.port(options.machine_rank, *where, _start_seconds(options))
             with _passing_on_interrupts() if run_dir else nullcontext():
                 launch_command(options)
         except SignalException as stopped:
@@ -138,7 +161,7 @@ def _passing_on_interrupts() -> Iterator[None]:
 
 
 def _own_folder(logs: Path) -> Path:
-    """Make a folder for the logs of this start, with the host's name in it."""
+    """Make a folder for the logs of this start, with the host's name in it, and remove those of old starts."""
     folder = logs / f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     try:
         folder.mkdir(parents=True)
@@ -149,7 +172,29 @@ def _own_folder(logs: Path) -> Path:
             "that all nodes share"
         ) from None
     os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(folder / "flight_")
+    _prune(logs)
     return folder
+
+
+def _prune(logs: Path) -> None:
+    """Remove the logs of this node's starts but for the last KEPT_STARTS, of all jobs of the run.
+
+    Args:
+        logs: RUN/logs/JOB/MODULE/nodeN, which holds a folder for each start, named by the time.
+    """
+    hosts = logs.parents[2].glob(f"*/{logs.parent.name}/{logs.name}/*/{HOST}")
+    starts = sorted((host.parent for host in hosts), key=lambda start: start.name)
+    for old in starts[:-KEPT_STARTS]:
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # Not empty.
+            for folder in old.parents[:3]:
+                folder.rmdir()
+
+
+def _start_seconds(options: argparse.Namespace) -> float:
+    """Return how long the hosts wait for one another, from accelerate's option --rdzv_conf."""
+    pairs = dict(pair.split("=", 1) for pair in options.rdzv_conf.split(",") if pair)
+    return float(pairs["timeout"])
 
 
 def _no_meeting(options: argparse.Namespace, host: str, error: Exception) -> str:

@@ -13,8 +13,9 @@
 # MODULE              the module to run (trainer.train)
 # PYTHON              the interpreter (python)
 # RUN_DIR             the run's folder, on a file system that all nodes share (default: as the configuration says)
-# MAX_RESTARTS        maximum number of restarts from the last checkpoint after a fault (0); each start uses the next port,
-#                     and there is none after a start that saved no checkpoint
+# MAX_RESTARTS        maximum number of restarts from the last checkpoint after a fault (0); each start of node 0 uses the
+#                     next port, and there is none after a start that saved no checkpoint
+# PROLOGUE            a shell script that is read first, such as one that loads modules or sets variables of NCCL
 # START_SECONDS       how long nodes wait for one another at the start (300)
 # GRACE_SECONDS       how long a process may take to save after SIGTERM (300)
 set -euo pipefail
@@ -25,6 +26,14 @@ refuse() {
 }
 count() { [[ $2 =~ ^[0-9]+$ ]] || refuse "$1='$2', expected a number; see the head of $0"; }
 
+if [[ -n ${PROLOGUE:-} ]]; then
+  [[ -f $PROLOGUE ]] || refuse "PROLOGUE='$PROLOGUE' is no file here"
+  # A script of others' may use variables that are not set.
+  set +u
+  # shellcheck source=/dev/null
+  source "$PROLOGUE"
+  set -u
+fi
 launch=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python}
 nodes=${NUM_NODES:-${SLURM_NNODES:-1}}

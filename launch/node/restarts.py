@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.node.accelerated import accelerate_launch
+from launch.node.meeting import Meeting
 from trainer.errors import EXIT_UNFINISHED, UserError, run_command
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, latest
 
@@ -56,9 +57,10 @@ def main() -> int:
     """Run the command line."""
 
     run_dir = Path(os.environ["RUN_DIR"])
+    meeting = Meeting(run_dir)
 
     def start(restart: int) -> int:
-        return accelerate_launch(sys.argv[1:], restart, run_dir)
+        return accelerate_launch(sys.argv[1:], restart, run_dir, meeting)
 
     return run_with_restarts(start, run_dir, int(os.environ["MAX_RESTARTS"]))
 

@@ -28,6 +28,7 @@ def test_shellcheck_has_nothing_to_say(name: str) -> None:
         ({"PROCESSES_PER_NODE": "1", "NUM_NODES": "2", "HEAD_HOST": "localhost"}, "each would wait for itself"),
         ({"PROCESSES_PER_NODE": "1", "NUM_NODES": "2", "NODE_RANK": "2", "HEAD_HOST": "a"}, "ranks count from 0"),
         ({"PROCESSES_PER_NODE": "1", "PYTHON": "/no/python"}, "no '/no/python' here"),
+        ({"PROCESSES_PER_NODE": "1", "PROLOGUE": "/no/script"}, "PROLOGUE='/no/script' is no file here"),
         ({"PROCESSES_PER_NODE": "3"}, "train.global_batch=256 cannot be divided among parallel.processes=3"),
     ],
 )

@@ -111,6 +111,23 @@ def test_a_killed_process_is_named_and_both_hosts_start_again_as_often_as_they_m
     assert "first cause: rank 1 on node2: was ended by SIGKILL" in diagnose(run_dir)
 
 
+def test_a_head_that_was_rebooted_meets_the_other_host_again(
+    start: Start, config: Path, expected: Callable[[int], bytes]
+) -> None:
+    run_dir = config.parent / "runs" / "rebooted"
+    arguments = (config, "name=rebooted", "checkpoint.every_steps=4")
+    head, other = start(*arguments, MAX_RESTARTS="2")
+    wait_for_step(6, run_dir, [head, other])
+    for running in (*psutil.Process(head.pid).children(recursive=True), head):
+        running.kill()
+    (head,) = start(*arguments, nodes=NODES[:1], MAX_RESTARTS="2")
+    for process in (head, other):
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+    assert steps(run_dir) == list(range(1, STEPS + 1))
+    assert parameters(run_dir) == expected(STEPS)
+
+
 def test_a_host_that_nobody_joins_says_so(start: Start, config: Path) -> None:
     (alone,) = start(config, "name=alone", nodes=NODES[:1], START_SECONDS="5")
     output, _ = alone.communicate(timeout=120)

@@ -1,5 +1,6 @@
 """Runs on a real Slurm of two hosts: `paretrain submit`, preemption, the end of a job's time, cancellation."""
 
+import json
 import random
 import re
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from tests.launch.cluster.conftest import BOX, STEPS, parameters, steps, wait_until
 from tests.support.command import ROOT, Command
-from tests.support.slurm import Slurm, slurm
+from tests.support.slurm import Slurm, on_host, slurm
 
 UNDER = {"pgid": ("pgid",), "linuxproc": ("linuxproc",), "linuxproc-term": ("linuxproc", False)}
 """Arguments of `slurm`: how nodes track processes; in the last, a preempted job hears TERM, not USR1 as it asked."""
@@ -32,12 +33,16 @@ class Job:
         config: the run's file.
         name: the run's name.
         overrides: of its configuration.
+        nodes: that the two processes are spread over.
     """
 
-    def __init__(self, cluster: Slurm, submit: Command, config: Path, name: str, *overrides: str) -> None:
+    def __init__(
+        self, cluster: Slurm, submit: Command, config: Path, name: str, *overrides: str, nodes: int = 2
+    ) -> None:
         self.cluster = cluster
         self.run_dir = config.parent / "runs" / name
-        done = submit("submit", config, "--nodes", 2, "--processes-per-node", 1, f"name={name}", *overrides)
+        size = ("--nodes", nodes, "--processes-per-node", 2 // nodes)
+        done = submit("submit", config, *size, f"name={name}", *overrides)
         assert done.returncode == 0, done.stderr
         self.number = done.stdout.split()[1].rstrip(":")
 
@@ -96,6 +101,24 @@ def test_a_cancelled_run_saves_and_stays_away(cluster: Slurm, paretrain: Command
     assert cluster.state(job.number) == "CANCELLED"
     assert job.restarts == 0
     assert not (job.run_dir / "requeue").exists()
+
+
+@pytest.mark.parametrize("cluster", ["pgid"], indirect=True)
+def test_a_killed_process_comes_back_on_another_node(
+    cluster: Slurm, paretrain: Command, config: Path, expected: Callable[[int], bytes]
+) -> None:
+    job = Job(cluster, paretrain, config, "killed", "checkpoint.every_steps=4", nodes=1)
+    job.wait_for_step(6)
+    wait_until((job.run_dir / "checkpoints" / "LATEST").exists, 20, "a checkpoint", job.log)
+    about = json.loads((job.run_dir / "heartbeat.json").read_text())
+    cluster.run(*on_host(about["host"]), "kill", "-9", about["pid"])
+    job.wait_for_the_end(limit_seconds=200)
+    assert job.restarts == 1
+    assert "goes on after step" in job.log()
+    assert cluster.job(job.number)["ExcNodeList"] == about["host"]
+    (other,) = {"node1", "node2"} - {about["host"]}
+    assert cluster.job(job.number)["NodeList"] == other
+    assert parameters(job.run_dir) == expected(STEPS)
 
 
 @pytest.mark.parametrize("cluster", ["pgid"], indirect=True)
