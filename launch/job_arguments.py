@@ -1,6 +1,7 @@
 """The arguments of a command that submits a job to Slurm."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import whole
@@ -25,10 +26,24 @@ def add_job(parser: argparse._ActionsContainer, *, required: bool) -> None:
     parser.add_argument("--partition", metavar="NAME", help="partition of the cluster")
     parser.add_argument("--account", metavar="NAME", help="account to charge")
     parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory of each node, such as 480G; 0: all of it (default: what the cluster gives for the cores)",
+    )
+    parser.add_argument(
+        "--prologue",
+        type=Path,
+        metavar="FILE",
+        help="a shell script that each node reads first, such as one that loads modules",
+    )
+    parser.add_argument(
         "--preflight",
         choices=("no", "yes", "only"),
         default="no",
         help="test every node before training, or only test them (default: no)",
+    )
+    parser.add_argument(
+        "--live-code", action="store_true", help="run the code as it is at each start, not the copy of it in RUN/code"
     )
     parser.add_argument("--container", metavar="IMAGE", help="run in this image, on clusters with pyxis")
     parser.add_argument(
@@ -48,13 +63,15 @@ def job_of(options: argparse.Namespace) -> "Job":
     """Return the job that was asked for."""
     from launch.submit import Job
 
-    short = {"time": options.time, "partition": options.partition, "account": options.account}
+    short = {"time": options.time, "partition": options.partition, "account": options.account, "mem": options.memory}
     given = [f"--{name}={value}" for name, value in short.items() if value is not None]
     return Job(
         nodes=options.nodes,
         processes_per_node=options.processes_per_node,
         parallel=options.parallel,
         preflight=options.preflight,
+        prologue=options.prologue,
+        live_code=options.live_code,
         container=options.container,
         mounts=options.container_mounts,
         options=(*given, *options.sbatch),

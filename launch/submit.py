@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.before_submit import check_runs, gpu_note
+from launch.cluster import has_gpus, max_array_size
+from launch.frozen_code import FrozenCode, frozen_code
 from launch.grid import Point
 from trainer.config.file import is_printable
 from trainer.config.machine import try_to_write
@@ -23,6 +25,10 @@ TEMPLATE = LAUNCH / "slurm" / "train.sbatch"
 BODY = "set -euo pipefail\n"
 """First line of the template's body; the lines before it are options."""
 SCRIPT = "submit.sbatch"
+OF_GPUS = ("gres", "gpus", "gpus-per-task", "gpus-per-node", "gpus-per-socket")
+"""Options of sbatch that ask for GPUs: with one of them, the user's words count."""
+UNLIMITED = ("UNLIMITED", "INFINITE", "-1", "0")
+"""What sbatch takes for no time limit."""
 MIN_TRAINING_SECONDS = 300
 """Shortest training time of a job before it is asked to save. With less, it would be requeued again and again."""
 
@@ -36,6 +42,8 @@ class Job:
         processes_per_node: processes on each machine.
         parallel: number of runs of an array at a time; None: all.
         preflight: "yes": test the nodes before training; "only": test them and end; "no".
+        prologue: a shell script that each node reads before it starts Python; None: none.
+        live_code: run the code as it is at each start; else a copy that the submission makes.
         container: image to run in, in pyxis's format; None: this Python's environment.
         mounts: folders that the container sees besides this one and the run's, such as `/shared/data:/shared/data`.
         options: further options of sbatch, such as `--partition=gpu`. They override the template's.
@@ -45,6 +53,8 @@ class Job:
     processes_per_node: int
     parallel: int | None = None
     preflight: str = "no"
+    prologue: Path | None = None
+    live_code: bool = False
     container: str | None = None
     mounts: str | None = None
     options: tuple[str, ...] = ()
@@ -80,7 +90,9 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         UserError: there is no Slurm here, it refuses the job, a run was stopped or could not start, or the time limit
             is too short.
     """
-    script = render(config, points, job)
+    is_live = job.live_code or job.container is not None  # An image is a copy already.
+    code = None if is_live else frozen_code(_folder(points), config, [p.experiment for p in points])
+    script = render(config, points, job, code)
     if note := gpu_note(points[0].experiment.parallel.device, job.processes_per_node):
         print(f"paretrain: {note}", file=sys.stderr)
     if dry_run:
@@ -95,12 +107,15 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         )
     for point in points:
         refuse_stopped(point.experiment.run_dir)
+    _refuse_what_the_cluster_lacks(points, job)
     if job.container is None:  # A container may see other folders, and have other packages.
         check_runs([point.experiment for point in points])
     folder = _folder(points)
     path = folder / SCRIPT
     try_to_write(folder / "logs")
     (folder / "logs").mkdir(parents=True, exist_ok=True)
+    if code is not None:
+        code.write()
     replace(path, script.encode())
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
@@ -116,15 +131,22 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
     )
 
 
-def render(config: Path, points: Sequence[Point], job: Job) -> str:
+def render(config: Path, points: Sequence[Point], job: Job, code: FrozenCode | None = None) -> str:
     """Return the batch script: the options of sbatch, the variables of the template, and its body.
+
+    Args:
+        config: the YAML file, as typed.
+        points: the runs.
+        job: the resources to ask for.
+        code: the copy of the code that the job runs; None: the code of now and later, or that of a container.
 
     Raises:
         UserError: an option is malformed, or the time limit is too short.
     """
     head, _, body = TEMPLATE.read_text().partition(BODY)
     options = dict(_option(line.removeprefix("#SBATCH ")) for line in head.splitlines() if line.startswith("#SBATCH "))
-    options |= _own_options(points, job) | dict(map(_option, job.options))
+    given = dict(map(_option, job.options))
+    options |= _own_options(points, job, own_gpus=not given.keys() & set(OF_GPUS)) | given
     _check_time(options)
     header = [f"#SBATCH --{key}{'=' + _quoted(value) if value else ''}" for key, value in options.items()]
     values = {
@@ -132,7 +154,10 @@ def render(config: Path, points: Sequence[Point], job: Job) -> str:
         "PREFLIGHT": job.preflight,
         "PYTHON": sys.executable,
         "PARETRAIN_LAUNCH": str(LAUNCH),
+        **(code.variables if code else {}),
     }
+    if job.prologue is not None:
+        values["PROLOGUE"] = str(job.prologue.absolute())
     if job.container is not None:
         values["CONTAINER_IMAGE"] = job.container
     if job.mounts is not None:
@@ -142,13 +167,33 @@ def render(config: Path, points: Sequence[Point], job: Job) -> str:
         *header,
         "",
         *(f"export {key}={_quoted(value)}" for key, value in values.items()),
-        *_choice(config, points),
+        *_choice(code.config if code else config, points),
         "",
     ]
     return "\n".join(lines) + "\n" + BODY + body
 
 
-def _own_options(points: Sequence[Point], job: Job) -> dict[str, str]:
+def _refuse_what_the_cluster_lacks(points: Sequence[Point], job: Job) -> None:
+    """Refuse a job that would wait for ever, or would leave the GPUs of its nodes idle."""
+    given = dict(map(_option, job.options))
+    if points[0].experiment.parallel.device == "cpu" and not given.keys() & set(OF_GPUS):
+        partition = given.get("partition")
+        if has_gpus(partition):
+            raise UserError(
+                f"every node of {f'partition {partition}' if partition else 'the default partition'} has GPUs, and the "
+                "job would use none of them: add parallel.device=cuda\n"
+                "  to train on their cores all the same: --sbatch=--gres=none"
+            )
+    if len(points) > 1 and (largest := max_array_size()) is not None and len(points) > largest:
+        raise UserError(
+            f"--grid asks for {len(points):,} runs, and an array of this cluster has {largest:,} at most "
+            "(MaxArraySize): submit parts of the grid"
+        )
+    if job.prologue is not None and not job.prologue.is_file():
+        raise UserError(f"--prologue {job.prologue}: there is no such file here. Expected a shell script")
+
+
+def _own_options(points: Sequence[Point], job: Job, own_gpus: bool) -> dict[str, str]:
     first = points[0].experiment
     cores = job.processes_per_node * (first.parallel.threads + first.data.workers)
     many = len(points) > 1
@@ -160,7 +205,7 @@ def _own_options(points: Sequence[Point], job: Job) -> dict[str, str]:
         "chdir": os.getcwd(),
         "output": f"{str(_folder(points).absolute()).replace('%', '%%')}/logs/slurm-{'%A_%a' if many else '%j'}.out",
     }
-    if first.parallel.device == "cuda":
+    if first.parallel.device == "cuda" and own_gpus:
         options["gpus-per-node"] = str(job.processes_per_node)
     if many:
         options["array"] = f"0-{len(points) - 1}" + (f"%{job.parallel}" if job.parallel else "")
@@ -203,7 +248,7 @@ def _quoted(value: str) -> str:
 def _check_time(options: dict[str, str]) -> None:
     """Refuse a time limit that leaves too little training time before the signal to save."""
     found = re.search(r"@([0-9]{1,6})$", options.get("signal", ""))
-    if "time" not in options or not found:
+    if "time" not in options or not found or options["time"].upper() in UNLIMITED:
         return
     warning = int(found[1])
     seconds = _seconds(options["time"])
@@ -218,7 +263,9 @@ def _seconds(text: str) -> int:
     """Parse Slurm's time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
     found = re.fullmatch(r"(?:(N)-)?(N)(?::(N))?(?::(N))?".replace("N", "[0-9]{1,6}"), text)
     if not found:
-        raise UserError(f"found --time {text[:40]!r}, expected minutes, hours:minutes:seconds or days-hours")
+        raise UserError(
+            f"found --time {text[:40]!r}, expected minutes, hours:minutes:seconds, days-hours, or UNLIMITED"
+        )
     days, *rest = found.groups()
     numbers = [int(number) for number in rest if number is not None]
     if days is not None:

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trainer.clock import utc_now
+from trainer.code_version import code_version, git_state
 from trainer.config.file import parse_config, to_yaml
 from trainer.config.resume import differences
 from trainer.config.schema import Experiment
@@ -222,8 +222,8 @@ def _provenance(experiment: Experiment) -> dict[str, Any]:
         "host": platform.node(),
         "cpu_cores": os.cpu_count(),
         "world_size": experiment.parallel.processes,
-        "git": _git_state(Path(__file__).parent),
-        "user_git": _git_state(Path.cwd()),
+        "git": code_version(),
+        "user_git": git_state(Path.cwd()),
         "user_code": loaded_files(names_of_code(experiment)),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
@@ -234,17 +234,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of a folder and whether it was changed since; None outside a git checkout."""
-    options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True, "check": True}
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options)
-        status = subprocess.run(["git", "status", "--porcelain"], **options)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
 def read_config(run_dir: Path) -> Experiment:

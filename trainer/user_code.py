@@ -11,11 +11,12 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,14 @@ from trainer.files import sha256
 
 OURS = ("paretrain", "trainer", "models", "launch")
 """The packages of this project."""
+USER_CODE = "PARETRAIN_USER_CODE"
+"""Environment variable: a copy of the user's code, see launch/frozen_code.py."""
 EXAMPLE = "my_nets/tiny.py:Net"
+
+
+def code_folder() -> Path:
+    """Return the folder of the user's code: that of the command, or the copy of it that a submission has made."""
+    return Path(os.environ.get(USER_CODE) or Path.cwd())
 
 
 def is_user_code(name: str) -> bool:
@@ -107,11 +115,11 @@ def python_files(name: str) -> Iterator[tuple[str, Path]]:
     `load` refuses it later, with a sentence.
     """
     if ":" in name:
-        path = Path(name.rpartition(":")[0])
-        if path.is_file():
-            yield path.as_posix(), path
+        file = name.rpartition(":")[0]
+        if (path := _path_of(file)).is_file():
+            yield Path(file).as_posix(), path
         return
-    _search_last(Path.cwd())
+    _search_users_code()
     module = name.partition(".")[0]
     try:
         spec = importlib.util.find_spec(module)
@@ -126,6 +134,16 @@ def python_files(name: str) -> Iterator[tuple[str, Path]]:
         yield f"{module}.py", Path(spec.origin)
 
 
+def imported(names: Iterable[str]) -> list[str]:
+    """Import what names lead to. Returns those that could be imported; `load` refuses the others, with a sentence."""
+    found = []
+    for name in names:
+        with suppress(Exception):
+            _import(_split(name, name)[0])
+            found.append(name)
+    return found
+
+
 def loaded_files(names: Iterable[str]) -> dict[str, str]:
     """Return the user's Python files that are in use, with their SHA-256.
 
@@ -133,7 +151,7 @@ def loaded_files(names: Iterable[str]) -> dict[str, str]:
         names: what was loaded. Its own files count wherever they are; what they import counts from the folder of the
             command, and from the folder of a named file.
     """
-    named, folders = set(), {Path.cwd()}
+    named, folders = set(), {code_folder(), Path.cwd()}
     for name in names:
         where, _ = _split(name, name)
         if isinstance(where, Path):
@@ -154,7 +172,7 @@ def _split(name: str, named: str) -> tuple[str | Path, str]:
     """Return the module, or the absolute path of the file, and the name in it."""
     file, colon, attribute = name.rpartition(":")
     if colon and file.endswith(".py") and attribute:
-        return Path.cwd() / file, attribute
+        return _path_of(file), attribute
     if colon or "/" in name or name.endswith(".py"):
         raise ValueError(f"{named} cannot be imported: expected FILE.py:NAME, such as {EXAMPLE}")
     module, _, attribute = name.rpartition(".")
@@ -163,7 +181,7 @@ def _split(name: str, named: str) -> tuple[str | Path, str]:
 
 def _import(where: str | Path) -> ModuleType:
     # Last, and for good: it hides nothing that is installed, and imports inside of functions find it later too.
-    _search_last(Path.cwd())
+    _search_users_code()
     importlib.invalidate_caches()
     try:
         return _import_file(where) if isinstance(where, Path) else importlib.import_module(where)
@@ -209,6 +227,17 @@ def _attribute(module: ModuleType, where: str | Path, attribute: str) -> Any:
         raise AttributeError(f"{shown} has no attribute '{attribute}'{hint}") from None
 
 
+def _path_of(file: str) -> Path:
+    """Return a file of the user's: from the copy of a submission, where that has it."""
+    path = code_folder() / file
+    return path if path.exists() else Path.cwd() / file
+
+
+def _search_users_code() -> None:
+    _search_last(code_folder())
+    _search_last(Path.cwd())
+
+
 def _search_last(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
@@ -217,7 +246,7 @@ def _search_last(folder: Path) -> None:
 def _hidden_by_ours(missing: str) -> str:
     """Explain a module that is missing because a package of ours has the name of one of the user's."""
     package = missing.partition(".")[0]
-    hidden = [path for path in (Path.cwd() / package, Path.cwd() / f"{package}.py") if path.exists()]
+    hidden = [path for path in (code_folder() / package, code_folder() / f"{package}.py") if path.exists()]
     if package not in OURS or not hidden:
         return ""
     return (

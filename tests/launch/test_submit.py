@@ -11,7 +11,7 @@ import pytest
 
 from launch.before_submit import check_runs
 from launch.grid import points
-from launch.submit import Job, render, submit
+from launch.submit import OF_GPUS, Job, render, submit
 from tests.support.shellcheck import shellcheck
 from trainer.errors import UserError
 
@@ -105,6 +105,54 @@ def test_gives_sbatch_the_script_that_a_dry_run_prints(
 def test_refuses_what_could_not_run(config: Path, job: Job, said: str) -> None:
     with pytest.raises(UserError, match=said):
         render(config, points(config, job.overrides, []), job)
+
+
+@pytest.mark.parametrize("option", ["--gres=gpu:h100:2", "--gpus=4", "--gpus-per-task=2"])
+def test_gpus_in_other_words_of_sbatch_are_not_asked_for_twice(config: Path, option: str) -> None:
+    job = Job(2, 2, options=(option,))
+    found = header(render(config, points(config, ["parallel.device=cuda", *job.overrides], []), job))
+    asked = {key: found[key] for key in OF_GPUS if key in found}
+    assert asked == dict([option.removeprefix("--").split("=", 1)])
+
+
+@pytest.mark.parametrize("time", ["UNLIMITED", "infinite", "0", "-1"])
+def test_a_job_may_have_no_time_limit(config: Path, time: str) -> None:
+    job = Job(1, 2, options=(f"--time={time}",))
+    assert header(render(config, points(config, job.overrides, []), job))["time"] == time
+
+
+CLUSTER = {
+    "sinfo": """case "$*" in
+  *--partition=gpu*) echo 'gpu gpu:h100:8(S:0-1)' ;;
+  *--partition=mixed*) printf 'mixed gpu:2\\nmixed (null)\\n' ;;
+  *--partition*) exit 1 ;;
+  *) printf 'cpu* (null)\\ngpu gpu:8\\n' ;;
+esac""",
+    "scontrol": "printf 'MaxArraySize            = 3\\nMaxJobCount = 10\\n'",
+    "sbatch": "echo 12",
+}
+
+
+def test_refuses_what_the_cluster_lacks(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, body in CLUSTER.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def submitted(*options: str, grid: str = "", prologue: Path | None = None) -> None:
+        job = Job(1, 2, options=options, prologue=prologue)
+        submit(config, points(config, job.overrides, [grid] if grid else []), job, dry_run=False)
+
+    with pytest.raises(UserError, match=r"partition gpu has GPUs(.|\n)*parallel\.device=cuda(.|\n)*--gres=none"):
+        submitted("--partition=gpu")
+    for options in (("--partition=gpu", "--gres=none"), ("--partition=mixed",), ("--partition=unknown",), ()):
+        submitted(*options)
+    submitted(grid="seed=0,1,2")
+    with pytest.raises(UserError, match="4 runs, and an array of this cluster has 3 at most"):
+        submitted(grid="seed=0,1,2,3")
+    with pytest.raises(UserError, match="no such file here"):
+        submitted(prologue=tmp_path / "missing.sh")
 
 
 def test_refuses_a_job_of_no_processes() -> None:

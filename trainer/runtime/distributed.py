@@ -21,6 +21,7 @@ from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.strategies import STRATEGIES
 from trainer.errors import LostPeerError, UserError, say_error
 from trainer.runtime.agreement import Facts, refuse_differences
+from trainer.runtime.binding import bind_cores
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.faults.guard import guarded, leave_start
 from trainer.runtime.faults.place import reason, tells_of_a_lost_peer
@@ -107,6 +108,8 @@ def _start(config: ParallelConfig, facts: Facts | None) -> Runtime:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Before anybody connects: waiting for a rank that was never started would take the whole time limit.
     check_world_size(asked=config.processes, launched=launched, joined=launched)
+    if config.bind_cores:
+        bind_cores()
     _allow_many_connections()
     timeout = timedelta(seconds=config.timeout_seconds)
     if launched == 1 and STRATEGIES[config.strategy].shards:

@@ -76,6 +76,9 @@ class ParallelConfig(Section):
     precision."""
     threads: int = Field(1, gt=0, le=1024)
     """CPU threads per process."""
+    bind_cores: bool = False
+    """Bind each process, with its data workers, to its share of the host's cores, in order: with as many GPUs as
+    processes, usually those near its GPU."""
     exchange_group: Literal["dedicated", "default", "gloo"] = "dedicated"
     """Process group that carries the Gram matrix and α. dedicated: a group of its own, so that they never queue behind
     gradients. default: the group of the gradients. gloo: over the CPUs, even where gradients use NCCL."""
