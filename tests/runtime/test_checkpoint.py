@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import paretrain
 from models import Classification
 from tests.support.runtimes import ALONE
 from trainer.data.reading.batch import Batch
@@ -18,11 +19,13 @@ from trainer.files import sha256
 from trainer.runtime.checkpoints.folder import folder_of_step
 from trainer.runtime.checkpoints.manifest import (
     FORMAT,
+    OLDEST,
     STATE,
     Manifest,
     generators_file,
     model_file,
     optimizer_file,
+    read_manifest,
 )
 from trainer.runtime.checkpoints.pieces import Piece, piece_of, write_pieces
 from trainer.runtime.checkpoints.reading import load
@@ -94,6 +97,35 @@ def test_one_process_has_the_whole_of_what_two_have_saved(of_two: Path) -> None:
     assert torch.equal(snapshot.model["w"], WEIGHTS)
     assert torch.equal(snapshot.optimizer["w"]["momentum_buffer"], -WEIGHTS)
     assert (snapshot.state, snapshot.generators) == ({"step": 7}, None)
+
+
+def rewritten(path: Path, **fields: Any) -> Path:
+    """Change fields of the manifest; None removes one."""
+    manifest = json.loads((path / "manifest.json").read_text()) | fields
+    (path / "manifest.json").write_text(
+        json.dumps({key: value for key, value in manifest.items() if value is not None})
+    )
+    return path
+
+
+def test_a_checkpoint_of_the_format_before_is_read_and_any_other_is_left_to_its_version(of_two: Path) -> None:
+    assert load(of_two, ALONE).format == FORMAT
+    before = load(rewritten(of_two, format=OLDEST, written_by=None), ALONE)
+    assert before.format == OLDEST == FORMAT - 1
+    assert torch.equal(before.model["w"], WEIGHTS)
+    for other in (OLDEST - 1, FORMAT + 1):
+        with pytest.raises(
+            UserError, match=f"has format {other}, this version of paretrain reads {OLDEST} to {FORMAT}"
+        ):
+            load(rewritten(of_two, format=other), ALONE)
+
+
+def test_a_checkpoint_names_the_version_that_wrote_it(tmp_path: Path) -> None:
+    save_at(tmp_path, 10)
+    written_by = read_manifest(folder_of_step(tmp_path, 10)).written_by
+    assert written_by is not None
+    assert written_by.version == paretrain.__version__
+    assert written_by.commit is None or len(written_by.commit) == 40
 
 
 def forge(*pieces: tuple[int, Tensor]) -> Callable[[Path], None]:

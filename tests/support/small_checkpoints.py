@@ -14,11 +14,15 @@ STATE = {
     "samples": 40,
     "global_batch": 40,
     "seconds": 1.5,
-    "cursor": {"epoch": 0, "samples": 40},
+    "sources": {
+        "": {
+            "cursor": {"epoch": 0, "samples": 40},
+            "bad_samples": {"total": {"torn": 1}, "in_epoch": {}, "first": "a sample"},
+        }
+    },
     "fingerprint": "f",
     "weighting": {"weights": [0.5, 0.5]},
     "loss_scale": None,
-    "bad_samples": {"total": {"torn": 1}, "in_epoch": {}, "first": "a sample"},
     "damaged_checkpoints": 0,
 }
 SGD = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9)

@@ -8,6 +8,7 @@ from models import Classification, Regression
 from trainer.config.sections.train import SelectConfig
 from trainer.errors import UserError
 from trainer.training.evaluate import Evaluation
+from trainer.training.migrations import in_todays_format
 from trainer.training.selection import check_select, is_patience_over, select
 from trainer.training.state import SelectionState, TrainState
 from trainer.training.tasks import metric_names
@@ -118,5 +119,6 @@ def test_the_mode_may_say_what_is_meant_anyway() -> None:
 def test_a_state_without_a_selection_is_that_of_an_older_version() -> None:
     old = {"step": 0, "samples": 0, "global_batch": 1, "seconds": 0.0, "cursor": {"epoch": 0, "samples": 0}}
     old |= {"fingerprint": "", "weighting": {}, "loss_scale": None, "damaged_checkpoints": 0}
-    state = TrainState.from_dict(old | {"bad_samples": {"total": {}, "in_epoch": {}, "first": ""}})
+    old |= {"bad_samples": {"total": {}, "in_epoch": {}, "first": ""}}
+    state = TrainState.from_dict(in_todays_format(old, 4))
     assert (state.eval_split, state.selection) == ("test", None)

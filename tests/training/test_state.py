@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.training.migrations import in_todays_format
 from trainer.training.state import BadSamplesState, CursorState, LossScaleState, SourceState, TrainState
 
 BAD = BadSamplesState(total={"torn": 1}, in_epoch={}, first="a sample")
@@ -28,17 +29,22 @@ def test_a_state_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("version", [{}, {"version": 1}])
-def test_a_state_of_the_first_version_has_one_source_without_a_name(version: dict[str, int]) -> None:
+def test_a_state_of_format_4_with_one_source_is_read(version: dict[str, int]) -> None:
     values = STATE.to_dict()
-    del values["version"]
-    assert TrainState.from_dict(values | values.pop("sources")[""] | version) == STATE
+    old = values | values.pop("sources")[""] | version
+    before = dict(old)
+    assert TrainState.from_dict(in_todays_format(old, 4)) == STATE
+    assert old == before, "it is not changed"
+
+
+def test_a_state_of_format_4_with_a_version_of_its_own_is_read() -> None:
+    assert TrainState.from_dict(in_todays_format(STATE.to_dict() | {"version": 2}, 4)) == STATE
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 3}, "it has version 3, this version of paretrain reads 2"),
-        ({"version": "1"}, "version: Input should be 2"),
+        ({"version": 1}, "version: Extra inputs are not permitted"),
         ({"step": -1}, "step: Input should be greater than or equal to 0"),
         ({"step": 3.0}, "step: Input should be a valid integer"),
         ({"sources": {"a": {"cursor": {"epoch": 0}}}}, "sources.a.cursor.samples: Field required"),

@@ -15,6 +15,7 @@ from trainer.runtime.checkpoints.folder import step_of
 from trainer.runtime.checkpoints.manifest import STATE
 from trainer.runtime.checkpoints.reading import Found, Snapshot
 from trainer.training.groups import Setting
+from trainer.training.migrations import in_todays_format
 from trainer.training.optimizer import state_slots
 from trainer.training.state import HeldState, TrainState
 
@@ -44,7 +45,7 @@ def read_state(snapshot: Snapshot) -> TrainState:
         UserError: it is not what a run saves.
     """
     try:
-        state = TrainState.from_dict(snapshot.state)
+        state = TrainState.from_dict(in_todays_format(snapshot.state, snapshot.format))
     except ValueError as error:
         raise UserError(f"checkpoint {snapshot.path} cannot be used: {STATE}: {error}") from None
     if state.step != step_of(snapshot.path):

@@ -1,14 +1,11 @@
-"""What a checkpoint holds of a run beside the tensors of its model and optimizer: typed, versioned, strict."""
+"""What a checkpoint holds of a run beside the tensors of its model and optimizer. `migrations` reads older ones."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.runtime.checkpoints.manifest import MAX_STEPS, first_fault
-
-VERSION: Literal[2] = 2
-"""Version of the fields below. A state without a version has the first one, which had the place in one source only."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 
@@ -81,7 +78,6 @@ class TrainState(_Section):
     """The state of a training between two steps, the same on every rank.
 
     Attributes:
-        version: of this schema.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         global_batch: samples a step.
@@ -96,7 +92,6 @@ class TrainState(_Section):
         selection: the best evaluation so far; None: nothing is selected, or nothing was evaluated yet.
     """
 
-    version: Literal[2] = VERSION
     step: Count
     samples: Count
     global_batch: Annotated[int, Field(gt=0, le=MAX_STEPS)]
@@ -120,19 +115,9 @@ class TrainState(_Section):
         """Read what `to_dict` returned.
 
         Raises:
-            ValueError: a field is missing, unknown or of another type, or another version wrote it.
+            ValueError: a field is missing, unknown or of another type.
         """
-        version = values.get("version", 1)
-        if isinstance(version, int) and version > VERSION:
-            raise ValueError(f"it has version {version}, this version of paretrain reads {VERSION}")
         try:
-            return cls.model_validate(_of_version_2(values) if version == 1 else dict(values))
+            return cls.model_validate(dict(values))
         except (ValidationError, RecursionError) as error:
             raise ValueError(first_fault(error)) from None
-
-
-def _of_version_2(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state of version 1 as one of version 2."""
-    of_source = {name: values[name] for name in ("cursor", "bad_samples") if name in values}
-    others = {name: value for name, value in values.items() if name not in (*of_source, "version")}
-    return {"version": 2, "sources": {"": of_source}, **others}

@@ -11,7 +11,10 @@ from trainer.files import open_regular, read_json, sha256
 
 MANIFEST = "manifest.json"
 STATE = "state.safetensors"
-FORMAT = 4
+FORMAT = 5
+"""The version of everything in a checkpoint; docs/formats.md says what changed."""
+OLDEST = 4
+"""The oldest format that is still read."""
 MAX_STEPS = 10**18 - 1
 
 
@@ -28,6 +31,15 @@ class FileEntry(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class Writer(BaseModel):
+    """What wrote a checkpoint: the version and the commit of paretrain; None: nobody knows the commit."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    version: str = Field(max_length=64)
+    commit: str | None = Field(max_length=64)
+
+
 class Manifest(BaseModel):
     """The description of a checkpoint.
 
@@ -38,17 +50,19 @@ class Manifest(BaseModel):
         config: the resolved configuration, as JSON.
         files: by name.
         best: the step of the run's best checkpoint at that time; None: the run selects none.
+        written_by: None in format 4.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    format: int = Field(ge=FORMAT, le=FORMAT)
+    format: int = Field(ge=OLDEST, le=FORMAT)
     step: int = Field(ge=0, le=MAX_STEPS)
     world_size: int = Field(ge=1)
     run: Annotated[str, Field(max_length=64)]
     config: dict[str, Any]
     files: dict[str, FileEntry]
     best: int | None = Field(None, ge=0, le=MAX_STEPS)
+    written_by: Writer | None = None
 
     @model_validator(mode="after")
     def _has_every_file(self) -> "Manifest":
@@ -117,9 +131,9 @@ def read_manifest(path: Path) -> Manifest:
     except UserError as error:
         raise DamagedError(f"checkpoint {path} is not complete: no readable {MANIFEST} ({error})") from None
     written_in = found.get("format") if isinstance(found, dict) else None
-    if isinstance(written_in, int) and 0 < written_in < 1000 and written_in != FORMAT:
+    if isinstance(written_in, int) and 0 < written_in < 1000 and not OLDEST <= written_in <= FORMAT:
         raise UserError(
-            f"checkpoint {path} has format {written_in}, this version of paretrain reads and writes {FORMAT}. "
+            f"checkpoint {path} has format {written_in}, this version of paretrain reads {OLDEST} to {FORMAT}. "
             "Go on with the version that wrote it, which run.json names, or start a new run: name=ANOTHER_NAME"
         )
     try:

@@ -34,6 +34,7 @@ class Snapshot:
 
     Attributes:
         path: the checkpoint's folder.
+        format: that it was written in.
         run: the identity of the run that wrote it.
         config: the resolved configuration that it was written under, as JSON.
         model: the whole model's tensors.
@@ -44,6 +45,7 @@ class Snapshot:
     """
 
     path: Path
+    format: int
     run: str
     config: Mapping[str, Any]
     model: Tensors
@@ -204,6 +206,7 @@ def _open(path: Path, manifest: Manifest, runtime: Runtime) -> tuple[Snapshot | 
             raise ValueError(f"{STATE} holds no dictionary")
         snapshot = Snapshot(
             path=path,
+            format=manifest.format,
             run=manifest.run,
             config=manifest.config,
             model=Tensors(read_pieces(path / model_file(rank) for rank in ranks)),
