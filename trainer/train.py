@@ -25,6 +25,7 @@ from trainer.training.open_observers import open_observers
 from trainer.training.prepare_data import open_data
 from trainer.training.run import Run, build_run, restore_run
 from trainer.training.summary import HURRIED, finish, say_complete
+from trainer.training.uploads import fetch_if_missing, finish_uploads
 
 ALLOW_CHANGE = "--allow-change="
 
@@ -56,6 +57,7 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
             runtime.on_main(lambda: refuse_stopped(run_dir))
             data = open_data(experiment.data, runtime)
             check_shared(run_dir, runtime)
+            fetched = fetch_if_missing(experiment, runtime)
             checkpoint = find_start(experiment, runtime, allowed)
             origin = None
             if checkpoint is None and experiment.train.start_from is not None:
@@ -83,11 +85,15 @@ def train(experiment: Experiment, allowed: Sequence[str] = ()) -> int:
             if origin:
                 what = "its weights" if goes_on_from is None else "everything"
                 observers.note(run.step, f"starts from {origin.snapshot.path}, with {what}")
+            if fetched:
+                observers.note(run.step, fetched)
             request = fit(run, observers, stop_requests)
             is_over = run.is_complete and (request not in HURRIED or not needs_test(run))
             if is_over and needs_test(run):
                 run_final_test(run, observers)
             finish(run, observers, request)
+            runtime.set_phase("the upload of the last checkpoint", patient=True)
+            finish_uploads(run.uploader, runtime)
         # A launcher kills all processes as soon as one exits with a code other than 0: no rank exits before the others
         # are done.
         runtime.set_phase("the end", patient=True)

@@ -24,6 +24,7 @@ from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.saving import Saver
+from trainer.runtime.checkpoints.store import Uploader
 from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.averaging import averaged_weights
@@ -56,6 +57,7 @@ from trainer.training.state import (
     TrainState,
 )
 from trainer.training.tasks import build_tasks, metric_names
+from trainer.training.uploads import open_uploader
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Run:
         eval_split: the split of the evaluations.
         eval_batches: one pass over it, by the name of the source.
         saver: writes checkpoints while the training goes on.
+        uploader: uploads them, on rank 0; None: it does not.
         throughput: the run's clock.
         cost: of a sample, in floating-point operations.
         notes: what the user should know of the network, a sentence each.
@@ -89,6 +92,7 @@ class Run:
     eval_split: str
     eval_batches: Mapping[str, EvalLoader]
     saver: Saver
+    uploader: Uploader | None
     throughput: Throughput
     cost: StepCost
     notes: Sequence[str]
@@ -254,6 +258,8 @@ def build_run(
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
     balance, accumulation = experiment.balance, experiment.train.accumulation
     # A run that starts from another one is not that one.
+    with runtime.raise_together():
+        uploader = open_uploader(experiment) if runtime.is_main else None
     same_run = checkpoint.snapshot.run if checkpoint and weights_of is None else None
     saver = Saver(
         experiment.run_dir / CHECKPOINTS,
@@ -261,6 +267,7 @@ def build_run(
         runtime,
         run=same_run or runtime.on_main(lambda: secrets.token_hex(16)),
         config=experiment.model_dump(mode="json"),
+        on_published=uploader.offer if uploader else None,
     )
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)  # From here on each rank draws its own dropout.
     return Run(
@@ -273,6 +280,7 @@ def build_run(
         eval_split=eval_split,
         eval_batches=eval_batches,
         saver=saver,
+        uploader=uploader,
         throughput=Throughput(),
         cost=cost,
         notes=notes,

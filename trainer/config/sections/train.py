@@ -99,3 +99,6 @@ class CheckpointConfig(Section):
     keep: int = Field(2, gt=0, le=MAX_STEPS)
     """Number of checkpoints to keep, beside the one that `train.select` has chosen. An older one is removed once a
     newer one is complete."""
+    upload: str | None = Field(None, pattern=r"^[a-z][a-z0-9+.-]*://\S+$")
+    """Copy each published checkpoint to a folder of the run's name below this address, of any file system of fsspec:
+    s3://bucket/runs. A run that has no checkpoint here goes on from the newest one there. `keep` counts there too."""

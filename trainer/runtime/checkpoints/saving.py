@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import paretrain
+from trainer.code_version import code_version
 from trainer.errors import FaultError, SharedError, UserError
 from trainer.runtime.checkpoints.folder import folder_of_step, read_pointer
 from trainer.runtime.checkpoints.manifest import (
@@ -21,6 +23,7 @@ from trainer.runtime.checkpoints.manifest import (
     STATE,
     FileEntry,
     Manifest,
+    Writer,
     generators_file,
     model_file,
     optimizer_file,
@@ -87,6 +90,11 @@ class _Save:
         return self.part.result()
 
 
+def _this_code() -> Writer:
+    found = code_version()
+    return Writer(version=paretrain.__version__, commit=found["commit"] if found else None)
+
+
 class Saver:
     """Write and publish checkpoints in the background, at most one at a time. Every method is collective.
 
@@ -96,11 +104,22 @@ class Saver:
         runtime: the processes.
         run: the run's identity, the same at all its starts; only checkpoints of this run are removed.
         config: the resolved configuration, as JSON; every checkpoint holds it.
+        on_published: is told each published checkpoint, on rank 0; must return at once. None: nobody is told.
     """
 
-    def __init__(self, folder: Path, keep: int, runtime: Runtime, run: str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        runtime: Runtime,
+        run: str,
+        config: Mapping[str, Any],
+        on_published: Callable[[Path], None] | None = None,
+    ) -> None:
         self._folder, self._keep, self._runtime = folder, keep, runtime
         self._run, self._config = run, config
+        self._on_published = on_published
+        self._written_by = _this_code() if runtime.is_main else None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._save: _Save | None = None
 
@@ -163,6 +182,8 @@ class Saver:
                 shutil.rmtree(self._aside(save.step), ignore_errors=True)
             raise
         self._save = None if save.is_written else self._published(save, entries or {})
+        if save.is_written and self._on_published and self._runtime.is_main:
+            self._on_published(folder_of_step(self._folder, save.step))
 
     def finish(self) -> None:
         """Wait until the save under way is published.
@@ -202,6 +223,7 @@ class Saver:
                 config=dict(self._config),
                 files=files,
                 best=best,
+                written_by=self._written_by,
             )
             part = self._thread.submit(retried, lambda: publish(aside, final, manifest, keep))
         else:

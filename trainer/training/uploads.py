@@ -1,0 +1,64 @@
+"""checkpoint.upload: copies of a run's checkpoints elsewhere, and a start from them where this machine has none."""
+
+import sys
+
+from trainer.config.schema import Experiment
+from trainer.plain import printable
+from trainer.run_folder import CONFIG, METRICS, RUN, STARTS
+from trainer.runtime.checkpoints.folder import CHECKPOINTS
+from trainer.runtime.checkpoints.store import Store, Uploader, is_empty
+from trainer.runtime.collectives import Runtime
+from trainer.runtime.polling import run_while_polling
+
+RECORDS = (CONFIG, METRICS, RUN, STARTS)
+
+
+def open_uploader(experiment: Experiment) -> Uploader | None:
+    """Return what uploads the run's checkpoints; None where the configuration names no place.
+
+    Raises:
+        UserError: the place cannot be opened.
+    """
+    config, run_dir = experiment.checkpoint, experiment.run_dir
+    if config.upload is None:
+        return None
+    records = [run_dir / name for name in RECORDS]
+    return Uploader(Store(config.upload, experiment.name), records, config.keep, _say)
+
+
+def _say(text: str) -> None:
+    print(f"paretrain: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def fetch_if_missing(experiment: Experiment, runtime: Runtime) -> str | None:
+    """Fetch the newest uploaded checkpoint where the run has none here. Collective.
+
+    Returns:
+        What was fetched, in a sentence for the log; None: nothing.
+
+    Raises:
+        UserError: what was uploaded is not a whole checkpoint.
+        FaultError: it cannot be fetched.
+    """
+    url, run_dir = experiment.checkpoint.upload, experiment.run_dir
+    if url is None:
+        return None
+
+    def fetch() -> str | None:
+        if not runtime.is_main or not is_empty(run_dir / CHECKPOINTS):
+            return None
+        store = Store(url, experiment.name)
+        name = store.fetch(run_dir / CHECKPOINTS, run_dir, RECORDS)
+        return name and f"{name} was fetched from {store.words}"
+
+    found = run_while_polling(runtime, fetch)
+    return runtime.on_main(lambda: found)
+
+
+def finish_uploads(uploader: Uploader | None, runtime: Runtime) -> None:
+    """Wait until the last checkpoint is uploaded. Collective.
+
+    Raises:
+        FaultError: it could not be uploaded; the same on every rank.
+    """
+    run_while_polling(runtime, lambda: uploader.finish() if uploader else None)
