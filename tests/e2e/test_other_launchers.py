@@ -29,8 +29,9 @@ def test_torchrun_starts_a_run_again_after_a_fault(config: Path, run_dir: Path) 
         "127.0.0.1:0",
     ]
     command = [sys.executable, "-m", "torch.distributed.run", *options, *TRAIN, str(config), *LENGTH]
+    own_store = environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     pipe = subprocess.PIPE
-    launcher = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True)
+    launcher = subprocess.Popen(command, cwd=ROOT, env=own_store, stdout=pipe, stderr=pipe, text=True)
     os.kill(wait_for_rank(launcher, rank=1, until=run_dir / "checkpoints" / "LATEST"), 9)
     said, errors = launcher.communicate(timeout=200)
     assert launcher.returncode == 0, errors

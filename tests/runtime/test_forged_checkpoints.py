@@ -137,6 +137,6 @@ def use(path: Path) -> None:
     network = nn.Linear(3, 2)
     snapshot = load(path, ALONE)
     read_state(snapshot)
-    load_model(network, snapshot)
+    load_model(network, snapshot, ALONE)
     check_optimizer(network, snapshot, SGD, {name: Setting(1.0, 0.0) for name, _ in network.named_parameters()})
     snapshot.restore_generators()

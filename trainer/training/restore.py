@@ -1,11 +1,12 @@
 """Go on from a checkpoint: its files are whole, and what they say is checked before it is used."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from paretrain import Balancer
 from paretrain.rules import Weighting
@@ -13,7 +14,9 @@ from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import UserError
 from trainer.runtime.checkpoints.folder import step_of
 from trainer.runtime.checkpoints.manifest import STATE
+from trainer.runtime.checkpoints.pieces import Tensors
 from trainer.runtime.checkpoints.reading import Found, Snapshot
+from trainer.runtime.collectives import Runtime
 from trainer.training.groups import Setting
 from trainer.training.migrations import in_todays_format
 from trainer.training.optimizer import state_slots
@@ -74,8 +77,8 @@ def refuse_other_data(checkpoint: Checkpoint, names: Collection[str], fingerprin
         )
 
 
-def load_model(network: nn.Module, snapshot: Snapshot) -> None:
-    """Fill the network, while it is whole on every rank.
+def load_model(network: nn.Module, snapshot: Snapshot, runtime: Runtime) -> None:
+    """Fill the network, while it is whole on every rank: rank 0 reads the checkpoint and sends it to all. Collective.
 
     Raises:
         UserError: the checkpoint holds another one.
@@ -87,9 +90,29 @@ def load_model(network: nn.Module, snapshot: Snapshot) -> None:
                 f"{snapshot.model.form(name)[1]}, expected {tensor.dtype}"
             )
     try:
-        network.load_state_dict(snapshot.model)
+        network.load_state_dict(snapshot.model if runtime.world_size == 1 else _FromRank0(snapshot.model, runtime))
     except RuntimeError as error:
         raise UserError(f"checkpoint {snapshot.path} holds another model than this one: {error}") from error
+
+
+class _FromRank0(Mapping[str, Tensor]):
+    """Tensors by name, read by rank 0 and sent to all. Every rank asks for each of them, in the same order."""
+
+    def __init__(self, tensors: Tensors, runtime: Runtime) -> None:
+        self._tensors, self._runtime = tensors, runtime
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, dtype = self._tensors.form(name)
+        tensor = self._tensors[name] if self._runtime.is_main else torch.empty(shape, dtype=dtype)
+        if tensor.numel():  # As bytes: gloo does not know every type.
+            dist.broadcast(tensor.view(-1).view(torch.uint8), src=0, group=self._runtime.host_group)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def check_optimizer(

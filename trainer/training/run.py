@@ -223,7 +223,7 @@ def build_run(
     if checkpoint:
         names_of_sources = [source.name for source in data.sources]
         refuse_other_data(checkpoint, names_of_sources, train_batches.fingerprint, experiment.data.places)
-        load_model(network, checkpoint.snapshot)
+        load_model(network, checkpoint.snapshot, runtime)
         check_optimizer(network, checkpoint.snapshot, experiment.optimizer, of_parameters)
     elif weights_of:
         weights = averaged_weights(weights_of.snapshot.model, weights_of.snapshot.optimizer)
@@ -257,9 +257,9 @@ def build_run(
     balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
     balance, accumulation = experiment.balance, experiment.train.accumulation
-    # A run that starts from another one is not that one.
     with runtime.raise_together():
         uploader = open_uploader(experiment) if runtime.is_main else None
+    # A run that starts from another one is not that one.
     same_run = checkpoint.snapshot.run if checkpoint and weights_of is None else None
     saver = Saver(
         experiment.run_dir / CHECKPOINTS,
