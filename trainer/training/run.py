@@ -3,7 +3,6 @@
 Shapes: B samples on this rank, T tasks.
 """
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -22,7 +21,6 @@ from trainer.data.reading.order import Cursor
 from trainer.data.reading.stream import Stream
 from trainer.errors import UserError
 from trainer.observe.metrics import Throughput
-from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.store import Uploader
 from trainer.runtime.checkpoints.values import to_bytes
@@ -57,7 +55,7 @@ from trainer.training.state import (
     TrainState,
 )
 from trainer.training.tasks import build_tasks, metric_names
-from trainer.training.uploads import open_uploader
+from trainer.training.uploads import open_saver
 
 
 @dataclass
@@ -257,18 +255,9 @@ def build_run(
     balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
     balance, accumulation = experiment.balance, experiment.train.accumulation
-    with runtime.raise_together():
-        uploader = open_uploader(experiment) if runtime.is_main else None
     # A run that starts from another one is not that one.
     same_run = checkpoint.snapshot.run if checkpoint and weights_of is None else None
-    saver = Saver(
-        experiment.run_dir / CHECKPOINTS,
-        experiment.checkpoint.keep,
-        runtime,
-        run=same_run or runtime.on_main(lambda: secrets.token_hex(16)),
-        config=experiment.model_dump(mode="json"),
-        on_published=uploader.offer if uploader else None,
-    )
+    saver, uploader = open_saver(experiment, runtime, same_run)
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)  # From here on each rank draws its own dropout.
     return Run(
         experiment=experiment,

@@ -1,11 +1,13 @@
-"""checkpoint.upload: copies of a run's checkpoints elsewhere, and a start from them where this machine has none."""
+"""A run's checkpoints: what saves and uploads them, and a start from the uploaded ones where this machine has none."""
 
+import secrets
 import sys
 
 from trainer.config.schema import Experiment
 from trainer.plain import printable
 from trainer.run_folder import CONFIG, METRICS, RUN, STARTS
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
+from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.store import Store, Uploader, is_empty
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.polling import run_while_polling
@@ -13,12 +15,33 @@ from trainer.runtime.polling import run_while_polling
 RECORDS = (CONFIG, METRICS, RUN, STARTS)
 
 
-def open_uploader(experiment: Experiment) -> Uploader | None:
-    """Return what uploads the run's checkpoints; None where the configuration names no place.
+def open_saver(experiment: Experiment, runtime: Runtime, run: str | None) -> tuple[Saver, Uploader | None]:
+    """Return what saves the run's checkpoints, and on rank 0 what uploads them, if the configuration asks for it.
+
+    Collective.
+
+    Args:
+        experiment: the configuration.
+        runtime: the processes.
+        run: the identity of the run; None: a new one.
 
     Raises:
-        UserError: the place cannot be opened.
+        UserError: the place cannot be opened; the same on every rank.
     """
+    with runtime.raise_together():
+        uploader = _open_uploader(experiment) if runtime.is_main else None
+    saver = Saver(
+        experiment.run_dir / CHECKPOINTS,
+        experiment.checkpoint.keep,
+        runtime,
+        run=run or runtime.on_main(lambda: secrets.token_hex(16)),
+        config=experiment.model_dump(mode="json"),
+        on_published=uploader.offer if uploader else None,
+    )
+    return saver, uploader
+
+
+def _open_uploader(experiment: Experiment) -> Uploader | None:
     config, run_dir = experiment.checkpoint, experiment.run_dir
     if config.upload is None:
         return None
