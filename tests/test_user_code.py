@@ -131,7 +131,7 @@ def test_a_module_that_our_package_hides_is_named_as_a_file(folder: Path) -> Non
 def test_files_are_compared_without_running_them(folder: Path) -> None:
     (folder / "my_nets" / "tiny.py").write_text("raise SystemExit('ran')\n")
     assert dict(python_files("my_nets.tiny.Net")) == {"my_nets/tiny.py": folder / "my_nets" / "tiny.py"}
-    assert dict(python_files("my_nets/tiny.py:Net")) == {"my_nets/tiny.py": Path("my_nets/tiny.py")}
+    assert dict(python_files("my_nets/tiny.py:Net")) == {"my_nets/tiny.py": folder / "my_nets" / "tiny.py"}
     assert not dict(python_files("my_nets/none.py:Net")) | dict(python_files("no_nets.Net"))
 
 

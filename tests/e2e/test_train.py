@@ -36,6 +36,9 @@ def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain:
     assert "train" in provenance["command"]
     (start,) = map(json.loads, (run_dir / "starts.jsonl").read_text().splitlines())
     assert start == {"step": 0, "job": None, "restarts": None, **provenance}
+    manifest = json.loads((run_dir / "checkpoints" / "step_00000006" / "manifest.json").read_text())
+    commit = provenance["git"] and provenance["git"]["commit"]
+    assert manifest["written_by"] == {"version": paretrain.__version__, "commit": commit}
     heartbeat = json.loads((run_dir / "heartbeat.json").read_text())
     assert (heartbeat["state"], heartbeat["step"], heartbeat["checkpoint_step"]) == ("complete", 6, 6)
     clock = [record["seconds"] for record in read_metrics(run_dir / "metrics.jsonl")]

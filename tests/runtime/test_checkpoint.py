@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import paretrain
 from models import Classification
 from tests.support.runtimes import ALONE
 from trainer.data.reading.batch import Batch
@@ -25,7 +24,6 @@ from trainer.runtime.checkpoints.manifest import (
     generators_file,
     model_file,
     optimizer_file,
-    read_manifest,
 )
 from trainer.runtime.checkpoints.pieces import Piece, piece_of, write_pieces
 from trainer.runtime.checkpoints.reading import load
@@ -118,14 +116,6 @@ def test_a_checkpoint_of_the_format_before_is_read_and_any_other_is_left_to_its_
             UserError, match=f"has format {other}, this version of paretrain reads {OLDEST} to {FORMAT}"
         ):
             load(rewritten(of_two, format=other), ALONE)
-
-
-def test_a_checkpoint_names_the_version_that_wrote_it(tmp_path: Path) -> None:
-    save_at(tmp_path, 10)
-    written_by = read_manifest(folder_of_step(tmp_path, 10)).written_by
-    assert written_by is not None
-    assert written_by.version == paretrain.__version__
-    assert written_by.commit is None or len(written_by.commit) == 40
 
 
 def forge(*pieces: tuple[int, Tensor]) -> Callable[[Path], None]:

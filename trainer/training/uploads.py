@@ -3,10 +3,13 @@
 import secrets
 import sys
 
+import paretrain
+from trainer.code_version import code_version
 from trainer.config.schema import Experiment
 from trainer.plain import printable
 from trainer.run_folder import CONFIG, METRICS, RUN, STARTS
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
+from trainer.runtime.checkpoints.manifest import Writer
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.store import Store, Uploader, is_empty
 from trainer.runtime.collectives import Runtime
@@ -36,9 +39,15 @@ def open_saver(experiment: Experiment, runtime: Runtime, run: str | None) -> tup
         runtime,
         run=run or runtime.on_main(lambda: secrets.token_hex(16)),
         config=experiment.model_dump(mode="json"),
+        written_by=_this_code() if runtime.is_main else None,
         on_published=uploader.offer if uploader else None,
     )
     return saver, uploader
+
+
+def _this_code() -> Writer:
+    found = code_version()
+    return Writer(version=paretrain.__version__, commit=found["commit"] if found else None)
 
 
 def _open_uploader(experiment: Experiment) -> Uploader | None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import paretrain
-from trainer.code_version import code_version
 from trainer.errors import FaultError, SharedError, UserError
 from trainer.runtime.checkpoints.folder import folder_of_step, read_pointer
 from trainer.runtime.checkpoints.manifest import (
@@ -90,11 +88,6 @@ class _Save:
         return self.part.result()
 
 
-def _this_code() -> Writer:
-    found = code_version()
-    return Writer(version=paretrain.__version__, commit=found["commit"] if found else None)
-
-
 class Saver:
     """Write and publish checkpoints in the background, at most one at a time. Every method is collective.
 
@@ -104,6 +97,7 @@ class Saver:
         runtime: the processes.
         run: the run's identity, the same at all its starts; only checkpoints of this run are removed.
         config: the resolved configuration, as JSON; every checkpoint holds it.
+        written_by: the version of the code, on rank 0; None: nobody knows it.
         on_published: is told each published checkpoint, on rank 0; must return at once. None: nobody is told.
     """
 
@@ -114,12 +108,14 @@ class Saver:
         runtime: Runtime,
         run: str,
         config: Mapping[str, Any],
+        *,
+        written_by: Writer | None = None,
         on_published: Callable[[Path], None] | None = None,
     ) -> None:
         self._folder, self._keep, self._runtime = folder, keep, runtime
         self._run, self._config = run, config
         self._on_published = on_published
-        self._written_by = _this_code() if runtime.is_main else None
+        self._written_by = written_by
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._save: _Save | None = None
 

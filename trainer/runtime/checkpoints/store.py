@@ -8,6 +8,7 @@
 An object store cannot rename, so a step is whole when its manifest is there.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -105,7 +106,8 @@ class Store:
         final = checkpoints / name.strip()
         if final.parent != checkpoints or not final.name.startswith("step_") or not final.name[5:].isdecimal():
             raise UserError(f"{self.words}/{LATEST} holds {name[:40]!r}, which names no checkpoint")
-        aside = final.with_suffix(".tmp")
+        aside = final.with_name(f".{final.name}.fetched")
+        shutil.rmtree(aside, ignore_errors=True)
         make_folder(aside)
         files.get_file(f"{self._root}/{final.name}/{MANIFEST}", str(aside / MANIFEST))
         for file in read_manifest(aside).files:
