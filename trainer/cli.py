@@ -149,6 +149,13 @@ def _compare(options: argparse.Namespace) -> None:
     print_comparison(runs, options.split, baseline)
 
 
+def _conflicts(options: argparse.Namespace) -> None:
+    from trainer.commands.conflicts import find_conflicts
+    from trainer.config.file import load_config
+
+    find_conflicts(load_config(options.config, options.overrides), options.out, options.batches, options.steps)
+
+
 def _rules(options: argparse.Namespace) -> None:
     from trainer.commands.rules import print_rules
 
@@ -248,6 +255,17 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--parallel", type=whole(1), metavar="N", help="for an array: runs at a time (default: all)")
     add_job(submit, required=True)
     submit.set_defaults(run=_submit)
+
+    conflicts = commands.add_parser("conflicts", help="measure whether the tasks conflict beyond noise, and where")
+    _add_run(conflicts)
+    conflicts.add_argument(
+        "--batches", type=whole(6, 999), default=9, metavar="K", help="batches to measure, a multiple of 3 (default: 9)"
+    )
+    conflicts.add_argument(
+        "--steps", type=whole(0), default=0, metavar="N", help="train so many steps, then measure again (default: 0)"
+    )
+    conflicts.add_argument("--out", type=Path, default=Path("conflicts.html"), metavar="FILE", help="the page")
+    conflicts.set_defaults(run=_conflicts)
 
     rules = commands.add_parser("rules", help="print the rules that weigh the tasks, and what each needs and costs")
     rules.add_argument("--tasks", type=whole(1), default=40, metavar="T", help="measure for this many (default: 40)")
