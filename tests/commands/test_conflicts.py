@@ -120,6 +120,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "config.yaml"
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_the_command_writes_its_page_and_its_numbers(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -144,6 +145,7 @@ def test_the_command_writes_its_page_and_its_numbers(
     assert not (config.parent / "runs").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("words", "message"),
     [
