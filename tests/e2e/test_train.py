@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from paretrain import __version__
 from tests.support.command import ROOT, Command, environment
 from tests.support.runs import checkpoint, numbers, started, wait_for_rank
 from trainer.errors import EXIT_UNFINISHED
@@ -38,7 +39,7 @@ def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain:
     assert start == {"step": 0, "job": None, "restarts": None, **provenance}
     manifest = json.loads((run_dir / "checkpoints" / "step_00000006" / "manifest.json").read_text())
     commit = provenance["git"] and provenance["git"]["commit"]
-    assert manifest["written_by"] == {"version": paretrain.__version__, "commit": commit}
+    assert manifest["written_by"] == {"version": __version__, "commit": commit}
     heartbeat = json.loads((run_dir / "heartbeat.json").read_text())
     assert (heartbeat["state"], heartbeat["step"], heartbeat["checkpoint_step"]) == ("complete", 6, 6)
     clock = [record["seconds"] for record in read_metrics(run_dir / "metrics.jsonl")]
