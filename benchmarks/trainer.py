@@ -31,8 +31,8 @@ from trainer.config.file import load_config
 from trainer.data.sources.digits import write_digits
 from trainer.observe.metrics import read_metrics
 from trainer.runtime.distributed import joined
+from trainer.training.build_run import build_run
 from trainer.training.prepare_data import open_data
-from trainer.training.run import build_run
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "digits.yaml"

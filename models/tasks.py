@@ -3,6 +3,8 @@
 Sums and counts can be added over ranks, micro-batches and ragged batches; means cannot. Users see the ratio of the two,
 or the mean of several ratios: a segmentation has one per class.
 
+The file is long because the four kinds of task are compared best side by side.
+
 Shapes: B samples, T tasks, C classes or channels, H rows, W columns, N ratios of all tasks; `...` is T for stacked
 tasks, nothing for one.
 """

@@ -18,12 +18,13 @@ from trainer.runtime.distributed import joined
 from trainer.runtime.launcher import end_with_launcher, tell_launcher
 from trainer.runtime.shared_folder import check_shared
 from trainer.runtime.stopping import StopRequests, refuse_stopped
+from trainer.training.build_run import build_run
 from trainer.training.final_test import needs_test, run_final_test
 from trainer.training.find_start import find_origin, find_start
 from trainer.training.loop import fit
 from trainer.training.open_observers import open_observers
 from trainer.training.prepare_data import open_data
-from trainer.training.run import Run, build_run, restore_run
+from trainer.training.run import Run, restore_run
 from trainer.training.summary import HURRIED, finish, say_complete
 from trainer.training.uploads import fetch_if_missing, finish_uploads
 

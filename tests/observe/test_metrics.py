@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
-from trainer.observe.metrics import MetricsLog, Throughput, errors_so_far, read_metrics, stamped
+from trainer.observe.metrics import MetricsLog, errors_so_far, read_metrics, stamped
 from trainer.observe.records import SCHEMA
+from trainer.observe.throughput import Throughput
 
 
 def records(steps: int) -> list[dict]:

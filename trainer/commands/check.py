@@ -20,10 +20,10 @@ from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
+from trainer.training.build_run import build_run
 from trainer.training.find_start import find_start
 from trainer.training.gradients import forward_backward
 from trainer.training.prepare_data import open_data
-from trainer.training.run import build_run
 
 MAX_TASKS_SHOWN = 8
 

@@ -33,10 +33,11 @@ from trainer.errors import UserError
 from trainer.files import make_folder, replace
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
+from trainer.training.build_run import build_run
 from trainer.training.gradients import forward_backward
 from trainer.training.no_trace import leaving_no_trace
 from trainer.training.prepare_data import open_data
-from trainer.training.run import Run, build_run
+from trainer.training.run import Run
 from trainer.training.schedule import learning_rate
 from trainer.training.step import train_step
 

@@ -1,4 +1,4 @@
-"""The measurements of a run: `metrics.jsonl` with one JSON object per line, and the clock of samples/s and data wait.
+"""The measurements of a run: `metrics.jsonl` with one JSON object per line.
 
 The file is the source of truth for the report, the progress lines and wandb. Every record has a `kind` ("train",
 "monitor", "renewal", "fault", "gram", "eval", "test" or "note") and the optimizer `step` that it describes.
@@ -7,10 +7,8 @@ The file is the source of truth for the report, the progress lines and wandb. Ev
 import json
 import math
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -211,68 +209,6 @@ def faults_so_far(records: Sequence[Record]) -> dict[str, Any]:
                 broken.setdefault(task, {"loss": 0, "gradient": 0})[what] += 1
     actions = Counter(record["action"] for record in faults)
     return {"skipped_steps": actions["skip_step"], "overflow_steps": actions["overflow"], "broken": broken}
-
-
-class Throughput:
-    """Measure samples per second and the share of time spent waiting for data, between two readings.
-
-    Args:
-        elapsed_seconds: Time that earlier parts of a resumed run have taken; the run's clock continues from it.
-        clock: Returns seconds since an arbitrary start; tests pass their own.
-    """
-
-    def __init__(self, *, elapsed_seconds: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._started_at = clock() - elapsed_seconds
-        self._read_at = clock()
-        self._num_samples = 0
-        self._waited_seconds = 0.0
-        self._paused_seconds = 0.0
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds that the whole run has taken, including earlier parts and pauses; saved in the checkpoint."""
-        return self._clock() - self._started_at
-
-    def count(self, num_samples: int) -> None:
-        """Add the samples of a step, summed over all ranks."""
-        self._num_samples += num_samples
-
-    @contextmanager
-    def data_wait(self) -> Iterator[None]:
-        """Time the wait for the next batch: `with throughput.data_wait(): batch = next(batches)`."""
-        entered_at = self._clock()
-        try:
-            yield
-        finally:
-            self._waited_seconds += self._clock() - entered_at
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Exclude an evaluation or a checkpoint from both numbers; the run's clock continues."""
-        entered_at = self._clock()
-        try:
-            yield
-        finally:
-            self._paused_seconds += self._clock() - entered_at
-
-    def read(self) -> dict[str, float]:
-        """Return the numbers since the last reading, and start the next interval.
-
-        Returns:
-            `seconds` of the whole run, `samples_per_second` and `data_wait_percent` of the interval.
-        """
-        now = self._clock()
-        interval_seconds = now - self._read_at - self._paused_seconds
-        reading = {
-            "seconds": now - self._started_at,
-            "samples_per_second": self._num_samples / interval_seconds if interval_seconds > 0 else 0.0,
-            "data_wait_percent": 100 * self._waited_seconds / interval_seconds if interval_seconds > 0 else 0.0,
-        }
-        self._read_at = now
-        self._num_samples = 0
-        self._waited_seconds = self._paused_seconds = 0.0
-        return reading
 
 
 def _drop_records_after(path: Path, step: int) -> list[Record]:

@@ -2,6 +2,8 @@
 
 A file that is read back may come from an older version or be damaged. Validation drops unknown fields, allows optional
 fields to be missing, and checks the type of all others. docs/observability.md describes the records.
+
+The file is long because it lists every field of every record.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from trainer.data.reading.batch import Batch
 from trainer.data.reading.loader import TrainLoader
 from trainer.errors import UserError
-from trainer.observe.metrics import Throughput
+from trainer.observe.throughput import Throughput
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.polling import poll
 from trainer.runtime.stopping import Request, StopRequests

@@ -3,6 +3,8 @@
 
 DeepSpeed is called directly: accelerate's wrapper steps the optimizer inside `backward`, but the loop decides after the
 backward whether to step.
+
+The file is long because one engine serves the three stages: what they share outweighs what each does otherwise.
 """
 
 import logging
