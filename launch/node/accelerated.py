@@ -73,9 +73,12 @@ def _launched(
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import logger as launcher_log
 
     # Torch's report of a failed rank is replaced by one line below; the rank itself has printed why.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # It warns of an option that accelerate passes in every start.
+    launcher_log.setLevel(logging.ERROR)
     # After a rank has failed, torch waits 30 seconds before it kills the others, too long if one is stopped, and offers
     # no setting. These are the defaults of `death_sig` and `timeout`.
     PContext.close.__defaults__ = None, answer_seconds(int(options.num_processes)) + SPARE_SECONDS
