@@ -18,9 +18,9 @@ from trainer.train import train
 STILL = ["model.encoder.options={dropout: 0.0}", "model.head.options={dropout: 0.0}", "train.steps=4"]
 
 
-def assert_alike(config: Path, run_dir: Path, name: str, override: str, tolerance: float) -> None:
-    """Compare the run in `run_dir` with one called `name` that has `override` too."""
-    assert main(["train", str(config), *STILL, f"name={name}", override]) == 0
+def assert_alike(config: Path, run_dir: Path, name: str, tolerance: float, *overrides: str) -> None:
+    """Compare the run in `run_dir` with one called `name` that has `overrides` too."""
+    assert main(["train", str(config), *STILL, f"name={name}", *overrides]) == 0
     for found, expected in zip(numbers(run_dir.with_name(name)), numbers(run_dir), strict=True):
         assert (found["kind"], found["step"]) == (expected["kind"], expected["step"])
         if found["kind"] == "train":
@@ -36,13 +36,20 @@ def test_a_run_in_micro_batches_in_bf16_or_compiled_is_the_same_within_its_round
     config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["train", str(config), *STILL]) == 0
-    assert_alike(config, run_dir, "windowed", "train.accumulation.steps=4", 1e-5)
-    assert_alike(config, run_dir, "narrow", "parallel.precision=bf16", 0.03)
+    assert_alike(config, run_dir, "windowed", 1e-5, "train.accumulation.steps=4")
+    assert_alike(config, run_dir, "narrow", 0.03, "parallel.precision=bf16")
     # The graphs that a compiler gets, run as they are: making code of them takes a minute.
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
-    assert_alike(config, run_dir, "compiled", "model.compile=true", 1e-5)
+    assert_alike(config, run_dir, "compiled", 1e-5, "model.compile=true")
     # A run may go on in other pieces, since the window's α does not depend on them.
     assert main(["train", str(config), *STILL, "name=windowed", "train.accumulation.steps=2", "train.steps=5"]) == 0
+
+
+@pytest.mark.slow  # It compiles for half a minute.
+def test_a_compiled_run_calls_backward_once_for_each_task(config: Path, run_dir: Path) -> None:
+    of_parameters = "balance.space=parameters"
+    assert main(["train", str(config), *STILL, of_parameters]) == 0
+    assert_alike(config, run_dir, "compiled", 1e-4, of_parameters, "model.compile=true")
 
 
 def test_an_overflow_is_skipped_and_told_and_the_scale_goes_on_after_a_resume(

@@ -1,6 +1,7 @@
 """Build the parts of a run from its configuration, in the order in which they need each other."""
 
 import torch
+import torch._functorch.config
 
 from models.freezing import trained
 from paretrain import Balancer
@@ -102,6 +103,8 @@ def build_run(
         parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision),
     )
     if experiment.model.compile:
+        # The parameter space and the monitor call backward several times on one graph.
+        torch._functorch.config.donated_buffer = False
         network.encoder.compile()
         network.heads.compile()
     engine = build_engine(
