@@ -83,6 +83,7 @@ def test_a_converter_names_the_labels_that_belong_to_no_task(
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_check_shows_absent_tasks_as_absent(tmp_path: Path, capsys: Said) -> None:
     inputs = spec(height=28, width=28)
     tasks = [ClassificationSpec(name=name, classes=("no", "yes")) for name in ("often", "once")]

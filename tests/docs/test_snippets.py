@@ -92,7 +92,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.processes
 def test_your_images_your_network(newcomer: Path) -> None:
     """What README.md's section says to type, up to the training: a batch of the photos goes through the network."""
     for words in typed()[:3]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models import Classification, build_encoder, build_model
-from trainer.training.cost import StepCost, count_flops, memory_mib, peak_memory_mib, peak_tflops
+from trainer.training.cost import StepCost, memory_mib, peak_memory_mib, peak_tflops
+from trainer.training.trial import try_out
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,7 @@ def test_the_operations_of_an_mlp_are_those_counted_by_hand(precision: str) -> N
     # A product of a sample with an (m, n) weight takes 2 m n; its backward takes that for the weight and for its input,
     # which the first layer's has none of.
     first, others = 10 * 16, 16 * 12 + 3 * 12 * 2
-    assert count_flops(network, (10,), CPU, precision) == 2 * (2 * first + 3 * others)
+    assert try_out(network, (10,), CPU, precision).flops_per_sample == 2 * (2 * first + 3 * others)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.equal(torch.get_rng_state(), state)

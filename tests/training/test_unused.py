@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from models import Classification, MultiTaskModel, build_model
 from models.freezing import freeze
 from trainer.errors import UserError
-from trainer.training.unused import refuse_unused, unused_parameters
+from trainer.training.trial import try_out
+from trainer.training.unused import refuse_unused
 
 CPU = torch.device("cpu")
 
@@ -35,13 +36,13 @@ def test_unused_parameters_of_encoder_and_heads_are_found_and_nothing_else_chang
     network = a_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     generator = torch.get_rng_state()
-    found = unused_parameters(network, (5,), CPU, "fp32")
+    found = try_out(network, (5,), CPU, "fp32").unused
     parts = ["encoder", "heads.0", "heads.1"]
     assert found == [f"{part}.spare.pool.{name}" for part in parts for name in ("weight", "bias")]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator)
     freeze(network, set(found))
-    assert unused_parameters(network, (5,), CPU, "bf16") == []
+    assert try_out(network, (5,), CPU, "bf16").unused == []
 
 
 def test_only_ddp_refuses_them_and_says_how_to_leave_them_out() -> None:
@@ -54,4 +55,4 @@ def test_only_ddp_refuses_them_and_says_how_to_leave_them_out() -> None:
 
 def test_a_forward_that_fails_is_told_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"a batch of 2 zero inputs \(7,\) cannot pass"):
-        unused_parameters(a_network(), (7,), CPU, "fp32")
+        try_out(a_network(), (7,), CPU, "fp32")

@@ -15,7 +15,7 @@ from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.batches import open_batches
 from trainer.training.build import build_balancer, build_network, fill
-from trainer.training.cost import StepCost, count_flops, peak_tflops
+from trainer.training.cost import StepCost, peak_tflops
 from trainer.training.groups import describe, settings
 from trainer.training.learner import Learner
 from trainer.training.look_over import look_over
@@ -93,15 +93,13 @@ def build_run(
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
-    notes = look_over(experiment, network.to(runtime.device), data.spec.input.encoder_shape, runtime)
+    network.to(runtime.device)
+    notes, flops_per_sample = look_over(experiment, network, data.spec.input.encoder_shape, runtime)
     if start:
         notes = [start.sentence, *notes]
     groups = describe(of_parameters, trained(network))
     parallel = experiment.parallel
-    cost = StepCost(
-        count_flops(network, data.spec.input.encoder_shape, runtime.device, parallel.precision),
-        parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision),
-    )
+    peak = parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision)
     if experiment.model.compile:
         # The parameter space and the monitor call backward several times on one graph.
         torch._functorch.config.donated_buffer = False
@@ -137,7 +135,7 @@ def build_run(
         saver=saver,
         uploader=uploader,
         throughput=Throughput(),
-        cost=cost,
+        cost=StepCost(flops_per_sample, peak),
         notes=notes,
         groups=groups,
         start=start,

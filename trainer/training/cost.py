@@ -1,17 +1,12 @@
 """What a step computes and holds: its floating-point operations, their share of the device's peak, and its memory."""
 
 import resource
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from models import MultiTaskModel
-from models.freezing import trained
 from trainer.runtime.engines.precision import Precision
-from trainer.training.unused import NUM_INPUTS, tensors_of, trial
 
 PEAK_TFLOPS = {
     "NVIDIA A100": 312.0,
@@ -47,18 +42,6 @@ class StepCost:
         tflops = self.flops_per_sample * samples_per_second / world_size / 1e12
         found = {"tflops_per_process": tflops}
         return found | ({"mfu_percent": 100 * tflops / self.peak_tflops} if self.peak_tflops else {})
-
-
-def count_flops(network: MultiTaskModel, input_shape: Sequence[int], device: torch.device, precision: Precision) -> int:
-    """Return the floating-point operations of one sample's forward and backward, counted on two inputs of zeros.
-
-    Those of matrix products, convolutions and attention count. The network remains as it was.
-    """
-    with FlopCounterMode(display=False) as counter, trial(network, input_shape, device, precision) as outputs:
-        total = sum(tensor.float().sum() for tensor in tensors_of(outputs))
-        if isinstance(total, torch.Tensor) and total.requires_grad:
-            torch.autograd.grad(total, list(trained(network).values()), allow_unused=True)
-    return int(counter.get_total_flops()) // NUM_INPUTS
 
 
 def peak_tflops(device: torch.device, precision: Precision) -> float | None:

@@ -10,13 +10,16 @@ from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.batch_norm import few_samples
 from trainer.training.rule_table import outside_its_guarantee
-from trainer.training.unused import refuse_unused, say_unused, unused_parameters
+from trainer.training.trial import try_out
+from trainer.training.unused import refuse_unused, say_unused
 
 
 def look_over(
     experiment: Experiment, network: MultiTaskModel, input_shape: Sequence[int], runtime: Runtime
-) -> list[str]:
-    """Return what the user should know of a network: what is frozen, not used, or noisy. Collective.
+) -> tuple[list[str], int]:
+    """Return what the user should know of a network, and the FLOPs of a sample. Collective.
+
+    The notes say what is frozen, not used, or noisy.
 
     Args:
         experiment: the configuration.
@@ -42,7 +45,7 @@ def look_over(
             "parallel.precision=bf16"
         )
     with runtime.raise_together():
-        unused = unused_parameters(network, input_shape, runtime.device, parallel.precision)
+        unused, flops_per_sample = try_out(network, input_shape, runtime.device, parallel.precision)
     refuse_unused(unused, used.keys() - set(unused), parallel.strategy, parallel.processes)
     frozen = [parameter.numel() for parameter in network.parameters() if not parameter.requires_grad]
     notes = [f"{sum(frozen):,} entries of {len(frozen)} parameters are frozen"] if frozen else []
@@ -50,4 +53,4 @@ def look_over(
     samples = experiment.train.global_batch // (runtime.world_size * experiment.train.accumulation.steps)
     noisy = few_samples(network, samples)
     outside = outside_its_guarantee(balance.weighting, balance.space)
-    return [*notes, *filter(None, [noisy, outside])]
+    return [*notes, *filter(None, [noisy, outside])], flops_per_sample

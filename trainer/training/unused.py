@@ -1,64 +1,11 @@
-"""Find parameters that no output depends on: a slip in a network, or a part of one that came with its weights."""
+"""Parameters that no output depends on, by a slip or since they came with weights: name them, or refuse them."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Sequence
 
-import torch
-from torch import Tensor
-
-from models import MultiTaskModel
-from models.freezing import trained
 from trainer.config.strategies import StrategyName
 from trainer.errors import UserError
-from trainer.runtime.engines.precision import Precision, lowered
-from trainer.user_code import errors_explained
 
-NUM_INPUTS = 2
-"""BatchNorm cannot be trained on one."""
 MAX_SHOWN = 6
-
-
-def unused_parameters(
-    network: MultiTaskModel, input_shape: Sequence[int], device: torch.device, precision: Precision
-) -> list[str]:
-    """Run a training forward of zeros. Return the names of the trained parameters that no output depends on.
-
-    Raises:
-        UserError: the forward fails.
-    """
-    with trial(network, input_shape, device, precision) as outputs:
-        reached = set(_leaves(outputs))
-    return [name for name, parameter in trained(network).items() if parameter not in reached]
-
-
-@contextmanager
-def trial(
-    network: MultiTaskModel, input_shape: Sequence[int], device: torch.device, precision: Precision
-) -> Iterator[Any]:
-    """Give the block the outputs of a training forward of `NUM_INPUTS` inputs of zeros.
-
-    Nothing of the forward remains: buffers and random generators are as before.
-
-    Raises:
-        UserError: the forward fails.
-    """
-    zeros = torch.zeros(NUM_INPUTS, *input_shape, device=device)
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    doing = f"a batch of {NUM_INPUTS} zero inputs {tuple(input_shape)} cannot pass through the encoder and the heads"
-    try:
-        with (
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            lowered(precision, device),
-            errors_explained(doing),
-        ):
-            outputs = network(zeros)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    yield outputs
-    with torch.no_grad():
-        for buffer, before in zip(network.buffers(), buffers, strict=True):
-            buffer.copy_(before)
 
 
 def say_unused(names: Sequence[str]) -> str:
@@ -95,25 +42,3 @@ def _pattern(name: str, used: Collection[str]) -> str:
         if not any(other.startswith(f"{part}.") for other in used):
             return f"{part}.*"
     return name
-
-
-def _leaves(outputs: Any) -> Iterator[Tensor]:
-    """Yield the leaves of the autograd graph behind all tensors in nested outputs."""
-    waiting = [tensor.grad_fn for tensor in tensors_of(outputs) if tensor.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if hasattr(node, "variable"):  # AccumulateGrad
-            yield node.variable
-        new = {found for found, _ in node.next_functions if found is not None} - seen
-        seen |= new
-        waiting.extend(new)
-
-
-def tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors of nested outputs."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, list | tuple):
-        for output in outputs:
-            yield from tensors_of(output)
