@@ -107,7 +107,7 @@ def test_a_cancelled_run_saves_and_stays_away(cluster: Slurm, paretrain: Command
 def test_a_killed_process_comes_back_on_another_node(
     cluster: Slurm, paretrain: Command, config: Path, expected: Callable[[int], bytes]
 ) -> None:
-    job = Job(cluster, paretrain, config, "killed", "checkpoint.every_steps=4", nodes=1)
+    job = Job(cluster, paretrain, config, "moved", "checkpoint.every_steps=4", nodes=1)
     job.wait_for_step(6)
     wait_until((job.run_dir / "checkpoints" / "LATEST").exists, 20, "a checkpoint", job.log)
     about = json.loads((job.run_dir / "heartbeat.json").read_text())
