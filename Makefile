@@ -1,7 +1,7 @@
 # Two commands for a fresh machine with Python 3.11+, make and a compiler:
 #   make train    environment, shards, a 2-process run on real digits, its report
 #   make test     environment, lint, types, the tests
-# While writing code, in less than three minutes on two cores:
+# While writing code, in about a minute on two cores:
 #   make quick    lint, types, and the tests of one process: all but those marked `processes`, `long` or `slow`
 # And where there is time, or root:
 #   make test-fuzz      5,000 damaged or hostile files, ten minutes at most; make test-fuzz SEED=7 draws others

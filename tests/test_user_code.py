@@ -84,6 +84,7 @@ def test_short_names_are_ours() -> None:
     assert all(map(is_user_code, ("my_nets.tiny.Net", "tiny.py:Net", "/home/me/tiny.py:Net", "./tiny", "a:b")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["my_nets.tiny.Net", "my_nets/tiny.py:Net", "./my_nets/tiny.py:Net", "{}/tiny.py:Net"])
 def test_a_dotted_path_and_a_file_are_found_from_the_folder_of_the_command(name: str, folder: Path) -> None:
     net = build(name.format(folder / "my_nets"))
@@ -108,6 +109,7 @@ def test_a_file_neither_hides_a_module_nor_is_hidden_by_one(folder: Path) -> Non
     sys.modules["einops"] = einops
 
 
+@pytest.mark.long
 def test_a_file_imports_what_lies_beside_it(folder: Path) -> None:
     nets = folder / "my_nets"
     (nets / "layers.py").write_text(ENCODER)
@@ -157,6 +159,7 @@ def test_what_is_not_there_is_named(name: str, said: str, folder: Path) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -72,6 +72,7 @@ def test_a_table_gets_its_advice(table, tmp_path, capsys):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.long
 def test_tasks_with_all_labels_share_their_rows(table, tmp_path, capsys):
     arguments = ["couple", str(table), "--tasks", "<b>", "sign", "--samples", "40", "--out", str(tmp_path / "a.html")]
 

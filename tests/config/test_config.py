@@ -58,6 +58,7 @@ def test_nothing_can_be_changed() -> None:
         load_config(CONFIG).train.steps = 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "decides_numbers"),
     [
@@ -147,6 +148,7 @@ def test_every_strategy_has_its_line_in_the_table() -> None:
     assert set(STRATEGIES) == set(get_args(StrategyName))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -46,6 +46,7 @@ def test_a_folder_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["", "-1", "0", "1000001", "1.0", "1_0", "x", "٣", "9" * 5000, " 3", "nan"])
 def test_a_number_on_the_command_line_is_whole_and_bounded(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert whole(1, 10)("10") == 10

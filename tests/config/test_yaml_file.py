@@ -113,6 +113,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", [*WORDS, 1e-5, 1e16, float("inf"), 3, True, None, [], {}])
 def test_what_is_written_is_read_back_by_either_version(value: Any) -> None:
     written = dump_yaml({"a": value})

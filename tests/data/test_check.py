@@ -90,6 +90,7 @@ def test_names_are_no_markup_and_no_formulas(tmp_path: Path, capsys: Said) -> No
     assert "[/o]: 1 shards" in said
 
 
+@pytest.mark.long
 def test_a_place_where_no_picture_can_be_written(tmp_path: Path, capsys: Said) -> None:
     write_rich(tmp_path, train=2, test=1)
     (tmp_path / "contact_sheet.png").mkdir()

@@ -170,6 +170,7 @@ def refusal(folder: Path, *, checksum: bool = True) -> str:
     return said.removeprefix(str(folder / SHARD))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_structure_is_refused_with_the_byte_or_the_sample(name: str, folder: Path) -> None:
     damage, said = STRUCTURE[name]

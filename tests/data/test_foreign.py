@@ -130,6 +130,7 @@ def test_what_is_missing_is_asked_for(raw: Path, tmp_path: Path, capsys: pytest.
     assert "has no shards: no *.tar anywhere in it" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

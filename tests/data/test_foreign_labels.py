@@ -173,6 +173,7 @@ def test_the_only_member_of_the_encoding_is_the_input(tmp_path: Path) -> None:
         index(tmp_path / "b", two, CLS_2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("members", "description", "message"),
     [

@@ -129,6 +129,7 @@ def test_no_command_is_a_data_path(path: str, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "file:///etc", "pipe:touch hit", "elsewhere", 7])
 def test_a_folder_cannot_send_the_reader_anywhere(url: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that somebody else made, that says it is a copy, and lacks a shard: that is all there is to say."""

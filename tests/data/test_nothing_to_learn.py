@@ -66,6 +66,7 @@ def test_a_description_of_which_no_task_has_a_label_is_refused(tmp_path: Path) -
     assert not (tmp_path / "data" / "manifest.json").exists()
 
 
+@pytest.mark.long
 def test_a_converter_names_the_labels_that_belong_to_no_task(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: Said
 ) -> None:

@@ -45,11 +45,13 @@ def beside_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in links(page) if not target.exists()] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in NOW if page not in OTHERS_FILES], ids=name)
 def test_the_files_that_a_page_names_exist(page: Path) -> None:
     assert [file for file in files(page) if not any(ROOT.glob(file.rstrip("/")))] == []
@@ -81,6 +83,7 @@ def test_the_commands_in_sentences_have_the_options_that_they_name(
         assert [word for word in words if word.startswith("--") and word not in help_text] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", NOW, ids=name)
 def test_make_and_python_modules_that_a_page_names_exist(page: Path) -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -94,12 +97,14 @@ def test_make_and_python_modules_that_a_page_names_exist(page: Path) -> None:
         assert not ours or any((ROOT / f"{module}{end}").exists() for end in (".py", "/__main__.py")), words
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", NOW, ids=name)
 def test_the_keys_that_a_page_names_are_known(page: Path) -> None:
     known = set(_keys(Experiment))
     assert [key for key in keys(page) if key not in known and not key.startswith(_FREE)] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", NOW, ids=name)
 def test_the_values_that_a_page_names_are_accepted(page: Path) -> None:
     for override in overrides(page):

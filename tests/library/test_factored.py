@@ -102,6 +102,7 @@ def test_losses_whose_errors_do_not_sum_to_zero(num_outputs: int) -> None:
     assert_same_gradients(stacked, separate)
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(
     st.integers(1, 150),
@@ -169,6 +170,7 @@ class LargestTensor(TorchDispatchMode):
         return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "stack_exists"), [("stacked", False), ("separate", True)])
 def test_no_tensor_of_the_size_of_all_gradients_is_ever_made(kind: str, stack_exists: bool) -> None:
     num_tasks, width, num_samples = 200, 64, 128

@@ -117,6 +117,7 @@ def test_certified_on_every_structure_cold_and_warm(structure, T):
     assert max(cold.iterations, warm.iterations, before.iterations) <= 3 * T + 100
 
 
+@pytest.mark.long
 def test_certified_at_a_thousand_tasks():
     before_TT, gram_TT = grams(STRUCTURES[2], 1000)
     answer = solve(before_TT)
@@ -124,6 +125,7 @@ def test_certified_at_a_thousand_tasks():
     assert_certified(gram_TT, solve(gram_TT, support=answer.support))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "structure",
     [structure for structure in STRUCTURES if structure.__name__ not in ("collinear", "zero_rows")],
@@ -295,6 +297,7 @@ def test_any_small_problem_is_certified_and_optimal(rows):
     assert answer.value == pytest.approx(value_by_enumeration(gram_TT), abs=1e-9)
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(gradients(), st.randoms(use_true_random=False))
 def test_permuted_tasks_permute_the_answer(rows, random):
@@ -309,6 +312,7 @@ def test_permuted_tasks_permute_the_answer(rows, random):
         np.testing.assert_allclose(permuted.alpha_T, answer.alpha_T[order], atol=1e-6)
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(gradients(), st.integers(-200, 200))
 def test_the_unit_of_the_loss_does_not_matter(rows, exponent):
@@ -319,6 +323,7 @@ def test_the_unit_of_the_loss_does_not_matter(rows, exponent):
     assert scaled.certified
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1), st.integers(-30, 30), st.integers(0, 6), st.data())
 def test_few_tasks_of_any_scale_with_ties_are_optimal_cold_and_warm(T, seed, exponent, decades, data):
@@ -337,6 +342,7 @@ def test_few_tasks_of_any_scale_with_ties_are_optimal_cold_and_warm(T, seed, exp
         assert answer.value == pytest.approx(best, abs=1e-10 * scale_of(gram_TT))
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(gradients(), st.data())
 def test_a_duplicated_task_changes_nothing_for_the_encoder(rows, data):
@@ -346,6 +352,7 @@ def test_a_duplicated_task_changes_nothing_for_the_encoder(rows, data):
     np.testing.assert_allclose(with_twin.alpha_T @ doubled, answer.alpha_T @ rows, atol=1e-5)
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(gradients(), st.data())
 def test_any_warm_start_gives_the_same_point(rows, data):

@@ -39,6 +39,7 @@ def unit(step: Step) -> np.ndarray:
     return step.gradients_AN / np.sqrt((step.gradients_AN**2).sum(axis=1).mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rule", "theirs", "per_task", "accuracy"),
     [

@@ -34,6 +34,7 @@ def test_the_direction_is_the_min_norm_point_of_the_normalised_gradients(scale: 
         assert (step.gradients_AN @ found_N > 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_reference_applies_the_same_alpha_as_it_is(scale: Scale) -> None:
     uphill = 0

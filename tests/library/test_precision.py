@@ -143,6 +143,7 @@ def narrow(kind: str, how: str) -> tuple[Balancer, MultiTaskModel]:
     return balancer, model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["autocast", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_alpha_in_16_bits_is_within_their_rounding(kind: str, how: str) -> None:

@@ -74,6 +74,7 @@ def test_the_strength_decides_the_way_and_not_the_end(strength: float) -> None:
     np.testing.assert_allclose(descend(fonseca_fleming, rule, 2000), front_point(fonseca_fleming, 1 / 3), rtol=1e-3)
 
 
+@pytest.mark.long
 def test_a_task_without_a_conflict_ends_below_its_share() -> None:
     """Three tasks of which the third has its optimum on the front of the others, and an own coordinate besides."""
 

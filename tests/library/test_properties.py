@@ -148,6 +148,7 @@ def test_weights_are_finite_and_always_the_same(name: str) -> None:
         assert np.array_equal(weigh(name, gradients_TN, losses_T), alpha_T), structure
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(RULES.keys() - CONFLICTS.keys()))
 def test_no_task_is_opposed(name: str) -> None:
     for structure, gradients_TN in MATRICES.items():

@@ -16,6 +16,7 @@ def mean_squared(output: Tensor, y: Tensor) -> Tensor:
     return (output - y).square().mean()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_tasks", [1, 2, 3])
 def test_a_step_of_the_balancer_is_a_step_of_the_paper(num_tasks: int) -> None:
     torch.manual_seed(num_tasks)

@@ -51,6 +51,7 @@ def test_the_direction_is_that_of_the_aggregator_on_the_jacobian(name: str) -> N
         np.testing.assert_allclose(found_N, expected_N, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAIRS)
 def test_small_gradients_are_gradients(name: str) -> None:
     """TorchJD alone takes a Gram of trace below 1e-4 for zero."""
@@ -96,6 +97,7 @@ def test_the_state_of_a_rule_that_remembers_does_count() -> None:
     assert not all(np.array_equal(*pair) for pair in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAIRS)
 def test_no_other_random_number_changes(name: str) -> None:
     torch.manual_seed(0)

@@ -107,6 +107,7 @@ def test_forgetting_the_state_is_noticed(name: str) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(RULES) - OF_ANY_LENGTH))
 def test_weights_are_shares_of_one(name: str) -> None:
     for alpha_A in alphas(pick(name), random_steps(T, 40, absent=SOMETIMES_ABSENT)):
@@ -114,12 +115,14 @@ def test_weights_are_shares_of_one(name: str) -> None:
         assert alpha_A.sum() == pytest.approx(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RULES)
 def test_one_task_alone_has_all_the_weight(name: str) -> None:
     for alpha_A in alphas(pick(name), random_steps(T, 25, absent=({0, 1, 3},))):
         assert alpha_A == pytest.approx([1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"preference"}))
 def test_where_all_tasks_agree_the_step_is_their_gradient(name: str) -> None:
     """So that a learning rate carries over from one rule to another."""
@@ -207,6 +210,7 @@ def test_fixed_weights_are_shared_out_among_those_present() -> None:
     assert step.weigh(Fixed([0.5, 0, 0.5, 0])).alpha_A.tolist() == [0, 0]
 
 
+@pytest.mark.long
 def test_random_weights_depend_on_seed_and_step_alone() -> None:
     first, second = random_steps(T, 2000, seed=0), random_steps(T, 2000, seed=1, absent=({1},))
     full, without, other = Random(T, seed=5), Random(T, seed=5), Random(T, seed=6)
@@ -328,6 +332,7 @@ def tension_by_vectors(steps: list[Step], amount: float) -> np.ndarray:
     return direction_N
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_steps", [1, 10, 11, 30])
 @pytest.mark.parametrize("amount", [0, 0.3, 1])
 def test_tension_is_that_of_the_vectors(num_steps: int, amount: float) -> None:

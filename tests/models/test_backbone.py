@@ -57,6 +57,7 @@ def test_the_configuration_takes_size_and_channels_from_the_data() -> None:
     assert encoder(torch.zeros(2, 1, 16, 24)).shape == (2, 8)
 
 
+@pytest.mark.long
 def test_a_folder_gives_its_weights(tmp_path: Path) -> None:
     before = build(config=VIT)
     before.backbone.save_pretrained(tmp_path)
@@ -77,6 +78,7 @@ def test_a_folder_without_the_pooler_serves_the_mean_alone(tmp_path: Path) -> No
     assert build(folder=str(tmp_path), representation="mean").width == 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -68,6 +68,7 @@ def test_gradients_and_statistics_are_the_same_from_less_memory(name: str) -> No
     assert fewer_bytes < 0.75 * num_bytes
 
 
+@pytest.mark.long
 def test_nothing_is_computed_again_at_evaluation() -> None:
     encoder = build_encoder("resnet18", {"stem": "cifar"}, (3, 16, 16)).eval()
     calls: list[Any] = []

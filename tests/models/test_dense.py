@@ -11,6 +11,7 @@ TASKS = (Segmentation("parts", tuple("abcde")), DenseRegression("depth", 2), Cla
 DENSE_VIT = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "global_pool": None}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "options"),
     [("resnet18", {"pool": None, "output_stride": 8, "norm": "group"}), ("vit", DENSE_VIT)],

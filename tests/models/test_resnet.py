@@ -8,6 +8,7 @@ from models import build_encoder
 from models.encoders.resnet import BasicBlock, Bottleneck, ResNet
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "published", "width"),
     [("resnet18", 11_689_512, 512), ("resnet34", 21_797_672, 512), ("resnet50", 25_557_032, 2048)],
@@ -19,6 +20,7 @@ def test_as_many_parameters_as_published(name: str, published: int, width: int) 
     assert encoder.width == width
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "width", "map_side"),
     [({}, 512, 2), ({"stem": "cifar"}, 512, 8), ({"stem": "cifar", "pool": 2}, 2048, 8)],
@@ -75,6 +77,7 @@ def test_a_dilated_network_computes_the_strided_one_and_what_lies_between(
     torch.testing.assert_close(fine[:, :, ::step, ::step], coarse, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.long
 def test_the_papers_cityscapes_encoder() -> None:
     encoder = build_encoder("resnet50", {"pool": None, "output_stride": 8}, (3, 32, 64)).eval()
     with torch.no_grad():

@@ -167,6 +167,7 @@ def test_narrow_outputs_are_summed_in_float32(task: Task, output: torch.Tensor, 
 MIXED = (Classification("even", 2), Segmentation("parts", CLASSES), DenseRegression("depth", 2), Regression("weight"))
 
 
+@pytest.mark.long
 def test_a_spatial_z_serves_every_kind_of_task() -> None:
     encoder = build_encoder("resnet18", {"stem": "cifar", "pool": None}, (3, 16, 24))
     assert (encoder.width, encoder.stride) == (512, 8)

@@ -47,6 +47,7 @@ def with_settings(run: Path, **balance: object) -> Path:
     return run
 
 
+@pytest.mark.long
 def test_only_settings_that_differ_have_columns(tmp_path: Path) -> None:
     runs = [
         with_settings(write_run(tmp_path / name, ["left"]), weighting="min_norm", normalise=name)

@@ -144,6 +144,7 @@ def test_a_page_or_a_sentence_for_any_damage(tmp_path: Path) -> None:
     assert mutation_loop(tmp_path, seed=0, count=40) > 5
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("put", PUT)
 def test_what_is_no_file_of_ours_is_one_sentence(tmp_path: Path, put: Callable[[Path], Any]) -> None:

@@ -30,6 +30,7 @@ def write_all(path: Path, items: list[dict], resume_step: int | None = None) -> 
     log.close()
 
 
+@pytest.mark.long
 @given(data=st.data(), steps=st.integers(1, 8))
 def test_a_resumed_file_equals_the_uninterrupted_one(data: st.DataObject, steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

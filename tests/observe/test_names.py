@@ -91,6 +91,7 @@ def test_a_drawing_shows_a_name(name: str) -> None:
     assert drawn.count(label(name, 20).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) >= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_terminal_shows_a_name(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()

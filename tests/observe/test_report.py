@@ -43,6 +43,7 @@ def test_many_tasks_fold_the_table_and_draw_maps(tmp_path: Path) -> None:
     assert "-0.50" not in page.text
 
 
+@pytest.mark.long
 def test_of_several_units_the_worst_of_each_stand_first(tmp_path: Path) -> None:
     names = [f"price{index}" for index in range(17)] + ["sold", "let", "void"]
     run = write_run(tmp_path / "many", names, evals=False, finished=False)
@@ -55,6 +56,7 @@ def test_of_several_units_the_worst_of_each_stand_first(tmp_path: Path) -> None:
     assert shown[2:8] == ["price16", "let", "price15", "sold", "price14", "void"]
 
 
+@pytest.mark.long
 def test_several_runs_stand_side_by_side_with_the_best_in_bold(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", ["left", "right"], scale=2.0)
     second = write_run(tmp_path / "second", ["left", "right"], scale=1.0, steps=20)
@@ -66,6 +68,7 @@ def test_several_runs_stand_side_by_side_with_the_best_in_bold(tmp_path: Path) -
     assert page.bold == ["2.00", "1.50", "1.00", "2.00", "1,000"]
 
 
+@pytest.mark.long
 def test_runs_of_different_tasks_and_states_compare(tmp_path: Path) -> None:
     empty = tmp_path / "elsewhere" / "same"
     empty.mkdir(parents=True)
@@ -118,6 +121,7 @@ def test_all_text_is_escaped(tmp_path: Path) -> None:
     assert ">$x$</text>" in figures.cosine_map(np.eye(2), ["$x$", "y"])  # no formula: it is a name
 
 
+@pytest.mark.long
 @pytest.mark.drawings
 def test_the_same_numbers_give_the_same_drawing() -> None:
     steps_S = np.arange(1.0, 9.0)

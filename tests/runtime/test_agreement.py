@@ -31,6 +31,7 @@ def test_a_difference_names_the_fact_its_values_and_their_hosts() -> None:
     assert "and 88 more" in many
 
 
+@pytest.mark.long
 def test_the_facts_change_with_the_configuration_the_data_and_the_users_own_code(
     config: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_theory_without_similarity_is_ridge_with_the_right_penalty(missing):
         np.testing.assert_allclose(found.weights_DC[:, c], expected_D * column.deviation, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_coupling_wins_where_tasks_are_alike_and_labels_few():
     generator = np.random.default_rng(1)
     alone_error, coupled_error, theory_error = [], [], []

@@ -97,6 +97,7 @@ def own_rows(correlation, seed, rows=80, num_features=60):
     return features_NP, tasks_with(generator, features_NP, present_NT, effects_TT, 0.5 * np.eye(3))
 
 
+@pytest.mark.long
 def test_alike_tasks_are_advised_to_combine():
     tables = own_rows(0.95, seed=3, rows=160)
     advice = couple(*tables)
@@ -177,6 +178,7 @@ def test_cross_validation_predicts_the_error():
     assert np.mean(predicted) == pytest.approx(np.mean(measured), rel=0.05)
 
 
+@pytest.mark.long
 def test_shared_rows_have_their_own_theory():
     """Tasks with Γ ∝ Ω win by combining if they have their own rows, and nothing if they share them."""
     generator = np.random.default_rng(6)

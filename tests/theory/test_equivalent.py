@@ -12,6 +12,7 @@ from paretrain.theory.asymptotics import (
 from tests.theory.random_tasks import random_problem
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(50))
 def test_each_task_has_the_error_of_its_equivalent_single_task(seed):
     problem = random_problem(seed)

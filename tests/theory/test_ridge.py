@@ -22,6 +22,7 @@ def white(num_tasks, cosine=0.8, noise=0.3):
     return Population.white(exchangeable_gram(num_tasks, cosine), np.full(num_tasks, noise))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_tasks", [1, 2, 4, 8, 64])
 @pytest.mark.parametrize(
     ("common", "own", "ratio"),
@@ -108,6 +109,7 @@ def test_kappa_solves_its_equation(seed):
     np.testing.assert_allclose(solved.kappa_T, expected_T, rtol=1e-11)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
 def test_at_the_optimum_the_error_is_noise_times_weight_over_kappa(seed):
     problem = random_problem(seed)

@@ -19,6 +19,7 @@ def mean_of(function, setting, draws):
     return np.mean([function(setting, np.random.default_rng((setting.rows, draw))) for draw in range(draws)])
 
 
+@pytest.mark.long
 def test_coupled_tasks():
     setting = Setting(num_tasks=2, rows=200, features=200, common=0.05, own=0.5)
 
@@ -32,6 +33,7 @@ def test_the_equivalent_single_task():
     assert setting.theory() < 0.8 * setting.one().theory()  # so that the test could fail
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 def test_classification(loss):
     setting = Setting(2, 100, 100, 0.05, 0.2, labels="sign", noise=0, seen=0.7, measure="sign", loss=loss)
@@ -102,6 +104,7 @@ def shared_rows(generator, draw, num_rows, num_features):
     return effects_PT, features_NP, features_NP @ effects_PT + noise_NT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_rows", "num_values"), [(100, 1), (300, 2)])
 def test_tasks_that_share_their_rows(num_rows, num_values):
     """Every entry of the errors' covariance on new rows, and the training errors."""

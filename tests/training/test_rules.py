@@ -44,6 +44,7 @@ def weigh(rule: Weighting) -> list[float]:
     return rule(GRAM, LOSSES, np.arange(3)).alpha_A.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"fixed"}))
 def test_every_name_builds_without_options(name: str) -> None:
     assert isinstance(build(f"{{weighting: {name}}}"), RULES[name])
@@ -130,6 +131,7 @@ def test_a_rule_of_the_user() -> None:
     assert weigh(build("{weighting: tests.training.test_rules.Mine, options: {favourite: 2}}")) == [0, 0, 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("balance", "message"),
     [

@@ -69,6 +69,7 @@ def test_evaluation_and_export_verify_the_data(tmp_path: Path, split: str | None
         open_split(DataConfig(path=str(tmp_path), verify="size"), split, runtime)
 
 
+@pytest.mark.long
 def test_data_check_tells_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path)
     assert main(["data", "check", str(tmp_path)]) == 0

@@ -115,6 +115,7 @@ def test_any_stored_size_becomes_what_pillow_makes_of_it(encoding: str, stored: 
     assert np.abs(found - expected).max() < 25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["png", "jpg", "npy"])
 @given(stored=st.tuples(*[st.integers(1, 70)] * 2), wanted=st.tuples(*[st.integers(1, 40)] * 2), grey=st.booleans())
 @settings(max_examples=60)

@@ -71,6 +71,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert len(orders) == 25
 
 
+@pytest.mark.long
 def test_every_sample_is_as_likely_at_every_place() -> None:
     num_samples, num_epochs = 8, 4000
     counts = np.zeros((num_samples, num_samples))
@@ -89,6 +90,7 @@ def whole_epoch(shards: list[int], start: int = 0, epoch: int = 2, **options) ->
 SHARDS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 
 
+@pytest.mark.long
 @unhurried
 @given(SHARDS, st.integers(1, 40), st.data())
 def test_groups_make_up_an_epoch_and_may_begin_anywhere(
@@ -100,6 +102,7 @@ def test_groups_make_up_an_epoch_and_may_begin_anywhere(
     assert whole_epoch(shards, start, group_samples=group_samples) == order[start:]
 
 
+@pytest.mark.long
 @unhurried
 @given(SHARDS)
 def test_a_split_of_one_group_is_permuted_as_a_whole(shards: list[int]) -> None:
@@ -107,6 +110,7 @@ def test_a_split_of_one_group_is_permuted_as_a_whole(shards: list[int]) -> None:
     assert whole_epoch(shards, group_samples=sum(shards)) == expected == whole_epoch(shards)
 
 
+@pytest.mark.long
 @unhurried
 @given(SHARDS, st.integers(1, 40))
 def test_no_group_is_larger_than_it_may_be_and_one_shard(shards: list[int], group_samples: int) -> None:
@@ -140,6 +144,7 @@ def test_groups_take_memory_for_one_group_only() -> None:
     assert peak < 2e6  # the whole order takes 32 MB
 
 
+@pytest.mark.long
 @unhurried
 @given(st.data())
 def test_all_layouts_see_the_same_global_batches(data: st.DataObject) -> None:

@@ -187,6 +187,7 @@ def test_a_copy_that_was_begun_is_taken_up(server: Server, cache_dir: Path) -> N
     fetch_all(open_folder(server.url, cache_dir, PLENTY))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
 @pytest.mark.parametrize("name", [ORIGIN_NAME, MANIFEST_NAME, ".lock", "train-000000.tar", "train-000000.tar.part"])
 def test_anything_else_in_the_place_of_a_file_is_one_sentence(
@@ -267,6 +268,7 @@ def test_new_data_with_the_name_of_a_foreign_file_is_refused(server: Server, cac
     assert content(folder) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [b"<html>log in</html>", b"[" * 50_000, b"", b'{"format_version": 2}', b"\xff"])
 def test_a_page_in_place_of_the_manifest_costs_no_copy(server: Server, cache_dir: Path, page: bytes) -> None:
     """The page is that of a network that wants a login, say."""

@@ -62,6 +62,7 @@ def test_a_whole_file(server: Server, stream: BufferedRandom) -> None:
     assert fetch_bytes(f"{server.url}/{NAME}", max_bytes=len(CONTENT)) == CONTENT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [("cut", 1_000_000), ("stall", 1_000_000), ("length", 5), 503, 429])
 def test_what_a_second_attempt_can_mend(
     server: Server, stream: BufferedRandom, fault: object, monkeypatch: pytest.MonkeyPatch
@@ -120,6 +121,7 @@ def test_a_missing_file_is_not_waited_for(server: Server, stream: BufferedRandom
     assert len(server.requests) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

@@ -61,6 +61,7 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 # What is written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_shards(layout: str, raw: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

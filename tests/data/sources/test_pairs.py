@@ -58,6 +58,7 @@ def test_originals_are_cut_into_disjoint_parts() -> None:
     assert set(test) != set(split_originals(1797, 1)[1])
 
 
+@pytest.mark.long
 def test_digit_pairs_come_from_the_originals_of_their_own_split(tmp_path: Path) -> None:
     manifest = write_digits(tmp_path, seed=5, train_samples=40, test_samples=20)
     verify_shards(tmp_path, manifest, checksum=True)

@@ -81,6 +81,7 @@ def test_pictures_are_files_like_celebas() -> None:
     assert 6_000 < np.mean([len(jpeg) for jpeg in jpegs]) < 8_500
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ATTRIBUTES)
 def test_every_attribute_can_be_seen(name: str) -> None:
     plain = dict.fromkeys(ATTRIBUTES, False) | {"No_Beard": True, "Young": True}

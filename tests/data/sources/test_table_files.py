@@ -33,6 +33,7 @@ def features(folder: Path, split: str = "train") -> np.ndarray:
     return batch.inputs.numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".arff"])
 def test_every_format_gives_the_same(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"t{suffix}"
@@ -252,6 +253,7 @@ def test_a_split_by_numbers(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 def test_a_part_of_train_becomes_val(tmp_path: Path) -> None:
     rows = [f"{i},{'test' if i < 100 else 'train'}\n" for i in range(2000)]
     (tmp_path / "t.csv").write_text("x,part\n" + "".join(rows))
