@@ -1,6 +1,6 @@
 """Rules that change the mean gradient until it opposes no task, or as few as possible: UPGrad and CAGrad.
 
-Shapes: A active tasks.
+Shapes: A active tasks, M those of them whose gradient is not zero.
 """
 
 import numpy as np
@@ -20,15 +20,18 @@ class UPGrad(Stateless):
         from scipy.optimize import nnls  # scipy takes 0.3 s to import, and only rank 0 needs it
 
         lengths_A = np.sqrt(in_units_of_the_mean(gram_AA).diagonal())
-        inverse_A = np.divide(1, lengths_A, out=np.zeros_like(lengths_A), where=lengths_A > 0)
-        cosines_AA = in_units_of_the_mean(gram_AA) * np.outer(inverse_A, inverse_A)
-        values_A, vectors_AA = np.linalg.eigh(cosines_AA)
+        moving = np.flatnonzero(lengths_A)  # Rounding would give a zero gradient a direction.
+        lengths_M = lengths_A[moving]
+        cosines_MM = in_units_of_the_mean(gram_AA)[np.ix_(moving, moving)] / np.outer(lengths_M, lengths_M)
+        values_M, vectors_MM = np.linalg.eigh(cosines_MM)
         # Its columns have the angles of the gradients, and length 1: x is added to unit gradients.
-        unit_AA = np.sqrt(values_A.clip(min=0))[:, None] * vectors_AA.T
-        projected_AA = np.eye(len(unit_AA))
-        for task in np.flatnonzero(cosines_AA.min(axis=1) < 0):
-            projected_AA[task] += nnls(unit_AA, -unit_AA[:, task], maxiter=100 * len(unit_AA))[0]
-        return Weights(lengths_A @ projected_AA * inverse_A / len(lengths_A))
+        unit_MM = np.sqrt(values_M.clip(min=0))[:, None] * vectors_MM.T
+        projected_MM = np.eye(len(unit_MM))
+        for task in np.flatnonzero(cosines_MM.min(axis=1, initial=0) < 0):
+            projected_MM[task] += nnls(unit_MM, -unit_MM[:, task], maxiter=100 * len(unit_MM))[0]
+        alpha_A = np.zeros(len(lengths_A))
+        alpha_A[moving] = lengths_M @ projected_MM / lengths_M / len(lengths_A)
+        return Weights(alpha_A)
 
 
 class CAGrad(Stateless):
