@@ -9,30 +9,19 @@ import torch
 import torch.distributed as dist
 
 from paretrain import (
-    IMTLG,
-    AlignedMTL,
     BalanceError,
-    CAGrad,
     Chebyshev,
-    ConFIG,
     DynamicWeightAverage,
-    FairGrad,
     Fixed,
-    GeometricMean,
     GradNorm,
     GradVac,
     MinNormWeighting,
-    Nash,
     Normalised,
     PCGrad,
     Random,
-    ScaleInvariant,
-    SmoothChebyshev,
-    SoftOptimalUncertainty,
     Tension,
     Uncertainty,
     Uniform,
-    UPGrad,
     Weighting,
 )
 from paretrain.exchange import exchange
@@ -40,6 +29,7 @@ from paretrain.ranks import Ranks
 from paretrain.rules.rule import Stateless, Weights
 from paretrain.solve import solve_step
 from tests.support.ranks import run_ranks
+from tests.support.rules import OF_PAPERS
 from trainer.training.rules import build_weighting
 
 NAMES = ["left", "middle", "right"]
@@ -69,19 +59,9 @@ RULES: dict[str, Callable[[], Weighting]] = {
     "tension": lambda: Tension(3),
     "preference": lambda: Chebyshev([1, 2, 3]),
     "normalised": lambda: Normalised(MinNormWeighting(), "loss+"),
-    "nash": Nash,
-    "fairgrad": FairGrad,
-    "imtl_g": IMTLG,
-    "config": ConFIG,
-    "aligned": AlignedMTL,
-    "cagrad": CAGrad,
-    "upgrad": UPGrad,
     "pcgrad": lambda: PCGrad(3),
     "gradvac": lambda: GradVac(3),
-    "stch": SmoothChebyshev,
-    "si": ScaleInvariant,
-    "gls": GeometricMean,
-    "uw_so": SoftOptimalUncertainty,
+    **OF_PAPERS,
     "UPGrad": from_torchjd("UPGradWeighting"),
     "PCGrad": from_torchjd("PCGradWeighting"),
 }

@@ -9,33 +9,23 @@ import numpy as np
 import pytest
 
 from paretrain import (
-    IMTLG,
-    AlignedMTL,
-    CAGrad,
     Chebyshev,
-    ConFIG,
     DynamicWeightAverage,
-    FairGrad,
     Fixed,
-    GeometricMean,
     GradNorm,
     GradVac,
     MinNormWeighting,
-    Nash,
     Normalised,
     PCGrad,
     Random,
-    ScaleInvariant,
-    SmoothChebyshev,
-    SoftOptimalUncertainty,
     Tension,
     Uncertainty,
     Uniform,
-    UPGrad,
     Weighting,
 )
 from paretrain.minnorm.symmetric import most_even
 from paretrain.rules.normalise import Scale
+from tests.support.rules import OF_PAPERS
 
 SIZES = [(1, 5), (3, 1), (4, 4), (6, 2), (5, 9)]
 
@@ -70,6 +60,10 @@ def normalised(scale: Scale) -> Callable[[int], Weighting]:
     return lambda num_tasks: Normalised(MinNormWeighting(), scale)
 
 
+def _of_any_size(rule: Callable[[], Weighting]) -> Callable[[int], Weighting]:
+    return lambda num_tasks: rule()
+
+
 RULES: dict[str, Callable[[int], Weighting]] = {
     "min_norm": lambda num_tasks: MinNormWeighting(),
     "l2": normalised("l2"),
@@ -83,19 +77,9 @@ RULES: dict[str, Callable[[int], Weighting]] = {
     "gradnorm": GradNorm,
     "dwa": DynamicWeightAverage,
     "tension": Tension,
-    "nash": lambda num_tasks: Nash(),
-    "fairgrad": lambda num_tasks: FairGrad(),
-    "imtl_g": lambda num_tasks: IMTLG(),
-    "config": lambda num_tasks: ConFIG(),
-    "aligned": lambda num_tasks: AlignedMTL(),
-    "cagrad": lambda num_tasks: CAGrad(),
-    "upgrad": lambda num_tasks: UPGrad(),
     "pcgrad": PCGrad,
     "gradvac": GradVac,
-    "stch": lambda num_tasks: SmoothChebyshev(),
-    "si": lambda num_tasks: ScaleInvariant(),
-    "gls": lambda num_tasks: GeometricMean(),
-    "uw_so": lambda num_tasks: SoftOptimalUncertainty(),
+    **{name: _of_any_size(rule) for name, rule in OF_PAPERS.items()},
 }
 CONFLICTS = {
     "preference": "it serves the worst task, if need be against another",

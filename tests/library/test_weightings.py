@@ -13,33 +13,23 @@ from hypothesis import strategies as st
 from torchjd.scalarization import DWA, UW
 
 from paretrain import (
-    IMTLG,
-    AlignedMTL,
-    CAGrad,
     Chebyshev,
-    ConFIG,
     DynamicWeightAverage,
-    FairGrad,
     Fixed,
-    GeometricMean,
     GradNorm,
     GradVac,
     MinNormWeighting,
-    Nash,
     Normalised,
     PCGrad,
     Random,
-    ScaleInvariant,
-    SmoothChebyshev,
-    SoftOptimalUncertainty,
     Tension,
     Uncertainty,
     Uniform,
-    UPGrad,
     Weighting,
 )
 from tests.support.oracle import min_norm_by_enumeration
 from tests.support.random_steps import Step, alphas, random_steps, through_a_checkpoint
+from tests.support.rules import OF_PAPERS
 
 T = 4
 
@@ -55,22 +45,11 @@ RULES: dict[str, Callable[[], Weighting]] = {
     "tension": lambda: Tension(T),
     "preference": lambda: Chebyshev([1, 2, 3, 4]),
     "normalised": lambda: Normalised(GradNorm(T), "loss+"),
-    "nash": Nash,
-    "fairgrad": FairGrad,
-    "imtl_g": IMTLG,
-    "config": ConFIG,
-    "aligned": AlignedMTL,
-    "cagrad": CAGrad,
-    "upgrad": UPGrad,
     "pcgrad": lambda: PCGrad(T, seed=5),
     "gradvac": lambda: GradVac(T, seed=5),
-    "stch": SmoothChebyshev,
-    "si": ScaleInvariant,
-    "gls": GeometricMean,
-    "uw_so": SoftOptimalUncertainty,
+    **OF_PAPERS,
 }
-STATELESS = {"uniform", "fixed", "uncertainty, closed form", "nash", "fairgrad", "imtl_g", "config"}
-STATELESS |= {"aligned", "cagrad", "upgrad", "stch", "si", "gls", "uw_so"}
+STATELESS = {"uniform", "fixed", "uncertainty, closed form"} | OF_PAPERS.keys()
 OF_ANY_LENGTH = {"tension", "imtl_g", "config", "aligned", "cagrad", "upgrad", "pcgrad", "gradvac", "gls"}
 """Rules whose weights need not sum to 1, or may be negative."""
 SOMETIMES_ABSENT: tuple[set[int], ...] = (set(), {1}, {0, 3}, set(), {1, 2})
