@@ -106,15 +106,15 @@ def build_run(
         network.encoder.compile()
         network.heads.compile()
     engine = build_engine(
-        experiment.parallel.strategy,
+        parallel.strategy,
         network,
         lambda parameters: build_optimizer(parameters, experiment.optimizer, of_parameters),
         runtime,
         experiment.optimizer.clip_norm,
-        experiment.parallel.precision,
-        experiment.parallel.offload.of_run(experiment.name),
-        experiment.parallel.shard_processes,
-        experiment.parallel.gather,
+        parallel.precision,
+        parallel.offload.of_run(experiment.name),
+        parallel.shard_processes,
+        parallel.gather,
     )
     balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)

@@ -65,10 +65,10 @@ class DataConfig(Section):
     sources: dict[str, SourceConfig] = Field({})
     """Several folders in place of `path`, by names of your choice. Each step has a fixed number of samples of each."""
     temperature: float | None = Field(None, ge=0, le=1)
-    """Of sources: samples of each step in proportion to size^temperature, where size is the number of train samples.
-    0: equally many of each; 1: in proportion to the sizes. null: by `share`."""
+    """Take the samples of each step from the sources in proportion to size^temperature; size is the number of train
+    samples. 0: equally many of each; 1: in proportion to the sizes. null: by `share`."""
     multiple_of: int = Field(1, ge=1, le=2**20)
-    """Of sources: how many samples of each a step has is a multiple of this number. The number of processes must divide
+    """Make the number of samples of each source in a step a multiple of this one. The number of processes must divide
     it, or the samples that there are of each source."""
     cache: CacheConfig = CacheConfig()
     tasks: tuple[str, ...] | None = None

@@ -57,8 +57,8 @@ class MainHeadConfig(HeadConfig):
     """The head that each task gets, and what it reads."""
 
     takes: int | dict[str, int] | None = None
-    """Of an encoder that returns several tensors: which one the heads take, counted from 0, for all tasks, or for each
-    one, such as {masks: 0, kind: 2}. null: all of them, as a tuple, which heads of your own alone can take."""
+    """The heads take this one of the tensors that an encoder returns, counted from 0, for all tasks, or for each one,
+    such as {masks: 0, kind: 2}. null: all of them, as a tuple, which heads of your own alone can take."""
 
 
 class TowerConfig(HeadConfig):

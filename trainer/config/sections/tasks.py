@@ -41,14 +41,15 @@ class TaskConfig(Section):
     options: dict[str, Any] = Field({})
     """Keyword arguments of your own task."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Of cross_entropy: the share of the target that all classes have in equal parts."""
+    """All classes have this share of cross_entropy's target in equal parts."""
     class_weights: Literal["balanced"] | dict[str, Factor] | None = None
-    """Of cross_entropy and focal: the factor of each class's loss, by its name; 1 where it is not named. balanced: n /
-    (C n_c), with n labelled train samples, of which n_c are of the class, and C classes that occur. null: 1."""
+    """Factors by which cross_entropy and focal multiply the loss of each class, by its name; 1 where it is not named.
+    balanced: n / (C n_c), with n labelled train samples, of which n_c are of the class, and C classes that occur.
+    null: 1."""
     gamma: float = Field(2.0, ge=0, le=100)
-    """Of focal: how much less samples count whose class is predicted already."""
+    """The larger it is, the less focal counts samples whose class is predicted already."""
     delta: float = Field(1.0, gt=0, le=MAX_RATE)
-    """Of huber: from which residual on the loss is linear, in standard deviations of the train split."""
+    """huber is linear from this residual on, in standard deviations of the train split."""
     metrics: list[MetricName] | None = Field(None, min_length=1)
     """Names of docs/metrics.md; those that do not fit a task's kind are left out for it. null: all of its kind."""
     decides: MetricName | None = None
