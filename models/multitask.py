@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.heads.shared import PenalisedOutputs
+from models.heads.penalised import PenalisedOutputs
 from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, state_of
 from models.heads.towers import HeadsWithTowers, TowerOutputs
 from models.levels import Z

@@ -1,12 +1,13 @@
 """Linear heads that are alike: a quadratic penalty 1/2 Σ_ts Q_ts w_t · w_s holds them together.
 
-Three ways to say Q, for each output apart:
+Four ways to say Q, for each output apart:
 
 - `common` λ and `own` μ: w_t = w_0 + v_t with λ/2 |w_0|² + μ/2 Σ_t |v_t|² (Evgeniou & Pontil 2004), minimised over w_0
   in closed form, so that the heads hold w_t alone;
 - `graph` A and `own` μ: μ/2 Σ_t |w_t|² + 1/2 Σ_{s<t} A_st |w_s - w_t|², where it is known which tasks are alike;
 - `learnt` μ: μ/2 tr(Wᵀ Ω⁻¹ W), minimised over the similarities Ω of trace 1 (Zhang & Yeung 2010): Ω = S / tr S with
-  S = (W Wᵀ)^½, so that the penalty is μ/2 times the square of the trace norm of W.
+  S = (W Wᵀ)^½, so that the penalty is μ/2 times the square of the trace norm of W;
+- `common` λ, `constraint` ε and `dual_rate` η: a μ_t for each task, found by dual ascent: models/heads/constrained.py.
 
 The heads are evaluated, saved and exported as linear heads are; biases are free. Task t's share of the penalty,
 P_t = 1/2 w_t · Σ_s Q_ts w_s, is a part of its loss, as a mean over the batch: a step in which task t has no label
@@ -16,40 +17,17 @@ losses.
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.heads.task_heads import BalancerLike, StackedHeads
+from models.heads.constrained import ConstrainedHeads
+from models.heads.penalised import PenalisedHeads
 from models.heads.vector import linear_head
 
 NAME = "shared"
-
-
-class PenalisedOutputs(NamedTuple):
-    """The result of a model with shared heads while training: outputs (B, T, C), and each task's penalty (T,)."""
-
-    heads: Tensor
-    penalty_T: Tensor
-
-
-class PenalisedHeads(StackedHeads, ABC):
-    """T linear heads that are held together."""
-
-    def forward(self, z_BD: Tensor, balancer: BalancerLike | None) -> Tensor | PenalisedOutputs:  # type: ignore[override]
-        """Return outputs and penalties while training, the outputs alone at evaluation."""
-        outputs_BTC = super().forward(z_BD, balancer)
-        return PenalisedOutputs(outputs_BTC, self.penalties()) if self.training else outputs_BTC
-
-    @abstractmethod
-    def penalties(self) -> Tensor:
-        """Return P_t of each task, in float32 at least."""
-
-    def _weight(self) -> Tensor:
-        return self.first.weight_TCD.to(torch.promote_types(self.first.weight_TCD.dtype, torch.float32))
 
 
 class SharedHeads(PenalisedHeads):
@@ -131,7 +109,7 @@ def shared_heads(width: int, tasks: Mapping[str, int], options: Mapping[str, Any
     Args:
         width: D.
         tasks: name -> C, which must be the same for all.
-        options: common and own, graph and own, or learnt.
+        options: common and own, graph and own, learnt, or common, constraint and dual_rate.
 
     Raises:
         ValueError: an option that is missing, unknown or not a positive number, or an edge that is none.
@@ -145,9 +123,12 @@ def shared_heads(width: int, tasks: Mapping[str, int], options: Mapping[str, Any
             return GraphHeads(heads, _edges(list(tasks), options["graph"]), options["own"])
         if options.keys() == {"learnt"}:
             return LearntHeads(heads, options["learnt"])
+        if options.keys() == {"common", "constraint", "dual_rate"}:
+            return ConstrainedHeads(heads, **options)
     raise ValueError(
-        f"head '{NAME}' takes positive numbers: common (λ) and own (μ); or own and a graph; or learnt. Found "
-        f"{dict(options)}. For instance: model.head={{name: shared, options: {{common: 1e-4, own: 1e-3}}}}"
+        f"head '{NAME}' takes positive numbers: common (λ) and own (μ); or own and a graph; or learnt; or common, "
+        f"constraint (ε) and dual_rate (η). Found {dict(options)}. For instance: "
+        "model.head={name: shared, options: {common: 1e-4, own: 1e-3}}"
     )
 
 

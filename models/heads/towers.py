@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.heads.shared import PenalisedOutputs
+from models.heads.penalised import PenalisedOutputs
 from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, shared_linear
 from models.tasks import Task, task_losses
 

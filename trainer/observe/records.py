@@ -75,6 +75,9 @@ class Train(_Record):
     stale: NotRequired[Measured]
     """Of the last renewal."""
     gradient_norm: NotRequired[Measured]
+    multipliers: NotRequired[ByTask]
+    distances: NotRequired[ByTask]
+    """Of heads under constraints; see models/heads/constrained.py."""
     bad_samples: NotRequired[dict[str, Count]]
     cache: NotRequired[dict[str, Count]]
 

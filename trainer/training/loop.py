@@ -18,7 +18,14 @@ from trainer.training.evaluate import Evaluation, evaluate
 from trainer.training.gradients import warm_up
 from trainer.training.next_batch import next_batch
 from trainer.training.profile import profiled
-from trainer.training.records import eval_record, follows_evaluation, gram_record, step_records, train_record
+from trainer.training.records import (
+    constraint_fields,
+    eval_record,
+    follows_evaluation,
+    gram_record,
+    step_records,
+    train_record,
+)
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate
 from trainer.training.selection import select
@@ -135,7 +142,8 @@ def _publish_progress(run: Run, result: StepResult, observers: Observers) -> Non
         peak_memory_mib=peak_memory_mib(),
         learning_rate=learning_rate(run.step - 1, run.experiment.train.steps, run.experiment.optimizer),
     )
-    observers.publish({**record, "bad_samples": bad_samples, **_cache_use(run)})
+    held = constraint_fields(run.learner.network.heads, run.task_names)
+    observers.publish({**record, **held, "bad_samples": bad_samples, **_cache_use(run)})
 
 
 def _bad_samples(run: Run, observers: Observers) -> dict[str, int]:

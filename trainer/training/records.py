@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
+from models.heads.constrained import ConstrainedHeads
 from paretrain import Balance
 from trainer.training.evaluate import Evaluation
 from trainer.training.step import BROKEN_IN_THE_ENCODER, Outcome, StepResult
@@ -55,6 +57,14 @@ def train_record(step: int, result: StepResult, task_names: Sequence[str], **abo
         **({} if balance.stale is None else {"stale": balance.stale}),
         "gradient_norm": float(result.gradient_norm),
     }
+
+
+def constraint_fields(heads: nn.Module, task_names: Sequence[str]) -> Record:
+    """Return the fields of a train record that say how heads hold their constraints; none for heads without any."""
+    if not isinstance(heads, ConstrainedHeads):
+        return {}
+    found = {"multipliers": heads.multipliers_T, "distances": heads.distances_T}
+    return {key: dict(zip(task_names, values_T.tolist(), strict=True)) for key, values_T in found.items()}
 
 
 def eval_record(

@@ -9,6 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from models.heads.constrained import ConstrainedHeads
 from paretrain import Balance, NonFiniteError
 from paretrain.parameters import Slopes, slopes
 from trainer.data.reading.batch import Batch
@@ -80,6 +81,8 @@ def train_step(learner: Learner, batch: Batch, rate: float, *, watch_slopes: boo
         if not goes_on:
             raise NonFiniteError(BROKEN_IN_THE_ENCODER)  # What is broken at z has raised in the backward already.
         restore_buffers(learner, buffers)
+    if outcome in (Outcome.STEPPED, Outcome.DROPPED_TASKS) and isinstance(learner.network.heads, ConstrainedHeads):
+        learner.network.heads.ascend()
     return StepResult(outcome, balance, gradient_norm, found, loss_scale, engine.loss_scale.value)
 
 

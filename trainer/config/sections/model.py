@@ -49,8 +49,8 @@ class HeadConfig(Section):
     kinds of tasks occur, the name applies to its own kind; the other kind gets linear or upsampling. Or the dotted path
     of your own: called with (width, outputs, **options)."""
     options: dict[str, Any] = Field({})
-    """Keyword arguments of the head: hidden and dropout of mlp; of shared common and own, graph and own, or learnt;
-    hidden and kernel_size of upsampling and pyramid."""
+    """Keyword arguments of the head: hidden and dropout of mlp; of shared common and own, graph and own, learnt, or
+    common, constraint and dual_rate; hidden and kernel_size of upsampling and pyramid."""
 
 
 class MainHeadConfig(HeadConfig):
