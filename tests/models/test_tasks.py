@@ -205,3 +205,10 @@ def test_the_multilayer_perceptron() -> None:
     assert build_encoder("mlp", {}, (2, 3, 4))(torch.zeros(1, 2, 3, 4)).shape == (1, 256)
     with pytest.raises(ValueError, match="hidden needs one width or more"):
         build_encoder("mlp", {"hidden": []}, (6,))
+
+
+def test_two_classes_have_the_probabilities_of_a_softmax_wherever_a_sample_is_in_its_batch() -> None:
+    logits_BC = torch.randn(103, 2) * 30
+    task = Classification("one", 2)
+    torch.testing.assert_close(task.predict(logits_BC), logits_BC.softmax(-1))
+    assert (task.predict(logits_BC[:1].expand(103, 2)) == task.predict(logits_BC)[0]).all()

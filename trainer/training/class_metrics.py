@@ -39,16 +39,18 @@ class _Answers:
         self.known_TN = labels_TN >= 0
         self.count_T = self.known_TN.sum(axis=1)
         self.labels_TN = np.where(self.known_TN, labels_TN, 0).astype(np.int64)
-        confidence_TN = probabilities_CTN.max(axis=0)  # NaN where one of them is.
-        is_finite_TN = np.isfinite(confidence_TN)
-        self.is_finite_T = (is_finite_TN | ~self.known_TN).all(axis=1)
-        self.confidence_TN = np.where(is_finite_TN, confidence_TN, 0).astype(np.float64)
-        self.answers_TN = (probabilities_CTN == confidence_TN).argmax(axis=0)
+        self.highest_TN, self.answers_TN = _highest(probabilities_CTN)
+        self.is_finite_T = (np.isfinite(self.highest_TN) | ~self.known_TN).all(axis=1)
         of_task_T1 = np.arange(num_tasks)[:, None]
         pairs_TN = (of_task_T1 * num_classes + self.labels_TN) * num_classes + self.answers_TN
         counts = np.bincount(pairs_TN[self.known_TN], minlength=num_tasks * num_classes**2)
         self.confusion_TCC = counts.reshape(num_tasks, num_classes, num_classes)
         """Samples by label, then by answer."""
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """The probability of each answer, (T, N); 0 where it is not a number."""
+        return np.where(np.isfinite(self.highest_TN), self.highest_TN, 0).astype(np.float64)
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -70,11 +72,24 @@ class _Answers:
         return mean_of_defined(np.stack(each), axis=0)
 
 
+def _highest(probabilities_CTN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest probability of each sample, NaN where one is, and the first class that has it.
+
+    A loop over the classes takes a tenth of the time that `max` and `argmax` take along the first axis.
+    """
+    highest_TN = probabilities_CTN[0]
+    answers_TN = np.zeros(highest_TN.shape, dtype=np.int64)
+    for one, probabilities_TN in enumerate(probabilities_CTN[1:], 1):
+        np.copyto(answers_TN, one, where=probabilities_TN > highest_TN)
+        highest_TN = np.maximum(highest_TN, probabilities_TN)
+    return highest_TN, answers_TN
+
+
 def areas(scores_TN: np.ndarray, is_class_TN: np.ndarray, known_TN: np.ndarray) -> np.ndarray:
     """Return the areas under the ROC curves (by trapezoids) and the precision-recall curves (by steps).
 
     Args:
-        scores_TN: float32, 0 or more.
+        scores_TN: float32, from 0 to 1.
         is_class_TN: which samples are positive.
         known_TN: which samples count.
 
@@ -82,15 +97,16 @@ def areas(scores_TN: np.ndarray, is_class_TN: np.ndarray, known_TN: np.ndarray) 
         (T, 2); NaN where all samples that count are positive, or none is.
     """
     # The bits of numbers that are 0 or more, read as integers, are in the order of the numbers. So one sort of integers
-    # puts the highest score first and keeps each label beside its score.
-    bits_TN = np.ascontiguousarray(scores_TN, dtype=np.float32).view(np.int32).astype(np.int64)
+    # puts the highest score first and keeps each label beside its score. Those of numbers below 2 leave a bit for it.
+    bits_TN = np.ascontiguousarray(scores_TN, dtype=np.float32).view(np.int32)
     keys_TN = np.where(known_TN, (-bits_TN << 1) | is_class_TN, 2)
     keys_TN.sort(axis=1)
     num_tasks, num_samples = keys_TN.shape
     count_T = known_TN.sum(axis=1)
     # Samples with equal scores are on the same side of every threshold.
     is_last_TN = np.ones(keys_TN.shape, dtype=bool)
-    is_last_TN[:, :-1] = (keys_TN[:, 1:] >> 1) != (keys_TN[:, :-1] >> 1)
+    score_TN = keys_TN >> 1
+    is_last_TN[:, :-1] = score_TN[:, 1:] != score_TN[:, :-1]
     last_K = np.flatnonzero(is_last_TN)
     task_K = last_K // max(1, num_samples)
     above_K = np.minimum(last_K - num_samples * task_K + 1, count_T[task_K])
@@ -120,9 +136,9 @@ def _log_loss(answers: _Answers) -> np.ndarray:
 
 
 def _calibration_error(answers: _Answers) -> np.ndarray:
-    bins_TN = np.minimum(answers.confidence_TN * NUM_BINS, NUM_BINS - 1).astype(np.int64)
+    bins_TN = np.minimum(answers.confidence * NUM_BINS, NUM_BINS - 1).astype(np.int64)
     bins_TN += NUM_BINS * np.arange(len(bins_TN))[:, None]
-    gaps_TN = ((answers.answers_TN == answers.labels_TN) - answers.confidence_TN) * answers.known_TN
+    gaps_TN = ((answers.answers_TN == answers.labels_TN) - answers.confidence) * answers.known_TN
     gaps = np.bincount(bins_TN.ravel(), gaps_TN.ravel(), NUM_BINS * len(bins_TN))
     return ratio(np.abs(gaps).reshape(-1, NUM_BINS).sum(axis=1), answers.count_T)
 

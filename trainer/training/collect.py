@@ -61,14 +61,16 @@ class Collector:
         if not self._kept or self.too_large:
             return
         if isinstance(outputs, Tensor):  # Of stacked heads, whose tasks are alike.
-            answers = list(self._tasks[0].predict(outputs).unbind(dim=1))
+            answers_BTC = self._tasks[0].predict(outputs)
+            answers, self._widths = [answers_BTC.flatten(1)], [answers_BTC.shape[2]] * len(self._tasks)
         else:
             both = zip(self._tasks, outputs, strict=True)
             answers = [task.predict(output) for task, output in both if has_one_target(task)]
-        self._widths = [answer.shape[1] for answer in answers]
-        labels_BT = torch.stack([targets[task.name].float() for task in self._kept], dim=1)
+            self._widths = [answer.shape[1] for answer in answers]
+        # For all tasks at once: a call for each of hundreds would take longer than what it does.
+        labels_BT = torch.stack([targets[task.name] for task in self._kept], dim=1)
         self._ids.append(sample_ids_B)
-        self._rows.append(torch.cat([labels_BT.to(answers[0].device), *(answer.float() for answer in answers)], dim=1))
+        self._rows.append(torch.cat([labels_BT.to(answers[0].device).float(), *answers], dim=1).float())
         self._num_bytes += self._rows[-1].nbytes * self._world_size
         if self._num_bytes > MAX_BYTES:
             self._ids, self._rows = [], []
