@@ -5,6 +5,7 @@
 #   make quick    lint, types, and the tests of one process: all but those marked `processes`, `long` or `slow`
 # And where there is time, or root:
 #   make test-fuzz      5,000 damaged or hostile files, ten minutes at most; make test-fuzz SEED=7 draws others
+#   make test-gpu       on the GPUs of this machine, over NCCL; says what it skips for want of GPUs
 #   make test-slow      the longest runs of many processes
 #   make test-launch    a real Slurm on two virtual hosts: preemption, requeues, cut cables; skipped where it cannot be had
 #   make test-launch-slow    there: ten preemptions, jobs whose time ends
@@ -15,7 +16,7 @@ SEED ?= 0
 # Written last, so that an interrupted installation is done again; newer requirements do it again too.
 READY := $(VENV)/ready
 
-.PHONY: train test test-1 test-2 quick quick-1 quick-2 test-fuzz test-slow test-launch test-launch-slow lint clean
+.PHONY: train test test-1 test-2 quick quick-1 quick-2 test-fuzz test-gpu test-slow test-launch test-launch-slow lint clean
 
 train: $(READY) data/digits/manifest.json
 	$(BIN)/paretrain train configs/digits.yaml --processes 2
@@ -46,6 +47,9 @@ quick-2: $(READY)
 
 test-fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --cases 5000 --seconds 600 --seed $(SEED)
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -p no:cacheprovider -m gpu tests/gpu
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

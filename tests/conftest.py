@@ -13,7 +13,7 @@ from tests.support.command import Command, run_command
 
 settings.register_profile("any machine", deadline=None)  # No test fails because the machine is busy.
 settings.load_profile("any machine")
-PROCESSES = tuple(Path(__file__).parent / name for name in ("distributed", "e2e", "launch"))
+PROCESSES = tuple(Path(__file__).parent / name for name in ("distributed", "e2e", "launch", "gpu"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -137,8 +137,8 @@ def my_batch(case: Case, step: int, runtime: Runtime) -> Batch:
     cut = CUTS[runtime.world_size]
     mine = slice(sum(cut[: runtime.rank]), sum(cut[: runtime.rank + 1]))
     x_BCHW, labels_TB = case.batch(step)
-    targets = {task.name: labels_TB[t, mine] for t, task in enumerate(LABELLED.tasks)}
-    return Batch(x_BCHW[mine], targets, torch.arange(24)[mine])
+    targets = {task.name: labels_TB[t, mine].to(runtime.device) for t, task in enumerate(LABELLED.tasks)}
+    return Batch(x_BCHW[mine].to(runtime.device), targets, torch.arange(24)[mine])
 
 
 def a_learner(engine: Engine, runtime: Runtime) -> Learner:
@@ -179,7 +179,8 @@ def write(engine: Engine, folder: Path, runtime: Runtime) -> Path:
 def whole(pieces: Iterable[Piece], runtime: Runtime) -> dict[str, Tensor]:
     """Put the pieces of all ranks together, each entry in its place."""
     found: dict[str, Tensor] = {}
-    for piece in itertools.chain(*runtime.gather([piece._replace(values=piece.values.clone()) for piece in pieces])):
+    mine = [piece._replace(values=piece.values.to("cpu", copy=True)) for piece in pieces]
+    for piece in itertools.chain(*runtime.gather(mine)):
         tensor = found.setdefault(piece.name, torch.full(tuple(piece.shape), -77, dtype=piece.values.dtype))
         tensor.view(-1)[piece.start :][: len(piece.values)] = piece.values
     return found
