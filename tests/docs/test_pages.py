@@ -30,6 +30,7 @@ COMPANIONS = {
     "parallel.offload": ["parallel.strategy=zero3"],
     "parallel.gather": ["parallel.strategy=fsdp2", "parallel.precision=bf16"],
     "parallel.shard_processes": ["parallel.strategy=fsdp2", "parallel.processes=8"],
+    "train.memory_snapshot": ["parallel.device=cuda"],
     "train.patience": ["train.select={}"],
     "parallel.strategy=single": ["parallel.processes=1"],
 }

@@ -23,6 +23,6 @@ def assert_second_alpha(alpha_T: torch.Tensor, tolerance: float) -> None:
 
 def assert_stopped_rank_is_named(paretrain: Command, config: Path, device: str) -> None:
     stops = ["model.encoder.name=tests.support.breaking.Breaking", "model.encoder.options={where: backward, how: stop}"]
-    limits = [f"parallel.device={device}", "parallel.step_timeout_seconds=10"]
+    limits = [f"parallel.device={device}", "parallel.step_timeout_seconds=10", "parallel.timeout_seconds=60"]
     done = paretrain("train", config, "--processes", 2, *stops, *limits)
     assert (done.returncode, "rank 1" in done.stderr) == (3, True), done.stderr

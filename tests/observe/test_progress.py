@@ -151,3 +151,11 @@ def test_mfu_and_memory_are_shown_where_the_peak_is_known() -> None:
     assert "MFU" not in train_line(train_record(["left"]) | {"peak_memory_mib": 512.0}, 100)
     line = train_line(train_record(["left"]) | {"mfu_percent": 41.4, "peak_memory_mib": 5120.0}, 100)
     assert line.endswith("data wait 1.2%  MFU 41%  memory 5.0 GiB")
+
+
+def test_the_speed_of_each_of_several_processes_is_shown() -> None:
+    assert "8,123 samples/s  data" in train_line(
+        train_record(["left"]) | {"samples_per_second_per_process": 8123.4}, 100
+    )
+    line = train_line(train_record(["left"]) | {"samples_per_second_per_process": 4061.7}, 100)
+    assert "8,123 samples/s (4,062 a process)  data" in line

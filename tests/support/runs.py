@@ -20,6 +20,7 @@ CLOCK = {
     "seconds",
     "duration_seconds",
     "samples_per_second",
+    "samples_per_second_per_process",
     "data_wait_percent",
     "tflops_per_process",
     "mfu_percent",

@@ -71,6 +71,15 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _snapshots_are_of_a_gpu(self) -> Self:
+        if self.train.memory_snapshot and self.parallel.device == "cpu":
+            raise ValueError(
+                "train.memory_snapshot: true records the memory of a GPU, and needs parallel.device 'cuda', found "
+                "'cpu'. Type parallel.device=cuda, or train.memory_snapshot=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _strategy_keeps_matrices_whole(self) -> Self:
         if self.optimizer.name == "muon" and STRATEGIES[self.parallel.strategy].shards:
             raise ValueError(

@@ -95,7 +95,7 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
                 *_numbers(record, brief=len(record["losses"]) > MAX_TASKS_A_LINE),
                 *_staleness(record),
                 f"lr {record['learning_rate']:.3g}",
-                f"{record['samples_per_second']:,.0f} samples/s",
+                _speed(record),
                 f"data wait {record['data_wait_percent']:.1f}%",
                 *_device_use(record),
                 *_cache(record),
@@ -103,6 +103,12 @@ def train_line(record: Mapping[str, Any], total_steps: int) -> str:
             ]
         )
     )
+
+
+def _speed(record: Mapping[str, Any]) -> str:
+    speed, of_each = record["samples_per_second"], record.get("samples_per_second_per_process")
+    each = "" if of_each in (None, speed) else f" ({of_each:,.0f} a process)"
+    return f"{speed:,.0f} samples/s{each}"
 
 
 def _device_use(record: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,7 @@ class Train(_Record):
     losses: ByTask
     alpha: ByTask
     samples_per_second: NotRequired[Number]
+    samples_per_second_per_process: NotRequired[Number]
     data_wait_percent: NotRequired[Number]
     tflops_per_process: NotRequired[Number]
     mfu_percent: NotRequired[Number]

@@ -15,7 +15,7 @@ def differing_settings(runs: Sequence[RunFolder]) -> dict[str, list[Any]]:
 
     A key that a file lacks is null: versions differ in what they write. Keys are as short as tells them apart.
     """
-    of_runs = [dict(_leaves(parse_yaml(run.config_text, str(run.path)))) for run in runs]
+    of_runs = [dict(leaves(parse_yaml(run.config_text, str(run.path)))) for run in runs]
     found = {}
     for key in dict.fromkeys(key for settings in of_runs for key in settings):
         values = [settings.get(key) for settings in of_runs]
@@ -26,9 +26,10 @@ def differing_settings(runs: Sequence[RunFolder]) -> dict[str, list[Any]]:
     return {short[key] if short[key] in once else key: values for key, values in found.items()}
 
 
-def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested settings by their dotted keys, without those that are null."""
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     elif values is not None:
         yield prefix, values

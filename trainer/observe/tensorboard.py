@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.observe.tracker import CURVES, Tracker, flatten
+from trainer.observe.tracker import CURVES, Guard, Tracker, flatten
 
 FOLDER = "tensorboard"
 
@@ -34,8 +34,7 @@ class TensorBoardTracker(Tracker):
                 "Install it with: pip install 'paretrain[tensorboard]'\n"
                 "or train without it: track.tensorboard=false"
             ) from error
-        self._say = say
-        self._writer: Any = SummaryWriter(run_dir / FOLDER, purge_step=step + 1)
+        self._writer = Guard("tensorboard", SummaryWriter(run_dir / FOLDER, purge_step=step + 1), say)
         say(f"tensorboard: tensorboard --logdir {run_dir / FOLDER}")
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -44,18 +43,8 @@ class TensorBoardTracker(Tracker):
             return
         numbers = flatten(record)
         step = int(numbers.pop("step"))
-        self._try(lambda writer: [writer.add_scalar(name, number, step) for name, number in numbers.items()])
+        self._writer.use(lambda writer: [writer.add_scalar(name, number, step) for name, number in numbers.items()])
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
         """See `Tracker`."""
-        self._try(lambda writer: writer.close())
-        self._writer = None
-
-    def _try(self, write: Callable[[Any], object]) -> None:
-        if self._writer is None:
-            return
-        try:
-            write(self._writer)
-        except Exception as error:  # It must not stop the training.
-            self._writer = None
-            self._say(f"tensorboard: stopped logging ({error}); metrics.jsonl still holds everything")
+        self._writer.end(lambda writer: writer.close())

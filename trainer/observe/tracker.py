@@ -61,6 +61,34 @@ class Several(Tracker):
             tracker.close(summary)
 
 
+class Guard:
+    """The object of a service that logs a run. Its first failure is said, and ends its use: training goes on.
+
+    Args:
+        name: of the service.
+        service: what the service's calls need.
+        say: called with one-line messages for the user.
+    """
+
+    def __init__(self, name: str, service: Any, say: Callable[[str], None]) -> None:
+        self._name, self._service, self._say = name, service, say
+
+    def use(self, call: Callable[[Any], object]) -> None:
+        """Call `call` with the service, unless it has failed or ended."""
+        if self._service is None:
+            return
+        try:
+            call(self._service)
+        except Exception as error:  # Services fail in their own ways, and none may stop the training.
+            self._service = None
+            self._say(f"{self._name}: stopped logging ({one_line(str(error))}); metrics.jsonl still holds everything")
+
+    def end(self, call: Callable[[Any], object]) -> None:
+        """Call `call` for the last time."""
+        self.use(call)
+        self._service = None
+
+
 def open_tracker(
     mode: Mode,
     project: str,

@@ -1,7 +1,7 @@
 """The training loop: take a batch, make a step, publish it, evaluate, save; until the last step or a stop request."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,7 +15,9 @@ from trainer.runtime.checkpoints.folder import CHECKPOINTS, last_saved
 from trainer.runtime.stopping import Request, StopRequests
 from trainer.training.cost import memory_mib, peak_memory_mib
 from trainer.training.evaluate import Evaluation, evaluate
+from trainer.training.garbage import collected_together
 from trainer.training.gradients import warm_up
+from trainer.training.memory_snapshot import snapshot_if_out_of_memory
 from trainer.training.next_batch import next_batch
 from trainer.training.profile import profiled
 from trainer.training.records import (
@@ -47,19 +49,27 @@ def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
             changed by that step.
         FaultError: a checkpoint could not be written; the same on every rank.
     """
-    config = run.experiment
-    with run.saver.finished(), profiled(config.train.profile, config.run_dir, run.runtime.rank) as before_step:
-        return _fit(run, observers, stop_requests, before_step)
+    config, run_dir, rank = run.experiment.train, run.experiment.run_dir, run.runtime.rank
+    with (
+        run.saver.finished(),
+        snapshot_if_out_of_memory(config.memory_snapshot, run_dir, rank),
+        profiled(config.profile, run_dir, rank) as trace,
+        collected_together(config.collect_garbage_every_steps) as collect,
+    ):
+        return _fit(run, observers, stop_requests, [trace, collect])
 
 
-def _fit(run: Run, observers: Observers, stop_requests: StopRequests, before_step: Callable[[int], None]) -> Request:
+def _fit(
+    run: Run, observers: Observers, stop_requests: StopRequests, before_step: Sequence[Callable[[int], None]]
+) -> Request:
     config = run.experiment
     started_at_step = saved_at_step = run.step
     request = Request.GO_ON
     with _naming_step(run, run.step + 1):
         warm_up(run.learner, run.to_device(run.train_batches.padding_batch()))
     while not run.is_complete and not request.ends:
-        before_step(run.step + 1)
+        for act in before_step:
+            act(run.step + 1)
         observers.beat(run.step, State.TRAINING)
         run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
         with _naming_step(run, run.step + 1):
@@ -137,6 +147,7 @@ def _publish_progress(run: Run, result: StepResult, observers: Observers) -> Non
         **({"epochs": epochs} if len(epochs) > 1 else {}),
         samples=run.samples,
         **speed,
+        samples_per_second_per_process=speed["samples_per_second"] / run.runtime.world_size,
         **run.cost.of_speed(speed["samples_per_second"], run.runtime.world_size),
         memory_mib=memory_mib(),
         peak_memory_mib=peak_memory_mib(),

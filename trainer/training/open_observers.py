@@ -1,15 +1,16 @@
 """Open a run's observers: metrics.jsonl, the progress lines, the heartbeat and the tracker, on rank 0."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from trainer.observe.heartbeat import Heartbeat, Saved
 from trainer.observe.metrics import MetricsLog
+from trainer.observe.mlflow import MlflowTracker
 from trainer.observe.observers import Everybody, Nobody, Observers
 from trainer.observe.progress import Progress
 from trainer.observe.tensorboard import TensorBoardTracker
-from trainer.observe.tracker import Several, open_tracker
+from trainer.observe.tracker import Several, Tracker, open_tracker
 from trainer.run_folder import LOG, METRICS, PREDICTIONS
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, read_pointer, step_of
 from trainer.runtime.checkpoints.manifest import MANIFEST
@@ -48,17 +49,7 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
         ) as heartbeat,
     ):
         progress.note(_first_line(run, checkpoint))
-        others = [TensorBoardTracker(run_dir, run.step, progress.note)] if experiment.track.tensorboard else []
-        wandb = open_tracker(
-            experiment.wandb.mode,
-            experiment.wandb.project,
-            experiment.name,
-            run_dir,
-            experiment.model_dump(mode="json"),
-            progress.note,
-            group=experiment.wandb.group,
-        )
-        tracker = Several([wandb, *others])
+        tracker = Several(list(_trackers(run, progress.note)))
         try:
             observers = Everybody(
                 metrics, progress, tracker, heartbeat, run_dir / PREDICTIONS, lambda: run.throughput.elapsed_seconds
@@ -69,6 +60,16 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
         except BaseException:
             tracker.close(None)
             raise
+
+
+def _trackers(run: Run, say: Callable[[str], None]) -> Iterator[Tracker]:
+    experiment, run_dir = run.experiment, run.experiment.run_dir
+    track, wandb, config = experiment.track, experiment.wandb, experiment.model_dump(mode="json")
+    if track.tensorboard:
+        yield TensorBoardTracker(run_dir, run.step, say)
+    if track.mlflow:
+        yield MlflowTracker(track.mlflow, wandb.project, experiment.name, run_dir, config, say)
+    yield open_tracker(wandb.mode, wandb.project, experiment.name, run_dir, config, say, group=wandb.group)
 
 
 def _last_saved(checkpoints: Path) -> Saved | None:

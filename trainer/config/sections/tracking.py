@@ -26,3 +26,6 @@ class TrackConfig(Section):
 
     tensorboard: bool = False
     """true: also write the curves into RUN/tensorboard. Needs pip install 'paretrain[tensorboard]'."""
+    mlflow: str | None = Field(None, pattern=r"^(databricks|[a-z][a-z0-9+.-]*://\S+)$")
+    """Address of an MLflow server or store that gets the curves too: http://mlflow:5000, file:///shared/mlruns. The run
+    is in the experiment of wandb.project. Needs pip install 'paretrain[mlflow]'."""

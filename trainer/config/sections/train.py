@@ -73,6 +73,12 @@ class TrainConfig(Section):
     profile: ProfileConfig | None = None
     """null: no traces. {start: 20}: of steps 20 to 22 of rank 0. The steps are slower meanwhile; results are the
     same."""
+    memory_snapshot: bool = False
+    """true: record allocations of GPU memory. A process that runs out of it leaves RUN/profile/memory.rank_N.pickle for
+    https://pytorch.org/memory_viz. Needs parallel.device=cuda."""
+    collect_garbage_every_steps: Steps | None = None
+    """Steps between two runs of Python's garbage collector, which then runs in the same steps on all processes, and at
+    no other time. null: each process runs it when Python decides, and the others wait for it in their next step."""
     start_from: Path | None = None
     """Folder of another run, whose checkpoint a new run starts from: the one that its `select` has chosen, else its
     last. `paretrain train CONFIG --from RUN name=NEW` is short for it. null: from the initial parameters."""

@@ -76,9 +76,10 @@ def key_figures(run: RunFolder) -> str:
     if (seconds := _seconds(run)) is not None:
         found.append(("Wall time", duration(seconds), f"{_steps(run) or 0:,} steps"))
     if (speed := run.latest("samples_per_second")) is not None:
-        waited = run.latest("data_wait_percent")
-        detail = "" if waited is None else f"{waited:.1f} % waiting for data"
-        found.append(("Samples/s", f"{speed:,.0f}", detail))
+        waited, processes = run.latest("data_wait_percent"), run.world_size or 1
+        details = [f"{speed / processes:,.0f} a process"] if processes > 1 else []
+        details += [] if waited is None else [f"{waited:.1f} % waiting for data"]
+        found.append(("Samples/s", f"{speed:,.0f}", ", ".join(details)))
     if use := run.latest("cache"):
         hits, _, fetched = cache_words(use).partition(", ")
         found.append(("Shards from the cache", hits, fetched))
