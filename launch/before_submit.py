@@ -15,8 +15,12 @@ from trainer.training.selection import check_select, eval_split_of
 from trainer.training.tasks import build_tasks, metric_names
 
 
-def check_runs(experiments: Sequence[Experiment]) -> None:
+def check_runs(experiments: Sequence[Experiment], *, so: str) -> None:
     """Refuse runs that could not start. Data behind an address are left to the job.
+
+    Args:
+        experiments: the runs.
+        so: what follows from it, for the message: "nothing was submitted".
 
     Raises:
         UserError: naming the run.
@@ -31,7 +35,7 @@ def check_runs(experiments: Sequence[Experiment]) -> None:
         try:
             _check(experiment)
         except UserError as error:
-            raise UserError(f"{experiment.name} could not start, so nothing was submitted: {error}") from None
+            raise UserError(f"{experiment.name} could not start, so {so}: {error}") from None
 
 
 def gpu_note(device: str, processes_per_node: int) -> str | None:

@@ -109,7 +109,7 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         refuse_stopped(point.experiment.run_dir)
     _refuse_what_the_cluster_lacks(points, job)
     if job.container is None:  # A container may see other folders, and have other packages.
-        check_runs([point.experiment for point in points])
+        check_runs([point.experiment for point in points], so="nothing was submitted")
     folder = _folder(points)
     path = folder / SCRIPT
     try_to_write(folder / "logs")

@@ -27,7 +27,10 @@ from paretrain.balance import Balance, BalanceError, NonFiniteError
 from paretrain.balancer import Balancer
 from paretrain.nonfinite import Broken
 from paretrain.rules import (
+    DBMTL,
+    FAMO,
     IMTLG,
+    NTKMTL,
     AlignedMTL,
     CAGrad,
     Chebyshev,
@@ -36,6 +39,7 @@ from paretrain.rules import (
     FairGrad,
     Fixed,
     GeometricMean,
+    GO4Align,
     GradNorm,
     GradVac,
     MinNormWeighting,
@@ -57,7 +61,10 @@ from paretrain.rules import (
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "DBMTL",
+    "FAMO",
     "IMTLG",
+    "NTKMTL",
     "AlignedMTL",
     "Balance",
     "BalanceError",
@@ -69,6 +76,7 @@ __all__ = [
     "DynamicWeightAverage",
     "FairGrad",
     "Fixed",
+    "GO4Align",
     "GeometricMean",
     "GradNorm",
     "GradVac",

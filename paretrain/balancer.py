@@ -24,6 +24,7 @@ from paretrain.ranks import Ranks
 from paretrain.renewal import Held, Renewal
 from paretrain.rules import MinNormWeighting, Weighting
 from paretrain.rules.grouped import Grouped
+from paretrain.rules.rule import LooksBack
 from paretrain.solve import solve_step
 from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
@@ -224,6 +225,27 @@ class Balancer:
             return scalar
         step, self._step, self.last = self._step, self._new_step(), None
         return step.close(totals._replace(scaled=any(part.narrow for part in parts)), scalar)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the rule learns from the losses of the same batch after the step; then call `after_step`."""
+        return isinstance(self.weighting, LooksBack)
+
+    def after_step(self, *, sums: Values, counts: Counts | None = None) -> None:
+        """Show the rule the losses of the same batch after the optimizer's step, where it `looks_back`. Collective.
+
+        Args:
+            sums: each task's loss, summed over this rank's samples, by the new parameters; as for `total`.
+            counts: as for `total`.
+
+        Raises:
+            ValueError: not one loss and one count for each task.
+            BalanceError: losses and counts of some rank cannot belong together.
+        """
+        _, totals = self._global_means(read_losses(self.names, sums, None, counts, None))
+        losses_T = self._ranks.sum(totals.losses_T).cpu().numpy()
+        if isinstance(self.weighting, LooksBack) and self._ranks.rank == 0:  # The rule runs there alone.
+            self.weighting.after_step(losses_T)
 
     def window(self, divided_by: int = 1) -> Window:
         """Start a step of several micro-batches whose α is that of one batch of all their samples; see `Window`.

@@ -140,7 +140,7 @@ def check_study(plan: Plan) -> None:
     """
     runs = [*_tuning(plan), *_final(plan, dict.fromkeys((contender.name for contender in plan.contenders), 0))]
     different = list({point.overrides: point for point in runs}.values())
-    check_runs([point.experiment for point in different])
+    check_runs([point.experiment for point in different], so="the study is not ready")
     done = sum(map(is_complete, different))
     counts = {"methods": plan.methods, "tasks alone": plan.alone, "fixed weights": plan.front}
     what = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found)

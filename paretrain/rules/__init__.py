@@ -1,9 +1,12 @@
 """Rules that turn one step's Gram matrix and losses into task weights α; all follow the protocol `rule.Weighting`."""
 
+from paretrain.rules.alignment import GO4Align
 from paretrain.rules.bargaining import FairGrad, Nash
 from paretrain.rules.constant import Fixed, Random, Uniform
+from paretrain.rules.famo import FAMO
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
 from paretrain.rules.inverse import IMTLG, AlignedMTL, ConFIG
+from paretrain.rules.lengths import DBMTL, NTKMTL
 from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
 from paretrain.rules.normalise import Normalised
 from paretrain.rules.preference import Chebyshev
@@ -13,7 +16,10 @@ from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothCheb
 from paretrain.rules.surgery import GradVac, PCGrad
 
 __all__ = [
+    "DBMTL",
+    "FAMO",
     "IMTLG",
+    "NTKMTL",
     "AlignedMTL",
     "CAGrad",
     "Chebyshev",
@@ -21,6 +27,7 @@ __all__ = [
     "DynamicWeightAverage",
     "FairGrad",
     "Fixed",
+    "GO4Align",
     "GeometricMean",
     "GradNorm",
     "GradVac",

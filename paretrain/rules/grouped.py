@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paretrain.rules.rule import Weighting, Weights
+from paretrain.rules.rule import Weighting, Weights, refuse_to_hide_losses
 
 VANISHING = 1e-20
 """A group takes no part where its squared gradient norm is below this fraction of its tasks' mean one: its tasks then
@@ -25,9 +25,13 @@ class Grouped:
     Args:
         rule: sees groups in place of tasks.
         group_of_T: the index of each task's group.
+
+    Raises:
+        ValueError: the rule learns from the losses of single tasks after the step.
     """
 
     def __init__(self, rule: Weighting, group_of_T: Sequence[int]) -> None:
+        refuse_to_hide_losses(rule, "groups")
         self._rule = rule
         self._group_of_T = np.asarray(group_of_T)
 

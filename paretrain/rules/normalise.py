@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paretrain.rules.gradients import MinNormWeighting
-from paretrain.rules.rule import Weighting, Weights, unfinished
+from paretrain.rules.rule import Weighting, Weights, refuse_to_hide_losses, unfinished
 
 Scale = Literal["l2", "loss", "loss+"]
 
@@ -38,9 +38,13 @@ class Normalised:
         scale: `l2`: c_t is the gradient's norm; `loss`: the loss; `loss+`: their product.
         reference: apply the rule's α to the original gradients g_t, as the published code of Sener & Koltun 2018 does.
             The combined gradient is then not a min-norm point and may increase the loss of a task: for comparison only.
+
+    Raises:
+        ValueError: the rule learns from the losses after the step.
     """
 
     def __init__(self, rule: Weighting, scale: Scale, reference: bool = False) -> None:
+        refuse_to_hide_losses(rule, "normalise")
         self._rule = rule
         self._name = f"normalise '{scale}'"
         self._scale = SCALES[scale]

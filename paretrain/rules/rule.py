@@ -61,6 +61,18 @@ class Weighting(Protocol):
         ...
 
 
+@runtime_checkable
+class LooksBack(Protocol):
+    """What a rule has as well if it learns from what the step has done to the losses."""
+
+    def after_step(self, losses_T: np.ndarray) -> None:
+        """Learn from the mean losses of the same batch after the optimizer's step, (T,); they may be NaN.
+
+        A loop may leave this call out: where the step was skipped, say.
+        """
+        ...
+
+
 class Stateless:
     """The two state methods of a rule without memory."""
 
@@ -116,6 +128,12 @@ def inverse_losses(losses_A: np.ndarray, tasks_A: np.ndarray, rule: str) -> np.n
     inverse_A = np.zeros(len(losses_A))
     np.divide(1, losses_A, out=inverse_A, where=unfinished(losses_A, tasks_A, rule))
     return inverse_A
+
+
+def refuse_to_hide_losses(rule: Weighting, key: str) -> None:
+    """Raise ValueError, naming what stands between, if a rule needs the losses of each task after the step."""
+    if isinstance(rule, LooksBack):
+        raise ValueError(f"{type(rule).__name__} learns from each task's loss after the step: leave out {key}")
 
 
 def in_units_of_the_mean(gram_AA: np.ndarray) -> np.ndarray:

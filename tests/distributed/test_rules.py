@@ -9,10 +9,13 @@ import torch
 import torch.distributed as dist
 
 from paretrain import (
+    FAMO,
     BalanceError,
+    Balancer,
     Chebyshev,
     DynamicWeightAverage,
     Fixed,
+    GO4Align,
     GradNorm,
     GradVac,
     MinNormWeighting,
@@ -61,6 +64,8 @@ RULES: dict[str, Callable[[], Weighting]] = {
     "normalised": lambda: Normalised(MinNormWeighting(), "loss+"),
     "pcgrad": lambda: PCGrad(3),
     "gradvac": lambda: GradVac(3),
+    "famo": lambda: FAMO(3),
+    "go4align": lambda: GO4Align(3),
     **OF_PAPERS,
     "UPGrad": from_torchjd("UPGradWeighting"),
     "PCGrad": from_torchjd("PCGradWeighting"),
@@ -91,6 +96,12 @@ def run_every_rule(rank: int) -> dict[str, bytes]:
             verdict, _ = exchange(gram_TT, losses_T, counts_T, ranks, partial(solve_step, rule=rule))
             alphas.append(verdict.alpha_T)
         found[name] = np.array(alphas).tobytes()
+    balancer = Balancer(NAMES, FAMO(3), dist.group.WORLD)
+    balancer.weighting(np.eye(3), np.ones(3), np.arange(3))
+    _, losses_T, counts_T = share_of_step(0, ranks)
+    balancer.after_step(sums=losses_T, counts=counts_T / ranks.size)
+    logits_T = ranks.broadcast(torch.tensor(balancer.state_dict()["weighting"]["logits"], dtype=torch.float64))
+    found["famo, after a step"] = logits_T.numpy().tobytes()
     try:
         exchange(*share_of_step(0, ranks), ranks, partial(solve_step, rule=NoNumber()))
     except BalanceError as error:
@@ -116,6 +127,10 @@ def test_the_rules_do_decide_something(on_one_process: dict[str, bytes]) -> None
     for name, alpha_ST in alphas.items():
         assert not alpha_ST[1::3, 1].any(), name
         assert alpha_ST[0::3].any(axis=0).all(), name
+
+
+def test_a_rule_learns_from_the_losses_of_all_ranks_after_a_step(on_one_process: dict[str, bytes]) -> None:
+    assert np.frombuffer(on_one_process["famo, after a step"]).all()
 
 
 def test_weights_that_are_no_numbers_stop_every_rank(on_one_process: dict[str, bytes]) -> None:

@@ -181,7 +181,7 @@ def test_says_what_to_type_where_there_is_no_slurm(config: Path, monkeypatch: py
 def test_what_could_not_start_is_not_submitted(override: str, said: str, config: Path) -> None:
     (point,) = points(config, [override, *Job(1, 2).overrides], [])
     with pytest.raises(UserError, match="run could not start, so nothing was submitted") as caught:
-        check_runs([point.experiment])
+        check_runs([point.experiment], so="nothing was submitted")
     assert said in str(caught.value)
 
 

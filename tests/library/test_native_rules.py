@@ -1,6 +1,7 @@
 """The rules of other papers against TorchJD's implementations, their defining equations, or the vectors themselves."""
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,14 +10,20 @@ from torchjd import aggregation, scalarization
 from torchjd.linalg import QuadprogProjector
 
 from paretrain import (
+    DBMTL,
+    FAMO,
     IMTLG,
+    NTKMTL,
     AlignedMTL,
+    Balancer,
     CAGrad,
     ConFIG,
     FairGrad,
     GeometricMean,
+    GO4Align,
     GradVac,
     Nash,
+    Normalised,
     PCGrad,
     ScaleInvariant,
     SmoothChebyshev,
@@ -25,6 +32,7 @@ from paretrain import (
     UPGrad,
     Weighting,
 )
+from paretrain.rules.alignment import cluster_means
 from paretrain.rules.surgery import meetings
 from tests.library.test_weightings import weights_in
 from tests.support.random_steps import Step, random_steps
@@ -182,7 +190,60 @@ def test_imtl_l_is_uncertainty_with_half_the_learning_rate() -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("rule", [ScaleInvariant(), GeometricMean(), SoftOptimalUncertainty()])
+def test_famo_is_its_authors_losses_and_adam() -> None:
+    """The weighted sum of log-losses, and the logits' gradient through the softmax, by autograd and torch's Adam."""
+    rule = FAMO(T, learning_rate=0.1, decay=0.05)
+    logits_T = torch.zeros(T, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits_T], lr=0.1, weight_decay=0.05)
+    generator = np.random.default_rng(0)
+    for step in random_steps(T, 20):
+        before_T = torch.tensor(step.losses_A, requires_grad=True)
+        shares_T = torch.softmax(logits_T.detach(), dim=0)
+        (before_T.log() * shares_T / (shares_T / before_T.detach()).sum()).sum().backward()
+        np.testing.assert_allclose(step.weigh(rule).alpha_A, before_T.grad, rtol=1e-10)
+        after_T = step.losses_A * generator.uniform(0.8, 1.1, T)
+        rule.after_step(after_T)
+        fall_T = before_T.detach().log() - torch.from_numpy(after_T).log()
+        optimizer.zero_grad()
+        (torch.softmax(logits_T, dim=0) @ fall_T).backward()
+        optimizer.step()
+    assert np.ptp(rule.state_dict()["logits"]) > 0.1
+    before = rule.state_dict()
+    rule.after_step(np.ones(T))
+    assert rule.state_dict() == before, "no step has been made since the last call"
+
+
+def test_ntkmtl_and_db_mtl_are_their_authors_combined_gradients() -> None:
+    """Up to the mean in place of the sum, NTKMTL's trace, and the geometric mean of the losses in DB-MTL."""
+    for step in STEPS:
+        gradients_AN, num = step.gradients_AN, len(step.losses_A)
+        trace = (gradients_AN**2).sum()
+        ntk_N = ((trace / (gradients_AN**2).sum(axis=1)) ** 0.75) @ gradients_AN
+        np.testing.assert_allclose(step.weigh(NTKMTL(0.75)).alpha_A @ gradients_AN, ntk_N / num**1.75, rtol=1e-9)
+        of_logs_AN = gradients_AN / step.losses_A[:, None]
+        lengths_A = np.linalg.norm(of_logs_AN, axis=1)
+        dual_N = (lengths_A.max() / lengths_A) @ of_logs_AN
+        scale = np.prod(step.losses_A) ** (1 / num) / num
+        np.testing.assert_allclose(step.weigh(DBMTL()).alpha_A @ gradients_AN, dual_N * scale, rtol=1e-9)
+
+
+def test_go4align_is_its_formula_and_its_clusters_are_the_best() -> None:
+    rule, scores_T = GO4Align(T, clusters=2, rate=0.3), np.ones(T) / T
+    for step in random_steps(T, 5):
+        scores_T = scores_T * np.exp(-0.3 * step.losses_A)
+        scores_T /= scores_T.sum()
+        indicators_T = step.losses_A.sum() / step.losses_A * scores_T
+        masks = [np.isin(np.arange(T), chosen) for size in (1, 2) for chosen in combinations(range(T), size)]
+        means = [np.where(mask, indicators_T[mask].mean(), indicators_T[~mask].mean()) for mask in masks]
+        best_T = min(means, key=lambda means_T: ((indicators_T - means_T) ** 2).sum())
+        np.testing.assert_allclose(step.weigh(rule).alpha_A, best_T / T, rtol=1e-9)
+    values = np.array([3.0, 1, 10, 1.5, 11, 3.5])
+    assert cluster_means(values, 3).tolist() == [3.25, 1.25, 10.5, 1.25, 10.5, 3.25]
+    assert cluster_means(values, 9).tolist() == values.tolist()
+    assert cluster_means(values, 1).tolist() == [5.0] * 6
+
+
+@pytest.mark.parametrize("rule", [ScaleInvariant(), GeometricMean(), SoftOptimalUncertainty(), DBMTL(), FAMO(3)])
 def test_a_finished_task_has_no_weight(rule: Weighting) -> None:
     alpha_A = rule(np.eye(3), np.array([0.0, 1, 1]), np.arange(3)).alpha_A
     assert alpha_A == pytest.approx([0, 0.5, 0.5])
@@ -205,6 +266,11 @@ def test_opposite_gradients_have_no_equal_projections(make: Callable[[], Weighti
         (lambda: GradVac(2, decay=2), "decay must be between 0 and 1, found 2"),
         (lambda: SmoothChebyshev(mu=0), "mu must be > 0, found 0"),
         (lambda: SoftOptimalUncertainty(temperature=-1), "temperature must be > 0, found -1"),
+        (lambda: NTKMTL(power=2), "power must be between 0 and 1, found 2"),
+        (lambda: FAMO(2, learning_rate=0), "expected learning_rate > 0"),
+        (lambda: GO4Align(2, clusters=0), "expected clusters >= 1"),
+        (lambda: Normalised(FAMO(2), "l2"), "leave out normalise"),
+        (lambda: Balancer(2, FAMO(2), group_of=[0, 0]), "leave out groups"),
         (lambda: GradVac(2).load_state_dict(GradVac(3).state_dict()), "has 3 tasks, this rule has 2"),
     ],
 )

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from torchjd.scalarization import DWA, UW
 
 from paretrain import (
+    FAMO,
     Chebyshev,
     DynamicWeightAverage,
     Fixed,
+    GO4Align,
     GradNorm,
     GradVac,
     MinNormWeighting,
@@ -47,10 +49,13 @@ RULES: dict[str, Callable[[], Weighting]] = {
     "normalised": lambda: Normalised(GradNorm(T), "loss+"),
     "pcgrad": lambda: PCGrad(T, seed=5),
     "gradvac": lambda: GradVac(T, seed=5),
+    "famo": lambda: FAMO(T),
+    "go4align": lambda: GO4Align(T, rate=0.1),
     **OF_PAPERS,
 }
 STATELESS = {"uniform", "fixed", "uncertainty, closed form"} | OF_PAPERS.keys()
 OF_ANY_LENGTH = {"tension", "imtl_g", "config", "aligned", "cagrad", "upgrad", "pcgrad", "gradvac", "gls"}
+OF_ANY_LENGTH |= {"db_mtl", "ntkmtl", "go4align"}
 """Rules whose weights need not sum to 1, or may be negative."""
 SOMETIMES_ABSENT: tuple[set[int], ...] = (set(), {1}, {0, 3}, set(), {1, 2})
 
@@ -117,6 +122,8 @@ SMALLER: dict[str, Callable[[], Weighting]] = {
     "gradnorm": lambda: GradNorm(T - 1),
     "dwa": lambda: DynamicWeightAverage(T - 1, window_steps=3),
     "tension": lambda: Tension(T - 1),
+    "famo": lambda: FAMO(T - 1),
+    "go4align": lambda: GO4Align(T - 1, rate=0.1),
     "preference": lambda: Chebyshev([1, 2, 3]),
 }
 
@@ -136,6 +143,8 @@ def test_a_task_that_is_never_there_might_as_well_not_exist(name: str) -> None:
         ("dwa", ["means", "rates"]),
         ("tension", ["norms"]),
         ("gradvac", ["targets"]),
+        ("famo", ["logits", "means", "squares", "updates"]),
+        ("go4align", ["log_scores"]),
     ],
 )
 def test_what_is_known_of_a_task_stays_while_it_is_absent(name: str, keys: list[str]) -> None:

@@ -71,6 +71,11 @@ def test_cliques_are_the_largest_groups_within_the_difference():
     assert cliques(ranks, 2.0) == [pytest.approx((min(group), max(group))) for group in largest]
 
 
+def test_methods_of_equal_rank_are_a_clique():
+    assert cliques(np.array([2.0, 1.0, 2.0]), 0.5) == [(2.0, 2.0)]
+    assert cliques(np.array([1.5, 1.5, 3.0]), 1.5) == [(1.5, 3.0)]
+
+
 def test_the_front_has_what_nothing_dominates():
     points = np.random.default_rng(5).uniform(0, 1, (30, 2)).round(1)  # Rounded: some are equal in one number.
     expected = {

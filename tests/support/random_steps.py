@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from paretrain import Weighting, Weights
+from paretrain.rules.rule import LooksBack
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,14 @@ def random_steps(
 
 
 def alphas(rule: Weighting, steps: Sequence[Step]) -> Iterator[np.ndarray]:
+    """Yield the weights of each step. A rule that looks back sees losses that come nearer to 1."""
     for step in steps:
-        yield step.weigh(rule).alpha_A
+        alpha_A = step.weigh(rule).alpha_A
+        if isinstance(rule, LooksBack):
+            losses_T = np.ones(step.tasks_A.max() + 1)
+            losses_T[step.tasks_A] = step.losses_A**0.8
+            rule.after_step(losses_T)
+        yield alpha_A
 
 
 def through_a_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from paretrain import (
+    DBMTL,
     IMTLG,
+    NTKMTL,
     AlignedMTL,
     CAGrad,
     ConFIG,
@@ -29,4 +31,6 @@ OF_PAPERS: Mapping[str, Callable[[], Weighting]] = {
     "si": ScaleInvariant,
     "gls": GeometricMean,
     "uw_so": SoftOptimalUncertainty,
+    "db_mtl": DBMTL,
+    "ntkmtl": NTKMTL,
 }

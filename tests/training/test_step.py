@@ -3,10 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from paretrain import NonFiniteError
+from models import training_losses
+from paretrain import FAMO, Balancer, NonFiniteError
 from tests.support.problem import MISSING
 from tests.training.test_gradients import a_batch, a_learner
 from trainer.config.sections.train import AccumulationConfig
@@ -76,3 +78,24 @@ def test_without_any_label_no_parameter_moves() -> None:
     batch = a_batch()
     batch = replace(batch, targets={name: torch.full_like(found, MISSING) for name, found in batch.targets.items()})
     assert took(a_whole_batch_learner("stop"), batch=batch) == (Outcome.NO_GRADIENT, False, [("note", "")])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_rule_that_looks_back_sees_the_losses_of_the_batch_after_the_step(parts: int) -> None:
+    seen = []
+
+    class Famo(FAMO):
+        def after_step(self, losses_T: np.ndarray) -> None:
+            seen.append(losses_T)
+            super().after_step(losses_T)
+
+    learner = replace(a_whole_batch_learner("stop"), accumulation=AccumulationConfig(steps=parts))
+    learner = replace(learner, balancer=Balancer(3, Famo(3)))
+    batch = a_batch()
+    train_step(learner, batch, 0.1)
+    sums_T, counts_T = training_losses(learner.tasks, learner.network(batch.inputs), batch.targets)
+    np.testing.assert_allclose(seen, [(sums_T / counts_T).detach().numpy()])
+    break_head(learner, 2)
+    with pytest.raises(NonFiniteError):
+        train_step(learner, batch, 0.1)
+    assert len(seen) == 1, "no step was made"

@@ -119,6 +119,15 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_alpha_a_step_can_be_judged(self) -> Self:
+        if self.balance.weighting == "famo" and self.train.accumulation.alpha == "micro":
+            raise ValueError(
+                "balance.weighting=famo learns from what one α has done to the losses, and "
+                "train.accumulation.alpha=micro finds one for each micro-batch. Type train.accumulation.alpha=window"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _micro_batches_have_all_sources(self) -> Self:
         if self.data.sources and self.train.accumulation.alpha == "micro":
             raise ValueError(

@@ -46,6 +46,10 @@ ABOUT: Mapping[str, About] = {
     "si": About("losses", "", "either", "in Navon 2202.01017"),
     "gls": About("losses", "", "either", "Chennupati 1904.08492"),
     "uw_so": About("losses", "", "either", "Kirchdorfer 2408.07985"),
+    "db_mtl": About("both", "", "none", "Lin 2308.12029"),
+    "ntkmtl": About("gradients", "", "none", "Qin 2510.18258"),
+    "famo": About("losses", "logits", "either", "Liu 2306.03792"),
+    "go4align": About("losses", "scores", "either", "Shen 2404.06486"),
 }
 """Each key of `trainer.training.rules.RULES`."""
 

@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 import torch
 
+from paretrain.rules.alignment import GO4Align
 from paretrain.rules.bargaining import FairGrad, Nash
 from paretrain.rules.constant import Fixed, Random, Uniform
+from paretrain.rules.famo import FAMO
 from paretrain.rules.from_torchjd import TorchJDWeighting, is_from_torchjd, is_scalarizer, refuse_more_than_the_gram
 from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
 from paretrain.rules.inverse import IMTLG, AlignedMTL, ConFIG
+from paretrain.rules.lengths import DBMTL, NTKMTL
 from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
 from paretrain.rules.normalise import Normalised, Scale
 from paretrain.rules.preference import Chebyshev
@@ -45,6 +48,10 @@ RULES: Mapping[str, Callable[..., Weighting]] = {
     "si": ScaleInvariant,
     "gls": GeometricMean,
     "uw_so": SoftOptimalUncertainty,
+    "db_mtl": DBMTL,
+    "ntkmtl": NTKMTL,
+    "famo": FAMO,
+    "go4align": GO4Align,
 }
 """`build(**options)` returns a rule; `num_tasks` and `seed` are passed to those that take them."""
 

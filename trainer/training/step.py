@@ -9,13 +9,15 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from models import training_losses
 from models.heads.constrained import ConstrainedHeads
 from paretrain import Balance, NonFiniteError
 from paretrain.parameters import Slopes, slopes
 from trainer.data.reading.batch import Batch
 from trainer.training.gradients import forward_backward
 from trainer.training.learner import Learner
-from trainer.training.no_trace import copy_buffers, restore_buffers
+from trainer.training.micro_batches import micro_batches
+from trainer.training.no_trace import copy_buffers, leaving_no_trace, restore_buffers
 from trainer.training.parameter_space import parameter_gram
 from trainer.training.schedule import set_learning_rate
 
@@ -77,6 +79,8 @@ def train_step(learner: Learner, batch: Batch, rate: float, *, watch_slopes: boo
         found = slopes(gram_TT.numpy(), balance.alpha_T, balance.active_T)
     loss_scale = engine.loss_scale.value
     outcome, gradient_norm = _step_optimizer(learner, balance)
+    if learner.balancer.looks_back and outcome is Outcome.STEPPED and balance.age == 0:
+        _look_back(learner, batch)
     if outcome in (Outcome.DROPPED_TASKS, Outcome.NOT_FINITE):
         if not goes_on:
             raise NonFiniteError(BROKEN_IN_THE_ENCODER)  # What is broken at z has raised in the backward already.
@@ -84,6 +88,17 @@ def train_step(learner: Learner, batch: Batch, rate: float, *, watch_slopes: boo
     if outcome in (Outcome.STEPPED, Outcome.DROPPED_TASKS) and isinstance(learner.network.heads, ConstrainedHeads):
         learner.network.heads.ascend()
     return StepResult(outcome, balance, gradient_norm, found, loss_scale, engine.loss_scale.value)
+
+
+def _look_back(learner: Learner, batch: Batch) -> None:
+    """Show the rule the losses of the batch by the new parameters: one more forward. Leaves no trace."""
+    with torch.no_grad(), leaving_no_trace(learner):
+        losses = [
+            training_losses(learner.tasks, learner.engine.predictor(part.inputs), part.targets)
+            for part in micro_batches(batch, learner.accumulation.steps)
+        ]
+    sums, counts = (torch.stack(list(parts)).sum(dim=0) for parts in zip(*losses, strict=True))
+    learner.balancer.after_step(sums=sums, counts=counts)
 
 
 def _step_optimizer(learner: Learner, balance: Balance) -> tuple[Outcome, Tensor]:

@@ -23,8 +23,9 @@ class BalanceConfig(Section):
     weighting: str = "min_norm"
     """min_norm: MGDA-UB, the exact min-norm point. uniform: 1/T. fixed: the weights below. Rules of other papers, which
     docs/balance.md describes: nash, fairgrad, imtl_g, config, aligned, cagrad, upgrad, pcgrad, gradvac, tension,
-    gradnorm, uncertainty, dwa, stch, si, gls, uw_so, random. Or a dotted path: a rule of TorchJD that needs only the
-    Gram matrix, such as torchjd.aggregation.DualProjWeighting, whose weights need not sum to 1; or your own."""
+    gradnorm, uncertainty, dwa, stch, si, gls, uw_so, db_mtl, ntkmtl, famo (one more forward a step), go4align, random.
+    Or a dotted path: a rule of TorchJD that needs only the Gram matrix, such as torchjd.aggregation.DualProjWeighting,
+    whose weights need not sum to 1; or your own."""
     space: Literal["representation", "parameters"] = "representation"
     """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task; each process keeps its
     shard of every task's gradient."""

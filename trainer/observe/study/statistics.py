@@ -77,10 +77,12 @@ def cliques(ranks_M: np.ndarray, difference: float) -> list[tuple[float, float]]
     """Return the first and last rank of each largest group of several methods within the critical difference."""
     ordered = np.sort(ranks_M)
     groups: list[tuple[float, float]] = []
-    for first in ordered:
-        last = ordered[ordered <= first + difference].max()
-        if last > first and not any(low <= first and last <= high for low, high in groups):
-            groups.append((float(first), float(last)))
+    reach = 0
+    for place, first in enumerate(ordered):
+        end = int(np.searchsorted(ordered, first + difference, side="right"))
+        if end > max(place + 1, reach):
+            groups.append((float(first), float(ordered[end - 1])))
+            reach = end
     return groups
 
 
