@@ -90,6 +90,19 @@ def test_images_and_other_folders_are_refused(tmp_path, capsys):
     assert "neither a run's folder" in capsys.readouterr().err
 
 
+def test_what_no_theory_can_advise_on_is_refused(table, tmp_path, capsys):
+    (tmp_path / "flat.csv").write_text("x,a,b\n" + "".join(f"1,{row / 8},{(7 * row) % 5 + 0.5}\n" for row in range(60)))
+    write_table(tmp_path / "flat.csv", tmp_path / "flat", targets=["a", "b"])
+
+    for arguments, phrase in [
+        ([table, "--tasks", "<b>"], "there is one task, <b>"),
+        ([table, "--step", "3"], "--step 3 is that of a run"),
+        ([tmp_path / "flat"], "no feature has two values"),
+    ]:
+        assert main(["couple", *map(str, arguments), "--out", str(tmp_path / "a.html")]) == 2
+        assert phrase in capsys.readouterr().err
+
+
 def test_an_unknown_study_names_those_that_there_are(capsys):
     assert main(["study", "double-decent"]) == 2
 

@@ -5,6 +5,7 @@ import pytest
 
 from paretrain.theory.asymptotics import Population, coupling, ridge_limit, shared_error_covariance
 from paretrain.theory.coupling import (
+    Advice,
     Estimate,
     Moments,
     advice_sentence,
@@ -113,6 +114,13 @@ def test_alike_tasks_are_advised_to_combine():
 
 
 @pytest.mark.long
+def test_the_interval_of_the_advice_ends_at_all_of_the_error():
+    half = np.array([0.5])
+    advice = Advice("own rows", half, half, half, half, half, half, 1.0, 1.0, 1.0, Estimate(0.4, 6.0))
+
+    assert "may cut the error by 40 % (0 to 100 %)" in advice_sentence(advice)
+
+
 def test_unlike_tasks_win_nothing():
     gains = [couple(*own_rows(0.0, seed), grid=COARSE).gain for seed in range(6)]
 

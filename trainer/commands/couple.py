@@ -90,12 +90,15 @@ def couple_tasks(
         step: of a run's checkpoint; None: the last one.
 
     Raises:
-        UserError: the folder is neither, a task has too few labels, or the page cannot be written.
+        UserError: the folder is neither, a step of a data folder is asked for, fewer than two tasks have enough labels,
+            no feature varies, or the page cannot be written.
     """
     is_run = (folder / CONFIG).exists()
     out = out or (folder if is_run else Path()) / "couple.html"
     if out.suffix != ".html":
         raise UserError(f"--out {out}: expected a file name that ends in .html")
+    if step is not None and not is_run:
+        raise UserError(f"--step {step} is that of a run's checkpoint, and {folder} is no run's folder: leave it out")
     table = _of_run(folder, samples, tasks, step) if is_run else _of_data(folder, samples, tasks)
     try:
         advice = couple(table.features_NP, table.labels_NC, factor=table.factor, seed=SEED)
@@ -147,6 +150,10 @@ def _table(source: str, columns: Sequence[str], batches: Sequence[tuple[np.ndarr
     if not np.isfinite(features_NP).all():
         raise UserError(f"{source} is not finite for some samples")
     varied_P = features_NP.std(axis=0) > 0  # a unit that is off, or a constant column, tells nothing
+    if not varied_P.any():
+        raise UserError(f"{source}: no feature has two values among {len(features_NP)} samples, so there is no signal")
+    if len(columns) < 2:
+        raise UserError(f"{source}: there is one task, {', '.join(columns)}; expected at least two to combine")
     usable_C = [
         (~np.isnan(labels_C)).sum() >= MIN_LABELS and np.nanmin(labels_C) < np.nanmax(labels_C)
         for labels_C in labels_NC.T

@@ -4,13 +4,13 @@ from paretrain.theory.coupling.couple import Advice
 
 
 def advice_sentence(advice: Advice) -> str:
-    """Return the advice, with an interval of one standard error on each side.
+    """Return the advice, with an interval of one standard error on each side, from 0 to 100 %.
 
     It says "may" instead of "should" where the gain is less than two standard errors, and advises
     against combining where the gain is below half a per cent.
     """
     gain, error = 100 * advice.gain.value, 100 * advice.gain.error
-    low, high = max(gain - error, 0), max(gain + error, 0)
+    low, high = (min(max(end, 0), 100) for end in (gain - error, gain + error))
     if gain < 0.5:
         return (
             f"combining these tasks should win next to nothing (at most {high:.1f} %); "
