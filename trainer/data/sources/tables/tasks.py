@@ -1,5 +1,6 @@
 """Make a task of every column to predict: decide whether it is classes or a quantity, and say why."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,6 +27,9 @@ MAX_FAULTS = 20
 """Columns that one message names."""
 
 KINDS = ("classification", "regression")
+
+_QUANTITY = re.compile(r"[-+]?[$€£¥]?\s?[-+]?[\d.,'\s]*\d(e[-+]?\d+)?\s?[%$€£¥]?", re.IGNORECASE)
+"""A number as people write it: with thousands separators, a decimal comma, a currency, a percent sign."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,15 @@ def _kind(where: str, name: str, seen: Survey, given: str | None) -> tuple[str, 
         return "regression", "numbers that are not whole"
     count = len(seen.values)
     if seen.text:
+        line, cell = seen.text
+        if count > MAX_GAPPED and all(map(_QUANTITY.fullmatch, seen.values)):
+            raise UserError(
+                f"{where} has numbers that cannot be read, such as {cell[:40]!r} in line {line}: expected digits with "
+                f"a decimal point, at most {LARGEST:g}, without separators of thousands or a unit. Write them so, or "
+                f"add --kinds {name}=classification if they are names."
+            )
         if count <= MAX_CLASSES:
             return "classification", "texts"
-        line, cell = seen.text
         raise UserError(
             f"{where} has more than {MAX_CLASSES} different texts, such as {cell[:40]!r} in line {line}: "
             f"are they classes or a quantity?\n{_choice(name)}"
