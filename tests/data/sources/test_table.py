@@ -188,6 +188,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path, options: dict, message: str)
             b"x,y\n" + b"".join(b"1,t%d\n" % n for n in range(101)),
             "different texts, such as 't0' in line 2",
         ),
+        (
+            b"x,y\n" + b"".join(b'1,"%d,%03d"\n' % (n, n) for n in range(1, 8)),
+            "numbers that cannot be read, such as '1,001' in line 2",
+        ),
+        (b"x,y\n" + b"".join(b"1,$%d.50\n" % n for n in range(7)), "such as '$0.50' in line 2"),
+        (b"x,y\n" + b"".join(b"1,%d %%\n" % n for n in range(7)), "such as '0 %' in line 2"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(
