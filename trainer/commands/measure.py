@@ -89,11 +89,13 @@ def _balancer_bytes(run: Run, heads: nn.Module, z: Z, encoder_bytes: int) -> int
         found = stacked_bytes(num_tasks, z_bytes, errors, sum(_bytes([first.weight_TCD]) for first in firsts))
     else:
         found = split_bytes(num_tasks, z_bytes)
-    parallel = run.experiment.parallel
-    shards = parameter_gradients_bytes(num_tasks, encoder_bytes, parallel.processes, parallel.strategy)
-    if balance.space == "parameters":
-        return shards
-    return found + (shards if balance.monitor_every_steps else 0)
+    parallel, in_parameters = run.experiment.parallel, balance.space == "parameters"
+    if not in_parameters and balance.monitor_every_steps is None:
+        return found
+    # The monitor looks at each task, whatever the groups.
+    num_groups = num_tasks if balance.monitor_every_steps else max(run.learner.balancer.group_of) + 1
+    shards = parameter_gradients_bytes(num_groups, encoder_bytes, parallel.processes, parallel.strategy)
+    return shards if in_parameters else found + shards
 
 
 def parts_of_fsdp2(network: nn.Module) -> tuple[int, ...]:

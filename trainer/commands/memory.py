@@ -186,14 +186,15 @@ def stacked_bytes(num_tasks: int, z_bytes: int, errors_bytes: int, weight_bytes:
     return 3 * errors_bytes + 2 * weight_bytes + part + _gram_bytes(num_tasks)
 
 
-def parameter_gradients_bytes(num_tasks: int, encoder_bytes: int, world_size: int, strategy: StrategyName) -> int:
-    """Return what MGDA in parameter space needs: this rank's shard of each task's gradient of the encoder, of the last
-    one once more, and of their sum; a chunk in float64; and the whole gradient, flat, where the strategy does not
-    scatter it itself.
+def parameter_gradients_bytes(num_groups: int, encoder_bytes: int, world_size: int, strategy: StrategyName) -> int:
+    """Return what MGDA in parameter space needs: this rank's shard of each group's gradient of the encoder, of the last
+    one once more, and of their sum; a chunk in float64; where the strategy does not scatter it itself, the whole
+    gradient, flat, and as gloo receives it; and the parameters, where FSDP2 keeps them gathered.
     """
-    shards = (num_tasks + 2) * -(-encoder_bytes // world_size)
-    whole = 0 if STRATEGIES[strategy].shards else encoder_bytes
-    return shards + whole + min(2 * shards, 8 * CHUNK_ENTRIES) + _gram_bytes(num_tasks)
+    shards = (num_groups + 2) * -(-encoder_bytes // world_size)
+    whole = 0 if STRATEGIES[strategy].shards else 2 * encoder_bytes
+    gathered = encoder_bytes if strategy == "fsdp2" and num_groups >= world_size else 0
+    return shards + whole + gathered + min(2 * shards, 8 * CHUNK_ENTRIES) + _gram_bytes(num_groups)
 
 
 def _gram_bytes(num_tasks: int) -> int:

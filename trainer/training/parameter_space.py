@@ -68,24 +68,22 @@ def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[Par
     # The gradient of a micro-batch must be divided by the labels of the whole step, which only one part knows at once.
     step = None if len(parts) == 1 else balancer.parameter_step(*_counted(learner, parts), watch=watch)
     apart = _are_apart(learner, batch, group_of)
-    shards_GS = torch.zeros(())
-    for part in parts:
+    num_groups = max(group_of) + 1
+    for number_of_part, part in enumerate(parts):
         known = Known(len(learner.tasks))
         pieces = samples_of_groups(part, learner.tasks, group_of) if apart else [part]
-        with engine.in_shards():
+        with engine.in_shards(num_groups):
             losses = [
                 training_losses(learner.tasks, engine.model(piece.inputs, balancer=known), piece.targets)
                 for piece in pieces
             ]
             step = step or balancer.parameter_step(*_summed(losses), watch=watch)
             backwards = step.backwards([sums_T for sums_T, _ in losses])
+            shards_GS = engine.new_shards(names, len(backwards))
             for number, (scalar, weights_T) in enumerate(backwards):
                 known.found = Weighed(weights_T, [])
                 engine.backward(scalar, keep_graph=not apart and number < len(backwards) - 1)
-                shard_S = engine.take_shard(names)
-                if not shards_GS.dim():
-                    shards_GS = shard_S.new_zeros(len(backwards), len(shard_S))
-                shards_GS[number] += shard_S
+                engine.take_shard(names, shards_GS[number], add=number_of_part > 0)
     assert step is not None, "there is a micro-batch"
     return step, shards_GS
 

@@ -17,7 +17,7 @@ from models.freezing import trained
 from trainer.runtime.checkpoints.pieces import OptimizerState, Piece, piece_of
 from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.precision import LossScale
-from trainer.runtime.engines.shards import flat, gather, mean, scatter_mean
+from trainer.runtime.engines.shards import FlatGradients, mean
 
 BuildOptimizer = Callable[[list[tuple[str, nn.Parameter]]], Optimizer]
 """Makes an optimizer of parameters with their names, in the form that the optimizers of torch take."""
@@ -54,17 +54,28 @@ class Engine(Protocol):
         """
         ...
 
-    def in_shards(self) -> AbstractContextManager[None]:
+    def in_shards(self, num_backwards: int) -> AbstractContextManager[None]:
         """Wrap the forwards and backwards of `model` between which `take_shard` takes gradients away."""
         ...
 
-    def take_shard(self, names: Sequence[str]) -> Tensor:
-        """Take the gradients of some parameters away, averaged over the ranks; return this rank's shard of them.
+    def new_shards(self, names: Sequence[str], num_backwards: int) -> Tensor:
+        """Return room for this rank's shard of the gradients of some parameters, in each of several backwards.
+
+        Returns:
+            (G, S), of any values; S may differ between ranks. The shards of all ranks together have every entry once.
+            The next call may return the same memory.
+        """
+        ...
+
+    def take_shard(self, names: Sequence[str], shard_S: Tensor, *, add: bool) -> None:
+        """Take the gradients of some parameters away, averaged over the ranks, and keep this rank's shard of them.
 
         The gradients of the other parameters stay, and those of further backwards add to them.
 
-        Returns:
-            (S,); S and the entries are the same in every call. The shards of all ranks together have every entry once.
+        Args:
+            names: the parameters, the same in all calls.
+            shard_S: a row of `new_shards`, where the shard is written.
+            add: whether to add it to what is there.
         """
         ...
 
@@ -133,6 +144,7 @@ class TorchEngine:
         self.optimizer = build_optimizer(list(trained(network).items()))
         self.loss_scale = loss_scale
         self._clip_norm = clip_norm if clip_norm is not None else float("inf")
+        self._flat: FlatGradients | None = None
 
     def micro_step(self, is_last: bool) -> AbstractContextManager[None]:
         """See `Engine`."""
@@ -147,20 +159,24 @@ class TorchEngine:
         with torch.autograd.set_multithreading_enabled(False):
             (loss * self.loss_scale.value).backward(retain_graph=keep_graph)
 
-    def in_shards(self) -> AbstractContextManager[None]:
+    def in_shards(self, num_backwards: int) -> AbstractContextManager[None]:
         """See `Engine`."""
         return self.micro_step(is_last=False)
 
-    def take_shard(self, names: Sequence[str]) -> Tensor:
+    def new_shards(self, names: Sequence[str], num_backwards: int) -> Tensor:
         """See `Engine`."""
-        return scatter_mean(flat(self._take(names)))
+        return self._flat_of(names).new_shards(num_backwards)
+
+    def take_shard(self, names: Sequence[str], shard_S: Tensor, *, add: bool) -> None:
+        """See `Engine`."""
+        self._flat_of(names).scatter_mean(self._take(names), shard_S, add=add)
 
     def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
         """See `Engine`."""
         others = [name for name, parameter in self._parameters.items() if parameter.grad is not None]
-        self._put(names, gather(shard_S))
+        self._put(names, self._flat_of(names).gather(shard_S))
         if others:
-            self._put(others, mean(flat(self._take(others))))
+            self._put(others, mean(self._take(others)))
 
     def step(self) -> Tensor:
         """See `Engine`."""
@@ -222,12 +238,15 @@ class TorchEngine:
             parameter.grad = None
         return gradients
 
-    def _put(self, names: Sequence[str], gradients_P: Tensor) -> None:
-        """Give some parameters their gradients, which lie one after another; there may be padding after the last."""
-        start = 0
-        for parameter in (self._parameters[name] for name in names):
-            parameter.grad = gradients_P[start : start + parameter.numel()].view(parameter.shape)
-            start += parameter.numel()
+    def _put(self, names: Sequence[str], gradients: Sequence[Tensor]) -> None:
+        for name, gradient in zip(names, gradients, strict=True):
+            self._parameters[name].grad = gradient
+
+    def _flat_of(self, names: Sequence[str]) -> FlatGradients:
+        """Return what shards the gradients of some parameters, the same in all calls."""
+        if self._flat is None:
+            self._flat = FlatGradients([self._parameters[name] for name in names])
+        return self._flat
 
     def _clip(self) -> Tensor:
         """Scale the gradients down to a norm of at most `clip_norm`. Return their norm before that. Collective."""

@@ -6,7 +6,8 @@ each, in shards; gradients are scattered inside a group, then averaged over the 
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ from models.blocks import blocks
 from trainer.runtime.checkpoints.pieces import Piece, piece_of
 from trainer.runtime.engines.engine import BuildOptimizer, TorchEngine
 from trainer.runtime.engines.precision import DTYPES, LossScale, Precision
-from trainer.runtime.engines.shards import flat, gather, part_of
+from trainer.runtime.engines.shards import Room, gather, part_of
 
 
 def hybrid_mesh(device: torch.device, world_size: int, shard_processes: int) -> DeviceMesh:
@@ -64,12 +65,37 @@ class Fsdp2Engine(TorchEngine):
         fully_shard(network, mesh=mesh, mp_policy=policy)
         super().__init__(network, network, build_optimizer, clip_norm, loss_scale)
         self._mesh = mesh
+        self._room = Room()
 
-    def take_shard(self, names: Sequence[str]) -> Tensor:
-        """See `Engine`. The backward has averaged and scattered the gradients."""
-        local_S = flat([_local(gradient) for gradient in self._take(names)])
+    @contextmanager
+    def in_shards(self, num_backwards: int) -> Iterator[None]:
+        """See `Engine`. The parameters stay gathered where that takes no more memory than the shards do."""
+        if num_backwards < dist.get_world_size():
+            yield
+            return
+        self._set_reshards(False)
+        try:
+            yield
+        finally:
+            self._set_reshards(True)
+            self._reshard()
+
+    def new_shards(self, names: Sequence[str], num_backwards: int) -> Tensor:
+        """See `Engine`."""
+        locals_ = [_local(self._parameters[name]) for name in names]
         # Replicas hold the same shard: each takes its part of it.
-        return part_of(local_S, *self._replica())
+        size = -(-sum(local.numel() for local in locals_) // self._replica()[1])
+        return self._room.shards(num_backwards, size, locals_[0])
+
+    def take_shard(self, names: Sequence[str], shard_S: Tensor, *, add: bool) -> None:
+        """See `Engine`. The backward has averaged and scattered the gradients."""
+        local = [_local(gradient).flatten() for gradient in self._take(names)]
+        number, num_replicas = self._replica()
+        if num_replicas == 1 and not add:
+            torch.cat(local, out=shard_S)
+        else:
+            mine_S = part_of(torch.cat(local), number, num_replicas)
+            shard_S.copy_(shard_S + mine_S if add else mine_S)
 
     def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
         """See `Engine`."""
@@ -102,10 +128,22 @@ class Fsdp2Engine(TorchEngine):
 
     def _swap_averages(self) -> None:
         super()._swap_averages()
-        # After a forward without a backward the root module stays gathered, with the old values.
-        for module in self.predictor.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        self._reshard()  # After a forward without a backward the root module stays gathered, with the old values.
+
+    def _reshard(self) -> None:
+        for module in self._units():
+            module.reshard()
+
+    def _set_reshards(self, reshards: bool) -> None:
+        """Say whether each unit gives its gathered parameters up after a forward and a backward."""
+        root, *others = self._units()
+        root.set_reshard_after_backward(reshards, recurse=False)
+        for module in others:
+            module.set_reshard_after_forward(reshards, recurse=False)
+            module.set_reshard_after_backward(reshards, recurse=False)
+
+    def _units(self) -> list[FSDPModule]:
+        return [module for module in self.predictor.modules() if isinstance(module, FSDPModule)]
 
     def _piece(self, name: str, value: Tensor) -> Piece:
         assert isinstance(value, DTensor), "fully_shard made it one"

@@ -1,10 +1,10 @@
 """Gradients as one flat vector, of which each rank keeps its shard.
 
-Shapes: P entries, S of them on this rank.
+Shapes: P entries, padded to a multiple of the number of ranks W; S = P / W of them on this rank.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -12,44 +12,153 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def flat(gradients: Iterable[Tensor]) -> Tensor:
-    """Return some gradients one after another: (P,)."""
-    return torch.cat([gradient.flatten() for gradient in gradients])
+class Room:
+    """Memory for this rank's shards of several gradients.
+
+    It is kept from step to step: on a CPU, new memory of the size of a model costs as much as filling it.
+    """
+
+    def __init__(self) -> None:
+        self._shards_GS = torch.zeros(0, 0)
+
+    def shards(self, num_backwards: int, size: int, like: Tensor) -> Tensor:
+        """Return (G, S) of any values, with the type and on the device of `like`."""
+        if self._shards_GS.shape != (num_backwards, size):
+            self._shards_GS = torch.zeros(0, 0)  # Free it before another one is made.
+            self._shards_GS = like.new_empty(num_backwards, size)
+        return self._shards_GS
+
+
+class FlatGradients:
+    """The gradients of some parameters, one after another, as their shards are made and put together again.
+
+    Its memory is kept from step to step, too.
+
+    Args:
+        parameters: whole, on every rank.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._sizes = [parameter.numel() for parameter in parameters]
+        num_entries = sum(self._sizes)
+        self._shard_size = -(-num_entries // _world_size())
+        self._room = Room()
+        like = torch.cat([parameter.detach().new_empty(0) for parameter in parameters])  # Of the widest type.
+        self._whole_P = like.new_zeros(self._shard_size * _world_size())
+        self._entries = self._whole_P[:num_entries]
+        self._received_P = torch.empty_like(self._whole_P) if _by_messages(self._whole_P) else None
+
+    def scatter_mean(self, gradients: Sequence[Tensor], shard_S: Tensor, *, add: bool) -> None:
+        """Write this rank's shard of the mean over the ranks to `shard_S`, or add it to what is there. Collective.
+
+        Args:
+            gradients: of each parameter.
+            shard_S: of this rank.
+            add: whether to add.
+        """
+        each = zip(gradients, self._parameters, strict=True)
+        torch.cat([_in_memory_order(gradient, parameter) for gradient, parameter in each], out=self._entries)
+        for number, part_S in enumerate(self._parts()):
+            if add or number:
+                shard_S.add_(part_S, alpha=1 / _world_size())
+            else:
+                torch.mul(part_S, 1 / _world_size(), out=shard_S)
+
+    def new_shards(self, num_backwards: int) -> Tensor:
+        """Return room for the shards of several gradients: (G, S)."""
+        return self._room.shards(num_backwards, self._shard_size, self._whole_P)
+
+    def gather(self, shard_S: Tensor) -> list[Tensor]:
+        """Return the whole gradient of each parameter, from the shards of all ranks. Collective.
+
+        The gradients live in this object's memory until the next call of any method.
+        """
+        whole_P = self._whole_P
+        if self._received_P is not None:
+            _exchange([shard_S] * _world_size(), whole_P.split(self._shard_size))
+        elif _world_size() > 1:
+            with _old_names():
+                dist.all_gather_into_tensor(whole_P, shard_S)
+        else:
+            whole_P.copy_(shard_S)
+        parts = self._entries.split(self._sizes)
+        return [_as_in(part, parameter) for part, parameter in zip(parts, self._parameters, strict=True)]
+
+    def _parts(self) -> Sequence[Tensor]:
+        """Return (S,) tensors whose sum is this rank's part of the sum over the ranks. Collective."""
+        if _world_size() == 1:
+            return [self._whole_P]
+        if self._received_P is not None:
+            received = self._received_P.split(self._shard_size)
+            _exchange(self._whole_P.split(self._shard_size), received)
+            return received
+        sum_S = self._whole_P.new_empty(self._shard_size)
+        with _old_names():
+            dist.reduce_scatter_tensor(sum_S, self._whole_P)
+        return [sum_S]
 
 
 def part_of(gradients_P: Tensor, number: int, num_parts: int) -> Tensor:
     """Return one of `num_parts` equal parts, padded with zeros: (S,)."""
-    return _padded(gradients_P, num_parts).chunk(num_parts)[number]
+    return nn.functional.pad(gradients_P, [0, -len(gradients_P) % num_parts]).chunk(num_parts)[number]
 
 
-def scatter_mean(gradients_P: Tensor) -> Tensor:
-    """Return this rank's part of the mean over the ranks, padded with zeros: (S,). Collective."""
-    if not dist.is_initialized():
-        return gradients_P
-    world_size = dist.get_world_size()
-    padded_P = _padded(gradients_P, world_size)
-    shard_S = padded_P.new_empty(len(padded_P) // world_size)
-    with _old_names():
-        dist.reduce_scatter_tensor(shard_S, padded_P)
-    return shard_S.div_(world_size)
+def mean(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the means over the ranks, by one message. Collective."""
+    if _world_size() == 1:
+        return gradients
+    flat_P = torch.cat([_in_memory_order(gradient, gradient) for gradient in gradients])
+    dist.all_reduce(flat_P)
+    flat_P /= _world_size()
+    parts = flat_P.split([gradient.numel() for gradient in gradients])
+    return [_as_in(part, gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
 
-def mean(gradients_P: Tensor) -> Tensor:
-    """Return the mean over the ranks. Overwrites its argument. Collective."""
-    if dist.is_initialized():
-        dist.all_reduce(gradients_P)
-        gradients_P /= dist.get_world_size()
-    return gradients_P
-
-
-def gather(shard_S: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Return the parts of all ranks of a group, by default of all ranks, one after another. Collective."""
-    if not dist.is_initialized():
-        return shard_S
+def gather(shard_S: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Return the parts of all ranks of a group, one after another. Collective."""
     whole_P = shard_S.new_empty(len(shard_S) * dist.get_world_size(group))
     with _old_names():
         dist.all_gather_into_tensor(whole_P, shard_S.contiguous(), group)
     return whole_P
+
+
+def _exchange(sent: Sequence[Tensor], received: Sequence[Tensor]) -> None:
+    """Send `sent[r]` to each rank r, and receive what it sends to this one in `received[r]`. Collective."""
+    rank = dist.get_rank()
+    others = [other for other in range(dist.get_world_size()) if other != rank]
+    messages = [dist.P2POp(dist.isend, sent[other], other) for other in others]
+    messages += [dist.P2POp(dist.irecv, received[other], other) for other in others]
+    waiting = dist.batch_isend_irecv(messages)
+    received[rank].copy_(sent[rank])
+    for message in waiting:
+        message.wait()
+
+
+def _by_messages(tensor: Tensor) -> bool:
+    """Return whether to send single messages: gloo's reduce-scatter would send everything to everybody."""
+    return _world_size() > 1 and tensor.device.type == "cpu"
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """Return the dimensions, that of the largest stride first."""
+    return sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+
+
+def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return the entries in the order in which those of `like` lie in memory: (P,). No copy where they lie so, too."""
+    return tensor.permute(_order(like)).flatten()
+
+
+def _as_in(entries: Tensor, like: Tensor) -> Tensor:
+    """Return entries in memory order as a tensor of another one's shape and memory format."""
+    order = _order(like)
+    inverse = sorted(range(like.dim()), key=order.__getitem__)
+    return entries.view([like.shape[dimension] for dimension in order]).permute(inverse).to(like.dtype)
 
 
 @contextmanager
@@ -58,7 +167,3 @@ def _old_names() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         yield
-
-
-def _padded(gradients_P: Tensor, num_parts: int) -> Tensor:
-    return nn.functional.pad(gradients_P, [0, -len(gradients_P) % num_parts])

@@ -26,6 +26,7 @@ from trainer.runtime.engines.averaging import averaged, swap
 from trainer.runtime.engines.engine import BuildOptimizer, rank_and_size
 from trainer.runtime.engines.offload import NO_OFFLOAD, offload_settings
 from trainer.runtime.engines.precision import LossScale
+from trainer.runtime.engines.shards import Room
 
 MAX_BUCKET_ENTRIES = 500_000_000
 """Upper bound of DeepSpeed's reduce_bucket_size, all of which it would allocate, however small the model."""
@@ -98,6 +99,7 @@ class ZeroEngine:
         # Between `take_shard` and `put_shard`: the last gradients as DeepSpeed has them, and the sums of what stayed.
         self._averaged: dict[int, list[Tensor]] = {}
         self._stayed: dict[int, Tensor] = {}
+        self._room = Room()
 
     @contextmanager
     def micro_step(self, is_last: bool) -> Iterator[None]:
@@ -111,36 +113,41 @@ class ZeroEngine:
         with torch.autograd.set_multithreading_enabled(False):
             self._engine.backward(loss * self.loss_scale.value, retain_graph=keep_graph)
 
-    def in_shards(self) -> AbstractContextManager[None]:
+    def in_shards(self, num_backwards: int) -> AbstractContextManager[None]:
         """See `Engine`."""
         return nullcontext()
 
-    def take_shard(self, names: Sequence[str]) -> Tensor:
+    def new_shards(self, names: Sequence[str], num_backwards: int) -> Tensor:
+        """See `Engine`."""
+        flats = self._flat_parameters()
+        here = [part.here for group, flat in enumerate(flats) for part in self._of(names, group, flat)]
+        return self._room.shards(num_backwards, sum(part.stop - part.start for part in here), flats[0])
+
+    def take_shard(self, names: Sequence[str], shard_S: Tensor, *, add: bool) -> None:
         """See `Engine`."""
         self._averaged = dict(self.optimizer.averaged_gradients)
         flats = {group: torch.cat([part.flatten() for part in parts]) for group, parts in self._averaged.items()}
         self._drop()
-        shards = []
+        start = 0
         for group, flat in enumerate(self._flat_parameters()):
-            for fragment in self._fragments_of(group, flat):
-                if fragment.name in names:
-                    mine = flats[group][fragment.here]
-                    shards.append(mine.clone())
-                    mine.zero_()
+            for fragment in self._of(names, group, flat):
+                mine = flats[group][fragment.here]
+                there = shard_S[start : start + len(mine)]
+                there.copy_(there + mine if add else mine)
+                mine.zero_()
+                start += len(mine)
         # DeepSpeed forgets the gradients of the other parameters, so their sum is kept here.
         for group, flat in flats.items():
             self._stayed[group] = flat if group not in self._stayed else self._stayed[group].add_(flat)
-        return torch.cat(shards) if shards else self._flat_parameters()[0].new_zeros(0)
 
     def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
         """See `Engine`."""
         start = 0
         for group, flat in enumerate(self._flat_parameters()):
-            for fragment in self._fragments_of(group, flat):
-                if fragment.name in names:
-                    here = self._stayed[group][fragment.here]
-                    here.copy_(shard_S[start : start + len(here)])
-                    start += len(here)
+            for fragment in self._of(names, group, flat):
+                here = self._stayed[group][fragment.here]
+                here.copy_(shard_S[start : start + len(here)])
+                start += len(here)
         for group, parts in self._averaged.items():
             for part, values in zip(parts, self._stayed[group].split([part.numel() for part in parts]), strict=True):
                 part.copy_(values.view_as(part))
@@ -248,6 +255,10 @@ class ZeroEngine:
                 continue
             if its_group == group:
                 yield fragment
+
+    def _of(self, names: Sequence[str], group: int, flat: Tensor) -> list[_Fragment]:
+        """Return this rank's parts of some parameters in a group."""
+        return [fragment for fragment in self._fragments_of(group, flat) if fragment.name in names]
 
     @contextmanager
     def _in_memory(self, group: int) -> Iterator[None]:
