@@ -12,6 +12,7 @@ from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 from trainer.training.build import build_network, build_rule
 from trainer.training.selection import check_select, eval_split_of
+from trainer.training.task_groups import with_groups_of_sources
 from trainer.training.tasks import build_tasks, metric_names
 
 
@@ -65,4 +66,5 @@ def _check(experiment: Experiment) -> None:
         check_select(config.select, config.eval_split, split, tasks, metrics)
     samples_per_step(experiment.data, sources, config.global_batch, experiment.parallel.processes)
     build_network(experiment, spec, tasks)
-    build_rule(experiment.balance, [task.name for task in tasks], experiment.seed)
+    task_names = [task.name for task in tasks]
+    build_rule(with_groups_of_sources(experiment.balance, sources, task_names), task_names, experiment.seed)

@@ -101,6 +101,7 @@ def test_each_source_is_checked_evaluated_and_shown(mixed: Path, capsys: pytest.
     even = {name: found["errors"]["even"] for name, found in last["by_source"].items()}
     assert last["errors"]["even"] == pytest.approx((even["a"] + even["b"]) / 2), "6 samples of each"
     assert last["errors"]["third"] == last["by_source"]["a"]["errors"]["third"]
+    assert json.loads((run / "summary.json").read_text())["by_source"] == {"test": last["by_source"]}
     assert "of source a" in Page(run / "report.html").text
     capsys.readouterr()
     assert main(["eval", str(run), "--json"]) == 0

@@ -40,6 +40,8 @@ the last step. train.accumulation.steps may change where α is that of the windo
 """
 
 
+GROUPS = "balance.groups"
+"""Where none are given; the keys of those that are given are longer."""
 ON_REQUEST = (
     "optimizer",
     "train",
@@ -86,6 +88,9 @@ def differences(old: Experiment, new: Experiment, allowed: Sequence[str] = ()) -
         allowed: keys that may change, with all keys in them.
     """
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    if not (new.data.sources and new.balance.space == "parameters"):
+        # Older versions wrote {} where none were given; only with sources, in the parameter space, does null differ.
+        before, after = ({key: each[key] for key in each if key != GROUPS} for each in (before, after))
     ignored = [*RESUMABLE, *allowed]
     if new.optimizer.schedule not in ENDS_WITH_THE_RUN:
         ignored.append("train.steps")

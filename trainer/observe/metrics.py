@@ -186,12 +186,15 @@ def tested(records: Sequence[Record]) -> dict[str, Any]:
 def metrics_so_far(records: Sequence[Record]) -> dict[str, Any]:
     """Return `metrics`, split -> task -> metric -> value of the last evaluation of each split, and `deciding`.
 
-    `deciding` names the metric by which each task is compared.
+    `deciding` names the metric by which each task is compared. Of a run of several sources, `by_source` has what these
+    evaluations found in each: split -> source -> its samples, errors, losses and metrics.
     """
     found = [record for record in records if record["kind"] in ("eval", "test") and "metrics" in record]
+    by_source = {record.get("split", TEST): record["by_source"] for record in found if "by_source" in record}
     return {
-        "metrics": {record.get("split", "test"): record["metrics"] for record in found},
+        "metrics": {record.get("split", TEST): record["metrics"] for record in found},
         "deciding": found[-1].get("deciding", {}) if found else {},
+        **({"by_source": by_source} if by_source else {}),
     }
 
 

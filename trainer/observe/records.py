@@ -234,6 +234,8 @@ class Summary(TypedDict):
     units: NotRequired[dict[str, str]]
     metrics: NotRequired[dict[str, dict[str, ByMetric]]]
     deciding: NotRequired[dict[str, str]]
+    by_source: NotRequired[dict[str, dict[str, OfSource]]]
+    """By split and source: what the last evaluation of the split found in each source."""
     weighting: NotRequired[str]
     skipped_steps: NotRequired[Count]
     overflow_steps: NotRequired[Count]

@@ -126,7 +126,7 @@ def build_rule(config: BalanceConfig, tasks: Sequence[str], seed: int) -> Weight
     Raises:
         UserError: no such rule or option, or groups, weights or a preference that do not fit the tasks.
     """
-    names, _ = task_groups(config.groups, tasks)
+    names, _ = task_groups(config.groups or {}, tasks)
     try:
         return build_weighting(
             config.weighting,

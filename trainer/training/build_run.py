@@ -30,6 +30,7 @@ from trainer.training.restore import (
 from trainer.training.run import Run
 from trainer.training.selection import check_select, eval_split_of
 from trainer.training.start_encoder import started
+from trainer.training.task_groups import say_groups, with_groups_of_sources
 from trainer.training.tasks import build_tasks, metric_names
 from trainer.training.uploads import open_saver
 
@@ -56,6 +57,7 @@ def build_run(
         UserError: the parts do not fit the data or one another, or the checkpoint belongs to other ones.
     """
     tasks = build_tasks(data.spec, experiment.data.tasks, experiment.tasks, data.sources)
+    task_names = [task.name for task in tasks]
     names = metric_names(tasks, experiment.tasks)  # Here, since it refuses names that do not fit a task.
     network = build_network(experiment, data.spec, tasks)
     of_parameters = settings(network, experiment.optimizer)
@@ -80,7 +82,7 @@ def build_run(
     )
     with runtime.raise_together():
         train_batches, eval_batches = open_batches(
-            experiment, data, data.spec.select_tasks([task.name for task in tasks]), eval_split, runtime, cursors
+            experiment, data, data.spec.select_tasks(task_names), eval_split, runtime, cursors
         )
     if checkpoint:
         names_of_sources = [source.name for source in data.sources]
@@ -95,6 +97,9 @@ def build_run(
     }
     network.to(runtime.device)
     notes, flops_per_sample = look_over(experiment, network, data.spec.input.encoder_shape, runtime)
+    balance = with_groups_of_sources(experiment.balance, data.sources, task_names)
+    if balance is not experiment.balance:
+        notes = [*notes, say_groups(balance, task_names)]
     if start:
         notes = [start.sentence, *notes]
     groups = describe(of_parameters, trained(network))
@@ -116,9 +121,8 @@ def build_run(
         parallel.shard_processes,
         parallel.gather,
     )
-    balancer = build_balancer(experiment.balance, tasks, runtime, seed=experiment.seed)
+    balancer = build_balancer(balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
-    balance, accumulation = experiment.balance, experiment.train.accumulation
     # A run that starts from another one is not that one.
     same_run = checkpoint.snapshot.run if checkpoint and weights_of is None else None
     saver, uploader = open_saver(experiment, runtime, same_run)
@@ -127,7 +131,7 @@ def build_run(
         experiment=experiment,
         runtime=runtime,
         data=data,
-        learner=Learner(network, engine, tasks, balancer, balance, accumulation, runtime.device),
+        learner=Learner(network, engine, tasks, balancer, balance, experiment.train.accumulation, runtime.device),
         num_parameters=num_parameters,
         train_batches=train_batches,
         eval_split=eval_split,

@@ -29,10 +29,12 @@ class BalanceConfig(Section):
     space: Literal["representation", "parameters"] = "representation"
     """representation: MGDA-UB, one backward. parameters: MGDA itself, one backward per task; each process keeps its
     shard of every task's gradient."""
-    groups: dict[str, list[str]] = Field({})
+    groups: dict[str, list[str]] | None = None
     """Tasks that share one α, by names or patterns of tasks: {faces: [age, smile*], street: [seg]}. The rule sees the
     mean gradient and the mean loss of each group, and the tasks of a group share its α equally. A task that is in none
-    is a group of its own. In the parameter space a step then takes one backward per group."""
+    is a group of its own. In the parameter space a step then takes one backward per group. null: in the parameter
+    space with `data.sources`, the tasks of a source are a group, and those of several sources one more; otherwise each
+    task is a group, as with {}."""
     every_steps: Steps = 1
     """Steps between two Gram matrices. α is found from each and held in between; it is found sooner for a task that has
     labels now and had none when it was last found. metrics.jsonl has the staleness of α at each renewal. In the
