@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from paretrain.balance import Balance, balance_of, refuse_faults
 from paretrain.exchange import exchange
+from paretrain.factored import MANY_TASKS, Factored
 from paretrain.gram import diagonal, gram
 from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_positional
 from paretrain.nonfinite import OnNonFinite, some, zero_gradients
@@ -402,7 +403,9 @@ class Balancer:
         return means_T, Totals(means_T.detach().double(), counts_T, faults_FT)
 
     def _new_step(self) -> Step:
-        return Step(len(self.names), self._ranks, self._find, self.renewal.holds)
+        # A class derived from the min-norm rule, and a rule around it, may do more with the Gram matrix.
+        by_products = type(self.weighting) is MinNormWeighting and len(self.names) >= MANY_TASKS
+        return Step(len(self.names), self._ranks, self._find, self.renewal.holds, by_products)
 
     def _begin(self, zs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Weigher]:
         """Add a split to the step; return what its node reads, and who weighs it."""
@@ -413,7 +416,7 @@ class Balancer:
         part = self._step.add_part(zs, is_narrow(zs))
         return zs if part.is_first else [z.detach() for z in zs], part
 
-    def _find(self, gram_TT: Tensor, totals: Totals) -> Weighed:
+    def _find(self, gram_TT: Tensor | Factored, totals: Totals) -> Weighed:
         """Turn this rank's Gram matrix, of the gradients of the global mean losses, into α. Collective.
 
         Overwrites `gram_TT`. Every rank calls it once per step, inside the backward. In a step that holds α only the
@@ -423,7 +426,7 @@ class Balancer:
         holds = self.renewal.holds(totals.counts_T)
         # Free the last Gram matrix before this one is unpacked: for 10,000 tasks each takes 800 MB.
         self.last = None
-        if holds:
+        if holds and isinstance(gram_TT, Tensor):
             gram_TT = diagonal(gram_TT)
         decide = partial(
             solve_step,

@@ -14,45 +14,59 @@ import torch
 from torch import Tensor
 
 from paretrain.balance import BalanceError
+from paretrain.factored import Factored
 from paretrain.gram import diagonal
 from paretrain.losses import FAULTS
 from paretrain.packing import pack, packed_size, unpack
+from paretrain.products import SummedProducts, serve
 from paretrain.ranks import Ranks
 from paretrain.verdict import Batch, Outcome, Verdict, failed, verdict_size
 
 
 def exchange(
-    gram_TT: Tensor, losses_T: Tensor, counts_T: Tensor, ranks: Ranks, decide: Callable[[Batch], Verdict]
+    gram_TT: Tensor | Factored,
+    losses_T: Tensor,
+    counts_T: Tensor,
+    ranks: Ranks,
+    decide: Callable[[Batch], Verdict],
 ) -> tuple[Verdict, np.ndarray | None]:
     """Sum the ranks' shares on rank 0, decide there, and tell every rank. Collective.
 
     Args:
         gram_TT: float64 Gram matrix of this rank's part of the gradients of the global mean losses; overwritten. Its
-            diagonal, (T,), in a step that holds α.
+            diagonal, (T,), in a step that holds α; or its factors, where products are enough for `decide`.
         losses_T: this rank's part of the global mean losses.
         counts_T: labelled samples of each task over all ranks.
         ranks: the processes that share the batch.
         decide: called on rank 0 only. Whatever it raises reaches every rank.
 
     Returns:
-        The verdict, the same bits on all ranks; and the batch's Gram matrix on rank 0, None elsewhere.
+        The verdict, the same bits on all ranks; and the batch's Gram matrix on rank 0, None elsewhere and
+        where there are factors.
 
     Raises:
         BalanceError: `decide` raised on rank 0. All ranks raise the same words; none is left waiting.
     """
-    batch = _reduce(gram_TT, losses_T, counts_T, ranks)
+    factors = gram_TT if isinstance(gram_TT, Factored) else None
+    local_TT = gram_TT.diagonal() if isinstance(gram_TT, Factored) else gram_TT
+    batch = _reduce(local_TT, losses_T, counts_T, ranks)
     num_tasks, failure = len(counts_T), ""
     packed = np.zeros(verdict_size(num_tasks, ranks.size))
+    products = SummedProducts(factors, batch.gram_TT, ranks) if factors and ranks.rank == 0 else None
     if ranks.rank == 0:
         try:
-            packed = decide(batch).pack()
+            packed = decide(batch._replace(products=products)).pack()
         except Exception as error:  # Whatever it was, the other ranks wait for the broadcast.
             packed, failure = failed(num_tasks, ranks.size).pack(), f"{type(error).__name__}: {error}"
-    packed = ranks.broadcast(torch.from_numpy(packed).to(gram_TT.device)).cpu().numpy()
+        if products:
+            products.end()
+    elif factors:
+        serve(factors, num_tasks, ranks)
+    packed = ranks.broadcast(torch.from_numpy(packed).to(local_TT.device)).cpu().numpy()
     verdict = Verdict.unpack(packed, num_tasks)
     if verdict.outcome is Outcome.FAILED:
         raise BalanceError(f"the weighting failed on rank 0: {ranks.broadcast_text(failure)}")
-    return verdict, batch.gram_TT if ranks.rank == 0 else None
+    return verdict, batch.gram_TT if ranks.rank == 0 and factors is None else None
 
 
 def message_bytes(num_tasks: int, num_ranks: int) -> int:

@@ -4,7 +4,7 @@ Products of float32 numbers are exact in float64. Summed in float32, the Gram ma
 indefinite by 1e-7, and its minimum and the certificate of it would be noise. For 1000 linear heads on z of width 512,
 float64 takes 20 ms of one core instead of 10.
 
-Shapes: T tasks, B samples, C outputs a task (K after `_reduced`), D representation width, N = B * D entries of z.
+Shapes: T tasks, B samples, C outputs a task (K after `reduced`), D representation width, N = B * D entries of z.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
         errors_BTC: gradients of the tasks' losses with respect to the outputs.
         weight_TCD: weights of the linear maps.
     """
-    errors_BTK, weight_TKD = _reduced(errors_BTC, weight_TCD)
+    errors_BTK, weight_TKD = reduced(errors_BTC, weight_TCD)
     num_samples, num_tasks, num_outputs = errors_BTK.shape
     width = weight_TKD.shape[2]
     if (num_samples + width) * num_outputs**2 <= num_samples * width:
@@ -72,7 +72,7 @@ def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
     return _mirrored(gram_TT)
 
 
-def _reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
+def reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
     """Drop one output if the errors of each sample and task sum to zero, as those of a softmax do.
 
     Then Σ_c e_c w_c = Σ_{c>0} e_c (w_c - w_0). A sum counts as zero within the rounding of the errors themselves, so

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from paretrain.factored import Factored
 from paretrain.split import Combine, Weighed, fan_out
 from paretrain.stacked import stacked_linear
 from paretrain.z import as_tensors
@@ -35,6 +36,10 @@ class Known:
         """Apply the first layer of stacked heads; see `Balancer.linear`."""
         return stacked_linear(z_BD, weight_TCD, bias_TC, self)
 
-    def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed:
+    def multiplies(self, num_outputs: int, width: int) -> bool:
+        """See `split.Weigher`."""
+        return False
+
+    def receive(self, gram_TT: Tensor | Factored, combine: Combine) -> Weighed:
         """Return α: it is known, so nobody asks."""
         return self.found

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from paretrain.products import Among
 from paretrain.rules.rule import per_task
 
 
@@ -115,7 +116,7 @@ class Renewal:
         self.age, self.interval = state["age"], min(state["interval"], self._every_steps)
 
 
-def staleness(gram_AA: np.ndarray, alpha_A: np.ndarray) -> float:
+def staleness(gram_AA: np.ndarray | Among, alpha_A: np.ndarray) -> float:
     """Return the duality gap of weights on a Gram matrix, as a fraction of the squared norm of their combination.
 
     It is (αᵀMα - min_t (Mα)_t) / αᵀMα for α scaled to sum 1: 0 if α is the min-norm point; above 1 if some loss rises.

@@ -8,7 +8,9 @@ Shapes: T tasks, A active tasks.
 import numpy as np
 
 from paretrain.nonfinite import OnNonFinite
+from paretrain.products import Among
 from paretrain.renewal import Held, staleness
+from paretrain.rules.gradients import MinNormWeighting
 from paretrain.rules.rule import Weighting, Weights
 from paretrain.verdict import Batch, Outcome, Verdict
 
@@ -28,7 +30,8 @@ def solve_step(
 
     Args:
         batch: the numbers of the whole batch. Where it has only the diagonal of the Gram matrix, α is the held one.
-        rule: turns the Gram matrix of the active tasks into their weights.
+        rule: turns the Gram matrix of the active tasks into their weights; `MinNormWeighting` where the
+            batch has products in its place.
         on_nonfinite: what to do where a loss or gradient is not finite; see `Balancer`.
         scaled: whether the gradients were scaled up. A gradient that is not finite while all losses are is then an
             overflow.
@@ -38,8 +41,8 @@ def solve_step(
         ValueError: the rule raised it, or answered with something that is not one finite weight a task.
     """
     # By Cauchy-Schwarz the whole Gram matrix is finite where its diagonal is.
-    holds = batch.gram_TT.ndim == 1
-    norms_T = batch.gram_TT if holds else batch.gram_TT.diagonal()
+    holds = batch.gram_TT.ndim == 1 and batch.products is None
+    norms_T = batch.gram_TT if batch.gram_TT.ndim == 1 else batch.gram_TT.diagonal()
     broken_losses_T, broken_gradients_T = ~np.isfinite(batch.losses_T), ~np.isfinite(norms_T)
     sound_T = ~(broken_losses_T | broken_gradients_T)
     usable_T = sound_T & (batch.counts_T > 0)
@@ -54,7 +57,7 @@ def solve_step(
         min_norm, gap, certified = held.min_norm, held.gap, held.certified
         stale = np.nan if held.stale is None else held.stale
     elif active_T.any():
-        gram_AA = batch.gram_TT if active_T.all() else batch.gram_TT[np.ix_(active_T, active_T)]
+        gram_AA = _among(batch, active_T)
         weights = _ask(rule, gram_AA, batch.losses_T[active_T], np.flatnonzero(active_T))
         slopes_A = gram_AA @ weights.alpha_A
         min_norm = float(weights.alpha_A @ slopes_A)
@@ -76,6 +79,13 @@ def solve_step(
     )
 
 
+def _among(batch: Batch, active_T: np.ndarray) -> np.ndarray | Among:
+    """Return the Gram matrix of the active tasks."""
+    if batch.products is not None:
+        return Among(batch.products, active_T.nonzero()[0])
+    return batch.gram_TT if active_T.all() else batch.gram_TT[np.ix_(active_T, active_T)]
+
+
 def _outcome(sound_T: np.ndarray, usable_T: np.ndarray, on_nonfinite: OnNonFinite, overflow: bool) -> Outcome:
     if sound_T.all():
         return Outcome.WEIGHED
@@ -88,8 +98,12 @@ def _outcome(sound_T: np.ndarray, usable_T: np.ndarray, on_nonfinite: OnNonFinit
     return Outcome.STOPPED
 
 
-def _ask(rule: Weighting, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
-    weights = rule(gram_AA, losses_A, tasks_A)
+def _ask(rule: Weighting, gram_AA: np.ndarray | Among, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
+    if isinstance(gram_AA, np.ndarray):
+        weights = rule(gram_AA, losses_A, tasks_A)
+    else:
+        assert isinstance(rule, MinNormWeighting), "no other rule is given products"
+        weights = rule.by_products(gram_AA, tasks_A)
     if weights.alpha_A.shape != (len(gram_AA),) or not np.isfinite(weights.alpha_A).all():
         raise ValueError(f"expected {len(gram_AA)} finite weights, found {weights.alpha_A}")
     return weights

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from paretrain.factored import Factored
 from paretrain.gram import gram, norms
 
 
@@ -47,8 +48,17 @@ class Weigher(Protocol):
         """See above."""
         ...
 
-    def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
-        """Turn this rank's Gram matrix, or its diagonal, into α. May be collective.
+    def multiplies(self, num_outputs: int, width: int) -> bool:
+        """Return whether `receive` takes a Gram matrix of stacked heads as its factors.
+
+        Args:
+            num_outputs: of a head's first layer.
+            width: of the representation.
+        """
+        ...
+
+    def receive(self, gram_TT: Tensor | Factored, combine: Combine) -> Weighed | None:
+        """Turn this rank's Gram matrix, its diagonal or its factors into α. May be collective.
 
         Args:
             gram_TT: float64; the callee may overwrite it.

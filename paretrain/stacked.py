@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from paretrain.factored import Factored, Factors
 from paretrain.gram import stacked_gram, stacked_norms
 from paretrain.split import Weighed, Weigher, anchor
 
@@ -53,12 +54,17 @@ class _StackedLinear(torch.autograd.Function):
         weigher: Weigher = ctx.weigher
         weighed = weigher.found
         if weighed is None:
-            products = stacked_gram if weigher.needs_gram else stacked_norms
-            weighed = weigher.receive(products(errors_BTC, weight_TCD), combine)
+            weighed = weigher.receive(_gram(weigher, errors_BTC, weight_TCD), combine)
         combined_BD = combine(weighed)[0] if weighed else None
         own_BTC, _ = _without(weighed.dropped if weighed else [], errors_BTC, weight_TCD)
         weight_gradient_TCD = (own_BTC.flatten(1).T @ z_BD).view_as(weight_TCD)
         return combined_BD, weight_gradient_TCD, own_BTC.sum(dim=0) if ctx.has_bias else None, None, None
+
+
+def _gram(weigher: Weigher, errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor | Factored:
+    if weigher.multiplies(*weight_TCD.shape[1:]):
+        return Factored([Factors(errors_BTC, weight_TCD)])
+    return (stacked_gram if weigher.needs_gram else stacked_norms)(errors_BTC, weight_TCD)
 
 
 def _without(dropped: list[int], errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, Variable
 
+from paretrain.factored import Factored, added, is_cheaper
 from paretrain.losses import Totals
 from paretrain.ranks import Ranks
 from paretrain.scalar import watched
 from paretrain.split import Combine, Weighed, anchor
 
-Find = Callable[[Tensor, Totals], Weighed]
+Find = Callable[[Tensor | Factored, Totals], Weighed]
 """Turns this rank's Gram matrix, of the global mean losses' gradients, into α. Float64, overwritten. Collective.
 
-Its diagonal is enough in a step that holds α."""
+Its factors do as well where the rule needs no more than products. Its diagonal is enough in a step that holds α."""
 
 Holds = Callable[[Tensor], bool]
 """Returns whether a step holds α, from the labelled samples of each task over all ranks."""
@@ -51,15 +52,16 @@ class Step:
         known: α, once a backward has found it.
     """
 
-    def __init__(self, num_tasks: int, ranks: Ranks, find: Find, holds: Holds) -> None:
+    def __init__(self, num_tasks: int, ranks: Ranks, find: Find, holds: Holds, by_products: bool) -> None:
         self._num_tasks = num_tasks
         self._ranks = ranks
         self._find = find
         self._holds = holds
+        self._by_products = by_products
         self._parts: list[weakref.ref[Part]] = []
         self._totals: Totals | None = None
         self._factor: Tensor | None = None
-        self._gram_TT: Tensor | None = None
+        self._gram_TT: Tensor | Factored | None = None
         self.known: Weighed | None = None
         self._backward = -1
         """The backward that found α; see `torch._C._current_graph_task_id`."""
@@ -73,6 +75,13 @@ class Step:
     def needs_gram(self) -> bool:
         """See `split.Weigher`."""
         return self._totals is None or not self._holds(self._totals.counts_T)
+
+    def multiplies(self, num_outputs: int, width: int) -> bool:
+        """See `split.Weigher`. Every rank answers alike, since the counts are those of all ranks."""
+        if self._totals is None or not (self._by_products and self.needs_gram):
+            return False
+        num_samples = float(self._totals.counts_T.max()) / self._ranks.size
+        return is_cheaper(self._num_tasks, num_outputs, width, num_samples)
 
     def add_part(self, zs: Sequence[Tensor], narrow: bool) -> "Part":
         """Add a split of `zs`. `narrow`: the heads run in float16, whose gradients a scaled loss can overflow."""
@@ -107,9 +116,9 @@ class Step:
             )
         return self.known
 
-    def add(self, gram_TT: Tensor) -> None:
-        """Add the Gram matrix of one split, or its diagonal."""
-        self._gram_TT = gram_TT if self._gram_TT is None else self._gram_TT.add_(gram_TT.to(self._gram_TT.device))
+    def add(self, gram_TT: Tensor | Factored) -> None:
+        """Add the Gram matrix of one split, its diagonal or its factors."""
+        self._gram_TT = gram_TT if self._gram_TT is None else added(self._gram_TT, gram_TT)
 
     def weigh(self) -> Weighed:
         """Find α from the Gram matrices so far. Collective.
@@ -127,7 +136,11 @@ class Step:
             gram_TT = torch.zeros(shape, dtype=torch.float64)
         # The caller scaled the gradients, and total() multiplied them by W for the wrapper's average.
         factor = float(self._factor)
-        gram_TT /= (self._ranks.size * factor) ** 2 or 1.0
+        divisor = (self._ranks.size * factor) ** 2 or 1.0
+        if isinstance(gram_TT, Factored):
+            gram_TT.scale /= divisor
+        else:
+            gram_TT /= divisor
         self.known = self._find(gram_TT, self._totals._replace(scaled=factor > 1 and self._totals.scaled))
         self._backward = torch._C._current_graph_task_id()
         return self.known
@@ -171,7 +184,11 @@ class Part:
         """See `split.Weigher`."""
         return self._step.needs_gram
 
-    def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
+    def multiplies(self, num_outputs: int, width: int) -> bool:
+        """See `split.Weigher`."""
+        return self._step.multiplies(num_outputs, width)
+
+    def receive(self, gram_TT: Tensor | Factored, combine: Combine) -> Weighed | None:
         """See `split.Weigher`."""
         if self._step.weighed() is None:
             self._step.add(gram_TT)
@@ -187,7 +204,11 @@ class Recomputed:
     found = None
     needs_gram = True
 
-    def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed | None:
+    def multiplies(self, num_outputs: int, width: int) -> bool:
+        """See `split.Weigher`."""
+        return False
+
+    def receive(self, gram_TT: Tensor | Factored, combine: Combine) -> Weighed | None:
         """Refuse: non-reentrant checkpointing repeats the forward for what it saved, and never gets here."""
         raise RuntimeError(
             "split ran inside a part of the model that reentrant checkpointing repeats in the backward: keep it out of "

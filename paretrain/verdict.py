@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paretrain.products import SummedProducts
+
 HEAD = 5
 """Numbers of a packed verdict before those of the tasks."""
 
@@ -24,6 +26,8 @@ class Batch(NamedTuple):
     """Labelled samples."""
     broken_W: np.ndarray
     """Non-zero where a rank's own part is not finite: NaN survives a sum over ranks, but not whose it was."""
+    products: SummedProducts | None = None
+    """What multiplies with the Gram matrix where that is not formed; `gram_TT` is then its diagonal."""
 
 
 class Outcome(IntEnum):

@@ -14,6 +14,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from paretrain.factored import Factored
 from paretrain.losses import Counts, Totals, Values, divisors, means_of, read_losses, refuse_positional
 from paretrain.ranks import Ranks
 from paretrain.scalar import watched
@@ -201,8 +202,13 @@ class Window:
         if told > 1 and (value == 1 or (_is_scale(value) and not _is_scale(told * value))):
             raise RuntimeError(f"window(divided_by={told}) was told, but the loss reaches the backward times {value:g}")
 
-    def receive(self, gram_TT: Tensor, combine: Combine) -> Weighed:
+    def multiplies(self, num_outputs: int, width: int) -> bool:
+        """See `split.Weigher`."""
+        return False
+
+    def receive(self, gram_TT: Tensor | Factored, combine: Combine) -> Weighed:
         """Keep a micro-batch's Gram matrix for `look`. Called in the first pass's backward, which stops at z."""
+        assert isinstance(gram_TT, Tensor), "it never asks for factors"
         self._received_TT = gram_TT if self._received_TT is None else self._received_TT + gram_TT
         return Weighed(torch.zeros(len(self._names), dtype=torch.float64), [])
 

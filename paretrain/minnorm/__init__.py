@@ -26,10 +26,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.blas import dsymv
 
+from paretrain.minnorm.descent import Products, descend, small_enough
 from paretrain.minnorm.problem import Problem, certificate
 from paretrain.minnorm.search import Search, one_hot
 
-__all__ = ["MinNorm", "solve"]
+__all__ = ["MinNorm", "solve", "solve_by_products"]
+
+PRODUCTS_TOLERANCE = 1e-8
 
 
 class MinNorm(NamedTuple):
@@ -40,8 +43,9 @@ class MinNorm(NamedTuple):
         value: alpha' M alpha, the squared norm of the combined gradient, in the units of the Gram matrix.
         gap: alpha' M alpha - min_t (M alpha)_t, same units. Zero at the optimum, whose value is at least value - 2 gap.
         support: The indices with alpha > 0, ascending; pass it to the next `solve` as its warm start.
-        iterations: The number of linear systems solved.
-        method: The phase that found the answer: `closed_form`, `block_pivoting`, `proximal_newton` or `active_set`.
+        iterations: The number of linear systems solved; of products taken, for `descent`.
+        method: The phase that found the answer: `closed_form`, `block_pivoting`, `proximal_newton` or `active_set`; or
+            `descent`, see `solve_by_products`.
         certified: Whether gap <= tolerance * trace(M) / T.
     """
 
@@ -95,6 +99,23 @@ def solve(gram_TT: np.ndarray, *, support: np.ndarray | None = None, tolerance: 
     method = search.run(_ascending(T, support) if support is not None and len(support) > 0 else None)
     alpha_T, gap = search.alpha_T, search.gap
     return MinNorm(alpha_T, search.value, gap, alpha_T.nonzero()[0], search.solves, method, gap <= target)
+
+
+def solve_by_products(gram: Products, *, tolerance: float = PRODUCTS_TOLERANCE) -> MinNorm:
+    """Minimise alpha' M alpha over the simplex for thousands of tasks, from products of M with vectors; see descent.py.
+
+    It remembers nothing, and ends after a fixed number of products: on the hardest problems, with `certified=False`.
+
+    Args:
+        gram: M, of positive diagonal: leave out tasks without a gradient beforehand.
+        tolerance: as for `solve`. A certified gap is also at most 1e-4 of the value, unless it is below 1e-12 of the
+            mean of the diagonal.
+    """
+    alpha_T, slopes_T, products = descend(gram, tolerance)
+    value = float(alpha_T.dot(slopes_T))
+    gap = max(0.0, value - float(slopes_T.min()))
+    certified = small_enough(gap, value, float(gram.diagonal().mean()), tolerance)
+    return MinNorm(alpha_T, max(0.0, value), gap, alpha_T.nonzero()[0], products, "descent", certified)
 
 
 def _check(gram_TT: np.ndarray, diag_T: np.ndarray, ones_T: np.ndarray) -> None:

@@ -6,6 +6,7 @@ Shapes: T tasks.
 import numpy as np
 from scipy.linalg.blas import dsymv
 
+from paretrain.minnorm.descent import project
 from paretrain.minnorm.problem import EPS, Problem
 
 DESCENT_FROM = (
@@ -41,7 +42,7 @@ def _descent(problem: Problem) -> np.ndarray:
     product_T = dsymv(1 / problem.scale, problem.gram_TT.T, alpha_T, lower=1)
     length = 1.0
     for _ in range(DESCENT_STEPS):
-        following_T = _projected(alpha_T - length * product_T / diag_T, diag_T)
+        following_T = project(alpha_T - length * product_T / diag_T, diag_T)
         move_T = following_T - alpha_T
         change_T = dsymv(1 / problem.scale, problem.gram_TT.T, move_T, lower=1)
         curvature = float(move_T.dot(change_T))
@@ -50,13 +51,3 @@ def _descent(problem: Problem) -> np.ndarray:
         length = float(move_T.dot(diag_T * move_T)) / curvature
         alpha_T, product_T = following_T, product_T + change_T
     return alpha_T.nonzero()[0]
-
-
-def _projected(point_T: np.ndarray, diag_T: np.ndarray) -> np.ndarray:
-    """Return the nearest point of the simplex: point - level / diag where that is positive (Duchi et al. 2008)."""
-    height_T = point_T * diag_T
-    order_T = (-height_T).argsort()
-    level_T = (point_T[order_T].cumsum() - 1) / (1 / diag_T[order_T]).cumsum()
-    level = level_T[np.count_nonzero(height_T[order_T] > level_T) - 1]
-    nearest_T: np.ndarray = np.maximum(point_T - level / diag_T, 0.0)
-    return nearest_T

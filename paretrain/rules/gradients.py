@@ -4,7 +4,7 @@ Shapes: T tasks, A active tasks (A <= T), H steps of history.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from paretrain.rules.rule import (
     share,
     unfinished,
 )
+
+if TYPE_CHECKING:
+    from paretrain.minnorm.descent import Products
 
 
 class MinNormWeighting:
@@ -34,6 +37,14 @@ class MinNormWeighting:
 
         support = np.flatnonzero(np.isin(tasks_A, self._support))
         solution = minnorm.solve(gram_AA, support=support if support.size else None)
+        self._support = tasks_A[solution.support].tolist()
+        return Weights(solution.alpha_T, solution.certified)
+
+    def by_products(self, gram: "Products", tasks_A: np.ndarray) -> Weights:
+        """Solve for thousands of tasks, from products of the Gram matrix with vectors; see `minnorm.descent`."""
+        from paretrain import minnorm
+
+        solution = minnorm.solve_by_products(gram)
         self._support = tasks_A[solution.support].tolist()
         return Weights(solution.alpha_T, solution.certified)
 
