@@ -5,7 +5,7 @@ It is long because it is the reference of the library: most of it says what the 
 Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args, overload
@@ -18,7 +18,7 @@ from paretrain.balance import Balance, balance_of, refuse_faults
 from paretrain.exchange import exchange
 from paretrain.factored import MANY_TASKS, Factored
 from paretrain.gram import diagonal, gram
-from paretrain.losses import Counts, Losses, Totals, Values, means_of, read_losses, refuse_positional
+from paretrain.losses import MISWIRED, Counts, Losses, Totals, Values, means_of, read_losses, refuse_positional
 from paretrain.nonfinite import OnNonFinite, some, zero_gradients
 from paretrain.parameters import ParameterStep, task_gradients
 from paretrain.ranks import Ranks
@@ -31,6 +31,7 @@ from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
 from paretrain.step import Recomputed, Step, inside_backward, leave_graph
 from paretrain.window import Window
+from paretrain.wiring import miswired
 from paretrain.z import as_tensors, is_narrow, refuse_join
 
 
@@ -97,6 +98,11 @@ class Balancer:
         self.names = [f"{task}" for task in range(tasks)] if isinstance(tasks, int) else list(tasks)
         if not self.names:
             raise ValueError("a Balancer needs at least one task, found none")
+        texts = not isinstance(tasks, str) and all(isinstance(name, str) for name in self.names)
+        if not texts or len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"tasks must be their number, or their names, all different: a list of text. Found {tasks!r}"
+            )
         if on_nonfinite not in get_args(OnNonFinite):
             raise ValueError(f"on_nonfinite must be one of {', '.join(get_args(OnNonFinite))}, found '{on_nonfinite}'")
         rule = MinNormWeighting() if weighting is None else weighting
@@ -108,6 +114,16 @@ class Balancer:
         self._ranks = Ranks(group)
         self._on_nonfinite = on_nonfinite
         self.renewal = Renewal(every_steps, max_gap)
+        self._is_wired = False
+        self._step = self._new_step()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the step that is under way: it belongs to a graph, which no copy has."""
+        return {name: value for name, value in vars(self).items() if name != "_step"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Begin with the next step."""
+        vars(self).update(state)
         self._step = self._new_step()
 
     @property
@@ -184,7 +200,7 @@ class Balancer:
         means: Values | None = None,
         counts: Counts | None = None,
     ) -> Tensor:
-        """Turn this rank's losses into the scalar to call `backward` on. Collective: one all-reduce of 4 T numbers.
+        """Turn this rank's losses into the scalar to call `backward` on. Collective: one all-reduce of 5 T numbers.
 
         The scalar is W Σ_t S_t / N_t, where S_t is the sum of task t's loss over this rank's samples, and N_t the
         number of its labelled samples over all W ranks. The wrapper's average over ranks is then the gradient of the
@@ -220,7 +236,8 @@ class Balancer:
         refuse_positional(losses)
         parts = self._step.parts
         num_samples = parts[0].num_samples if len(parts) == 1 else None
-        means_T, totals = self._global_means(read_losses(self.names, sums, means, counts, num_samples))
+        given = read_losses(self.names, sums, means, counts, num_samples)
+        means_T, totals = self._global_means(self._checked(given, parts, [z for part in parts for z in part.zs]))
         scalar = self._ranks.size * means_T.sum()
         if not torch.is_grad_enabled():
             return scalar
@@ -254,7 +271,7 @@ class Balancer:
         Args:
             divided_by: the number by which the caller divides each micro-batch's scalar before its backward.
         """
-        return Window(self.names, self._ranks, self._find, divided_by)
+        return Window(self.names, self._ranks, self._find, self._checked, divided_by)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next step needs from past ones: the names, the rule's state and the weights that are held.
@@ -401,6 +418,14 @@ class Balancer:
             refuse_faults(faults_FT, self.names)
         means_T = means_of(losses.sums_T, counts_T)
         return means_T, Totals(means_T.detach().double(), counts_T, faults_FT)
+
+    def _checked(self, losses: Losses, weighers: Collection[Weigher], zs: Sequence[Tensor]) -> Losses:
+        """Mark the tasks whose heads read another thing than their view, until they have been found sound once."""
+        if not self._is_wired and losses.sums_T.requires_grad:
+            wrong_T = miswired(losses.sums_T, weighers, zs)
+            losses.faults_FT[MISWIRED] = wrong_T.to(losses.faults_FT)
+            self._is_wired = not wrong_T.any()
+        return losses
 
     def _new_step(self) -> Step:
         # A class derived from the min-norm rule, and a rule around it, may do more with the Gram matrix.

@@ -50,7 +50,11 @@ FAULTS = (
     "a count that is negative or not finite",
     "a loss, but a count of 0. Count its samples, or give 0 as the loss: a sum over no samples",
     "a mean (reduction='mean', or .mean()) in place of a sum. Call total(means=..., counts=...), or reduce by a sum",
+    "a loss that reads z, or another task's view of z, beside or in place of its own. Give each head the view that "
+    "split() returned for its task alone; a penalty on z is added to what total() returns",
 )
+MISWIRED = 3
+"""The place in FAULTS of what only a walk of the graph can see: paretrain/wiring.py."""
 
 
 def read_losses(
@@ -72,6 +76,11 @@ def read_losses(
     if (sums is None) == (means is None):
         raise TypeError("give total() the losses once: sums=... if they are summed over samples, means=... if averaged")
     losses = _in_order(means if sums is None else sums, names, "losses")
+    if not isinstance(losses, Tensor) and not all(isinstance(loss, Tensor) for loss in losses):
+        kinds = sorted({type(loss).__name__ for loss in losses} - {"Tensor"})
+        raise TypeError(
+            f"expected losses as tensors, whose backward is to run; found {', '.join(kinds)}: leave out .item()"
+        )
     if counts is None:
         if num_samples is None:
             raise ValueError(
@@ -116,8 +125,13 @@ def _in_order(values: Any, names: Sequence[str], what: str) -> Any:
     by_name = values._asdict() if hasattr(values, "_asdict") else values
     if not isinstance(by_name, Mapping):
         return values
+    by_name = {f"{name}": value for name, value in by_name.items()}  # Tasks without names are numbers.
     if by_name.keys() != set(names):
-        if by_name is not values and len(by_name) == len(names) and list(names) == [f"{t}" for t in range(len(names))]:
+        if (
+            not isinstance(values, Mapping)
+            and len(by_name) == len(names)
+            and list(names) == [f"{t}" for t in range(len(names))]
+        ):
             return values  # A named tuple, and tasks that have no names.
         raise ValueError(f"expected {what} of the tasks {', '.join(names)}; found those of {', '.join(by_name)}")
     return [by_name[name] for name in names]
@@ -159,7 +173,7 @@ def _faults(sums_T: Tensor, counts_T: Tensor, reduced_T: Sequence[bool] | None) 
     bad_T = ~(counts_T >= 0) | counts_T.isinf()
     uncounted_T = (counts_T == 0) & (sums_T != 0) & sums_T.isfinite()
     found_T = torch.as_tensor(reduced_T, device=sums_T.device) if reduced_T else torch.zeros_like(bad_T)
-    return torch.stack([bad_T, uncounted_T, found_T]).double()
+    return torch.stack([bad_T, uncounted_T, found_T, torch.zeros_like(bad_T)]).double()
 
 
 def _reduced_by_mean(losses: Tensor | Sequence[Tensor], num_tasks: int) -> list[bool] | None:
@@ -172,8 +186,24 @@ def _reduced_by_mean(losses: Tensor | Sequence[Tensor], num_tasks: int) -> list[
 
 
 def _is_mean(node: Any) -> bool:
-    """Return whether an autograd node is a mean, or a loss function of PyTorch with reduction='mean'."""
-    return _is(node, "MeanBackward") or (_is(node, "Loss") and getattr(node, "_saved_reduction", 0) == 1)
+    """Return whether an autograd node is a mean, or a loss function of PyTorch with reduction='mean'.
+
+    So is a sum of means, and a mean times a number below 1. Times another one it can be a sum: the mean times the number
+    of samples.
+    """
+    if _is(node, "MeanBackward") or (_is(node, "Loss") and getattr(node, "_saved_reduction", 0) == 1):
+        return True
+    inputs = [each for each, _ in getattr(node, "next_functions", ()) if each is not None]
+    shrinks = (_is(node, "MulBackward") and 0 < _factor(node) < 1) or (_is(node, "DivBackward") and _factor(node) > 1)
+    passes_on = any(_is(node, f"{name}Backward") for name in ("Add", "Sub", "Neg", "ToCopy", "Stack"))
+    return bool(inputs) and (passes_on or (shrinks and len(inputs) == 1)) and all(map(_is_mean, inputs))
+
+
+def _factor(node: Any) -> float:
+    """Return the size of the number that a product or quotient was made with; NaN if it was no number on the CPU."""
+    number = node._saved_other
+    is_number = isinstance(number, Tensor) and number.numel() == 1 and not number.is_cuda
+    return abs(float(number)) if is_number else float("nan")
 
 
 def _is(node: Any, name: str) -> bool:

@@ -1,6 +1,7 @@
 """The processes that share a batch, and the collectives that the balancer needs of them."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch.distributed as dist
 from torch import Tensor
@@ -11,6 +12,10 @@ class Ranks:
     """A torch.distributed group, or this process alone."""
 
     group: dist.ProcessGroup | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself: a copy of a model belongs to the same processes."""
+        return self
 
     @property
     def size(self) -> int:

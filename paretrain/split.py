@@ -3,7 +3,7 @@
 Shapes: T tasks, P tensors that make up z, N entries of one of them on this rank.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -86,6 +86,12 @@ def fan_out(zs: Sequence[Tensor], num_tasks: int, weigher: Weigher) -> tuple[tup
 def anchor(*zs: Tensor) -> Tensor | None:
     """Return what makes autograd run a node whose z needs no gradient, as that of a frozen encoder; else None."""
     return None if any(z.requires_grad for z in zs) else torch.zeros((), requires_grad=True)
+
+
+def task_of(node: Any, output: int, weighers: Collection[Weigher]) -> int | None:
+    """Return the task whose view is an output of an autograd node; None unless `fan_out` made it for a weigher."""
+    is_own = getattr(node, "_forward_cls", None) is _Split and node.weigher in weighers
+    return output // len(node.shapes) if is_own else None
 
 
 class _Split(torch.autograd.Function):

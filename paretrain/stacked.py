@@ -30,6 +30,11 @@ def stacked_linear(z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None, wei
     return outputs_BTC
 
 
+def is_stacked(node: Any) -> bool:
+    """Return whether an autograd node is one of `stacked_linear`, whose output holds those of all tasks."""
+    return getattr(node, "_forward_cls", None) is _StackedLinear
+
+
 class _StackedLinear(torch.autograd.Function):
     @staticmethod
     def forward(

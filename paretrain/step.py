@@ -60,6 +60,7 @@ class Step:
         self._by_products = by_products
         self._parts: list[weakref.ref[Part]] = []
         self._totals: Totals | None = None
+        self._is_split = False
         self._factor: Tensor | None = None
         self._gram_TT: Tensor | Factored | None = None
         self.known: Weighed | None = None
@@ -92,7 +93,7 @@ class Step:
 
     def close(self, totals: Totals, scalar: Tensor) -> Tensor:
         """Give the step its losses; return the scalar to call backward on."""
-        self._totals = totals
+        self._totals, self._is_split = totals, bool(self.parts)
         if later := [part for part in self.parts if not part.is_first]:
             scalar = scalar + _rest(self, later).to(scalar)
         return watched(scalar, self)
@@ -147,9 +148,14 @@ class Step:
 
     def _end(self) -> None:
         if self.known is None:
+            if not self._is_split:
+                raise RuntimeError(
+                    "no split() or linear() ran with gradients before balancer.total(), so there is no α. The model "
+                    "must call that of the same balancer in every step, and not under torch.no_grad()"
+                )
             raise RuntimeError(
-                "no loss given to balancer.total() came from a view of z, so there is no α. Each head must read the "
-                "view that split() gives its task, or the outputs of linear()"
+                "the backward reached no view of z, so there is no α. Each head must read the view that split() gives "
+                "its task, or the outputs of linear(). In backward(inputs=...), name parameters of the encoder, too"
             )
 
 

@@ -8,20 +8,23 @@ Shapes: T tasks, B samples, C outputs a task, D representation width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import overload
 
 import torch
 from torch import Tensor
 
 from paretrain.factored import Factored
-from paretrain.losses import Counts, Totals, Values, divisors, means_of, read_losses, refuse_positional
+from paretrain.losses import Counts, Losses, Totals, Values, divisors, means_of, read_losses, refuse_positional
 from paretrain.ranks import Ranks
 from paretrain.scalar import watched
-from paretrain.split import Combine, Weighed, fan_out
+from paretrain.split import Combine, Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
 from paretrain.step import Find, num_samples
 from paretrain.z import as_tensors
+
+Check = Callable[[Losses, Collection[Weigher], Sequence[Tensor]], Losses]
+"""Marks faults of losses; see `wiring.miswired`."""
 
 
 class Window:
@@ -53,6 +56,7 @@ class Window:
         names: of the tasks.
         ranks: the processes that share the batch.
         find: finds α.
+        check: see `Check`.
         divided_by: the number by which the caller divides what `total` returns before the backward.
 
     Attributes:
@@ -62,11 +66,12 @@ class Window:
 
     needs_gram = True
 
-    def __init__(self, names: Sequence[str], ranks: Ranks, find: Find, divided_by: int = 1) -> None:
+    def __init__(self, names: Sequence[str], ranks: Ranks, find: Find, check: Check, divided_by: int = 1) -> None:
         self.found: Weighed | None = None
         self._names = names
         self._ranks = ranks
         self._find = find
+        self._check = check
         self._divided_by = divided_by
         # Sums over this rank's samples during the first pass; `weigh` replaces the counts with the global ones.
         self._gram_TT = self._sums_T = self._counts_T = torch.zeros((), dtype=torch.float64)
@@ -76,6 +81,7 @@ class Window:
         self._is_checked = False
         self._gradient_scale = 1.0
         self._leaves: list[Tensor] = []
+        self._cut_off: list[Tensor] = []
         self._received_TT: Tensor | None = None
 
     @overload
@@ -123,6 +129,7 @@ class Window:
         if not self._leaves or self.found is not None:
             raise RuntimeError("call look() after the model has called split() or linear(), and before weigh()")
         given = read_losses(self._names, sums, means, counts, num_samples(self._leaves))
+        given = self._check(given, [self], self._cut_off)
         # Differentiate mean losses, whose gradients fit float16, and rescale the Gram matrix to sums afterwards.
         scalar = gradient_scale * means_of(given.sums_T, given.counts_T).sum()
         with torch.autograd.set_multithreading_enabled(False):
@@ -136,7 +143,7 @@ class Window:
         self._sums_T = self._sums_T + given.sums_T.detach().double()
         self._counts_T, self._faults_FT = self._counts_T + given.counts_T, self._faults_FT + given.faults_FT
         self._num_micro_batches += 1
-        self._leaves, self._received_TT = [], None
+        self._leaves, self._cut_off, self._received_TT = [], [], None
 
     def weigh(self) -> None:
         """Find α for the whole window over all ranks. Collective, with the messages of a single batch.
@@ -215,6 +222,7 @@ class Window:
     def _cut(self, zs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Detach z from the encoder in the first pass."""
         if self.found is None:
+            self._cut_off += zs
             zs = [z.detach().requires_grad_() for z in zs]
             self._leaves += zs
         else:

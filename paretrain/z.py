@@ -1,6 +1,6 @@
 """Check a representation: its type, and the places where it cannot be split."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ def as_tensors(z: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     Raises:
         TypeError: one is not a tensor of floating-point numbers.
     """
+    if isinstance(z, Mapping):
+        raise TypeError(
+            f"split() takes a tensor or a sequence of tensors; found a {type(z).__name__} of {', '.join(map(str, z))}. "
+            "Give what the heads read, such as z.last_hidden_state, or tuple(z.values())"
+        )
     zs = (z,) if isinstance(z, Tensor) else tuple(z)
     if not zs:
         raise TypeError("split() needs a tensor, found an empty sequence")
