@@ -188,8 +188,8 @@ def _reduced_by_mean(losses: Tensor | Sequence[Tensor], num_tasks: int) -> list[
 def _is_mean(node: Any) -> bool:
     """Return whether an autograd node is a mean, or a loss function of PyTorch with reduction='mean'.
 
-    So is a sum of means, and a mean times a number below 1. Times another one it can be a sum: the mean times the number
-    of samples.
+    So is a sum of means, and a mean times a number below 1. Times a larger one it can be a sum: the mean times the
+    number of samples.
     """
     if _is(node, "MeanBackward") or (_is(node, "Loss") and getattr(node, "_saved_reduction", 0) == 1):
         return True

@@ -200,6 +200,37 @@ def with_evaluations(network: nn.Module, balancer: Balancer, x: Tensor, y: Tenso
     del before, between
 
 
+class WithZ(nn.Module):
+    """Returns z beside the outputs, as a wrapper that looks for unused parameters passes all of it through one node."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_BCHW: Tensor, balancer: Balancer) -> tuple[Tensor, list[Tensor]]:
+        z_BD = self.network.encoder(x_BCHW)
+        return z_BD, [head(view) for head, view in zip(self.network.heads, balancer.split(z_BD), strict=True)]
+
+
+def with_z_beside_the_outputs(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    model = DistributedDataParallel(WithZ(network), find_unused_parameters=True)
+    balancer.total(**summed(model(x, balancer)[1], y)).backward()
+
+
+def in_one_product(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
+    """The heads' first layers as one batched product of all views: each loss then reaches all of them in the graph."""
+    model = wrapped(network.encoder)
+    views_TBD = torch.stack(balancer.split(model(x)))
+    weight_TDH = torch.stack([head[0].weight.T for head in network.heads])
+    bias_T1H = torch.stack([head[0].bias for head in network.heads])[:, None]
+    hidden_TBH = torch.baddbmm(bias_T1H, views_TBD, weight_TDH)
+    outputs = [head[1:](hidden) for head, hidden in zip(network.heads, hidden_TBH, strict=True)]
+    balancer.total(**summed(outputs, y)).backward()
+    for parameter in network.heads.parameters():
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= 2
+
+
 def frozen(network: nn.Module, balancer: Balancer, x: Tensor, y: Tensor) -> None:
     network.encoder.requires_grad_(False)
     model = wrapped(network)
@@ -221,6 +252,8 @@ LOOPS: dict[str, tuple[Problem, Callable[..., None]]] = {
     "chunks under FSDP2": (PROBLEM, in_chunks_under_fsdp2),
     "evaluations before and between": (PROBLEM, with_evaluations),
     "a frozen encoder": (PROBLEM, frozen),
+    "z beside the outputs": (PROBLEM, with_z_beside_the_outputs),
+    "views in one product": (PROBLEM, in_one_product),
 }
 
 
@@ -298,6 +331,55 @@ def by_position(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor)
     balancer.total(*summed(outputs, y).values())
 
 
+def half_a_mean_as_a_sum(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    means = [0.5 * F.cross_entropy(output, labels_B.clamp(min=0)) for output, labels_B in zip(outputs, y, strict=True)]
+    means[1] = means[1] + outputs[1].square().mean()
+    balancer.total(sums=means, counts=[len(y[0])] * 3)
+
+
+def z_in_place_of_a_view(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    network = PROBLEM.model()
+    z_BD = network.encoder(batch(rank, PROBLEM)[0])
+    left, _, right = balancer.split(z_BD)
+    balancer.total(**summed([head(z) for head, z in zip(network.heads, (left, z_BD, right), strict=True)], y))
+
+
+def the_view_of_another_task(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    network = PROBLEM.model()
+    views = balancer.split(network.encoder(batch(rank, PROBLEM)[0]))
+    balancer.total(**summed([head(views[0]) for head in network.heads], y))
+
+
+def a_head_on_top_of_another(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    balancer.total(**summed([outputs[0], outputs[1], outputs[2] + outputs[0]], y))
+
+
+def z_in_a_window(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    network, window = PROBLEM.model(), balancer.window()
+    z_BD = network.encoder(batch(rank, PROBLEM)[0])
+    views = window.split(z_BD)
+    window.look(**summed([head(z) for head, z in zip(network.heads, (z_BD, *views[1:]), strict=True)], y))
+    window.weigh()
+
+
+def numbers_as_losses(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    losses = summed(outputs, y)
+    balancer.total(sums=[loss.item() for loss in losses["sums"]], counts=losses["counts"])
+
+
+def a_split_without_gradients(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    network, balancer = PROBLEM.model(), Balancer(NAMES)
+    with torch.no_grad():
+        views = balancer.split(network.encoder(batch(rank, PROBLEM)[0]))
+    balancer.total(**summed([head(view) for head, view in zip(network.heads, views, strict=True)], y)).backward()
+
+
+def a_backward_to_the_heads_alone(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
+    network = PROBLEM.model()
+    total = balancer.total(**summed(network(batch(rank, PROBLEM)[0], balancer), y))
+    total.backward(inputs=list(network.heads.parameters()))
+
+
 def another_loss(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
     losses = summed(outputs, y)
     balancer.total(**losses)
@@ -343,6 +425,14 @@ def inside_join(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor)
 
 MISTAKES: dict[Callable[..., None], tuple[type[Exception], str]] = {
     a_mean_as_a_sum: (BalanceError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
+    half_a_mean_as_a_sum: (BalanceError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
+    z_in_place_of_a_view: (BalanceError, "task 'middle': a loss that reads z"),
+    the_view_of_another_task: (BalanceError, "tasks 'middle', 'right': a loss that reads z, or another task's view"),
+    a_head_on_top_of_another: (BalanceError, "task 'right': a loss that reads z, or another task's view"),
+    z_in_a_window: (BalanceError, "task 'left': a loss that reads z"),
+    numbers_as_losses: (TypeError, r"found float: leave out .item\(\)"),
+    a_split_without_gradients: (RuntimeError, "not under torch.no_grad"),
+    a_backward_to_the_heads_alone: (RuntimeError, r"In backward\(inputs=...\)"),
     a_loss_without_a_count: (BalanceError, "task 'right': a loss, but a count of 0"),
     a_negative_count: (BalanceError, "task 'left': a count that is negative"),
     by_position: (TypeError, r"by keyword: total\(sums=..., counts=...\)"),
