@@ -100,6 +100,8 @@ CONFLICTS = {
     "si": "it does not look at gradients",
     "gls": "it does not look at gradients",
     "uw_so": "it does not look at gradients",
+    "db_mtl": "it looks at the lengths of gradients alone",
+    "ntkmtl": "it looks at the lengths of gradients alone",
 }
 """These rules may give a direction that opposes a task."""
 ORDERED = {
