@@ -109,13 +109,17 @@ def on_a_rank(rank: int, strategies: list[str], folder: Path) -> dict[str, tuple
     return found
 
 
+def alone(rank: int) -> dict[str, torch.Tensor]:
+    runtime = a_runtime(rank, 1)
+    single = new_engine("single", CASE, runtime)
+    steps(single, range(4), runtime)
+    return whole(single.model_pieces(), runtime)
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 def test_ranks_equal_one_process_and_a_resume_is_exact_under_every_strategy(tmp_path):
-    runtime = a_runtime(0, 1)
-    single = new_engine("single", CASE, runtime)
-    steps(single, range(4), runtime)
-    expected = whole(single.model_pieces(), runtime)
+    (expected,) = run_ranks(1, alone)
     assert (expected["heads.multipliers_T"] > 0).all()
 
     for of_rank in run_ranks(2, on_a_rank, ["ddp", "fsdp2", "zero3"], tmp_path):
@@ -125,14 +129,21 @@ def test_ranks_equal_one_process_and_a_resume_is_exact_under_every_strategy(tmp_
                 assert torch.equal(whole_run[name], resumed[name]), (strategy, name)
 
 
-def test_a_step_that_is_not_made_moves_no_multiplier():
-    runtime = a_runtime(0, 1)
+def without_labels(rank: int) -> tuple[Outcome, torch.Tensor]:
+    runtime = a_runtime(rank, 1)
     learner = a_learner(new_engine("single", CASE, runtime), runtime)
     batch = my_batch(CASE, 0, runtime)
     unlabelled = {name: torch.full_like(target, MISSING) for name, target in batch.targets.items()}
 
-    assert train_step(learner, replace(batch, targets=unlabelled), 1e-3).outcome is Outcome.NO_GRADIENT
-    assert not learner.network.heads.multipliers_T.any()
+    outcome = train_step(learner, replace(batch, targets=unlabelled), 1e-3).outcome
+    return outcome, learner.network.heads.multipliers_T
+
+
+@pytest.mark.processes
+def test_a_step_that_is_not_made_moves_no_multiplier():
+    ((outcome, multipliers_T),) = run_ranks(1, without_labels)
+    assert outcome is Outcome.NO_GRADIENT
+    assert not multipliers_T.any()
 
 
 @pytest.mark.parametrize("options", [{"common": 1, "constraint": 1}, {"common": 1, "constraint": 0, "dual_rate": 1}])
