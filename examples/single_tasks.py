@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.encoders.lenet import LeNet
 from models.encoders.mlp import MLP
 
 
@@ -34,3 +35,10 @@ class Same(nn.Module):
 def network(width: int, outputs: int, hidden: Sequence[int]) -> nn.Module:
     """Return the encoder `mlp` and a linear head, for one task."""
     return nn.Sequential(MLP((width,), hidden), nn.Linear(hidden[-1], outputs))
+
+
+def pictures(width: int, outputs: int) -> nn.Module:
+    """Return the encoder and the head of configs/omniglot.yaml, for one task with 28 x 28 grey pixels."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)), LeNet((1, 28, 28), width=128, dropout=0.0), nn.Linear(128, outputs)
+    )
