@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import paretrain
 from tests.support.command import ROOT
@@ -106,7 +107,8 @@ def test_every_configuration_passes_check(
         data = tmp_path / "assays"
         columns = ["--targets", "NR-AR,SR-p53", "--val", "0.2", *TABLES[config.stem]]
         assert main(["data", "table", "--csv", f"{data}.csv", *columns, "--out", str(data)]) == 0
-    folders = ["data.sources.left.path", "data.sources.right.path"] if config.stem == "sources" else ["data.path"]
+    sources = yaml.safe_load(config.read_text())["data"].get("sources", {})
+    folders = [f"data.sources.{name}.path" for name in sources] or ["data.path"]
     elsewhere = [*(f"{folder}={data}" for folder in folders), f"output={tmp_path / 'runs'}"]
     assert main(["check", str(config), *elsewhere, *SMALLER.get(config.stem, [])]) == 0
     shown = capsys.readouterr().out
