@@ -56,6 +56,14 @@ def add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool
         help="put this fraction of the train rows, such as 0.1, into the split val, chosen by a hash of the row",
     )
     parser.add_argument(
+        "--missing",
+        type=_pairs,
+        action="extend",
+        default=[],
+        metavar="A*=CELL",
+        help="cells that mean a missing value, such as age=unknown or '*=?', beside empty ones and pandas' words",
+    )
+    parser.add_argument(
         "--drop-empty",
         action="store_true",
         help="leave out columns that have no value, and targets that have a single class, in the train split",
@@ -86,6 +94,7 @@ def columns(options: argparse.Namespace) -> dict[str, Any]:
         "split_column": split_column,
         "split_names": split_names,
         "val_fraction": options.val,
+        "missing": options.missing,
         "drop_empty": options.drop_empty,
     }
 

@@ -182,11 +182,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path, options: dict, message: str)
         (b"x,y\n1,\n2,\n", "column 'y': a classification needs two classes or more, found no value at all"),
         (
             b"x,y\n" + b"".join(b"1,%d\n" % n for n in range(101)),
-            "more than 100 different whole numbers",
+            "101 different whole numbers that count up from 0",
         ),
         (
             b"x,y\n" + b"".join(b"1,t%d\n" % n for n in range(101)),
-            "different texts, such as 't0' in line 2",
+            "101 different texts in 101 labelled rows, such as 't0' in line 2",
         ),
         (
             b"x,y\n" + b"".join(b'1,"%d,%03d"\n' % (n, n) for n in range(1, 8)),

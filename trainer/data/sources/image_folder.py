@@ -45,6 +45,7 @@ def write_image_folder(
     split_names: Mapping[str, str] | None = None,
     size: tuple[int, int] | None = None,
     val_fraction: float = 0.0,
+    missing: Sequence[tuple[str, str]] = (),
     drop_empty: bool = False,
 ) -> Manifest:
     """Write shards of images. Their bytes are not changed, unless EXIF says that they do not lie upright.
@@ -64,12 +65,13 @@ def write_image_folder(
         split_names: cell of that column -> split; None: its cells are the splits.
         val_fraction: fraction of the train rows that are put into `val`, chosen by a hash of the row.
         size: height and width that images are resized to while they are decoded. None: all must have the same size.
+        missing: (column or pattern, cell) pairs: such cells count as missing values.
         drop_empty: leave out targets that have no value, or a single class, in the train split.
 
     Raises:
         UserError: a file, a column, a cell or an image is faulty; or as `write_shards`.
     """
-    file = TableFile(csv, split_column, split_names, val_fraction)
+    file = TableFile(csv, split_column, split_names, val_fraction, missing)
     others = {file.names_column, *file.indexes, *file.find(ignore), *file.find([split_column] if split_column else [])}
     chosen = [column for column in file.find(["*"] if targets is None else targets) if column not in others]
     if not chosen:
@@ -87,6 +89,7 @@ def write_image_folder(
     made_by: dict[str, Any] = {"source": "folder", "images": images.name, "file": csv.name}
     made_by |= {"split_column": split_column} | ({"split_names": dict(split_names)} if split_names else {})
     made_by |= {"val_fraction": val_fraction} if val_fraction else {}
+    made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
     made_by |= {"dropped": made.dropped} if made.dropped else {}
     spec = _measured(file, images, spec)
     return write_shards(

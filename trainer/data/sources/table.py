@@ -30,6 +30,7 @@ def write_table(
     split_column: str | None = None,
     split_names: Mapping[str, str] | None = None,
     val_fraction: float = 0.0,
+    missing: Sequence[tuple[str, str]] = (),
     drop_empty: bool = False,
 ) -> Manifest:
     """Write shards of a table's rows. An empty feature is replaced by its mean; an empty target is no label.
@@ -46,12 +47,13 @@ def write_table(
         split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
         split_names: cell of that column -> split; None: its cells are the splits.
         val_fraction: fraction of the train rows that are put into `val`, chosen by a hash of the row.
+        missing: (column or pattern, cell) pairs: such cells count as missing values.
         drop_empty: leave out columns that have no value, and targets that have a single class, in the train split.
 
     Raises:
         UserError: a file, columns or a cell are faulty; or as `write_shards`.
     """
-    file = TableFile(csv, split_column, split_names, val_fraction)
+    file = TableFile(csv, split_column, split_names, val_fraction, missing)
     left_out = {*file.find(ignore), *file.find([split_column] if split_column else [])}
     chosen, sources = _choose(file, targets, features, left_out)
     matching = set(file.find(categories)) & set(sources)
@@ -73,6 +75,7 @@ def write_table(
     made_by: dict[str, Any] = {"source": "table", "file": csv.name, "split_column": split_column}
     made_by |= {"split_names": dict(split_names)} if split_names else {}
     made_by |= {"val_fraction": val_fraction} if val_fraction else {}
+    made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
     made_by |= {"categories": [file.columns[column] for column in sorted(of_categories)]} if of_categories else {}
     made_by |= {"dropped": dropped} if dropped else {}
     return write_shards(

@@ -19,6 +19,9 @@ from trainer.errors import UserError
 
 CHUNK_ROWS = 4096
 
+MAX_WORDS = 20
+"""Different cells that are not numbers, in a column of numbers. With more of them, it is a column of texts."""
+
 BOOLEANS = {"True": 1.0, "TRUE": 1.0, "true": 1.0, "False": 0.0, "FALSE": 0.0, "false": 0.0}
 """Features that are written as words, for instance by pandas' get_dummies."""
 
@@ -27,12 +30,16 @@ class Survey:
     """The content of one column.
 
     Args:
-        classes: always keep all distinct cells; by default, only while the column may be a classification.
+        classes: always keep all distinct values; by default, only while the column may be a classification.
         booleans: whether the words of BOOLEANS are numbers, as in features, or texts, as in classes.
 
     Attributes:
-        values: its distinct cells.
+        values: its distinct values.
+        complete: whether `values` has all of them; not where numbers that are not whole came first.
+        labelled: number of cells with a value, in all splits.
         text: line and cell of the first value that is not a number up to LARGEST, or None.
+        words: distinct values that are not, in the order of the file; of more than MAX_WORDS, one more than that.
+        numbers: number of cells that are numbers, in all splits, as long as `words` has them all.
         whole: whether all numbers before that are whole.
         count: number of numbers in the train split.
         mean: mean over the train split.
@@ -43,7 +50,11 @@ class Survey:
     def __init__(self, *, classes: bool, booleans: bool) -> None:
         self._classes, self._booleans = classes, booleans
         self.values: set[str] = set()
+        self.complete = True
+        self.labelled = 0
         self.text: tuple[int, str] | None = None
+        self.words: list[str] = []
+        self.numbers = 0
         self.whole = True
         self.count = 0
         self.mean = 0.0
@@ -68,32 +79,36 @@ class Survey:
         distinct = set(cells) - MISSING_WORDS
         if self._classes or not self.varies:
             self._add_train([cell for cell, is_train in zip(cells, train_R, strict=True) if is_train])
-        if self._classes or self.whole:
+        if self._classes or self.whole or self.text:
             self.values |= distinct
-        if self.text:
+        else:
+            self.complete = False
+        self.labelled += len(cells) - sum(map(MISSING_WORDS.__contains__, cells))
+        if len(self.words) > MAX_WORDS:
             return
         numbers = {cell: value for cell in distinct if (value := self._parse(cell)) is not None}
+        only_numbers = not self.text
         if len(numbers) < len(distinct):
-            self.text = next(
-                (row.line, cell)
-                for row, cell in zip(rows, cells, strict=True)
-                if cell not in numbers and cell not in MISSING_WORDS
-            )
+            self._add_words([row.line for row in rows], cells, distinct - numbers.keys())
         numbers_R = np.array([numbers.get(cell, math.nan) for cell in cells])
         known_R = ~np.isnan(numbers_R)
-        self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
+        self.numbers += int(known_R.sum())
+        if only_numbers:
+            self.whole &= bool((numbers_R[known_R] == np.round(numbers_R[known_R])).all())
         if not self.text:
             self._add_moments(numbers_R[known_R & train_R])
 
+    def _add_words(self, lines_R: Sequence[int], cells: Sequence[str], words: Collection[str]) -> None:
+        """Keep the first MAX_WORDS + 1 different words, and where the first of them is."""
+        found = {cell: line for line, cell in zip(reversed(lines_R), reversed(cells), strict=True) if cell in words}
+        for cell, line in sorted(found.items(), key=lambda item: item[1]):
+            self.text = self.text or (line, cell)
+            if cell not in self.words and len(self.words) <= MAX_WORDS:
+                self.words.append(cell)
+
     def _parse(self, cell: str) -> float | None:
         """Return the value of a cell; None if it is no number up to LARGEST."""
-        if cell in BOOLEANS:
-            return BOOLEANS[cell] if self._booleans else None
-        try:
-            value = float(cell)
-        except ValueError:
-            return None
-        return value if abs(value) <= LARGEST else None
+        return BOOLEANS[cell] if self._booleans and cell in BOOLEANS else parse_number(cell)
 
     def _add_train(self, cells: Sequence[str]) -> None:
         known = [cell for cell in cells if cell not in MISSING_WORDS]
@@ -148,6 +163,15 @@ def survey(
             f"Say what they mean, such as: --split COLUMN {mapping}"
         )
     return found, sorted(splits, key=lambda name: (name != "train", name != "test", name))
+
+
+def parse_number(cell: str) -> float | None:
+    """Return the value of a cell; None if it is no finite number of at most LARGEST."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if abs(value) <= LARGEST else None
 
 
 @lru_cache(maxsize=1 << 16)

@@ -10,7 +10,8 @@ import numpy as np
 
 from trainer.data.format.explain import refusing
 from trainer.data.format.specs import LARGEST, FeaturesSpec
-from trainer.data.sources.tables.columns import Survey, number
+from trainer.data.sources.tables.columns import MAX_WORDS, Survey, number
+from trainer.data.sources.tables.kinds import missing_option
 from trainer.data.sources.tables.rows import Row
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
@@ -79,12 +80,20 @@ class Features:
 
 
 def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
-    wrong = {file.columns[column]: seen.text for column, seen in columns.items() if seen.text}
+    wrong = {file.columns[column]: (seen, *seen.text) for column, seen in columns.items() if seen.text}
     if not wrong:
         return
     lines = [
         f"{file.path}:{line}: feature {name!r} should be a finite number of at most {LARGEST:g}, found {cell[:40]!r}."
-        for name, (line, cell) in wrong.items()
+        for name, (_, line, cell) in wrong.items()
+    ]
+    # Columns of numbers but for a few words.
+    missing = [
+        f"\nIf {', '.join(repr(word[:40]) for word in seen.words)} in {name!r} are missing values, add {option}"
+        for name, (seen, _, _) in wrong.items()
+        if len(seen.words) <= MAX_WORDS
+        and seen.numbers > len(seen.words)
+        and (option := missing_option(name, seen.words))
     ]
     more = f"\n... and {len(lines) - MAX_SHOWN} more columns" if len(lines) > MAX_SHOWN else ""
     names = ",".join(list(wrong)[:MAX_SHOWN])
@@ -92,6 +101,7 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         "\n".join(lines[:MAX_SHOWN])
         + f"{more}\nLeave the column{'s' if len(wrong) > 1 else ''} out with --ignore {names}, "
         f"use the values as categories with --categories {names}, or predict with --targets."
+        + "".join(missing[:MAX_SHOWN])
     )
 
 

@@ -29,6 +29,7 @@ class TableFile:
             rows are in the same split.
         split_names: cell of that column -> split. None: its cells are the splits.
         val_fraction: fraction of the train rows that are put into `val`, chosen by another hash of their cells.
+        missing: (column or pattern, cell) pairs: such cells of these columns become empty.
 
     Attributes:
         path: the file.
@@ -47,6 +48,7 @@ class TableFile:
         split_column: str | None = None,
         split_names: Mapping[str, str] | None = None,
         val_fraction: float = 0.0,
+        missing: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.path = path
         self.columns = next(read_rows(path), Row(0, [])).cells
@@ -69,6 +71,10 @@ class TableFile:
         self._split_names = split_names
         self._val_fraction = val_fraction
         self._assigned: Mapping[str, str] = {}
+        self._missing: dict[int, set[str]] = {}
+        for pattern, word in missing:
+            for column in self.find([pattern]):
+                self._missing.setdefault(column, set()).add(word)
 
     def __iter__(self) -> Iterator[Row]:
         rows = read_rows(self.path)
@@ -80,6 +86,9 @@ class TableFile:
                     f"{self.path}:{row.line}: expected {len(self.columns)} cells, as the header has, "
                     f"found {len(row.cells)}."
                 )
+            for column, words in self._missing.items():
+                if row.cells[column] in words:
+                    row.cells[column] = ""
             yield row
         if row is None:
             raise UserError(f"{self.path} has a header, but no rows.")

@@ -1,6 +1,5 @@
-"""Make a task of every column to predict: decide whether it is classes or a quantity, and say why."""
+"""Make a task of every column to predict."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,27 +8,12 @@ from trainer.data.format.explain import refusing
 from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, ScalarTaskSpec
 from trainer.data.format.words import MISSING_WORDS
 from trainer.data.sources.tables.columns import Survey, whole
+from trainer.data.sources.tables.kinds import decide, words
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError, did_you_mean
 
-MAX_CLASSES = 100
-"""A column with more distinct texts, or more whole numbers that count up, is a classification only if the user says
-so."""
-
-MAX_IN_A_ROW = 20
-"""Whole numbers without gaps that begin elsewhere than at 0 or 1, such as marks from 3 to 9, are classes up to this
-many."""
-
-MAX_GAPPED = 5
-"""Whole numbers with gaps, such as prices and counts, are classes only up to this many."""
-
 MAX_FAULTS = 20
 """Columns that one message names."""
-
-KINDS = ("classification", "regression")
-
-_QUANTITY = re.compile(r"[-+]?[$€£¥]?\s?[-+]?[\d.,'\s]*\d(e[-+]?\d+)?\s?[%$€£¥]?", re.IGNORECASE)
-"""A number as people write it: with thousands separators, a decimal comma, a currency, a percent sign."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +41,7 @@ def build_tasks(
 ) -> Targets:
     """Make a task of every column of targets.
 
-    Texts give a classification, and numbers that are not whole a regression. Whole numbers are classes if they count
-    up from 0 or 1 without gaps, or are few; else a quantity. `kinds` overrides this.
+    The cells of a column say whether it is a classification or a regression; `kinds` overrides this.
 
     Args:
         file: the file.
@@ -84,7 +67,7 @@ def build_tasks(
             dropped.append(name)
             continue
         try:
-            kind, reason = _kind(where, name, seen, kind_of.get(name))
+            kind, reason = decide(where, name, seen, kind_of.get(name))
             if kind == "classification" and drop_empty and not seen.varies:
                 dropped.append(name)
                 continue
@@ -134,49 +117,6 @@ def _spread(option: str, given: Mapping[str, str], names: Sequence[str]) -> dict
     return {name: value for name in names if (value := last_match(given, name)) is not None}
 
 
-def _kind(where: str, name: str, seen: Survey, given: str | None) -> tuple[str, str]:
-    """Return a column's kind, and why it has that."""
-    if given is not None:
-        if given not in KINDS:
-            raise UserError(f"--kinds {name}={given}: expected one of {', '.join(KINDS)}.")
-        return given, "as --kinds says"
-    if not seen.whole:
-        return "regression", "numbers that are not whole"
-    count = len(seen.values)
-    if seen.text:
-        line, cell = seen.text
-        if count > MAX_GAPPED and all(map(_QUANTITY.fullmatch, seen.values)):
-            raise UserError(
-                f"{where} has numbers that cannot be read, such as {cell[:40]!r} in line {line}: expected digits with "
-                f"a decimal point, at most {LARGEST:g}, without separators of thousands or a unit. Write them so, or "
-                f"add --kinds {name}=classification if they are names."
-            )
-        if count <= MAX_CLASSES:
-            return "classification", "texts"
-        raise UserError(
-            f"{where} has more than {MAX_CLASSES} different texts, such as {cell[:40]!r} in line {line}: "
-            f"are they classes or a quantity?\n{_choice(name)}"
-        )
-    found = set(map(whole, seen.values))
-    in_a_row = not found or max(found) - min(found) < len(found)
-    counts_up = in_a_row and min(found, default=0) in (0, 1)
-    if counts_up and count > MAX_CLASSES:
-        raise UserError(
-            f"{where} has more than {MAX_CLASSES} different whole numbers: are they classes or a quantity?\n"
-            f"{_choice(name)}"
-        )
-    if found == {0, 1}:
-        return "classification", "0 and 1"
-    numbers = f"{len(found)} different whole numbers {'without' if in_a_row else 'with'} gaps"
-    if counts_up or len(found) <= (MAX_IN_A_ROW if in_a_row else MAX_GAPPED):
-        return "classification", f"{numbers}; if they are a quantity, add --kinds {name}=regression"
-    return "regression", f"{numbers}; if they are classes, add --kinds {name}=classification"
-
-
-def _choice(name: str) -> str:
-    return f"Choose with --kinds {name}=classification or --kinds {name}=regression."
-
-
 def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
     if seen.whole and not seen.text:
         classes = [str(number) for number in sorted(set(map(whole, seen.values)))]
@@ -193,7 +133,11 @@ def _classification(where: str, name: str, seen: Survey) -> ClassificationSpec:
 def _regression(where: str, name: str, seen: Survey, unit: str | None) -> RegressionSpec:
     if seen.text:
         line, cell = seen.text
-        raise UserError(f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell[:40]!r}.")
+        raise UserError(
+            f"{where}, line {line}: expected a finite number of at most {LARGEST:g}, found {cell[:40]!r}.\n"
+            f"Cells that are none: {words(name, seen)}. If the column is one of classes, add --kinds "
+            f"{name}=classification."
+        )
     if not seen.count:
         raise UserError(f"{where} has no value in the train split. Leave such columns out with --drop-empty.")
     return RegressionSpec(name=name, unit=unit, mean=seen.mean, std=seen.std)
