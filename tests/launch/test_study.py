@@ -100,7 +100,7 @@ def test_a_study_tunes_on_val_trains_the_seeds_and_writes_what_it_finds(config: 
     (row,) = [row for row in rows if list(row.values())[:3] == ["equal weights", "left", "accuracy"]]
     assert (float(row["mean"]), row["seeds"]) == (pytest.approx(0.51), "3")
     page = (found.out / PAGE).read_text()
-    for said in ("MGDA &lt;UB&gt;", "0.710 ± 0.006", "Both tasks", "Ranks", "learning_rate 0.01"):
+    for said in ("MGDA &lt;UB&gt;", "0.710 ± 0.006", "Both tasks", "Ranks", "learning rate</th>", "<td>0.01</td>"):
         assert said in page
     assert "<UB>" not in page
     # The same command trains nothing: all is complete.

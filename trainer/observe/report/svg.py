@@ -51,9 +51,15 @@ def label(name: str, length: int = 40) -> str:
 
 @contextmanager
 def canvas(
-    *, width: float = PANEL_WIDTH, height: float = 2.7, grid: bool = True
+    *, width: float = PANEL_WIDTH, height: float = 2.7, grid: bool = True, projection: str | None = None
 ) -> "Iterator[tuple[Axes, io.StringIO]]":
-    """Yield axes to draw on and a buffer that holds the SVG after the block. Sizes are in inches."""
+    """Yield axes to draw on and a buffer that holds the SVG after the block.
+
+    Args:
+        width, height: in inches.
+        grid: draw one.
+        projection: matplotlib's name for it, such as "polar"; None: straight axes.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -62,7 +68,7 @@ def canvas(
         # The browser draws the text with its own fonts, so glyphs missing from matplotlib's do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.add_subplot(), svg
+        yield figure.add_subplot(projection=projection), svg
         drawn = io.StringIO()
         no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(drawn, format="svg", metadata=no_metadata)

@@ -1,12 +1,12 @@
 """The figures of a study: pure functions from numbers to an inline SVG. What the seeds do not tell apart looks alike.
 
-Shapes: S seeds, N runs.
+Shapes: S seeds, N runs, T tasks.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,10 +24,13 @@ from trainer.observe.study.statistics import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.projections.polar import PolarAxes
 
 LIKE_BEST, OTHER = "#3f90da", "#94a4a2"
 """Colours of the methods that the seeds do not tell from the best one, and of those that they do."""
 ROW_INCHES = 0.26
+MAX_RANK_LABELS = 16
+"""With more methods than this, the axis of ranks has a number at every fifth."""
 
 
 def forest(changes: Mapping[str, np.ndarray], like_best: set[str], x_label: str) -> str:
@@ -137,6 +140,58 @@ def _add_ellipse(axes: "Axes", ellipse: Ellipse, colour: str) -> None:
     axes.add_patch(shape)
 
 
+def radar(methods: Mapping[str, np.ndarray], tasks: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    """Draw the tasks as spokes and each method as a closed line, in the order of the first method's values.
+
+    Args:
+        methods: name of each method -> its values, (S, T); more is better, and further out. The band is ± 1 standard
+            error. Zero is the dark circle.
+        tasks: T names.
+
+    Returns:
+        The drawing, and its legend.
+    """
+    means = {name: values_ST.mean(axis=0) for name, values_ST in methods.items()}
+    order = np.argsort(-np.nan_to_num(next(iter(means.values())), nan=-np.inf), kind="stable")
+    angles_T = np.linspace(0, 2 * np.pi, len(tasks), endpoint=False)
+    closed = np.append(order, order[0])
+    around = np.append(angles_T, 2 * np.pi)
+    legend = list(zip(methods, PALETTE, strict=False))
+    with canvas(width=PAGE_WIDTH, height=7.6, projection="polar") as (axes, svg):
+        low, high = _reach(list(means.values()))
+        axes.plot(np.linspace(0, 2 * np.pi, 200), np.zeros(200), color=INK, linewidth=0.8, alpha=0.6)
+        for name, colour in legend:
+            error_T = np.array([estimate(values_S).error for values_S in methods[name].T])
+            lower, upper = means[name] - error_T, means[name] + error_T
+            axes.fill_between(
+                around,
+                np.maximum(lower, low)[closed],
+                np.minimum(upper, high)[closed],
+                color=colour,
+                alpha=0.2,
+                linewidth=0,
+            )
+            axes.plot(around, means[name][closed], "-o", color=colour, markersize=3)
+        axes.set_ylim(low, high)
+        axes.set_xticks(angles_T, [])
+        for angle, task in zip(angles_T, (tasks[place] for place in order), strict=True):
+            is_left = np.pi / 2 < angle < 3 * np.pi / 2
+            axes.annotate(
+                label(task, 28),
+                (angle, high),
+                xytext=(6 * np.cos(angle), 6 * np.sin(angle)),
+                textcoords="offset points",
+                rotation=np.degrees(angle) + 180 * is_left,
+                rotation_mode="anchor",
+                ha="right" if is_left else "left",
+                va="center",
+                annotation_clip=False,
+                fontsize=8,
+            )
+        cast("PolarAxes", axes).set_rlabel_position(180 / len(tasks))  # Between two spokes.
+    return svg.getvalue(), legend
+
+
 def critical_differences(ranks: Mapping[str, float], num_blocks: int) -> str:
     """Draw mean ranks, the best left, and join methods that Nemenyi's test does not tell apart (Demsar 2006, figure 1).
 
@@ -154,7 +209,8 @@ def critical_differences(ranks: Mapping[str, float], num_blocks: int) -> str:
         axes.hlines(0, 1, num, color=INK, linewidth=1)
         for rank in range(1, num + 1):
             axes.vlines(rank, 0, 0.2, color=INK, linewidth=1)
-            axes.text(rank, 0.35, str(rank), ha="center", va="bottom")
+            if num <= MAX_RANK_LABELS or rank % 5 == 0 or rank == 1:
+                axes.text(rank, 0.35, str(rank), ha="center", va="bottom")
         shown = min(difference, num - 1)
         axes.hlines(1.9, 1, 1 + shown, color=INK, linewidth=1.5)
         cut = "" if difference <= num - 1 else ", longer than the axis"

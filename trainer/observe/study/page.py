@@ -10,10 +10,11 @@ import numpy as np
 
 from trainer.config.metrics import METRICS
 from trainer.files import make_folder, replace
+from trainer.observe.report.figures import MAX_LABELLED_TASKS
 from trainer.observe.report.frame import document, section
 from trainer.observe.report.panels import Panel
 from trainer.observe.report.tables import text
-from trainer.observe.study.figures import Cloud, critical_differences, forest, pareto
+from trainer.observe.study.figures import Cloud, critical_differences, forest, pareto, radar
 from trainer.observe.study.results import Method, Results
 from trainer.observe.study.tables import (
     MAX_TASK_COLUMNS,
@@ -25,6 +26,7 @@ from trainer.observe.study.tables import (
     titled,
 )
 
+NUM_RADAR_METHODS = 3
 PAGE, TABLE, NUMBERS = "study.html", "study.csv", "study.json"
 
 
@@ -64,10 +66,11 @@ def study_body(results: Results) -> Iterator[str]:
         yield f"<p>{_count(len(results.left_out), 'task')} without a defined metric are left out: {names}.</p>"
     yield method_table(results)
     against = text(results.baseline.name)
+    tuned = " The last columns are what tuning chose." if any(method.chosen for method in results.rows) else ""
     yield (
         f"<p>Δm is the mean over the tasks of how much better a method is than {against}, in percent; worse is "
         "negative. The rank is among the methods, as a mean over tasks and seeds. Time is that of training, on a "
-        "machine that several runs may have shared; of tasks alone, that of all their runs.</p>"
+        f"machine that several runs may have shared; of tasks alone, that of all their runs.{tuned}</p>"
     )
     changes = {method.name: results.changes(method) for method in results.rows}
     known = {name: values_S for name, values_S in changes.items() if not np.isnan(values_S).any()}
@@ -90,7 +93,7 @@ def study_body(results: Results) -> Iterator[str]:
     if num_tasks == 2:
         yield _plane(results)
     if num_tasks > MAX_TASK_COLUMNS:
-        yield f"<h2>Tasks</h2><details><summary>All {num_tasks:,} tasks</summary>{task_table(results)}</details>"
+        yield _tasks(results)
 
 
 def _ranks(results: Results) -> str:
@@ -105,6 +108,33 @@ def _ranks(results: Results) -> str:
         f"2006). It counts the {num_blocks:,} {what} as independent, since results of one task, or of one seed, are "
         "not.",
         [Panel("", critical_differences(ranks, num_blocks), size="page")],
+    )
+
+
+def _tasks(results: Results) -> str:
+    """Return a radar of the tasks, where they are not too many for one, and the folded table of all."""
+    drawn = _radar(results) if len(results.tasks) <= MAX_LABELLED_TASKS else ""
+    table = f"<details><summary>All {len(results.tasks):,} tasks</summary>{task_table(results)}</details>"
+    return (drawn or "<h2>Tasks</h2>") + table
+
+
+def _radar(results: Results) -> str:
+    """Return the radar of the best methods, and of the first one, which is mostly the one to beat."""
+    methods = {method.name: method for method in results.methods if method is not results.baseline}
+    changes = {name: float(results.changes(method).mean()) for name, method in methods.items()}
+    known = sorted((name for name in changes if not np.isnan(changes[name])), key=lambda name: -changes[name])
+    best, first = known[:NUM_RADAR_METHODS], results.methods[0].name
+    if not best:
+        return ""
+    names = best if first in best or first not in known else [*best, first]
+    svg, legend = radar({name: results.task_changes(methods[name]) for name in names}, results.tasks)
+    who = "the best method by Δm" if len(best) == 1 else f"the {len(best)} best methods by Δm"
+    return section(
+        "Tasks",
+        f"How much better each task is than with {text(results.baseline.name)}, the dark circle, in percent: better is "
+        f"further out. Drawn are {who}{'' if names == best else f', and {text(first)}'}. Bands: ± 1 standard error. "
+        f"The order is that of {text(best[0])}.",
+        [Panel("", svg, legend, size="page")],
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.config.metrics import METRICS
 from trainer.errors import UserError
-from trainer.observe.over_tasks import ByTask, delta_m, mean_ranks
+from trainer.observe.over_tasks import ByTask, changes, delta_m, mean_ranks
 from trainer.observe.read_run import RunFolder
 from trainer.observe.study.statistics import is_noise
 
@@ -96,6 +96,11 @@ class Results:
             for metrics, is_whole in zip(method.metrics, whole, strict=True)
         ]
         return np.array(found, dtype=float)
+
+    def task_changes(self, method: Method) -> np.ndarray:
+        """Return by how many percent each task is better than the baseline's mean, (S, T); NaN: not defined."""
+        found = [changes(metrics, self.reference, self.deciding) for metrics in method.metrics]
+        return np.array([[each.get(task, np.nan) for task in self.tasks] for each in found])
 
     def scores(self, method: Method, task: str) -> np.ndarray:
         """Return the metric that decides, such that more is better, (S,)."""

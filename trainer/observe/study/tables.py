@@ -32,7 +32,7 @@ def method_table(results: Results) -> str:
         for column in columns
     ]
     ranks = dict(zip((method.name for method in results.methods), results.ranks.mean(axis=1), strict=True))
-    tuned = any(method.chosen for method in rows)
+    tuned = list(dict.fromkeys(key for method in rows for key in method.chosen))
     header = [
         "method",
         *(text(column.title) for column in columns),
@@ -56,10 +56,10 @@ def method_table(results: Results) -> str:
                 NONE if np.isnan(changes_S).any() else _signed(estimate(changes_S)),
                 f"{ranks[method.name]:.2f}" if method.name in ranks and not np.isnan(ranks[method.name]) else NONE,
                 *_costs(method),
-                *([text(_settings(method.chosen))] if tuned else []),
+                *(text(method.chosen[key]) if key in method.chosen else NONE for key in tuned),
             ]
         )
-    return html_table([*header, *(["chosen on val"] if tuned else [])], cells)
+    return html_table([*header, *(text(key.rpartition(".")[2].replace("_", " ")) for key in tuned)], cells)
 
 
 def task_table(results: Results) -> str:
@@ -177,10 +177,6 @@ def _costs(method: Method) -> list[str]:
     spread = "" if np.isnan(seconds.error) else f" ± {seconds.error:.2g} s"
     each = f"{1000 * seconds.mean / max(method.steps, 1):,.3g}"
     return [f"{duration(seconds.mean)}{spread}", each, f"{mib.mean:,.0f}" if mib.count else NONE]
-
-
-def _settings(chosen: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in chosen.items())
 
 
 def _signed(found: Estimate) -> str:

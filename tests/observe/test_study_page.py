@@ -1,0 +1,51 @@
+"""The page of a study, of results that are made here: what it draws for few, many and too many tasks."""
+
+import numpy as np
+import pytest
+
+from trainer.observe.study.page import study_page
+from trainer.observe.study.results import Method, Results
+
+
+def results(num_tasks: int) -> Results:
+    """Each task's accuracy is .5 alone; `good` is 10 % better, `equal` as good, `bad` 10 % worse, `worst` 20 %."""
+    tasks = [f"task-{place}" for place in range(num_tasks)]
+
+    def method(name: str, value: float) -> Method:
+        metrics = [{task: {"accuracy": value + 0.001 * seed} for task in tasks} for seed in (-1, 0, 1)]
+        return Method(name, metrics, np.ones(3), np.ones(3), 1, {})
+
+    values = {"worst": 0.4, "good": 0.55, "fine": 0.52, "equal": 0.5, "bad": 0.45}
+    alone = method("each task alone", 0.5)
+    methods = [method(name, value) for name, value in values.items()]
+    return Results("Mine", "test", [0, 1, 2], dict.fromkeys(tasks, "accuracy"), methods, alone, alone)
+
+
+def test_changes_of_tasks_are_percentages_of_the_baseline():
+    found = results(2)
+    assert found.task_changes(found.methods[1]) == pytest.approx(np.array([[9.8] * 2, [10] * 2, [10.2] * 2]))
+
+
+@pytest.mark.drawings
+@pytest.mark.parametrize("num_tasks", [7, 40])
+def test_many_tasks_are_drawn_around_a_circle_for_the_best_methods_and_the_first(num_tasks: int):
+    page = study_page(results(num_tasks))
+    heading, _, drawing = page.partition("further out")
+    assert heading
+    for said in ("good", "fine", "equal", "worst", *(f"task-{place}<" for place in range(num_tasks))):
+        assert said in drawing.partition("<details>")[0]
+    assert "bad" not in drawing.partition("<details>")[0]
+
+
+@pytest.mark.parametrize("num_tasks", [2, 6, 49])
+def test_few_and_very_many_tasks_are_not(num_tasks: int):
+    assert "further out" not in study_page(results(num_tasks))
+
+
+def test_a_task_without_a_number_leaves_a_gap():
+    found = results(8)
+    found.methods[1].metrics[0]["task-3"]["accuracy"] = None  # type: ignore[index]
+    changes_T = found.task_changes(found.methods[1])[0]
+    assert np.isnan(changes_T[3])
+    assert np.isfinite(np.delete(changes_T, 3)).all()
+    assert "further out" in study_page(found)
