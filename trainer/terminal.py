@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from trainer.plain import printable
@@ -17,3 +18,7 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string, such as the cell of a table, as printable text."""
         return super().render_str(printable(text), **options)
+
+    def fits(self, table: Table) -> bool:
+        """Return whether every column can have its full width."""
+        return self.measure(table, options=self.options.update(max_width=10_000)).maximum <= self.width

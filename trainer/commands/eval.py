@@ -22,12 +22,18 @@ from trainer.training.evaluate import Evaluation
 from trainer.training.records import by_source
 
 NONE = "-"
+TASK_WIDTH = 30
+"""Longer names of tasks go over several lines."""
+
 NARROW = {
     "average_precision": "average\nprecis.",
     "calibration_error": "calibr.\nerror",
     "majority_accuracy": "major-\nity",
 }
 """Headings that let the table fit 80 columns."""
+
+_Metrics = Mapping[str, Mapping[str, float | None]]
+"""Task -> metric -> value."""
 
 
 def evaluate_run(
@@ -79,7 +85,7 @@ def _print(run_dir: Path, evaluated: Evaluated, ends: Intervals, lines: Sequence
     }
     for source, each in {"": evaluated, **of_sources}.items():
         terminal.print(_error_table(run_dir, each, source))
-        for table in _metric_tables(each, {} if source else ends):
+        for table in metric_tables(each.tasks, each.found.metrics, {} if source else ends, terminal):
             terminal.print(table)
     for line in [evaluated.found.too_large, *lines]:
         if line:
@@ -90,7 +96,7 @@ def _words(change: float | None) -> str:
     return "Δm cannot be said: no task in common" if change is None else f"Δm {change:+.2f} %"
 
 
-def _metrics_of(run_dir: Path, split: str) -> Mapping[str, Mapping[str, float | None]]:
+def _metrics_of(run_dir: Path, split: str) -> _Metrics:
     """Return the metrics of a finished run.
 
     Raises:
@@ -145,19 +151,39 @@ def _error_table(run_dir: Path, evaluated: Evaluated, source: str) -> Table:
     return table
 
 
-def _metric_tables(evaluated: Evaluated, ends: Intervals) -> list[Table]:
-    """Return a table of metrics for each kind of task, with the mean and the worst task below."""
+def metric_tables(tasks: Sequence[Task], found: _Metrics, ends: Intervals, terminal: Terminal) -> list[Table]:
+    """Return tables of metrics for each kind of task, with the mean and the worst task below.
+
+    Args:
+        tasks: in the order of the rows.
+        found: the metrics of each of them.
+        ends: intervals of the metrics to print below them, by task and metric.
+        terminal: what a table must fit.
+    """
     by_kind: dict[str, list[str]] = {}
-    for task in evaluated.tasks:
+    for task in tasks:
         by_kind.setdefault(task.kind, []).append(task.name)
-    return [_metric_table(kind, names, evaluated, ends) for kind, names in by_kind.items()]
+    tables: list[Table] = []
+    for kind, of_kind in by_kind.items():
+        metrics = {task: found[task] for task in of_kind}
+        names = [name for name in METRICS if any(name in each for each in metrics.values())]
+        tables += _fitting(f"metrics: {kind.replace('_', ' ')}", metrics, names, ends, terminal)
+    return tables
 
 
-def _metric_table(kind: str, tasks: Sequence[str], evaluated: Evaluated, ends: Intervals) -> Table:
-    metrics = {task: evaluated.found.metrics[task] for task in tasks}
-    names = [name for name in METRICS if any(name in each for each in metrics.values())]
-    table = Table(title=f"metrics: {kind.replace('_', ' ')}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("task")
+def _fitting(title: str, metrics: _Metrics, names: Sequence[str], ends: Intervals, terminal: Terminal) -> list[Table]:
+    """Return one table, or several that share the metrics out where one would be wider than the terminal."""
+    table = _metric_table(title, metrics, names, ends)
+    if len(names) <= 1 or terminal.fits(table):
+        return [table]
+    half = (len(names) + 1) // 2
+    parts = (names[:half], names[half:])
+    return [each for part in parts for each in _fitting(title, metrics, part, ends, terminal)]
+
+
+def _metric_table(title: str, metrics: _Metrics, names: Sequence[str], ends: Intervals) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", overflow="fold", max_width=TASK_WIDTH)
     for name in names:
         table.add_column(
             NARROW.get(name, name.removesuffix("_accuracy").replace("_", "\n")), justify="right", no_wrap=True
@@ -168,9 +194,9 @@ def _metric_table(kind: str, tasks: Sequence[str], evaluated: Evaluated, ends: I
         between = "" if interval is None else f"\n{interval[0]:.3f} to {interval[1]:.3f}"
         return NONE if value is None else f"{value:.4f}{between}"
 
-    for task in tasks:
+    for task in metrics:
         table.add_row(task, *(cell(task, name) for name in names))
-    if len(tasks) > 1:
+    if len(metrics) > 1:
         over = over_tasks(metrics)
         table.add_section()
         table.add_row("mean", *(f"{over[name].mean:.4f}" if name in over else NONE for name in names))

@@ -36,7 +36,7 @@ def print_comparison(runs: Sequence[RunFolder], split: str | None = None, baseli
     is_terminal = Terminal().is_terminal
     terminal = Terminal(width=None if is_terminal else WIDTH)
     table = comparison(runs, split, baseline)
-    if terminal.measure(table, options=terminal.options.update(max_width=10_000)).maximum > terminal.width:
+    if not terminal.fits(table):
         table = comparison(runs, split, baseline, brief=True)
     terminal.print(table)
 
