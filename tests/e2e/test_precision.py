@@ -46,6 +46,13 @@ def test_a_run_in_micro_batches_in_bf16_or_compiled_is_the_same_within_its_round
 
 
 @pytest.mark.slow  # It compiles for half a minute.
+def test_a_compiled_run_in_shards_is_the_same(config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+    assert main(["train", str(config), *STILL]) == 0
+    assert_alike(config, run_dir, "compiled", 1e-5, "model.compile=true", "parallel.strategy=fsdp2")
+
+
+@pytest.mark.slow  # It compiles for half a minute.
 def test_a_compiled_run_calls_backward_once_for_each_task(config: Path, run_dir: Path) -> None:
     of_parameters = "balance.space=parameters"
     assert main(["train", str(config), *STILL, of_parameters]) == 0

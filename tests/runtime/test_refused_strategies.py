@@ -104,7 +104,7 @@ def test_settings_that_do_not_go_together_are_refused(
         ({"optimizer": {"ema_decay": 1.0}}, "optimizer.ema_decay: input should be less than 1, found 1.0"),
         (
             {"parallel": {"strategy": "zero2"}, "model": {"compile": True}},
-            "model.compile: true needs parallel.strategy single or ddp, found zero2",
+            "model.compile: true needs parallel.strategy single or ddp or fsdp2, found zero2",
         ),
     ],
 )

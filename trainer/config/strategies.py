@@ -42,7 +42,10 @@ STRATEGIES: Mapping[StrategyName, Strategy] = {
     "single": Strategy(several_processes=False, whole_gradients=True, compiles=True),
     "ddp": Strategy(whole_gradients=True, compiles=True),
     "fsdp2": Strategy(
-        shards=("optimizer", "gradients", "parameters"), replicates_shards=True, gathers=("fp32", "bf16")
+        shards=("optimizer", "gradients", "parameters"),
+        compiles=True,
+        replicates_shards=True,
+        gathers=("fp32", "bf16"),
     ),
     "zero1": Strategy(zero_stage=1, shards=("optimizer",), offloads={"optimizer": ("cpu",)}),
     "zero2": Strategy(zero_stage=2, shards=("optimizer", "gradients"), offloads={"optimizer": ("cpu",)}),

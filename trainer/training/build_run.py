@@ -1,11 +1,11 @@
 """Build the parts of a run from its configuration, in the order in which they need each other."""
 
 import torch
-import torch._functorch.config
 
 from models.freezing import trained
 from paretrain import Balancer
 from trainer.config.schema import Experiment
+from trainer.config.strategies import STRATEGIES
 from trainer.data.reading.order import Cursor
 from trainer.errors import UserError
 from trainer.observe.throughput import Throughput
@@ -15,6 +15,7 @@ from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.batches import open_batches
 from trainer.training.build import build_balancer, build_network, fill
+from trainer.training.compiling import compile_network
 from trainer.training.cost import StepCost, peak_tflops
 from trainer.training.groups import describe, settings
 from trainer.training.learner import Learner
@@ -106,10 +107,7 @@ def build_run(
     parallel = experiment.parallel
     peak = parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision)
     if experiment.model.compile:
-        # The parameter space and the monitor call backward several times on one graph.
-        torch._functorch.config.donated_buffer = False
-        network.encoder.compile()
-        network.heads.compile()
+        compile_network(network, by_blocks="parameters" in STRATEGIES[parallel.strategy].shards)
     engine = build_engine(
         parallel.strategy,
         network,

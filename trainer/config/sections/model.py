@@ -86,4 +86,5 @@ class ModelConfig(Section):
     """null: no towers. {}: linear towers. Training losses then include the towers; evaluations use the heads only."""
     compile: bool = False
     """true: compile the encoder and the heads with torch.compile, which needs a C++ compiler; the first step then takes
-    a minute or more. Results change within rounding. Needs parallel.strategy single or ddp."""
+    a minute or more. Results change within rounding. Needs parallel.strategy single, ddp or fsdp2; under fsdp2, the
+    encoder's blocks are compiled one by one."""
