@@ -45,7 +45,7 @@ def test_a_run_in_micro_batches_in_bf16_or_compiled_is_the_same_within_its_round
     assert main(["train", str(config), *STILL, "name=windowed", "train.accumulation.steps=2", "train.steps=5"]) == 0
 
 
-@pytest.mark.slow  # It compiles for half a minute.
+@pytest.mark.slow
 def test_a_compiled_run_in_shards_is_the_same(config: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
     assert main(["train", str(config), *STILL]) == 0

@@ -8,11 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.files import read_bytes, write_durably
+from trainer.files import SEEN_WITHIN_SECONDS, read_bytes, write_durably
 from trainer.runtime.collectives import Runtime
-
-SEEN_WITHIN_SECONDS = 60.0
-"""How long a network file system may take to show one host what another one wrote."""
 
 
 def check_shared(folder: Path, runtime: Runtime) -> None:

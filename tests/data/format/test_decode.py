@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.tiny_data import picture, spec
-from trainer.data.format.decode import check_header, decode_into, encode
+from trainer.data.format.decode import check_header, decode_into, decode_many, encode
 from trainer.data.format.png import BadImageError
 from trainer.data.format.specs import ImageSpec
 
@@ -45,6 +46,27 @@ def test_pillow_agrees_on_what_the_bytes_mean(encoding: str, channels: int) -> N
 def test_numpy_reads_our_npy() -> None:
     pixels = picture(1, spec())
     assert np.array_equal(np.load(io.BytesIO(encode(pixels, "npy"))), pixels)
+
+
+@pytest.mark.parametrize("encoding", ["png", "npy"])
+@pytest.mark.parametrize("first", ["sound", "short", "other shape"])
+def test_a_batch_holds_what_its_images_give_one_by_one(encoding: str, first: str) -> None:
+    image = spec(encoding, height=5, width=4, channels=3)
+    images = {number: encode(picture(number, image), encoding) for number in (6, 1, 3)}
+    turned = encode(picture(7, image).transpose(1, 0, 2), encoding)
+    faulty = {"short": images[6][:-1], "other shape": turned, "long": images[6] + b"0", "empty": b""}
+    contents = dict(enumerate(faulty.values(), 10)) | images
+    ahead = {} if first == "sound" else {20: faulty[first]}
+    batch = np.full((30, *image.shape), 77, np.uint8)
+    errors = decode_many(batch, ahead | images | contents, image)
+    assert errors.keys() <= contents.keys() | ahead.keys()
+    assert errors.keys().isdisjoint(images)
+    for slot, data in (ahead | contents).items():
+        if slot in errors:
+            with pytest.raises(BadImageError, match=re.escape(str(errors[slot]))):
+                decode(data, image)
+        else:
+            assert np.array_equal(batch[slot], decode(data, image))
 
 
 @pytest.mark.parametrize("encoding", ["png", "jpg", "npy"])

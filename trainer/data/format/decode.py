@@ -7,6 +7,7 @@ way for training and evaluation. Pixels are used as stored: EXIF orientation and
 Shapes: H rows, W columns, C channels.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from trainer.data.format.npy import npy_header, read_npy, write_npy
+from trainer.data.format.npy import npy_header, npy_start, read_npy, write_npy
 from trainer.data.format.png import BadImageError, decode_png, opencv_refusing, png_header
 from trainer.data.format.specs import Encoding, ImageSpec
 
@@ -100,7 +101,7 @@ def decode_many(batch_BHWC: np.ndarray, contents: Mapping[int, bytes], spec: Ima
     """Decode images into some slots of a batch, as `decode_into` does.
 
     All headers are checked before any pixels are decoded. The decoder's code then stays in the CPU's caches, which
-    makes small JPEGs 5 % faster.
+    makes small JPEGs 5 % faster. Arrays are copied at once.
 
     Args:
         batch_BHWC: uint8.
@@ -110,7 +111,10 @@ def decode_many(batch_BHWC: np.ndarray, contents: Mapping[int, bytes], spec: Ima
     Returns:
         slot -> error, for the images that could not be decoded.
     """
-    faults = {}
+    faults: dict[int, BadImageError] = {}
+    if spec.encoding == "npy" and spec.stored_sizes == "exact":
+        done = _copy_alike(batch_BHWC, contents, spec)
+        contents = {slot: data for slot, data in contents.items() if slot not in done}
     for slot, data in contents.items():
         try:
             check_header(data, spec)
@@ -122,6 +126,21 @@ def decode_many(batch_BHWC: np.ndarray, contents: Mapping[int, bytes], spec: Ima
         except BadImageError as error:
             faults[slot] = error
     return faults
+
+
+def _copy_alike(batch_BHWC: np.ndarray, contents: Mapping[int, bytes], spec: ImageSpec) -> set[int]:
+    """Decode the arrays that begin and end as the first one does. Return their slots; none if that one is faulty."""
+    first = next(iter(contents.values()), b"")
+    try:
+        check_header(first, spec)
+    except BadImageError:
+        return set()
+    start = npy_start(first)
+    header, size = first[:start], start + math.prod(spec.shape)
+    alike = {slot: data for slot, data in contents.items() if len(data) == size and data.startswith(header)}
+    bytes_BN = np.frombuffer(b"".join(alike.values()), np.uint8).reshape(len(alike), size)
+    batch_BHWC[list(alike)] = bytes_BN[:, start:].reshape(len(alike), *spec.shape)
+    return set(alike)
 
 
 def _decode_checked(slot_HWC: np.ndarray, data: bytes, spec: ImageSpec) -> None:

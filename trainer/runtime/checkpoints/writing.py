@@ -21,13 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.files import sync, write_durably
+from trainer.files import SEEN_WITHIN_SECONDS, sync, write_durably
 from trainer.runtime.checkpoints.folder import is_own_folder, point_to, prune, publish_folder, replaced_by
 from trainer.runtime.checkpoints.manifest import MANIFEST, FileEntry, Manifest, describe, run_of
 from trainer.runtime.checkpoints.pieces import Piece, write_pieces
-
-SEEN_WITHIN_SECONDS = 60.0
-"""How long a network file system may take to show one host what another one wrote."""
 
 
 def generators() -> dict[str, Tensor]:
