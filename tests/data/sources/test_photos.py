@@ -73,6 +73,25 @@ def test_a_folder_of_photos_is_written_upright(tmp_path: Path, capsys: pytest.Ca
         assert member.read() == contents["b.jpg"], "the bytes of the others are not changed"
 
 
+def test_jpegs_among_pngs_are_stored_pixel_for_pixel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = io.BytesIO()
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (W, H), np.uint8)).save(grey, "PNG")
+    # The second one has the wrong name; the third one lies on its side.
+    contents = {"a.png": grey.getvalue(), "b.png": photo(1), "c.JPG": photo(6), "d.jpg": photo(1, 1)}
+    rows = ["a.png,x,train", "b.png,y,train", "c.JPG,x,train", "d.jpg,y,test"]
+    write_folder(tmp_path, contents, "file,kind,part\n" + "\n".join(rows))
+    out = tmp_path / "data"
+    write_image_folder(tmp_path / "images", tmp_path / "labels.csv", out, split_column="part", size=(W, H))
+    assert "3 JPEG images are stored as PNG" in capsys.readouterr().out
+    with tarfile.open(out / "train-000000.tar") as tar:
+        for number, name in enumerate(["a.png", "b.png", "c.JPG"]):
+            member = tar.extractfile(f"{number:09d}.png")
+            assert member is not None
+            expected = ImageOps.exif_transpose(Image.open(io.BytesIO(contents[name])))
+            off = np.abs(np.asarray(Image.open(member)).astype(int) - np.asarray(expected))
+            assert off.max() <= 3, "two decoders of JPEG"
+
+
 def test_equal_images_are_kept_in_one_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"{number}.png" for number in range(60)]
     image = spec("png", height=4, width=4, channels=3)

@@ -26,7 +26,10 @@ from trainer.errors import UserError
 from trainer.files import read_bytes
 from trainer.terminal import Terminal
 
-ENCODINGS: Mapping[str, Encoding] = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+_JPEG = b"\xff\xd8"
+"""The first bytes of a JPEG."""
 
 MAX_MEASURED = 2000
 """Images of the train split whose pixels are measured. The error of the mean is then about a thousandth."""
@@ -49,6 +52,8 @@ def write_image_folder(
     drop_empty: bool = False,
 ) -> Manifest:
     """Write shards of images. Their bytes are not changed, unless EXIF says that they do not lie upright.
+
+    Where there are JPEGs and PNGs, all are stored as PNG, since a data folder has one format.
 
     Byte-equal images are kept in one split, if no column names the splits.
 
@@ -109,30 +114,29 @@ def _samples(
     targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
     for row in file.of_split(split):
         labels = {name: read(row.cells[column]) for column, name, read in targets}
-        data = turn_upright(_read(file, images, row), spec.encoding)
-        yield Sample(data, labels, name=row.cells[file.names_column])
+        yield Sample(_stored(file, images, row, spec), labels, name=row.cells[file.names_column])
 
 
 def _scan(file: TableFile, images: Path, size: tuple[int, int] | None) -> tuple[ImageSpec, dict[str, bytes]]:
     """Read all images; return the spec that fits their headers, and a hash of the bytes of each: name -> hash."""
-    encoding: Encoding | None = None
+    encodings: Counter[Encoding] = Counter()
     shapes: dict[tuple[int, int, int], str] = {}
     digests: dict[str, bytes] = {}
     turned = 0
     for row in file:
         name = row.cells[file.names_column]
-        own = ENCODINGS.get(Path(name).suffix.lower())
-        encoding = encoding or own
-        if own is None or own != encoding:
+        if Path(name).suffix.lower() not in SUFFIXES:
             raise UserError(
-                f"{file.path}:{row.line}: expected the name of a {encoding or 'jpg or png'} file, "
-                f"found {name!r}.\nConvert the images to one format, and name their files in the first column."
+                f"{file.path}:{row.line}: expected the name of a JPEG or PNG file, which ends in "
+                f"{', '.join(SUFFIXES)}, found {name!r}.\nConvert such images, and name the files in the first column."
             )
+        data = _read(file, images, row)
+        encoding = _encoding(data)
         try:
-            data = _read(file, images, row)
             shapes.setdefault(upright_shape(data, encoding), name)
         except BadImageError as error:
-            raise UserError(f"{file.path}:{row.line}: {images / name}: {error}.") from None
+            raise _faulty(file, images, row, error) from None
+        encodings[encoding] += 1
         digests[name] = hashlib.blake2b(data, digest_size=16).digest()
         turned += orientation(data) != UPRIGHT
     if turned:
@@ -146,9 +150,14 @@ def _scan(file: TableFile, images: Path, size: tuple[int, int] | None) -> tuple[
         )
     height, width = size or next(iter(sizes))
     channels = max(shape[2] for shape in shapes)
-    assert encoding is not None, "a file without rows is refused"
+    if len(encodings) > 1:
+        Terminal(soft_wrap=True).print(
+            f"{encodings['jpg']:,} JPEG images are stored as PNG, pixel for pixel: a data folder has one format, and "
+            f"the other {encodings['png']:,} images are PNG"
+        )
+    stored: Encoding = "png" if "png" in encodings else "jpg"
     exact = set(shapes) == {(height, width, channels)}
-    spec = unmeasured(height, width, 3 if channels == 3 else 1, encoding, "exact" if exact else "any")
+    spec = unmeasured(height, width, 3 if channels == 3 else 1, stored, "exact" if exact else "any")
     return spec, digests
 
 
@@ -177,11 +186,29 @@ def _measured(file: TableFile, images: Path, spec: ImageSpec) -> ImageSpec:
         if number % stride:
             continue
         try:
-            decode_into(slot_HWC, turn_upright(_read(file, images, row), spec.encoding), spec)
+            decode_into(slot_HWC, _stored(file, images, row, spec), spec)
         except BadImageError as error:
-            raise UserError(f"{file.path}:{row.line}: {images / row.cells[file.names_column]}: {error}.") from None
+            raise _faulty(file, images, row, error) from None
         moments.add(slot_HWC)
     return moments.fill(spec, images)
+
+
+def _stored(file: TableFile, images: Path, row: Row, spec: ImageSpec) -> bytes:
+    """Return the bytes of a row's image for the shards: upright, and in the format of the spec."""
+    data = _read(file, images, row)
+    try:
+        return turn_upright(data, _encoding(data), spec.encoding)
+    except BadImageError as error:
+        raise _faulty(file, images, row, error) from None
+
+
+def _encoding(data: bytes) -> Encoding:
+    """Return what an image is by its first bytes, as names can be wrong; PNG's reader refuses anything else."""
+    return "jpg" if data.startswith(_JPEG) else "png"
+
+
+def _faulty(file: TableFile, images: Path, row: Row, error: BadImageError) -> UserError:
+    return UserError(f"{file.path}:{row.line}: {images / row.cells[file.names_column]}: {error}.")
 
 
 def _read(file: TableFile, images: Path, row: Row) -> bytes:

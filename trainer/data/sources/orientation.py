@@ -46,19 +46,24 @@ def upright_shape(data: bytes, encoding: Encoding) -> tuple[int, int, int]:
     return (width, height, channels) if orientation(data) > 4 else (height, width, channels)
 
 
-def turn_upright(data: bytes, encoding: Encoding) -> bytes:
-    """Return an image upright: unchanged if it is, else decoded, turned, and encoded again at quality 95.
+def turn_upright(data: bytes, encoding: Encoding, stored: Encoding | None = None) -> bytes:
+    """Return an image upright: unchanged if it is, else decoded, turned, and encoded again as `encode` does.
+
+    Args:
+        data: the image.
+        encoding: its encoding.
+        stored: the encoding of what is returned; None: the same.
 
     Raises:
-        BadImageError: it has to be turned, and cannot be decoded.
+        BadImageError: it has to be encoded again, and cannot be decoded.
     """
     found = orientation(data)
-    if found == UPRIGHT:
+    if found == UPRIGHT and stored in (None, encoding):
         return data
     height, width, channels = image_shape(data, encoding)
     pixels_HWC = np.empty((height, width, channels), np.uint8)
     decode_into(pixels_HWC, data, unmeasured(height, width, 3 if channels == 3 else 1, encoding))
-    return encode(turn(pixels_HWC, found), encoding)
+    return encode(turn(pixels_HWC, found), stored or encoding)
 
 
 def turn(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
