@@ -23,6 +23,7 @@ def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         _add_celeba,
         _add_synth,
         _add_cityscapes,
+        _add_mtan,
         _add_folder,
         _add_table,
         _add_from,
@@ -214,6 +215,23 @@ def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     _add_out(parser)
     parser.set_defaults(run=_timed(run))
+
+
+def _add_mtan(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name, what in (
+        ("nyuv2", "13 classes, depth and surface normals of rooms"),
+        ("cityscapes2", "7 classes and depth of street scenes"),
+    ):
+
+        def run(options: argparse.Namespace, name: str = name) -> "Manifest":
+            from trainer.data.sources.mtan import write_mtan
+
+            return write_mtan(name, options.root, options.out)
+
+        parser = sources.add_parser(name, help=f"{what} per pixel, as preprocessed for MTAN")
+        parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with train and val")
+        _add_out(parser)
+        parser.set_defaults(run=_timed(run))
 
 
 def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
