@@ -7,18 +7,18 @@ from trainer.observe.study.page import study_page
 from trainer.observe.study.results import Method, Results
 
 
-def results(num_tasks: int) -> Results:
+def results(num_tasks: int, metric: str = "accuracy") -> Results:
     """Each task's accuracy is .5 alone; `good` is 10 % better, `equal` as good, `bad` 10 % worse, `worst` 20 %."""
     tasks = [f"task-{place}" for place in range(num_tasks)]
 
     def method(name: str, value: float) -> Method:
-        metrics = [{task: {"accuracy": value + 0.001 * seed} for task in tasks} for seed in (-1, 0, 1)]
+        metrics = [{task: {metric: value + 0.001 * seed} for task in tasks} for seed in (-1, 0, 1)]
         return Method(name, metrics, np.ones(3), np.ones(3), 1, {})
 
     values = {"worst": 0.4, "good": 0.55, "fine": 0.52, "equal": 0.5, "bad": 0.45}
     alone = method("each task alone", 0.5)
     methods = [method(name, value) for name, value in values.items()]
-    return Results("Mine", "test", [0, 1, 2], dict.fromkeys(tasks, "accuracy"), methods, alone, alone)
+    return Results("Mine", "test", [0, 1, 2], dict.fromkeys(tasks, metric), methods, alone, alone)
 
 
 def test_changes_of_tasks_are_percentages_of_the_baseline():
@@ -49,3 +49,8 @@ def test_a_task_without_a_number_leaves_a_gap():
     assert np.isnan(changes_T[3])
     assert np.isfinite(np.delete(changes_T, 3)).all()
     assert "further out" in study_page(found)
+
+
+def test_errors_of_unlike_units_have_no_mean():
+    assert "mean accuracy" in study_page(results(7))
+    assert "mean mae" not in study_page(results(7, "mae"))

@@ -19,12 +19,14 @@ class Metric:
         best: `max` if more is better, else `min`.
         meaning: for people, with its unit.
         only_two: whether it takes tasks of two classes alone.
+        has_unit: whether it is in the task's unit, so that a mean over tasks may add up GHz and Hartree.
     """
 
     kinds: tuple[str, ...]
     best: Choice
     meaning: str
     only_two: bool = False
+    has_unit: bool = False
 
     @property
     def worst(self) -> Choice:
@@ -45,8 +47,8 @@ METRICS: Mapping[str, Metric] = {
     "average_precision": Metric(CLASSIFICATION, max, "of class 1; of more than two classes, the mean of each one's"),
     "log_loss": Metric(CLASSIFICATION, min, "mean of -log p of the right class, in nats"),
     "calibration_error": Metric(CLASSIFICATION, min, "expected calibration error, over 15 equal bins of confidence"),
-    "mae": Metric(("regression", "dense_regression"), min, "mean absolute error, in the task's unit"),
-    "rmse": Metric(REGRESSION, min, "root of the mean squared error, in the task's unit"),
+    "mae": Metric(("regression", "dense_regression"), min, "mean absolute error, in the task's unit", has_unit=True),
+    "rmse": Metric(REGRESSION, min, "root of the mean squared error, in the task's unit", has_unit=True),
     "r2": Metric(REGRESSION, max, "coefficient of determination; 0: as good as always answering the mean"),
     "spearman": Metric(REGRESSION, max, "rank correlation"),
     "miou": Metric(("segmentation",), max, "mean intersection over union of the classes, as a fraction"),

@@ -160,7 +160,7 @@ def _columns(results: Results) -> Iterator[_Column]:
             yield _Column(titled(task, metric), metric, {m.name: m.values(task, metric) for m in results.rows})
     for metric in dict.fromkeys(results.deciding.values()):
         tasks = [task for task, name in results.deciding.items() if name == metric]
-        if len(tasks) > 1:
+        if len(tasks) > 1 and not METRICS[metric].has_unit:
             means = {m.name: np.mean([m.values(task, metric) for task in tasks], axis=0) for m in results.rows}
             yield _Column(f"mean {metric.replace('_', ' ')}", metric, means)
 
