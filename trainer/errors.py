@@ -132,5 +132,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: `; did you mean 'left'?`, or a full stop."""
     names = list(known)
     other = OTHER_WORDS.get(name.lower().replace("-", "_"))
-    close = [other] if other in names else difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    if other in names:
+        return f"; did you mean {other!r}?"
+    lowered = {known.lower(): known for known in reversed(names)}
+    if close := difflib.get_close_matches(name, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    if close := difflib.get_close_matches(name.lower(), lowered, n=1):
+        return f"; did you mean {lowered[close[0]]!r}?"
+    return "."

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, options: dict, message: str)
         (b"x,y\n1,2\n3\n", "t.csv:3: expected 2 cells, as the header has, found 1"),
         (b"x,y\n1,2\n3,4,5\n", "t.csv:3: expected 2 cells, as the header has, found 3"),
         (b"x,y\n1,2\n\xff\xfe,3\n", "not CSV in UTF-8"),
-        (b'x,y\n1,"2\n', "not CSV in UTF-8"),
+        (b'x,y\n1,"2\n', "t.csv:2: not CSV: unexpected end of data"),
         (b"x,y\n1,0.5\n2,inf\n", "column 'y', line 3: expected a finite number of at most 1e+30, found 'inf'"),
         (b"x,y\n1,0.5\n2,1e200\n", "column 'y', line 3: expected a finite number of at most 1e+30, found '1e200'"),
         (b"x,y\n1e200,0\n2,1\n", "t.csv:2: feature 'x' should be a finite number of at most 1e+30, found '1e200'"),

@@ -20,7 +20,8 @@ from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, 
 from trainer.data.sources.orientation import UPRIGHT, orientation, turn_upright, upright_shape
 from trainer.data.sources.tables.columns import survey
 from trainer.data.sources.tables.rows import Row, table_name
-from trainer.data.sources.tables.table_file import TableFile, propose_split
+from trainer.data.sources.tables.split_column import propose_split, say_absent
+from trainer.data.sources.tables.table_file import TableFile
 from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
 from trainer.errors import UserError
 from trainer.files import read_bytes
@@ -87,7 +88,10 @@ def write_image_folder(
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
     found, splits = survey(file, [], chosen, of_classes)
     if split_column is None:
-        propose_split(file, {column: seen.values for column, seen in found.items()}, file.find(ignore))
+        propose_split(
+            file.path, file.columns, {column: seen.values for column, seen in found.items()}, file.find(ignore)
+        )
+    say_absent(splits, ["test", *(split_names or {}).values()])
     made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
     if not made.tasks:
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")

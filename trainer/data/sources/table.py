@@ -11,7 +11,8 @@ from trainer.data.format.specs import ScalarTaskSpec
 from trainer.data.sources.tables.columns import survey
 from trainer.data.sources.tables.features import Features
 from trainer.data.sources.tables.rows import table_name
-from trainer.data.sources.tables.table_file import TableFile, propose_split
+from trainer.data.sources.tables.split_column import propose_split, say_absent
+from trainer.data.sources.tables.table_file import TableFile
 from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
 from trainer.errors import UserError
 from trainer.terminal import Terminal
@@ -56,11 +57,13 @@ def write_table(
     file = TableFile(csv, split_column, split_names, val_fraction, missing)
     left_out = {*file.find(ignore), *file.find([split_column] if split_column else [])}
     chosen, sources = _choose(file, targets, features, left_out)
+    _refuse_other_categories(file, categories, sources, chosen)
     matching = set(file.find(categories)) & set(sources)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
     found, splits = survey(file, sources, chosen, {*of_classes, *matching})
     if split_column is None:
-        propose_split(file, {column: seen.values for column, seen in found.items()}, left_out)
+        propose_split(file.path, file.columns, {column: seen.values for column, seen in found.items()}, left_out)
+    say_absent(splits, ["test", *(split_names or {}).values()])
     made = build_tasks(
         file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
     )
@@ -111,6 +114,16 @@ def _choose(
             f"{file.path}: no column is left to predict: all that --targets matches are features or ignored."
         )
     return chosen, sources
+
+
+def _refuse_other_categories(
+    file: TableFile, categories: Sequence[str], sources: Collection[int], targets: Collection[int]
+) -> None:
+    for name in categories:
+        columns = file.find([name])
+        if not set(columns) & set(sources):
+            role = "a target" if set(columns) & set(targets) else "left out"
+            raise UserError(f"--categories names {name!r}, which is no feature: it is {role}.")
 
 
 def _samples(file: TableFile, split: str, features: Features, tasks: Mapping[int, ScalarTaskSpec]) -> Iterator[Sample]:

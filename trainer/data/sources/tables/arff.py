@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainer.data.sources.tables.delimited import convert
 from trainer.errors import UserError
 
 _ATTRIBUTE = re.compile(r"""@attribute\s+('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S+)\s+(.+)""", re.IGNORECASE)
@@ -46,7 +47,10 @@ def read_arff(text: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, list[st
             elif not stripped.lower().startswith("@relation"):
                 raise UserError(f"{path}:{line}: expected @relation, @attribute or @data, found {stripped[:40]!r}.")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not ARFF in UTF-8: {error}.") from None
+        raise UserError(
+            f"{path}: not ARFF in UTF-8: {error}.\n"
+            f"If a program for Windows wrote it, type: {convert(path, 'WINDOWS-1252')}"
+        ) from None
     if not in_data:
         raise UserError(f"{path}: not ARFF: it has no @data.")
 

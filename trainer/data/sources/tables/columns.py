@@ -14,6 +14,7 @@ import numpy as np
 from trainer.data.format.specs import LARGEST
 from trainer.data.format.words import MISSING_WORDS
 from trainer.data.sources.tables.rows import Row
+from trainer.data.sources.tables.split_column import propose_mapping
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
 
@@ -157,10 +158,9 @@ def survey(
             seen.add([row.cells[column] for row in rows], rows, train_R)
     if "train" not in splits:
         names = list(splits)[:5]
-        mapping = ",".join(f"{name}={split}" for name, split in zip(names, ("train", "val", "test"), strict=False))
         raise UserError(
             f"{file.path} has no row of the split 'train'; its splits: {', '.join(names)}.\n"
-            f"Say what they mean, such as: --split COLUMN {mapping}"
+            f"Say what they mean, such as: --split COLUMN {propose_mapping(names)}"
         )
     return found, sorted(splits, key=lambda name: (name != "train", name != "test", name))
 

@@ -4,6 +4,7 @@ Shapes: F features.
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ MAX_CATEGORIES = 1000
 """Values of a category. A column with more would give as many features: it is an identifier, or free text."""
 
 MAX_SHOWN = 20
+
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
 class Features:
@@ -87,6 +90,8 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         f"{file.path}:{line}: feature {name!r} should be a finite number of at most {LARGEST:g}, found {cell[:40]!r}."
         for name, (_, line, cell) in wrong.items()
     ]
+    commas = [cell for _, _, cell in wrong.values() if _DECIMAL_COMMA.fullmatch(cell)]
+    point = f"\nWrite numbers with a decimal point: {commas[0]!r} is read as a text." if commas else ""
     # Columns of numbers but for a few words.
     missing = [
         f"\nIf {', '.join(repr(word[:40]) for word in seen.words)} in {name!r} are missing values, add {option}"
@@ -101,6 +106,7 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         "\n".join(lines[:MAX_SHOWN])
         + f"{more}\nLeave the column{'s' if len(wrong) > 1 else ''} out with --ignore {names}, "
         f"use the values as categories with --categories {names}, or predict with --targets."
+        + point
         + "".join(missing[:MAX_SHOWN])
     )
 

@@ -4,11 +4,12 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from trainer.data.sources.tables.arff import read_arff
+from trainer.data.sources.tables.delimited import Layout, convert, find_layout
 from trainer.errors import UserError
 from trainer.files import open_regular
 
@@ -27,8 +28,12 @@ def table_name(path: Path) -> str:
     return path.name.removesuffix(path.suffix if path.suffix != ".gz" else "".join(path.suffixes[-2:])) or path.name
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, say: Callable[[str], None] | None = None) -> Iterator[Row]:
     """Yield the names of the columns, then every row. The suffix says the format; others than FORMATS are read as CSV.
+
+    Args:
+        path: the file.
+        say: called with a sentence for each decision that the suffix does not make, such as another separator.
 
     Raises:
         UserError: the file cannot be read, or is not of that format.
@@ -44,22 +49,38 @@ def read_rows(path: Path) -> Iterator[Row]:
     try:
         with open_regular(path) as file:
             content = io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else file
-            text = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
             if name.removesuffix(".gz").endswith(".arff"):
-                yield from (Row(line, cells) for line, cells in read_arff(text, path))
+                with io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
+                    yield from (Row(line, cells) for line, cells in read_arff(text, path))
             else:
-                yield from _read_csv(text, path, "\t" if name.removesuffix(".gz").endswith(".tsv") else ",")
+                usual = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
+                layout = find_layout(content, path, usual)
+                content.seek(0)
+                if say:
+                    for sentence in layout.said:
+                        say(f"{path.name}: {sentence}")
+                yield from _read_csv(content, path, layout)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be unpacked: {error}. It is damaged.") from None
 
 
-def _read_csv(text: io.TextIOWrapper, path: Path, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(text, strict=True, delimiter=delimiter)
+def _read_csv(content: BinaryIO, path: Path, layout: Layout) -> Iterator[Row]:
+    line = 0
     try:
-        for cells in reader:
-            if cells:
-                yield Row(reader.line_num, list(map(str.strip, cells)))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}.") from None
+        with io.TextIOWrapper(content, encoding=layout.encoding, newline="") as text:
+            for _ in range(layout.skipped):
+                text.readline()
+            reader = csv.reader(text, strict=True, delimiter=layout.separator)
+            for cells in reader:
+                line = layout.skipped + reader.line_num
+                if cells:
+                    yield Row(line, list(map(str.strip, cells)))
+    except csv.Error as error:
+        raise UserError(f"{path}:{line + 1}: not CSV: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}:{line + 1}: not CSV in UTF-8: {error}.\n"
+            f"If a program for Windows wrote it, type: {convert(path, 'WINDOWS-1252')}"
+        ) from None

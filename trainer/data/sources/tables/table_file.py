@@ -5,10 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from trainer.data.format.specs import check_name
 from trainer.data.sources.tables.rows import Row, read_rows
+from trainer.data.sources.tables.split_column import LOOKED_AT, likely_splits
 from trainer.errors import UserError, did_you_mean
 from trainer.terminal import Terminal
 
@@ -51,7 +53,7 @@ class TableFile:
         missing: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.path = path
-        self.columns = next(read_rows(path), Row(0, [])).cells
+        self.columns = next(read_rows(path, Terminal(soft_wrap=True).print), Row(0, [])).cells
         if not self.columns:
             raise UserError(f"{path} is empty: expected a header and rows.")
         if not self.columns[0] and len(self.columns) > 1:
@@ -65,13 +67,13 @@ class TableFile:
                 check_name(name)
             except ValueError as error:
                 raise UserError(f"{path}:1: {error}.\nIs it a table with a header? Rename the column.") from None
+        self._missing: dict[int, set[str]] = {}
         self.indexes = {number for number, name in enumerate(self.columns) if _INDEX.fullmatch(name)}
         self.names_column = next((n for n in range(len(self.columns)) if n not in self.indexes), 0)
-        self._split_column = None if split_column is None else self.find([split_column])[0]
+        self._split_column = None if split_column is None else self._find_split(split_column)
         self._split_names = split_names
         self._val_fraction = val_fraction
         self._assigned: Mapping[str, str] = {}
-        self._missing: dict[int, set[str]] = {}
         for pattern, word in missing:
             for column in self.find([pattern]):
                 self._missing.setdefault(column, set()).add(word)
@@ -124,6 +126,14 @@ class TableFile:
             )
         return sorted(found)
 
+    def _find_split(self, name: str) -> int:
+        try:
+            return self.find([name])[0]
+        except UserError as error:
+            likely = likely_splits(self.columns, islice(self, LOOKED_AT))
+            proposal = f"\nDoes {likely[0]!r} name the split of each row? Type: --split {likely[0]}" if likely else ""
+            raise UserError(f"{error}{proposal}") from None
+
     def assign(self, splits: Mapping[str, str]) -> None:
         """Set the split of some rows, which have these texts in `names_column`."""
         self._assigned = splits
@@ -164,28 +174,3 @@ class TableFile:
     def of_split(self, split: str) -> Iterator[Row]:
         """Return the rows of one split, in order."""
         return (row for row in self if self.split(row) == split)
-
-
-def propose_split(file: TableFile, values: Mapping[int, Collection[str]], ignored: Collection[int]) -> None:
-    """Propose to split the rows by a column that is called `split`. Print it if the column is not used.
-
-    Args:
-        file: the file.
-        values: column that is predicted, or predicted from -> its distinct cells.
-        ignored: columns that the user left out.
-
-    Raises:
-        UserError: the column is used, and holds `train`.
-    """
-    for column, name in enumerate(file.columns):
-        if name.lower() != "split" or column in ignored:
-            continue
-        proposal = f"If it names the split of each row, add --split {name}"
-        if column not in values:
-            Terminal(soft_wrap=True).print(f"column {name!r} is not used. {proposal}")
-        elif "train" in values[column]:
-            shown = ", ".join(sorted(values[column])[:5])
-            raise UserError(
-                f"{file.path}: column {name!r} has the values {shown}. {proposal}; else leave it out with "
-                f"--ignore {name}."
-            )
