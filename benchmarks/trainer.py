@@ -3,8 +3,8 @@
 configs/digits.yaml, the smallest model, where what a step costs beside the network counts most. Ours is `paretrain
 train`: shards, checks, agreement, α, logs. The bare loop has the same network inside DDP, the images of 40 batches in
 memory as the network takes them, the sum of the losses, and AdamW. They take turns, each in processes of its own.
-Start, evaluation and checkpoints do not count. A ratio is the median of the ratios of the turns. The last line printed
-is one JSON object:
+Start, evaluation and checkpoints do not count. A ratio is the median of the ratios of the turns. stderr shows how far
+it is; the last line printed is one JSON object:
 
     speed_ratio               samples/s of ours / of the bare loop; the aim is 0.92
     samples_per_second        of ours, median
@@ -91,9 +91,15 @@ def measure(processes: int, quick: bool, folder: Path) -> list[tuple[float, floa
     ]
     turns = []
     for turn in range(TURNS[quick]):
+        _say(f"turn {turn + 1} of {TURNS[quick]}: paretrain train, {steps:,} steps")
         ours = our_speed(overrides, steps, folder / "runs" / f"turn{turn}")
+        _say(f"turn {turn + 1} of {TURNS[quick]}: {ours:,.0f} samples/s. Now the bare loop")
         turns.append((ours, min(on_every_rank(processes, bare_speed, overrides, steps))))
     return turns
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
 
 
 def main() -> None:
