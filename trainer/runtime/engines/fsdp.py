@@ -21,7 +21,7 @@ from models.blocks import blocks
 from trainer.runtime.checkpoints.pieces import Piece, piece_of
 from trainer.runtime.engines.engine import BuildOptimizer, TorchEngine
 from trainer.runtime.engines.precision import DTYPES, LossScale, Precision
-from trainer.runtime.engines.shards import Room, gather, part_of
+from trainer.runtime.engines.shards import ReduceScatter, Room, by_messages, gather, part_of
 
 
 def hybrid_mesh(device: torch.device, world_size: int, shard_processes: int) -> DeviceMesh:
@@ -66,6 +66,10 @@ class Fsdp2Engine(TorchEngine):
         super().__init__(network, network, build_optimizer, clip_norm, loss_scale)
         self._mesh = mesh
         self._room = Room()
+        if mesh is None and by_messages(next(iter(self._parameters.values()))):
+            reduce_scatter = ReduceScatter()
+            for module in self._units():
+                module.set_custom_reduce_scatter(reduce_scatter)  # type: ignore[arg-type]
 
     @contextmanager
     def in_shards(self, num_backwards: int) -> Iterator[None]:

@@ -47,7 +47,7 @@ class FlatGradients:
         like = torch.cat([parameter.detach().new_empty(0) for parameter in parameters])  # Of the widest type.
         self._whole_P = like.new_zeros(self._shard_size * _world_size())
         self._entries = self._whole_P[:num_entries]
-        self._received_P = torch.empty_like(self._whole_P) if _by_messages(self._whole_P) else None
+        self._received_P = torch.empty_like(self._whole_P) if by_messages(self._whole_P) else None
 
     def scatter_mean(self, gradients: Sequence[Tensor], shard_S: Tensor, *, add: bool) -> None:
         """Write this rank's shard of the mean over the ranks to `shard_S`, or add it to what is there. Collective.
@@ -59,11 +59,14 @@ class FlatGradients:
         """
         each = zip(gradients, self._parameters, strict=True)
         torch.cat([_in_memory_order(gradient, parameter) for gradient, parameter in each], out=self._entries)
-        for number, part_S in enumerate(self._parts()):
-            if add or number:
+        parts = self._parts()
+        if add:
+            for part_S in parts:
                 shard_S.add_(part_S, alpha=1 / _world_size())
-            else:
-                torch.mul(part_S, 1 / _world_size(), out=shard_S)
+        else:
+            _sum(parts, shard_S)
+            if _world_size() > 1:
+                shard_S /= _world_size()
 
     def new_shards(self, num_backwards: int) -> Tensor:
         """Return room for the shards of several gradients: (G, S)."""
@@ -76,27 +79,56 @@ class FlatGradients:
         """
         whole_P = self._whole_P
         if self._received_P is not None:
-            _exchange([shard_S] * _world_size(), whole_P.split(self._shard_size))
+            parts = whole_P.split(self._shard_size)
+            _exchange([shard_S] * _world_size(), parts)
+            parts[dist.get_rank()].copy_(shard_S)
         elif _world_size() > 1:
             with _old_names():
                 dist.all_gather_into_tensor(whole_P, shard_S)
         else:
             whole_P.copy_(shard_S)
-        parts = self._entries.split(self._sizes)
-        return [_as_in(part, parameter) for part, parameter in zip(parts, self._parameters, strict=True)]
+        gradients = self._entries.split(self._sizes)
+        return [_as_in(entries, parameter) for entries, parameter in zip(gradients, self._parameters, strict=True)]
 
     def _parts(self) -> Sequence[Tensor]:
         """Return (S,) tensors whose sum is this rank's part of the sum over the ranks. Collective."""
         if _world_size() == 1:
             return [self._whole_P]
         if self._received_P is not None:
-            received = self._received_P.split(self._shard_size)
-            _exchange(self._whole_P.split(self._shard_size), received)
-            return received
+            return _to_me(self._whole_P, self._received_P)
         sum_S = self._whole_P.new_empty(self._shard_size)
         with _old_names():
             dist.reduce_scatter_tensor(sum_S, self._whole_P)
         return [sum_S]
+
+
+class ReduceScatter:
+    """A reduce-scatter over all ranks on the CPU, for `FSDPModule.set_custom_reduce_scatter`.
+
+    Gloo's own one sends everything to everybody: twice as much between two ranks.
+    """
+
+    def __init__(self) -> None:
+        self._received_P = torch.empty(0)
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory for what is sent, or for the result."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: dist.ReduceOp.RedOpType,
+        async_op: bool = False,
+    ) -> None:
+        """Write this rank's part of the sum, or of the mean, over the ranks to `output_tensor`. Collective."""
+        if len(self._received_P) < len(input_tensor) or self._received_P.dtype != input_tensor.dtype:
+            self._received_P = torch.empty_like(input_tensor)
+        _sum(_to_me(input_tensor, self._received_P[: len(input_tensor)]), output_tensor)
+        if op == dist.ReduceOp.AVG:
+            output_tensor /= _world_size()
 
 
 def part_of(gradients_P: Tensor, number: int, num_parts: int) -> Tensor:
@@ -123,19 +155,39 @@ def gather(shard_S: Tensor, group: dist.ProcessGroup) -> Tensor:
     return whole_P
 
 
+def _to_me(sent_P: Tensor, room_P: Tensor) -> list[Tensor]:
+    """Return this rank's part of what each rank sends, its own first: (S,) each. Collective.
+
+    Args:
+        sent_P: equal parts, one for each rank.
+        room_P: as long; what the others send is written there.
+    """
+    rank, size = dist.get_rank(), len(sent_P) // _world_size()
+    sent, received = sent_P.split(size), room_P.split(size)
+    _exchange(sent, received)
+    return [sent[rank], *received[:rank], *received[rank + 1 :]]
+
+
+def _sum(parts: Sequence[Tensor], sum_S: Tensor) -> None:
+    """Write the sum of some parts to `sum_S`."""
+    if len(parts) == 1:
+        sum_S.copy_(parts[0])
+        return
+    torch.add(parts[0], parts[1], out=sum_S)
+    for part_S in parts[2:]:
+        sum_S += part_S
+
+
 def _exchange(sent: Sequence[Tensor], received: Sequence[Tensor]) -> None:
-    """Send `sent[r]` to each rank r, and receive what it sends to this one in `received[r]`. Collective."""
-    rank = dist.get_rank()
-    others = [other for other in range(dist.get_world_size()) if other != rank]
+    """Send `sent[r]` to each other rank r, and receive in `received[r]` what it sends to this one. Collective."""
+    others = [other for other in range(dist.get_world_size()) if other != dist.get_rank()]
     messages = [dist.P2POp(dist.isend, sent[other], other) for other in others]
     messages += [dist.P2POp(dist.irecv, received[other], other) for other in others]
-    waiting = dist.batch_isend_irecv(messages)
-    received[rank].copy_(sent[rank])
-    for message in waiting:
+    for message in dist.batch_isend_irecv(messages):
         message.wait()
 
 
-def _by_messages(tensor: Tensor) -> bool:
+def by_messages(tensor: Tensor) -> bool:
     """Return whether to send single messages: gloo's reduce-scatter would send everything to everybody."""
     return _world_size() > 1 and tensor.device.type == "cpu"
 

@@ -10,9 +10,11 @@ The file is long because one engine serves the three stages: what they share out
 import logging
 import os
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -98,7 +100,7 @@ class ZeroEngine:
         self.loss_scale = loss_scale
         # Between `take_shard` and `put_shard`: the last gradients as DeepSpeed has them, and the sums of what stayed.
         self._averaged: dict[int, list[Tensor]] = {}
-        self._stayed: dict[int, Tensor] = {}
+        self._stayed: dict[str, Tensor] = {}
         self._room = Room()
 
     @contextmanager
@@ -120,39 +122,47 @@ class ZeroEngine:
     def new_shards(self, names: Sequence[str], num_backwards: int) -> Tensor:
         """See `Engine`."""
         flats = self._flat_parameters()
-        here = [part.here for group, flat in enumerate(flats) for part in self._of(names, group, flat)]
-        return self._room.shards(num_backwards, sum(part.stop - part.start for part in here), flats[0])
+        fragments = [part for group, flat in enumerate(flats) for part in self._fragments_of(group, flat)]
+        size = sum(part.here.stop - part.here.start for part in fragments if part.name in names)
+        return self._room.shards(num_backwards, size, flats[0])
 
     def take_shard(self, names: Sequence[str], shard_S: Tensor, *, add: bool) -> None:
         """See `Engine`."""
         self._averaged = dict(self.optimizer.averaged_gradients)
-        flats = {group: torch.cat([part.flatten() for part in parts]) for group, parts in self._averaged.items()}
         self._drop()
+        is_first = not self._stayed
         start = 0
-        for group, flat in enumerate(self._flat_parameters()):
-            for fragment in self._of(names, group, flat):
-                mine = flats[group][fragment.here]
-                there = shard_S[start : start + len(mine)]
-                there.copy_(there + mine if add else mine)
-                mine.zero_()
-                start += len(mine)
-        # DeepSpeed forgets the gradients of the other parameters, so their sum is kept here.
-        for group, flat in flats.items():
-            self._stayed[group] = flat if group not in self._stayed else self._stayed[group].add_(flat)
+        for name, gradient in self._averaged_parts():
+            if name in names:
+                there = shard_S[start : start + len(gradient)]
+                there.copy_(there + gradient if add else gradient)
+                start += len(gradient)
+            elif is_first:  # DeepSpeed forgets the gradients of the other parameters, so their sum is kept here.
+                self._stayed[name] = gradient.clone()
+            else:
+                self._stayed[name] += gradient
 
     def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
         """See `Engine`."""
         start = 0
-        for group, flat in enumerate(self._flat_parameters()):
-            for fragment in self._of(names, group, flat):
-                here = self._stayed[group][fragment.here]
-                here.copy_(shard_S[start : start + len(here)])
-                start += len(here)
-        for group, parts in self._averaged.items():
-            for part, values in zip(parts, self._stayed[group].split([part.numel() for part in parts]), strict=True):
-                part.copy_(values.view_as(part))
-            self.optimizer.averaged_gradients[group] = parts
+        for name, gradient in self._averaged_parts():
+            if name in names:
+                gradient.copy_(shard_S[start : start + len(gradient)])
+                start += len(gradient)
+            else:
+                gradient.copy_(self._stayed[name])
+        self.optimizer.averaged_gradients.update(self._averaged)
         self._stayed, self._averaged = {}, {}
+
+    def _averaged_parts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield this rank's part of the last gradient of each parameter: the parameter's name, and a flat view."""
+        for group, flat in enumerate(self._flat_parameters()):
+            gradients = self._averaged[group]
+            starts = list(accumulate((gradient.numel() for gradient in gradients[:-1]), initial=0))
+            for fragment in self._fragments_of(group, flat):
+                number = bisect_right(starts, fragment.here.start) - 1
+                here = slice(fragment.here.start - starts[number], fragment.here.stop - starts[number])
+                yield fragment.name, gradients[number].view(-1)[here]
 
     def step(self) -> Tensor:
         """See `Engine`."""
@@ -255,10 +265,6 @@ class ZeroEngine:
                 continue
             if its_group == group:
                 yield fragment
-
-    def _of(self, names: Sequence[str], group: int, flat: Tensor) -> list[_Fragment]:
-        """Return this rank's parts of some parameters in a group."""
-        return [fragment for fragment in self._fragments_of(group, flat) if fragment.name in names]
 
     @contextmanager
     def _in_memory(self, group: int) -> Iterator[None]:
