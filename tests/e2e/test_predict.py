@@ -12,9 +12,29 @@ import yaml
 
 from tests.support.command import Command
 from trainer.cli import main
+from trainer.data.format.decode import encode
+from trainer.data.format.manifest import read_manifest
+from trainer.data.sources.image_folder import write_image_folder
 from trainer.data.sources.table import write_table
 
 ROWS = 120
+
+
+def trained(folder: Path) -> Path:
+    """Train a run on the data in a folder, and return the run's folder."""
+    values = {
+        "name": "run",
+        "output": str(folder / "runs"),
+        "data": {"path": str(folder / "data")},
+        "model": {"encoder": {"name": "mlp", "options": {"hidden": [8]}}},
+        "optimizer": {"name": "sgd", "learning_rate": 0.1},
+        "train": {"steps": 4, "global_batch": 16, "eval_every_steps": 4},
+        "checkpoint": {"every_steps": 4},
+        "wandb": {"mode": "off"},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train", str(folder / "config.yaml")]) == 0
+    return folder / "runs" / "run"
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             label = "" if row % 4 == 0 else toxic[row]
             writer.writerow([*x[row].round(3), label, colour[row], f"{x[row].sum() * 7 + 50.25:.2f}"])
     write_table(folder / "table.csv", folder / "data", targets=["toxic", "colour", "weight"], units={"weight": "kg"})
-    values = {
-        "name": "run",
-        "output": str(folder / "runs"),
-        "data": {"path": str(folder / "data")},
-        "model": {"encoder": {"name": "mlp", "options": {"hidden": [8]}}},
-        "optimizer": {"name": "sgd", "learning_rate": 0.1},
-        "train": {"steps": 4, "global_batch": 16, "eval_every_steps": 4},
-        "checkpoint": {"every_steps": 4},
-        "wandb": {"mode": "off"},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    assert main(["train", str(folder / "config.yaml")]) == 0
-    return folder / "runs" / "run"
+    return trained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,22 @@ def test_labels_are_those_of_the_data(run: Path, table: dict[str, np.ndarray]) -
     for name, values in table.items():
         assert [np.nan if row[name] == "" else float(row[name]) for row in rows] == pytest.approx(values, nan_ok=True)
     assert main(["predict", str(run), "--out", str(out)]) == 2, "nothing is overwritten"
+
+
+def test_each_image_is_named_by_its_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = {f"ü {number}.png": "ab"[number % 2] for number in range(40)}
+    for name in labels:
+        (tmp_path / name).write_bytes(encode(rng.integers(0, 256, (8, 8, 1), np.uint8), "png"))
+    (tmp_path / "labels.csv").write_text("file,kind\n" + "".join(f"{name},{kind}\n" for name, kind in labels.items()))
+    write_image_folder(tmp_path, tmp_path / "labels.csv", tmp_path / "data")
+    run = trained(tmp_path)
+    out = tmp_path / "test.csv"
+    assert main(["predict", str(run), "--out", str(out)]) == 0
+    with out.open() as file:
+        found = {row["sample.name"]: "ab"[int(row["kind"])] for row in csv.DictReader(file)}
+    assert found.items() <= labels.items()
+    assert len(found) == read_manifest(tmp_path / "data").num_samples("test")
 
 
 def test_intervals_enclose_the_metric(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.commands.evaluated import Evaluated, evaluate_checkpoint
 from trainer.data.format.index import scalar_tasks
+from trainer.data.format.names import load_names
 from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec, TaskSpec, doubled
 from trainer.data.format.tables import load_index
 from trainer.data.remote.folder import DataFolder
@@ -29,8 +30,8 @@ def predict_run(run_dir: Path, split: str, step: int | str | None, out: Path, pr
     """Write a row for each sample.
 
     Its columns: of several sources `source`, the name of the sample's; `sample`, its number in the split in the order
-    of the shards; and for each task NAME its label, null where it is missing, and NAME.p0, NAME.p1 ... or
-    NAME.predicted.
+    of the shards; `sample.name`, such as its image's file, if the data have names; and for each task NAME its label,
+    null where it is missing, and NAME.p0, NAME.p1 ... or NAME.predicted.
 
     A class is its index, and a number is in the data's own unit. The metadata of a .parquet file hold the names of the
     classes.
@@ -73,7 +74,7 @@ def predict_run(run_dir: Path, split: str, step: int | str | None, out: Path, pr
 
 
 class _Column(NamedTuple):
-    """A column of numbers, some of which may be missing."""
+    """A column of numbers or texts, some of which may be missing."""
 
     name: str
     values_N: np.ndarray
@@ -93,6 +94,10 @@ def _columns(evaluated: Evaluated) -> list[_Column]:
     columns = [_Column("sample", predicted.sample_ids_N)]
     if len(sources) > 1:
         columns.insert(0, _Column("source", np.concatenate([np.full(len(ids_N), one.name) for one, ids_N in both])))
+    named = [load_names(source.path, source.manifest, evaluated.split) for source in sources]
+    if any(named):
+        names = [of_split and of_split[one] for of_split, (_, ids_N) in zip(named, both, strict=True) for one in ids_N]
+        columns.append(_Column("sample.name", np.array(names, object), np.array([name is None for name in names])))
     for place, spec in enumerate(specs):
         labels_N, answers_NC = labels_NT[:, place], predicted.answers[spec.name]
         if isinstance(spec, ClassificationSpec):

@@ -1,6 +1,7 @@
 """Data folders that are damaged."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,29 @@ def test_index_and_labels_are_always_checked(folder: Path, name: str) -> None:
     content[-1] ^= 1
     (folder / name).write_bytes(content)
     assert f"{name}: its content is not that of manifest.json" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('["a"', "is not JSON"),
+        ('["a"]', "names of 23 samples"),
+        (str([*range(23)]), "names of 23 samples"),
+        (None, "read"),
+    ],
+)
+def test_names_are_always_checked(folder: Path, content: str | None, found: str) -> None:
+    path = folder / "train.names.json"
+    spec = {
+        "file": path.name,
+        "bytes": len(content or "x"),
+        "sha256": hashlib.sha256((content or "").encode()).hexdigest(),
+    }
+    edit_manifest(folder, '"index":', f'"names": {json.dumps(spec)}, "index":')
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=found):
+        verify_shards(folder, read_manifest(folder), checksum=False)
 
 
 def test_labels_that_the_shards_do_not_have_are_found_even_with_matching_checksums(folder: Path) -> None:

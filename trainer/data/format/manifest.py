@@ -6,10 +6,11 @@ what the samples contain. Training needs nothing but the folder.
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_serializer, model_validator
 
 from trainer.data.format.explain import explain
 from trainer.data.format.foreign import ForeignSpec
@@ -64,11 +65,23 @@ class SplitSpec(Part):
     """`.npy` of `format.index.INDEX_DTYPE`, samples x members: the input, then the dense tasks' targets."""
     labels: FileSpec
     """`.npy` of numbers, samples x tasks with one label a sample, in the order of the manifest's tasks."""
+    names: FileSpec | None = None
+    """JSON: a list with the name of each sample, such as its image's file. null: the samples have no names."""
+
+    @model_serializer(mode="wrap")
+    def _what_is_there(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # Manifests without names stay as earlier versions wrote them.
+        return {key: value for key, value in dump(self).items() if key != "names" or value is not None}
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
         """All files of the split."""
-        return (*self.shards, self.index, self.labels)
+        return (*self.shards, *self.tables)
+
+    @property
+    def tables(self) -> tuple[FileSpec, ...]:
+        """The files beside the shards."""
+        return (self.index, self.labels, *([self.names] if self.names else []))
 
     @property
     def num_samples(self) -> int:
@@ -109,7 +122,7 @@ class Manifest(DataSpec):
         parts = {
             "input": self.input.model_dump(mode="json"),
             "tasks": [task.model_dump(mode="json") for task in self.tasks],
-            "split": self.split(split).model_dump(mode="json"),
+            "split": self.split(split).model_dump(mode="json", exclude={"names"}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

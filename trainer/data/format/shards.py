@@ -48,7 +48,7 @@ class Sample:
         inputs: the image or the row of features, encoded as its spec says.
         labels: scalar task -> class index or value; None or absent if the sample has no label.
         maps: dense task -> encoded target; absent if the sample has none.
-        name: the file that the sample comes from, for error messages.
+        name: the file that the sample comes from, for error messages and the table of `paretrain predict`.
     """
 
     inputs: bytes
@@ -140,6 +140,7 @@ def _write_split(
     # Training tolerates and counts a few images that do not decode; evaluation tolerates none.
     whole = split != "train"
     shards, indexes, labels = [], [], []
+    names: list[str] = []
     shown = track(samples, f"{split} samples", console=Console(stderr=True), disable=not sys.stderr.isatty())
     numbered = enumerate(shown)
     for number in itertools.count():
@@ -151,6 +152,7 @@ def _write_split(
         with path.open("wb") as file:
             for number_in_split, sample in itertools.chain([first], chunk):
                 key = f"{number_in_split:09d}"
+                names.append(sample.name)
                 for extension, content in _members(key, sample, inputs, dense, whole=whole).items():
                     file.write(tar_member(f"{key}.{extension}", content))
             file.write(tar_end(file.tell()))
@@ -165,7 +167,8 @@ def _write_split(
         raise UserError(f"The {split} split has no samples.")
     index = write_array(folder / f"{split}.index.npy", np.concatenate(indexes))
     table = write_array(folder / f"{split}.labels.npy", np.concatenate(labels))
-    return SplitSpec(shards=tuple(shards), index=index, labels=table)
+    named = _write_names(folder / f"{split}.names.json", names) if any(names) else None
+    return SplitSpec(shards=tuple(shards), index=index, labels=table, names=named)
 
 
 def _members(
@@ -192,6 +195,11 @@ def write_array(path: Path, array: np.ndarray) -> FileSpec:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_durably(path, buffer.getvalue())
+    return FileSpec(**describe_file(path))
+
+
+def _write_names(path: Path, names: Sequence[str]) -> FileSpec:
+    write_durably(path, (json.dumps(names, indent=0) + "\n").encode())
     return FileSpec(**describe_file(path))
 
 

@@ -9,6 +9,7 @@ from trainer.data.format.faults import remedy, unreadable
 from trainer.data.format.foreign import stored_extensions
 from trainer.data.format.index import index_shard, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
+from trainer.data.format.names import load_names
 from trainer.data.format.tables import Table, load_index
 from trainer.errors import UserError
 from trainer.files import open_regular
@@ -26,8 +27,8 @@ def verify_shards(
 ) -> dict[str, tuple[Table, Table]]:
     """Verify that the files of a data folder are those that the manifest lists.
 
-    Sizes, counts, and the checksums and entries of index and labels are always checked. Each of several processes
-    checks every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
+    Sizes, counts, and the checksums and entries of index, labels and names are always checked. Each of several
+    processes checks every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
 
     Args:
         folder: the data folder.
@@ -48,6 +49,8 @@ def verify_shards(
     names = list(manifest.splits if splits is None else splits)
     tables = {split: load_index(folder, manifest, split) for split in names}
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
+    for split in names if rank == 0 else []:
+        load_names(folder, manifest, split)
     for split, number in shards[rank::world_size]:
         shard = manifest.split(split).shards[number]
         if is_copy and not (folder / shard.file).exists():

@@ -62,7 +62,7 @@ def local_folder(path: str, cache_dir: Path) -> Path:
 
 
 def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
-    """Return `local_folder`, after fetching manifest, index and labels into it. Safe in many processes at once.
+    """Return `local_folder`, after fetching the manifest and the tables into it. Safe in many processes at once.
 
     Raises:
         UserError: the server does not have the files, they differ from its manifest, the cache cannot be written, or
@@ -89,7 +89,7 @@ def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
     except OSError as error:
         raise unwritable(folder, error) from None
     for split in manifest.splits.values():
-        for file in (split.index, split.labels):
+        for file in split.tables:
             fetch(Copy(folder, url, max_bytes), file)
     return folder
 
@@ -128,7 +128,7 @@ def check_room(copies: Sequence[Manifest], group_samples: int, max_bytes: int) -
 def _room(manifest: Manifest, group_samples: int) -> tuple[float, float]:
     """Return the bytes of what is always needed, and those of two groups."""
     shards = manifest.split("train").shards
-    always = sum(file.bytes for split in manifest.splits.values() for file in (split.index, split.labels))
+    always = sum(file.bytes for split in manifest.splits.values() for file in split.tables)
     others = [split for name, split in manifest.splits.items() if name != "train"]
     always += max((sum(shard.bytes for shard in split.shards) for split in others), default=0)
     # A group ends with the shard that reaches its number of samples.
