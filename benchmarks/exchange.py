@@ -1,4 +1,5 @@
-"""Measure the cost of α with several processes:  python -m benchmarks.exchange [--processes 2] [--group dedicated]
+"""Measure the cost of α with several processes:
+python -m benchmarks.exchange [--quick] [--processes 2] [--group dedicated]
 
 Each process runs DDP over gloo on ResNet-18 with 64 images of 64 x 64 and one thread. The share is the wall time of the
 exchange (pack, reduce, solve, broadcast) relative to that of the step: for each step the shortest exchange among the
@@ -26,7 +27,7 @@ from models import task_losses
 from paretrain import Balancer
 from paretrain.exchange import exchange
 
-SIZES = (2, 40, 1000)
+SIZES = {True: (2, 40), False: (2, 40, 1000)}
 NUM_STEPS = 5
 
 
@@ -70,13 +71,14 @@ def share(processes: int, num_tasks: int, group: str) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exchange", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="without the row of 1000 tasks")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--group", choices=("dedicated", "default"), default="dedicated")
     arguments = parser.parse_args()
     processes = arguments.processes
     table = Table("T", "step (s)", "exchange (%)", title=f"ResNet-18, {processes} processes")
     rows = []
-    for num_tasks in SIZES:
+    for num_tasks in SIZES[arguments.quick]:
         seconds, part = share(processes, num_tasks, arguments.group)
         table.add_row(str(num_tasks), f"{seconds:.2f}", f"{100 * part:.2f}")
         rows.append({"T": num_tasks, "processes": processes, "step_seconds": seconds, "exchange_share": part})
