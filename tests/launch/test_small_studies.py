@@ -25,6 +25,7 @@ SIZES = {"celeba": ("--size", "16"), "cityscapes": ("--size", "24x48")}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "num_tasks", "num_methods"),
     [("celeba", 40, 3), ("cityscapes", 3, 2), ("cityscapes2", 2, 2), ("nyuv2", 3, 2)],
@@ -35,10 +36,10 @@ def test_a_study_goes_from_raw_files_to_its_page(
     raw, data, out = tmp_path / "raw", tmp_path / "data", tmp_path / "study"
     RAW[name](raw)
     assert main(["data", name, "--root", str(raw), "--out", str(data), *SIZES.get(name, ())]) == 0
-    command = ("study", name, "--scale", "small", "--out", out, f"data.path={data}", *STEPS)
+    command = ("study", name, "--scale", "small", "--out", out, "--parallel", "2", f"data.path={data}", *STEPS)
     checked = paretrain(*command, "--check")
     assert checked.returncode == 0, checked.stderr
-    done = paretrain(*command, limit_seconds=280)
+    done = paretrain(*command, limit_seconds=800)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((out / NUMBERS).read_text())
     assert len(numbers["deciding"]) == num_tasks
