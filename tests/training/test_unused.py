@@ -56,3 +56,8 @@ def test_only_ddp_refuses_them_and_says_how_to_leave_them_out() -> None:
 def test_a_forward_that_fails_is_told_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"a batch of 2 zero inputs \(7,\) cannot pass"):
         try_out(a_network(), (7,), CPU, "fp32")
+    network = a_network()
+    network.encoder = nn.Linear(5, 6)
+    network.encoder.width = 4  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"z of the shape \(2, 6\), and its `width` is 4"):
+        try_out(network, (5,), CPU, "fp32")

@@ -61,6 +61,8 @@ def _outputs(
     zeros = torch.zeros(NUM_INPUTS, *input_shape, device=device)
     buffers = [buffer.clone() for buffer in network.buffers()]
     doing = f"a batch of {NUM_INPUTS} zero inputs {tuple(input_shape)} cannot pass through the encoder and the heads"
+    returned: list[Any] = []
+    hook = network.encoder.register_forward_hook(lambda _module, _inputs, z: returned.append(z))
     try:
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -69,7 +71,12 @@ def _outputs(
         ):
             outputs = network(zeros)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        shapes = " and ".join(str(tuple(z.shape)) for z in _tensors_of(returned))
+        width = getattr(network.encoder, "width", None)
+        about_z = f". The encoder returned z of the shape {shapes}, and its `width` is {width}" if shapes else ""
+        raise UserError(f"{error}{about_z}") from error
+    finally:
+        hook.remove()
     yield outputs
     with torch.no_grad():
         for buffer, before in zip(network.buffers(), buffers, strict=True):
