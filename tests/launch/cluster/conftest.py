@@ -46,14 +46,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def expected(config: Path) -> Callable[[int], bytes]:
+def expected(config: Path) -> Callable[..., bytes]:
     """The parameters after so many steps of the run, on one machine, undisturbed and without the pauses."""
 
     @cache
-    def parameters_after(steps: int) -> bytes:
-        name = f"expected-{steps}"
+    def parameters_after(steps: int, *overrides: str) -> bytes:
+        name = f"expected-{steps}{'-changed' if overrides else ''}"
         length = (f"train.steps={steps}", f"train.eval_every_steps={steps}", f"checkpoint.every_steps={steps}")
-        command = command_line("train", config, f"name={name}", "model.encoder.name=lenet", *length)
+        command = command_line("train", config, f"name={name}", "model.encoder.name=lenet", *length, *overrides)
         subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=120)
         return parameters(config.parent / "runs" / name)
 

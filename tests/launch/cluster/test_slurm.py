@@ -73,22 +73,31 @@ class Job:
         assert not list(self.run_dir.glob("stop*"))
 
 
-@pytest.mark.parametrize("cluster", ["pgid", "linuxproc-term"], indirect=True)
+@pytest.mark.parametrize(
+    ("cluster", "overrides"),
+    [
+        # Each node holds one copy of the model; gradients alone travel between them.
+        pytest.param("pgid", ("parallel.strategy=fsdp2", "parallel.shard_processes=1"), id="hsdp"),
+        pytest.param("linuxproc-term", (), id="ddp"),
+    ],
+    indirect=["cluster"],
+)
 def test_a_preempted_run_comes_back_to_the_same_parameters(
     cluster: Slurm,
     paretrain: Command,
     config: Path,
-    expected: Callable[[int], bytes],
+    expected: Callable[..., bytes],
+    overrides: tuple[str, ...],
     request: pytest.FixtureRequest,
 ) -> None:
-    job = Job(cluster, paretrain, config, f"preempted-{request.node.callspec.id}")
+    job = Job(cluster, paretrain, config, f"preempted-{request.node.callspec.id}", *overrides)
     job.wait_for_step(5)
     job.preempt()
     assert 5 <= steps(job.run_dir)[-1] < STEPS
     job.wait_for_the_end()
     assert "goes on after step" in job.log()
     assert steps(job.run_dir) == list(range(1, STEPS + 1))
-    assert parameters(job.run_dir) == expected(STEPS)
+    assert parameters(job.run_dir) == expected(STEPS, *overrides)
 
 
 @pytest.mark.parametrize("cluster", ["pgid"], indirect=True)
@@ -105,7 +114,7 @@ def test_a_cancelled_run_saves_and_stays_away(cluster: Slurm, paretrain: Command
 
 @pytest.mark.parametrize("cluster", ["pgid"], indirect=True)
 def test_a_killed_process_comes_back_on_another_node(
-    cluster: Slurm, paretrain: Command, config: Path, expected: Callable[[int], bytes]
+    cluster: Slurm, paretrain: Command, config: Path, expected: Callable[..., bytes]
 ) -> None:
     job = Job(cluster, paretrain, config, "moved", "checkpoint.every_steps=4", nodes=1)
     job.wait_for_step(6)
@@ -137,7 +146,7 @@ def test_ten_preemptions_at_random_steps_leave_no_trace(
     cluster: Slurm,
     paretrain: Command,
     config: Path,
-    expected: Callable[[int], bytes],
+    expected: Callable[..., bytes],
     request: pytest.FixtureRequest,
 ) -> None:
     seed, num_steps = random.randrange(2**32), 160
@@ -161,7 +170,7 @@ def test_ten_preemptions_at_random_steps_leave_no_trace(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cluster", ["pgid"], indirect=True)
 def test_a_run_whose_time_ends_comes_back_until_it_is_done(
-    cluster: Slurm, config: Path, expected: Callable[[int], bytes]
+    cluster: Slurm, config: Path, expected: Callable[..., bytes]
 ) -> None:
     run_dir, output = config.parent / "runs" / "short", config.parent / "short.out"
     num_steps = 600  # a minute of pauses alone, so one job cannot do it
