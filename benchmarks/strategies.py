@@ -115,11 +115,20 @@ def main() -> None:
 def _in_parameter_space(arguments: argparse.Namespace) -> None:
     turns = {True: 3, False: 20}[arguments.quick]
     rows = []
-    table = Table("problem", "strategy", "processes", "α / plain, CPU time", "α / plain, wall clock", "plain step (s)")
+    columns = (
+        "problem",
+        "strategy",
+        "processes",
+        "α / plain, CPU time",
+        "α / plain, wall clock",
+        "floor",
+        "plain step (s)",
+    )
+    table = Table(*columns)
     for kind in ("sources", "shared"):
         for strategy in parameter_space.STRATEGIES:
             found = parameter_space.row(kind, strategy, arguments.processes, arguments.device, turns)
-            table.add_row(*(str(value) for value in found.values()))
+            table.add_row(*("" if value is None else str(value) for value in found.values()))
             rows.append(found)
     Console(width=120).print(table)
     print(json.dumps({"rows": rows}))
