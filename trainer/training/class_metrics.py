@@ -106,17 +106,21 @@ def areas(scores_TN: np.ndarray, is_class_TN: np.ndarray, known_TN: np.ndarray) 
     # Samples with equal scores are on the same side of every threshold.
     is_last_TN = np.ones(keys_TN.shape, dtype=bool)
     score_TN = keys_TN >> 1
-    is_last_TN[:, :-1] = score_TN[:, 1:] != score_TN[:, :-1]
+    np.not_equal(score_TN[:, 1:], score_TN[:, :-1], out=is_last_TN[:, :-1])
     last_K = np.flatnonzero(is_last_TN)
-    task_K = last_K // max(1, num_samples)
-    above_K = np.minimum(last_K - num_samples * task_K + 1, count_T[task_K])
-    right_K = np.cumsum(keys_TN & 1, axis=1).ravel()[last_K]
+    num_last_T = is_last_TN.sum(axis=1)
+    task_K = np.repeat(np.arange(num_tasks), num_last_T)
+    starts = (np.cumsum(num_last_T) - num_last_T)[num_last_T > 0]
+    # Counts, as float64: exact, and of the kind that the sums below need.
+    above_K = np.minimum(last_K - num_samples * task_K + 1.0, count_T[task_K])
+    right_K = np.cumsum(keys_TN & 1, axis=1, dtype=np.float64).ravel()[last_K]
     wrong_K = above_K - right_K
-    right_before_K, wrong_before_K = np.zeros_like(right_K), np.zeros_like(wrong_K)
-    goes_on_K = task_K[1:] == task_K[:-1]
-    right_before_K[1:], wrong_before_K[1:] = right_K[:-1] * goes_on_K, wrong_K[:-1] * goes_on_K
-    roc_K = (wrong_K - wrong_before_K) * (right_K + right_before_K) / 2
-    precision_K = (right_K - right_before_K) * ratio(right_K, above_K)
+    new_right_K, new_wrong_K = np.empty_like(right_K), np.empty_like(wrong_K)
+    for new_K, count_K in ((new_right_K, right_K), (new_wrong_K, wrong_K)):
+        np.subtract(count_K[1:], count_K[:-1], out=new_K[1:])
+        new_K[starts] = count_K[starts]
+    roc_K = new_wrong_K * (right_K - new_right_K / 2)
+    precision_K = new_right_K * right_K / np.maximum(above_K, 1)
     positive_T = (is_class_TN & known_TN).sum(axis=1)
     negative_T = count_T - positive_T
     has_both_T = positive_T * negative_T > 0

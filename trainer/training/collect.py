@@ -36,7 +36,7 @@ class Predicted:
 
 
 class Collector:
-    """Keep the predictions of this rank's batches on its device, until `gather`.
+    """Keep the outputs of this rank's batches on its device, until `gather`.
 
     Args:
         tasks: of the model, in the order of its outputs.
@@ -52,28 +52,27 @@ class Collector:
         self._world_size = world_size
         self._num_bytes = 0
         self._kept = [task for task in tasks if has_one_target(task)]
-        self._widths: list[int] = []
         self._ids: list[Tensor] = []
-        self._rows: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._outputs: list[list[Tensor]] = []
+        """Of each batch: one tensor of stacked heads, or one of each task that is kept."""
 
     def add(self, sample_ids_B: Tensor, outputs: Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]) -> None:
-        """Keep the predictions of a batch."""
+        """Keep the outputs and the labels of a batch."""
         if not self._kept or self.too_large:
             return
         if isinstance(outputs, Tensor):  # Of stacked heads, whose tasks are alike.
-            answers_BTC = self._tasks[0].predict(outputs)
-            answers, self._widths = [answers_BTC.flatten(1)], [answers_BTC.shape[2]] * len(self._tasks)
+            kept = [outputs]
         else:
-            both = zip(self._tasks, outputs, strict=True)
-            answers = [task.predict(output) for task, output in both if has_one_target(task)]
-            self._widths = [answer.shape[1] for answer in answers]
-        # For all tasks at once: a call for each of hundreds would take longer than what it does.
-        labels_BT = torch.stack([targets[task.name] for task in self._kept], dim=1)
+            kept = [output for task, output in zip(self._tasks, outputs, strict=True) if has_one_target(task)]
         self._ids.append(sample_ids_B)
-        self._rows.append(torch.cat([labels_BT.to(answers[0].device).float(), *answers], dim=1).float())
-        self._num_bytes += self._rows[-1].nbytes * self._world_size
+        # For all tasks at once: a call for each of hundreds would take longer than what it does.
+        self._labels.append(torch.stack([targets[task.name] for task in self._kept], dim=1))
+        self._outputs.append(kept)
+        numbers = self._labels[-1].numel() + sum(output.numel() for output in kept)
+        self._num_bytes += numbers * torch.float32.itemsize * self._world_size
         if self._num_bytes > MAX_BYTES:
-            self._ids, self._rows = [], []
+            self._ids, self._labels, self._outputs = [], [], []
             self.too_large = (
                 f"the predictions for this split take more than {MAX_BYTES >> 30} GiB, which one process is to hold: "
                 "metrics that need them are left out, and errors and losses are as always"
@@ -87,19 +86,29 @@ class Collector:
         Returns:
             None on the other ranks, where there are too many of them, and without tasks to keep them of.
         """
-        if not self._rows:
+        if not self._ids:
             return None
-        ids, rows = runtime.gather_rows(torch.cat(self._ids)), runtime.gather_rows(torch.cat(self._rows))
+        # Predictions of all batches at once: a few calls in place of a few for each batch.
+        outputs = [torch.cat(batches) for batches in zip(*self._outputs, strict=True)]
+        if len(outputs) < len(self._kept):
+            answers_BTC = self._tasks[0].predict(outputs[0])
+            answers, widths = [answers_BTC.flatten(1)], [answers_BTC.shape[2]] * len(self._tasks)
+        else:
+            answers = [task.predict(output).flatten(1) for task, output in zip(self._kept, outputs, strict=True)]
+            widths = [answer.shape[1] for answer in answers]
+        labels_BT = torch.cat(self._labels).to(answers[0].device)
+        rows_BW = torch.cat([labels_BT.float(), *answers], dim=1).float()
+        ids, rows = runtime.gather_rows(torch.cat(self._ids)), runtime.gather_rows(rows_BW)
         if ids is None or rows is None:
             return None
         ids_N = ids.numpy()
         order = np.argsort(ids_N, kind="stable")
         order = order[ids_N[order] != PADDING]
-        labels_NT, *answers = np.split(rows.numpy()[order], np.cumsum([len(self._kept), *self._widths[:-1]]), axis=1)
+        labels_NT, *answers_NC = np.split(rows.numpy()[order], np.cumsum([len(self._kept), *widths[:-1]]), axis=1)
         names = [task.name for task in self._kept]
         return Predicted(
             sample_ids_N=ids_N[order],
-            answers=dict(zip(names, answers, strict=True)),
+            answers=dict(zip(names, answers_NC, strict=True)),
             labels=dict(zip(names, labels_NT.T, strict=True)),
         )
 
