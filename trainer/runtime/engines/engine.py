@@ -143,7 +143,7 @@ class TorchEngine:
         self._parameters = dict(network.named_parameters())
         self.optimizer = build_optimizer(list(trained(network).items()))
         self.loss_scale = loss_scale
-        self._clip_norm = clip_norm if clip_norm is not None else float("inf")
+        self._clip_norm = clip_norm
         self._flat: FlatGradients | None = None
 
     def micro_step(self, is_last: bool) -> AbstractContextManager[None]:
@@ -249,8 +249,11 @@ class TorchEngine:
         return self._flat
 
     def _clip(self) -> Tensor:
-        """Scale the gradients down to a norm of at most `clip_norm`. Return their norm before that. Collective."""
-        return nn.utils.clip_grad_norm_(self.predictor.parameters(), self._clip_norm)
+        """Scale the gradients down to a norm of at most `clip_norm`, if any. Return their norm before. Collective."""
+        norm = nn.utils.get_total_norm([each.grad for each in self.predictor.parameters() if each.grad is not None])
+        if self._clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.predictor.parameters(), self._clip_norm, norm)
+        return norm
 
     def _swap_averages(self) -> None:
         for parameter, slots in self.optimizer.state.items():
