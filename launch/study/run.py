@@ -145,6 +145,6 @@ def check_study(plan: Plan) -> None:
     counts = {"methods": plan.methods, "tasks alone": plan.alone, "fixed weights": plan.front}
     what = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found)
     Terminal(soft_wrap=True).print(
-        f"{plan.name}: {what}; {len(plan.grid)} points of the grid, {len(plan.study.seeds)} seeds: about "
+        f"{plan.name}: {what}; points of the grid: {len(plan.grid)}, seeds: {len(plan.study.seeds)}; about "
         f"{len(different):,} runs, {done:,} of them complete; ready to train into {plan.out}"
     )

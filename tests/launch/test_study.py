@@ -172,7 +172,7 @@ def test_an_override_of_what_the_study_sets_is_refused(config: Path) -> None:
 
 def test_check_names_the_method_whose_rule_is_unknown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_study(plan(config))
-    assert "2 points of the grid, 3 seeds: about 28 runs, 0 of them complete" in capsys.readouterr().out
+    assert "points of the grid: 2, seeds: 3; about 28 runs, 0 of them complete" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"a-seed-0 could not start, so the study is not ready.*did you mean"):
         check_study(plan(config, tune=None, methods={"a": {"balance.weighting": "unifrom"}}, small=None))
 

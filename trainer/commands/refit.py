@@ -156,7 +156,7 @@ def _write(run: Trained, experiment: Experiment, heads: Mapping[int, Head], refi
 
 def _print(run_dir: Path, out: Path, refit: Refit) -> None:
     table = Table(title=f"{run_dir}: heads fitted anew; errors and losses on {refit.compared_on}")
-    for column in ("task", "trained", "fitted anew", "change of the loss", "head"):
+    for column in ("task", "trained", "change of the error", "change of the loss", "head"):
         table.add_column(column, justify="left" if column in ("task", "head") else "right")
     for task in refit.tasks:
         before, error, loss = "no labels", "", ""
