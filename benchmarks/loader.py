@@ -35,7 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader_peers import Mosaicml, pillow_batches, same_decoder_batches
-from trainer.data.format.manifest import FileSpec, read_manifest, write_manifest
+from trainer.data.format.manifest import read_manifest, write_manifest
+from trainer.data.format.shards import write_array
 from trainer.data.format.specs import ImageSpec
 from trainer.data.format.tables import load_index
 from trainer.data.reading.batch import RankOptions
@@ -45,7 +46,6 @@ from trainer.data.reading.order import START, Cursor
 from trainer.data.remote.folder import DataFolder
 from trainer.data.sources.celeba.convert import write_celeba
 from trainer.data.sources.synthetic.generate import write_synthetic_celeba
-from trainer.files import sha256
 
 BATCH = 256
 THREE = (128, 96, 32)
@@ -169,16 +169,11 @@ def stretch(folder: Path, out: Path) -> None:
     longer = split.model_copy(
         update={
             "shards": tuple(shards),
-            "index": save_table(out / split.index.file, index_NM),
-            "labels": save_table(out / split.labels.file, np.concatenate([labels_NT] * times)),
+            "index": write_array(out / split.index.file, index_NM),
+            "labels": write_array(out / split.labels.file, np.concatenate([labels_NT] * times)),
         }
     )
     write_manifest(out, manifest.model_copy(update={"splits": {"train": longer}}))
-
-
-def save_table(path: Path, rows: np.ndarray) -> FileSpec:
-    np.save(path, rows)
-    return FileSpec(file=path.name, bytes=path.stat().st_size, sha256=sha256(path))
 
 
 def first_batch_seconds_at_end(folder: Path) -> float:

@@ -55,7 +55,7 @@ class Collector:
         self._ids: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._outputs: list[list[Tensor]] = []
-        """Of each batch: one tensor of stacked heads, or one of each task that is kept."""
+        """A list for each batch: the one tensor of stacked heads, or a tensor for each task that is kept."""
 
     def add(self, sample_ids_B: Tensor, outputs: Tensor | Sequence[Tensor], targets: Mapping[str, Tensor]) -> None:
         """Keep the outputs and the labels of a batch."""

@@ -24,6 +24,14 @@ def remedy(folder: Path) -> str:
     return f"Copy {folder} again from where it was made, or delete it and run its `paretrain data ...` command again."
 
 
+def differs(path: Path, expected: str, found: str) -> UserError:
+    """Return the error for a file of a data folder whose SHA-256 is not the one that its manifest lists."""
+    return UserError(
+        f"{path}: its content is not that of manifest.json: expected sha256 {expected}, found {found}.\n"
+        f"{remedy(path.parent)}"
+    )
+
+
 def unreadable(path: Path, error: OSError) -> UserError:
     """Return the error for a file of a data folder that cannot be read.
 

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from trainer.data.format.faults import remedy, unreadable
+from trainer.data.format.faults import differs, remedy, unreadable
 from trainer.data.format.manifest import Manifest
 from trainer.errors import UserError
 from trainer.files import parse_json, read_bytes
@@ -23,8 +23,9 @@ def load_names(folder: Path, manifest: Manifest, split: str) -> list[str] | None
         content = read_bytes(path, spec.bytes)
     except OSError as error:
         raise unreadable(path, error) from None
-    if hashlib.sha256(content).hexdigest() != spec.sha256:
-        raise UserError(f"{path}: its content is not that of manifest.json.\n{remedy(folder)}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != spec.sha256:
+        raise differs(path, spec.sha256, found)
     names, count = parse_json(content, str(path)), manifest.num_samples(split)
     if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: expected a list with the names of {count:,} samples.\n{remedy(folder)}")

@@ -167,7 +167,9 @@ def _write_split(
         raise UserError(f"The {split} split has no samples.")
     index = write_array(folder / f"{split}.index.npy", np.concatenate(indexes))
     table = write_array(folder / f"{split}.labels.npy", np.concatenate(labels))
-    named = _write_names(folder / f"{split}.names.json", names) if any(names) else None
+    named = None
+    if any(names):
+        named = _write(folder / f"{split}.names.json", f"{json.dumps(names, indent=0)}\n".encode())
     return SplitSpec(shards=tuple(shards), index=index, labels=table, names=named)
 
 
@@ -194,12 +196,11 @@ def write_array(path: Path, array: np.ndarray) -> FileSpec:
     """Write an `.npy` file durably and return its spec."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    write_durably(path, buffer.getvalue())
-    return FileSpec(**describe_file(path))
+    return _write(path, buffer.getvalue())
 
 
-def _write_names(path: Path, names: Sequence[str]) -> FileSpec:
-    write_durably(path, (json.dumps(names, indent=0) + "\n").encode())
+def _write(path: Path, content: bytes) -> FileSpec:
+    write_durably(path, content)
     return FileSpec(**describe_file(path))
 
 

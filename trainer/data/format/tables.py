@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from trainer.data.format.faults import out_of_memory, remedy, unreadable
+from trainer.data.format.faults import differs, out_of_memory, remedy, unreadable
 from trainer.data.format.index import INDEX_DTYPE, labels_dtype, scalar_tasks, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest, SplitSpec
 from trainer.data.format.members import extensions
@@ -153,9 +153,7 @@ def _verify_stored(folder: Path, spec: FileSpec, file: BinaryIO, dtype: np.dtype
 
 def _compare(folder: Path, spec: FileSpec, found: str) -> None:
     if found != spec.sha256:
-        raise _fault(
-            folder, spec, f"its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}"
-        )
+        raise differs(folder / spec.file, spec.sha256, found)
 
 
 def _check_header(folder: Path, spec: FileSpec, content: bytes, dtype: np.dtype, columns: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainer.data.format.faults import remedy, unreadable
+from trainer.data.format.faults import differs, remedy, unreadable
 from trainer.data.format.foreign import stored_extensions
 from trainer.data.format.index import index_shard, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
@@ -88,7 +88,4 @@ def _verify_file(folder: Path, spec: FileSpec, *, checksum: bool) -> None:
     except OSError as error:
         raise unreadable(path, error) from None
     if found != spec.sha256:
-        raise UserError(
-            f"{path}: its content is not that of manifest.json: expected sha256 {spec.sha256}, found {found}.\n"
-            f"{remedy(folder)}"
-        )
+        raise differs(path, spec.sha256, found)

@@ -95,10 +95,7 @@ def write_image_folder(
     made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
     if not made.tasks:
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
-    made_by: dict[str, Any] = {"source": "folder", "images": images.name, "file": csv.name}
-    made_by |= {"split_column": split_column} | ({"split_names": dict(split_names)} if split_names else {})
-    made_by |= {"val_fraction": val_fraction} if val_fraction else {}
-    made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
+    made_by: dict[str, Any] = {"source": "folder", "images": images.name, **file.made_by}
     made_by |= {"dropped": made.dropped} if made.dropped else {}
     spec = _measured(file, images, spec)
     return write_shards(

@@ -75,10 +75,7 @@ def write_table(
     inputs = Features(file, {column: found[column] for column in sources}, of_categories)
     dropped = [*made.dropped, *(file.columns[column] for column in empty)]
     _say_dropped(file, dropped)
-    made_by: dict[str, Any] = {"source": "table", "file": csv.name, "split_column": split_column}
-    made_by |= {"split_names": dict(split_names)} if split_names else {}
-    made_by |= {"val_fraction": val_fraction} if val_fraction else {}
-    made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
+    made_by: dict[str, Any] = {"source": "table", **file.made_by}
     made_by |= {"categories": [file.columns[column] for column in sorted(of_categories)]} if of_categories else {}
     made_by |= {"dropped": dropped} if dropped else {}
     return write_shards(

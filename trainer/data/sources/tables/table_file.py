@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from trainer.data.format.specs import check_name
 from trainer.data.sources.tables.rows import Row, read_rows
@@ -38,6 +39,7 @@ class TableFile:
         columns: names of all columns, in order.
         indexes: numbers of the columns that pandas wrote as the index. No pattern matches them.
         names_column: number of the first other column, which names files, if anything does.
+        made_by: its name and the options that were given, for the manifest.
 
     Raises:
         UserError: there is no such file, no header, a column without a name, two of the same name, or no split column
@@ -53,6 +55,10 @@ class TableFile:
         missing: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.path = path
+        self.made_by: dict[str, Any] = {"file": path.name, "split_column": split_column}
+        self.made_by |= {"split_names": dict(split_names)} if split_names else {}
+        self.made_by |= {"val_fraction": val_fraction} if val_fraction else {}
+        self.made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
         self.columns = next(read_rows(path, Terminal(soft_wrap=True).print), Row(0, [])).cells
         if not self.columns:
             raise UserError(f"{path} is empty: expected a header and rows.")
