@@ -20,7 +20,7 @@ MAX_TEXT_BYTES = 64 << 20
 """Upper bound of text files (manifests, metrics, summaries), far above any that this project writes."""
 
 SEEN_WITHIN_SECONDS = 60.0
-"""How long a network file system may take to show one host what another one wrote."""
+"""Upper bound of the time that a network file system takes to show one host what another one wrote."""
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:

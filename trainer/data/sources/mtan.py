@@ -27,7 +27,7 @@ SAMPLES_PER_SHARD = 250
 
 @dataclass(frozen=True)
 class Layout:
-    """What a data set's folder holds.
+    """The content of a data set's folder.
 
     Attributes:
         labels: folder of the classes of the pixels, (H, W); -1 is no label. The files do not name the classes.

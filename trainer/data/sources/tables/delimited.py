@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from trainer.errors import UserError
 
 HEAD_BYTES = 1 << 20
-"""What is read of a file to decide."""
+"""Number of bytes that are read to decide."""
 
 CHECKED_ROWS = 6
 """The header and the first rows, which must have as many cells each."""
@@ -30,7 +30,7 @@ _OTHER_FILES = {
 
 
 class Layout(NamedTuple):
-    """How a table is written.
+    """The way in which a table is written.
 
     Attributes:
         encoding: as Python calls it.

@@ -8,13 +8,13 @@ from trainer.errors import UserError
 from trainer.terminal import Terminal
 
 NAMES = {"split", "splits", "data_split", "set", "subset", "fold", "part", "partition", "usage", "phase"}
-"""What people call that column, in lower case."""
+"""Common names of that column, in lower case."""
 
 LOOKED_AT = 1000
 """Rows in which a column is looked for that holds the names of splits."""
 
 _MEANINGS = {"train": "train", "val": "val", "dev": "val", "test": "test", "eval": "test", "hold": "test"}
-"""How a cell begins, in lower case -> the split that it means."""
+"""First letters of a cell, in lower case -> the split that it means."""
 
 
 def likely_splits(columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
