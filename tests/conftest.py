@@ -1,5 +1,6 @@
 """Small data and small runs for all tests, and the mark of those that start processes: `make quick` leaves them out."""
 
+import platform
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.support.command import Command, run_command
 
 settings.register_profile("any machine", deadline=None)  # No test fails because the machine is busy.
 settings.load_profile("any machine")
+platform.processor()  # It starts `uname` once, in whichever test a library asks first.
 PROCESSES = tuple(Path(__file__).parent / name for name in ("distributed", "e2e", "launch", "gpu"))
 
 
