@@ -184,6 +184,11 @@ def test_shares_add_up_to_the_whole() -> None:
     halved = estimate_memory(sizes, "fsdp2", 8, shard_processes=2, gather="bf16")
     # Two parts and a gradient in two bytes an entry, a copy of the gradient in four.
     assert (halved.communication, halved.sent) == (50 + 3 * 200 + 400, (750 + 800) // 2 + 600)
+    large = replace(sizes, parameters=8 << 30, trained=8 << 30)
+    far, near = (estimate_memory(large, "zero3", 64, shard_processes=group) for group in (None, 8))
+    assert near.parameters - far.parameters == (8 << 30) // 8, "the second copy"
+    # The forward gathers and the gradients are scattered over all 64; the backward's gather stays in a group of 8.
+    assert (far.sent, near.sent) == (3 * (8 << 30) * 63 // 64, (2 * (8 << 30) * 63 // 64) + (8 << 30) * 7 // 8)
     frozen = estimate_memory(replace(sizes, trained=80, optimizer=160), "ddp", 2)
     assert (frozen.parameters, frozen.gradients, frozen.communication, frozen.sent) == (808, 80, 80, 80)
 

@@ -29,7 +29,13 @@ VALUES: dict[str, Any] = {
     [
         ({}, {"strategy": "single", "processes": 2}, "type parallel.strategy=ddp"),
         ({}, {"strategy": "zero4"}, "'zero3'"),
-        ({}, {"shard_processes": 1}, "needs strategy fsdp2, found 'ddp'. Type parallel.strategy=fsdp2"),
+        ({}, {"shard_processes": 1}, "needs strategy fsdp2 or zero3, found 'ddp'. Type parallel.strategy=fsdp2"),
+        ({}, {"strategy": "zero3", "processes": 4, "shard_processes": 1}, "which DeepSpeed cannot do"),
+        (
+            {},
+            {"strategy": "zero3", "shard_processes": 2, "offload": {"optimizer": "cpu", "parameters": "cpu"}},
+            "Type parallel.shard_processes=null",
+        ),
         (
             {},
             {"strategy": "fsdp2", "processes": 4, "shard_processes": 6},

@@ -112,12 +112,13 @@ def estimate_memory(
     """
     shards, stage = STRATEGIES[strategy].shards, STRATEGIES[strategy].zero_stage
     whole, trained = sizes.parameters, sizes.trained
-    num_shards = shard_processes or world_size
+    group = shard_processes or world_size
+    num_shards = world_size if stage == 3 else group
     shard = -(-trained // num_shards)
     parameters = -(-whole // num_shards) if "parameters" in shards else whole
     gradients = shard if "gradients" in shards else trained
     optimizer = -(-sizes.optimizer // num_shards) if "optimizer" in shards else sizes.optimizer
-    offloaded = between_copies = 0
+    offloaded = sent = 0
     if not shards:
         communication = trained if world_size > 1 else 0  # DDP's buckets
         handled = 2 * trained
@@ -129,7 +130,7 @@ def estimate_memory(
         communication = (gathered * (root + 3 * max(others))) // 2 + max(others)
         handled = gathered * (2 * whole - root) // 2 + trained
         num_copies = world_size // num_shards
-        between_copies = 2 * shard * (num_copies - 1) // num_copies
+        sent = 2 * shard * (num_copies - 1) // num_copies
     else:
         communication = min(whole, ZERO_BUCKET_BYTES)
         handled = 3 * trained
@@ -137,7 +138,11 @@ def estimate_memory(
             gradients += shard
         if stage == 3:
             communication += min(whole, ZERO3_LIVE_BYTES)
-            handled = (1 if whole <= ZERO3_LIVE_BYTES else 2) * whole + trained
+            handled = whole + trained
+            gathered_again = whole if whole > ZERO3_LIVE_BYTES else 0
+            if shard_processes:
+                parameters += -(-whole // group)
+            sent = gathered_again * (group - 1) // group
         if offload.parameters != "none":
             offloaded += parameters
             parameters = 0
@@ -157,7 +162,7 @@ def estimate_memory(
         batch=sizes.batch,
         activations=sizes.activations,
         balancer=sizes.balancer,
-        sent=handled * (num_shards - 1) // num_shards + between_copies,
+        sent=sent + handled * (num_shards - 1) // num_shards,
         offloaded=offloaded,
     )
 

@@ -19,7 +19,7 @@ class Strategy:
         whole_gradients: whether a backward leaves the whole gradient of every parameter in `.grad`, which dropping one
             task's gradients needs.
         compiles: whether it takes a network that torch.compile has compiled.
-        replicates_shards: whether groups of processes can hold the shards, once each (hybrid sharding).
+        replicates_shards: whether groups of processes can hold a copy of the model in shards each (HSDP, hpZ).
         gathers: the precisions in which it can gather shards of float32 parameters.
         offloads: what parallel.offload can move, and where to.
     """
@@ -52,6 +52,7 @@ STRATEGIES: Mapping[StrategyName, Strategy] = {
     "zero3": Strategy(
         zero_stage=3,
         shards=("optimizer", "gradients", "parameters"),
+        replicates_shards=True,
         offloads={"optimizer": ("cpu", "nvme"), "parameters": ("cpu", "nvme")},
     ),
 }

@@ -57,9 +57,10 @@ class ParallelConfig(Section):
     optimizer state in shards, then also the gradients, then also the parameters. A run may resume under another
     strategy."""
     shard_processes: int | None = Field(None, gt=0, le=2**20)
-    """Processes that hold the shards of one copy of the model, under fsdp2: those of a machine, say, whose links are
-    fast. Such groups then hold a copy each, and only gradients travel between them (HSDP). It must divide
-    parallel.processes. null: all processes hold one copy."""
+    """Processes that hold the shards of one copy of the model: those of a machine, say, whose links are fast. It must
+    divide parallel.processes. fsdp2: such groups hold a copy each, and only gradients travel between them (HSDP).
+    zero3: each group has a second copy of the parameters, from which the backward gathers (hpZ of ZeRO++). null: all
+    processes hold one copy."""
     gather: Literal["fp32", "bf16"] = "fp32"
     """Precision in which shards of the parameters are gathered, under fsdp2. bf16 halves these messages and the memory
     of what was gathered; needs precision bf16. Norms then see rounded weights; shards, gradients' sums and the
@@ -102,6 +103,17 @@ class ParallelConfig(Section):
             raise ValueError(
                 f"shard_processes={self.shard_processes} needs strategy {' or '.join(able)}, found '{self.strategy}'. "
                 f"Type parallel.strategy={able[0]}, or parallel.shard_processes=null"
+            )
+        if self.strategy == "zero3" and self.shard_processes == 1:
+            raise ValueError(
+                "shard_processes=1 under zero3: each process would hold all parameters, which DeepSpeed cannot do. "
+                "Type the number of processes of a machine, or parallel.shard_processes=null"
+            )
+        if self.strategy == "zero3" and self.offload.parameters != "none":
+            raise ValueError(
+                f"shard_processes={self.shard_processes} with offload.parameters '{self.offload.parameters}': the "
+                "second copy of the parameters needs the memory that the offload saves. "
+                "Type parallel.shard_processes=null"
             )
         if self.processes % self.shard_processes:
             nearest = math.gcd(self.processes, self.shard_processes)

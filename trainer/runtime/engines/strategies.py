@@ -60,4 +60,4 @@ def build_engine(
     with runtime.raise_together():
         import_deepspeed(runtime.device)
         check_disk(offload)
-    return ZeroEngine(stage, network, build_optimizer, clip_norm, runtime.device, loss_scale, offload)
+    return ZeroEngine(stage, network, build_optimizer, clip_norm, runtime.device, loss_scale, offload, shard_processes)

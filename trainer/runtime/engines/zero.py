@@ -75,6 +75,8 @@ class ZeroEngine:
         device: where the network lives.
         loss_scale: see `Engine`.
         offload: what to keep outside the device's memory; see `check_disk`.
+        group_size: stage 3: this many neighbouring ranks hold a second copy of the parameters in shards, from which the
+            backward gathers: hpZ of ZeRO++ (Wang et al. 2023, arXiv 2306.10209). None: no second copy.
     """
 
     def __init__(
@@ -86,13 +88,15 @@ class ZeroEngine:
         device: torch.device,
         loss_scale: LossScale,
         offload: OffloadConfig = NO_OFFLOAD,
+        group_size: int | None = None,
     ) -> None:
         deepspeed = import_deepspeed(device)
         self._stage, self._network = stage, network
+        num_entries = [parameter.numel() for parameter in network.parameters()]
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
             model=network,
             optimizer=build_optimizer(list(trained(network).items())),
-            config=settings(stage, clip_norm, [p.numel() for p in network.parameters()], offload, rank_and_size()[1]),
+            config=settings(stage, clip_norm, num_entries, offload, rank_and_size()[1], group_size),
             dist_init_required=False,
         )
         self.model: nn.Module = self._engine
@@ -286,6 +290,7 @@ class ZeroEngine:
         """Swap the shards with their averages, then update the parameters of forwards, as DeepSpeed's step does."""
         if self._stage == 3:
             self.optimizer._partition_all_parameters()
+            self.optimizer.invalidate_secondary_tensor()
         for group, flat in enumerate(self._flat_parameters()):
             with self._in_memory(group):
                 swap(flat, self.optimizer.optimizer.state[flat])
@@ -304,7 +309,12 @@ def _shard_range(parameter: Any) -> tuple[int, int]:
 
 
 def settings(
-    stage: int, clip_norm: float | None, num_entries: Sequence[int], offload: OffloadConfig, world_size: int
+    stage: int,
+    clip_norm: float | None,
+    num_entries: Sequence[int],
+    offload: OffloadConfig,
+    world_size: int,
+    group_size: int | None = None,
 ) -> dict[str, Any]:
     """Return DeepSpeed's configuration, every number written out; `num_entries` has the size of each parameter."""
     return {
@@ -312,7 +322,11 @@ def settings(
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": clip_norm or 0.0,
-        "zero_optimization": {"stage": stage, "reduce_bucket_size": min(sum(num_entries), MAX_BUCKET_ENTRIES)}
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": min(sum(num_entries), MAX_BUCKET_ENTRIES),
+            "zero_hpz_partition_size": group_size or 1,
+        }
         | offload_settings(offload, -(-max(num_entries) // world_size)),
         # Torch's optimizers step on the CPU too; DeepSpeed's must be compiled first, and rounds differently.
         "zero_force_ds_cpu_optimizer": False,
