@@ -9,28 +9,19 @@ from paretrain.rules.rule import Stateless, Weights, in_units_of_the_mean
 
 
 class UPGrad(Stateless):
-    """UPGrad (Quinton & Rey 2024, arXiv 2406.16232): the mean of gradients projected to oppose no task.
-
-    The projection of g_i on the cone of directions d with g_t · d >= 0 for all t is Σ_t v_t g_t, for the v that
-    minimises vᵀGv over v_i >= 1 and v_t >= 0 elsewhere: a least-squares problem with signs, one per task.
-    """
+    """UPGrad (Quinton & Rey 2024, arXiv 2406.16232): the mean of the gradients, each projected to oppose no task."""
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Project every gradient; a zero gradient has weight 0."""
-        from scipy.optimize import nnls  # scipy takes 0.3 s to import, and only rank 0 needs it
+        from paretrain.rules import cone  # scipy takes 0.3 s to import, and only rank 0 needs it
 
-        lengths_A = np.sqrt(in_units_of_the_mean(gram_AA).diagonal())
+        gram_AA = in_units_of_the_mean(gram_AA)
+        lengths_A = np.sqrt(gram_AA.diagonal())
         moving = np.flatnonzero(lengths_A)  # Rounding would give a zero gradient a direction.
         lengths_M = lengths_A[moving]
-        cosines_MM = in_units_of_the_mean(gram_AA)[np.ix_(moving, moving)] / np.outer(lengths_M, lengths_M)
-        values_M, vectors_MM = np.linalg.eigh(cosines_MM)
-        # Its columns have the angles of the gradients, and length 1: x is added to unit gradients.
-        unit_MM = np.sqrt(values_M.clip(min=0))[:, None] * vectors_MM.T
-        projected_MM = np.eye(len(unit_MM))
-        for task in np.flatnonzero(cosines_MM.min(axis=1, initial=0) < 0):
-            projected_MM[task] += nnls(unit_MM, -unit_MM[:, task], maxiter=100 * len(unit_MM))[0]
+        cosines_MM = gram_AA[np.ix_(moving, moving)] / np.outer(lengths_M, lengths_M)
         alpha_A = np.zeros(len(lengths_A))
-        alpha_A[moving] = lengths_M @ projected_MM / lengths_M / len(lengths_A)
+        alpha_A[moving] = lengths_M @ cone.project(cosines_MM) / lengths_M / len(lengths_A)
         return Weights(alpha_A)
 
 
