@@ -95,24 +95,12 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
     Raises:
         UserError: a configuration is wrong, the data cannot be read, or the runs are too many.
     """
-    tuned = study.tune.grid if study.tune else {}
-    for override in overrides:
-        key = override.partition("=")[0]
-        for name, values in {**study.methods, "tune.grid": tuned}.items():
-            if key in values:
-                raise UserError(f"{override}: {name!r} of the study sets {key} itself. Change it in {path}")
+    _refuse_own_keys(path, study, overrides)
     base, common = path.parent / study.base, (*_typed(study.overrides), *overrides)
-    first = load_config(base, common)
-    tasks = _tasks(first) if study.baseline == SINGLE_TASK or study.front else []
-    kept = {"on_nonfinite": first.balance.on_nonfinite}
-    methods = [Draft(name, values) for name, values in study.methods.items()]
-    alone = [_alone(task, kept) for task in tasks] if study.baseline == SINGLE_TASK else []
-    front = _front(tasks, study.front, kept) if study.front else []
-    drafts = [*methods, *alone, *front]
-    grid = [dict(zip(tuned, values, strict=True)) for values in product(*tuned.values())]
-    slugs = [_slug(draft.name) for draft in drafts]
-    if twice := [draft.name for draft, slug in zip(drafts, slugs, strict=True) if slugs.count(slug) > 1]:
-        raise UserError(f"{path}: {', '.join(map(repr, twice))} would share the folders of their runs: rename them")
+    parts = _drafts(study, load_config(base, common))
+    drafts = [draft for part in parts for draft in part]
+    _refuse_shared_folders(path, drafts)
+    grid = [dict(zip(study.grid, values, strict=True)) for values in product(*study.grid.values())]
     seeds = tuple(dict.fromkeys([*_tuning_seeds(study), *study.seeds]))
     most = len(drafts) * (len(grid) + len(seeds))
     if most > MAX_RUNS:
@@ -130,8 +118,22 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
                 raise UserError(f"method {draft.name!r}: {error}") from None
         return Contender(draft.name, found)
 
-    parts = [[contender(draft) for draft in part] for part in (methods, alone, front)]
-    return Plan(study, path.stem, out, base, grid, *parts)
+    return Plan(study, path.stem, out, base, grid, *([contender(draft) for draft in part] for part in parts))
+
+
+def _refuse_own_keys(path: Path, study: StudyConfig, overrides: Sequence[str]) -> None:
+    """Refuse overrides of the command line that would make methods, or points of the grid, alike."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        for name, values in {**study.methods, "tune.grid": study.grid}.items():
+            if key in values:
+                raise UserError(f"{override}: {name!r} of the study sets {key} itself. Change it in {path}")
+
+
+def _refuse_shared_folders(path: Path, drafts: Sequence[Draft]) -> None:
+    slugs = [_slug(draft.name) for draft in drafts]
+    if twice := [draft.name for draft, slug in zip(drafts, slugs, strict=True) if slugs.count(slug) > 1]:
+        raise UserError(f"{path}: {', '.join(map(repr, twice))} would share the folders of their runs: rename them")
 
 
 def _points(base: Path, overrides: Sequence[str], name: str, seeds: Sequence[int]) -> dict[int, Point]:
@@ -158,9 +160,22 @@ def _tasks(experiment: Experiment) -> list[str]:
     return list(found)
 
 
-def _alone(task: str, kept: Overrides) -> Draft:
-    overrides = {"data.tasks": [task], "balance": {"weighting": "uniform", **kept}}
-    return Draft(f"{task} alone", overrides)
+def _drafts(study: StudyConfig, experiment: Experiment) -> tuple[list[Draft], list[Draft], list[Draft]]:
+    """Return the methods, the tasks alone and the front.
+
+    Args:
+        study: its file.
+        experiment: the configuration without a method's changes.
+    """
+    methods = [Draft(name, values) for name, values in study.methods.items()]
+    has_alone = study.baseline == SINGLE_TASK
+    tasks = _tasks(experiment) if has_alone or study.front else []
+    # One task, or fixed weights, need none of the section `balance` but what to do about a loss that is not finite.
+    kept = {"on_nonfinite": experiment.balance.on_nonfinite}
+    alone = [
+        Draft(f"{task} alone", {"data.tasks": [task], "balance": {"weighting": "uniform", **kept}}) for task in tasks
+    ]
+    return methods, alone if has_alone else [], _front(tasks, study.front, kept) if study.front else []
 
 
 def _front(tasks: Sequence[str], number: int, kept: Overrides) -> list[Draft]:

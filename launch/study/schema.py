@@ -100,7 +100,7 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _keys_have_one_meaning(self) -> Self:
         small = self.small or SmallConfig()
-        tuned = [key for grid in (self.tune.grid if self.tune else {}, small.grid or {}) for key in grid]
+        tuned = [*self.grid, *(small.grid or {})]
         everywhere = [*self.overrides, *small.overrides, *tuned]
         in_methods = [key for overrides in self.methods.values() for key in overrides]
         if ours := [key for key in [*everywhere, *in_methods] if key in OURS]:
@@ -109,6 +109,11 @@ class StudyConfig(Section):
             if clash := [key for key in overrides if key in tuned]:
                 raise ValueError(f"methods.{name}: {clash[0]} is tuned. Leave it out, or out of the grid")
         return self
+
+    @property
+    def grid(self) -> Grid:
+        """Return the keys that are tuned, with the values to try; none where the study does not tune."""
+        return self.tune.grid if self.tune else {}
 
     def at(self, scale: str) -> "StudyConfig":
         """Return the study at a scale: "full", or "small" as its section `small` says.
