@@ -8,6 +8,9 @@ from rich.text import Text
 
 from trainer.plain import printable
 
+WIDTH_OF_A_FILE = 200
+"""Columns of a table whose output goes to a file, which has no width of its own."""
+
 
 class Terminal(Console):
     """A console that prints every string literally, in tables too: no markup, emoji codes or escape sequences."""
@@ -18,6 +21,11 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string, such as the cell of a table, as printable text."""
         return super().render_str(printable(text), **options)
+
+    @classmethod
+    def for_tables(cls) -> "Terminal":
+        """Return a console that does not fold tables where the output goes to a file."""
+        return cls(width=None if cls().is_terminal else WIDTH_OF_A_FILE)
 
     def fits(self, table: Table) -> bool:
         """Return whether every column can have its full width."""

@@ -30,6 +30,9 @@ def add_study_command(commands: Any) -> None:
     study.add_argument("--scale", choices=("full", "small"), help="training runs: small takes minutes (default: full)")
     study.add_argument("--parallel", type=whole(1), metavar="N", help="training runs: runs at a time (default: 1)")
     study.add_argument("--check", action="store_true", help="training runs: check them all, and train nothing")
+    study.add_argument(
+        "--so-far", action="store_true", help="training runs: the page of what is complete; train nothing"
+    )
     study.add_argument("--quick", action="store_true", help="other studies: smaller problems, about a minute")
     study.add_argument("--processes", type=whole(1), metavar="N", help="other studies: default as many as cores")
     slurm = study.add_argument_group("training runs on Slurm", "with --nodes, they are arrays of jobs")
@@ -42,7 +45,7 @@ def _study(options: argparse.Namespace) -> int:
 
     path = _file(options.name)
     of_runs = {"--scale": options.scale, "--parallel": options.parallel, "--check": options.check}
-    of_runs |= {"a.b=c": options.overrides, "--nodes": options.nodes}
+    of_runs |= {"--so-far": options.so_far, "a.b=c": options.overrides, "--nodes": options.nodes}
     of_others = {"--quick": options.quick, "--processes": options.processes}
     for option, given in (of_others if path else of_runs).items():
         if given:
@@ -54,7 +57,7 @@ def _study(options: argparse.Namespace) -> int:
         run_study(options.name, options.out, options.quick, options.processes, sorted(_named()))
         return 0
     from launch.study.plan import plan_study
-    from launch.study.run import check_study, here, on_slurm, train_study
+    from launch.study.run import check_study, here, on_slurm, train_study, write_so_far
     from launch.study.schema import read_study
 
     scale = options.scale or "full"
@@ -65,6 +68,9 @@ def _study(options: argparse.Namespace) -> int:
     plan = plan_study(path, read_study(path).at(scale), out, [*options.overrides, *(job.overrides if job else ())])
     if options.check:
         check_study(plan)
+        return 0
+    if options.so_far:
+        write_so_far(plan)
         return 0
     if job is None:
         return train_study(plan, here(options.parallel or 1))

@@ -4,6 +4,7 @@ Runs that are complete are never trained again, so the same command goes on wher
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from launch.before_submit import check_runs
@@ -12,10 +13,11 @@ from launch.study.plan import Contender, Plan
 from launch.study.schema import SINGLE_TASK
 from launch.submit import Job, submit
 from launch.sweep import exit_code_of, is_complete, train_missing
-from trainer.errors import EXIT_UNFINISHED
-from trainer.observe.read_run import read_run
+from trainer.errors import EXIT_UNFINISHED, UserError
+from trainer.observe.read_run import RunFolder, read_run
 from trainer.observe.study.page import write_study
 from trainer.observe.study.results import Method, Results, deciding_of, mean_changes, measured, method_of, metrics_on
+from trainer.observe.study.summary import summary
 from trainer.terminal import Terminal
 
 Train = Callable[[Path, Sequence[Point]], int]
@@ -64,9 +66,38 @@ def train_study(plan: Plan, train: Train) -> int:
     chosen = {contender.name: choose(plan, contender) for contender in plan.contenders}
     if exit_code := train(plan.base, _final(plan, chosen)):
         return exit_code
-    page = write_study(results_of(plan, chosen), plan.out)
-    Terminal(soft_wrap=True).print(f"page: {page}")
+    _write(plan, chosen)
     return 0
+
+
+def write_so_far(plan: Plan) -> None:
+    """Write the page of what is complete, and print what is missing. Nothing is trained.
+
+    Raises:
+        UserError: no method has all its runs, or the page cannot be written.
+    """
+    chosen = {}
+    for contender in plan.contenders:
+        if all(is_complete(point) for seeds in plan.tuning(contender) for point in seeds):
+            best = choose(plan, contender)
+            if all(map(is_complete, plan.final(contender, best))):
+                chosen[contender.name] = best
+    methods, alone, front = (
+        [contender for contender in part if contender.name in chosen] for part in (plan.methods, plan.alone, plan.front)
+    )
+    if not methods:
+        raise UserError(f"no method of {plan.name} has all its runs in {plan.out} yet")
+    if missing := [contender.name for contender in plan.contenders if contender.name not in chosen]:
+        print(f"{plan.name}: {len(missing)} of {len(plan.contenders)} are not complete: {', '.join(missing)}")
+    alone = alone if len(alone) == len(plan.alone) else []
+    _write(replace(plan, methods=methods, alone=alone, front=front), chosen)
+
+
+def _write(plan: Plan, chosen: Mapping[str, int]) -> None:
+    results = results_of(plan, chosen)
+    page = write_study(results, plan.out)
+    Terminal.for_tables().print(summary(results))
+    Terminal(soft_wrap=True).print(f"page: {page}")
 
 
 def choose(plan: Plan, contender: Contender) -> int:
@@ -100,24 +131,26 @@ def results_of(plan: Plan, chosen: Mapping[str, int]) -> Results:
     Args:
         plan: of the study.
         chosen: name of a contender -> its point of the grid.
+
+    Returns:
+        The results, against the first method where the plan lacks the baseline.
     """
 
-    def runs_of(contender: Contender) -> list[Path]:
-        return [point.experiment.run_dir for point in plan.final(contender, chosen[contender.name])]
+    def runs_of(contender: Contender) -> list[RunFolder]:
+        return [read_run(point.experiment.run_dir) for point in plan.final(contender, chosen[contender.name])]
 
-    def found(contender: Contender) -> Method:
-        return method_of(
-            contender.name, [[read_run(path)] for path in runs_of(contender)], plan.grid[chosen[contender.name]]
-        )
+    def reached(contender: Contender) -> Method:
+        seeds = [[run] for run in runs_of(contender)]
+        return method_of(contender.name, seeds, plan.grid[chosen[contender.name]])
 
-    methods = [found(contender) for contender in plan.methods]
+    methods = [reached(contender) for contender in plan.methods]
     alone = None
     if plan.alone:
-        by_task = [[read_run(path) for path in runs_of(contender)] for contender in plan.alone]
-        alone = method_of("each task alone", list(zip(*by_task, strict=True)), {})
-    first = read_run(runs_of(plan.methods[0])[0])
-    by_name = {method.name: method for method in methods}
-    baseline, deciding = plan.study.baseline, deciding_of([first])
+        seeds = zip(*map(runs_of, plan.alone), strict=True)
+        alone = method_of("each task alone", list(seeds), {})
+    first = runs_of(plan.methods[0])[0]
+    named = {method.name: method for method in methods}.get(plan.study.baseline or "")
+    deciding = deciding_of([first])
     counted = measured(deciding, [metrics for method in methods for metrics in method.metrics])
     return Results(
         title=plan.study.title,
@@ -126,9 +159,9 @@ def results_of(plan: Plan, chosen: Mapping[str, int]) -> Results:
         deciding=counted,
         left_out=[task for task in deciding if task not in counted],
         methods=methods,
-        baseline=alone if baseline == SINGLE_TASK and alone else by_name[baseline or methods[0].name],
+        baseline=(alone if plan.study.baseline == SINGLE_TASK else named) or methods[0],
         alone=alone,
-        front=[found(contender) for contender in plan.front],
+        front=[reached(contender) for contender in plan.front],
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from launch.study.command import STUDIES
 from launch.study.plan import Plan, plan_study
-from launch.study.run import check_study, here, on_slurm, train_study
+from launch.study.run import check_study, here, on_slurm, train_study, write_so_far
 from launch.study.schema import read_study
 from launch.submit import Job
 from tests.support.command import Command
@@ -114,6 +114,20 @@ def test_a_run_that_is_not_complete_ends_the_study_before_its_page(config: Path)
     found = plan(config)
     assert train_study(found, lambda base, points: 75) == 75
     assert not found.out.exists()
+
+
+def test_the_page_so_far_has_what_is_complete(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(config)
+    with pytest.raises(UserError, match="no method"):
+        write_so_far(found)
+    trains(quality, [])(found.base, [point for runs in found.methods[1].runs for point in runs.values()])
+    write_so_far(found)
+    numbers = json.loads((found.out / NUMBERS).read_text())
+    assert [method["name"] for method in numbers["methods"]] == [numbers["baseline"]] == ["MGDA <UB>"]
+    assert (numbers["alone"], numbers["front"]) == (None, [])
+    said = capsys.readouterr().out
+    assert "6 of 7 are not complete: equal weights, left alone" in said
+    assert "* MGDA <UB> 0.710 ± 0.006 0.610 ± 0.006" in " ".join(said.split())
 
 
 def test_small_has_its_own_seeds_methods_and_grid(config: Path) -> None:

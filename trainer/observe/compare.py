@@ -25,16 +25,13 @@ MAX_SETTING_COLUMNS = 6
 """With more settings that differ, the others are only named."""
 MAX_LETTERS = 24
 """The longest name of a task, unit or setting above a column, and the longest value of a setting."""
-WIDTH = 200
-"""Columns of the output when it goes to a file, which has no width of its own."""
 MAJORITY = "(always the majority)"
 """The row of the answer that needs no training: the most frequent class."""
 
 
 def print_comparison(runs: Sequence[RunFolder], split: str | None = None, baseline: Sequence[RunFolder] = ()) -> None:
     """Print the table of `comparison`, in brief where the terminal is too narrow for all of it."""
-    is_terminal = Terminal().is_terminal
-    terminal = Terminal(width=None if is_terminal else WIDTH)
+    terminal = Terminal.for_tables()
     table = comparison(runs, split, baseline)
     if not terminal.fits(table):
         table = comparison(runs, split, baseline, brief=True)

@@ -97,7 +97,7 @@ def study_body(results: Results) -> Iterator[str]:
 
 
 def _ranks(results: Results) -> str:
-    ranks = dict(zip((method.name for method in results.methods), results.ranks.mean(axis=1), strict=True))
+    ranks = results.mean_ranks
     if len(ranks) < 2 or np.isnan(list(ranks.values())).any():
         return ""
     num_blocks = max(len(results.tasks), len(results.seeds))

@@ -113,6 +113,11 @@ class Results:
         by_seed = zip(*(method.metrics for method in self.methods), strict=True)
         return np.array([mean_ranks(metrics, self.deciding) for metrics in by_seed], dtype=float).T
 
+    @cached_property
+    def mean_ranks(self) -> dict[str, float]:
+        """Name of each method -> its `ranks`, as a mean over the seeds."""
+        return dict(zip((method.name for method in self.methods), self.ranks.mean(axis=1).tolist(), strict=True))
+
     def like_the_best(self, scores: Mapping[str, np.ndarray]) -> set[str]:
         """Return the method whose mean score is the largest, and those that the seeds do not tell from it.
 

@@ -26,12 +26,12 @@ def method_table(results: Results) -> str:
 
     In bold: the best method of a column, and those that the seeds do not tell from it.
     """
-    rows, columns = results.rows, list(_columns(results))
+    rows, columns = results.rows, list(metric_columns(results))
     bold = [
         results.like_the_best({method.name: column.scores[method.name] for method in results.methods})
         for column in columns
     ]
-    ranks = dict(zip((method.name for method in results.methods), results.ranks.mean(axis=1), strict=True))
+    ranks = results.mean_ranks
     tuned = list(dict.fromkeys(key for method in rows for key in method.chosen))
     header = [
         "method",
@@ -53,7 +53,7 @@ def method_table(results: Results) -> str:
             [
                 text(method.name),
                 *shown,
-                NONE if np.isnan(changes_S).any() else _signed(estimate(changes_S)),
+                NONE if np.isnan(changes_S).any() else signed(estimate(changes_S)),
                 f"{ranks[method.name]:.2f}" if method.name in ranks and not np.isnan(ranks[method.name]) else NONE,
                 *_costs(method),
                 *(text(method.chosen[key]) if key in method.chosen else NONE for key in tuned),
@@ -86,7 +86,7 @@ def difference_table(results: Results) -> str:
         differences_S = known[name] - known[best]
         verdict = "not told apart" if is_noise(differences_S) else "<b>behind</b>"
         intervals = [_interval(found(differences_S)) for found in (bootstrap_interval, t_interval)]
-        rows.append([text(name), _signed(estimate(differences_S)), *intervals, verdict])
+        rows.append([text(name), signed(estimate(differences_S)), *intervals, verdict])
     header = [f"against {text(best)}", "difference of Δm", "95 % by bootstrap", "95 % by Student's t", "verdict"]
     return html_table(header, rows)
 
@@ -140,7 +140,7 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
     """A metric of all methods: name of each method -> its values, (S,)."""
 
     title: str
@@ -154,15 +154,16 @@ class _Column:
         return {name: sign * values_S for name, values_S in self.values.items()}
 
 
-def _columns(results: Results) -> Iterator[_Column]:
+def metric_columns(results: Results) -> Iterator[Column]:
+    """Yield the metrics that decide: of each task, where they are few, and their means over tasks."""
     if len(results.tasks) <= MAX_TASK_COLUMNS:
         for task, metric in results.deciding.items():
-            yield _Column(titled(task, metric), metric, {m.name: m.values(task, metric) for m in results.rows})
+            yield Column(titled(task, metric), metric, {m.name: m.values(task, metric) for m in results.rows})
     for metric in dict.fromkeys(results.deciding.values()):
         tasks = [task for task, name in results.deciding.items() if name == metric]
         if len(tasks) > 1 and not METRICS[metric].has_unit:
             means = {m.name: np.mean([m.values(task, metric) for task in tasks], axis=0) for m in results.rows}
-            yield _Column(f"mean {metric.replace('_', ' ')}", metric, means)
+            yield Column(f"mean {metric.replace('_', ' ')}", metric, means)
 
 
 def titled(task: str, metric: str) -> str:
@@ -179,7 +180,8 @@ def _costs(method: Method) -> list[str]:
     return [f"{duration(seconds.mean)}{spread}", each, f"{mib.mean:,.0f}" if mib.count else NONE]
 
 
-def _signed(found: Estimate) -> str:
+def signed(found: Estimate) -> str:
+    """Format a change as `plus_minus` does, with its sign."""
     return plus_minus(found) if found.mean < 0 else f"+{plus_minus(found)}"
 
 
