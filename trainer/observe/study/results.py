@@ -90,12 +90,12 @@ class Results:
 
     def changes(self, method: Method) -> np.ndarray:
         """Return Δm against the baseline's mean of all seeds, in percent, (S,); NaN where it is not defined."""
-        whole = [len(measured(self.deciding, [metrics])) == len(self.deciding) for metrics in method.metrics]
-        found = [
-            delta_m(metrics, self.reference, self.deciding) if is_whole else None
-            for metrics, is_whole in zip(method.metrics, whole, strict=True)
-        ]
-        return np.array(found, dtype=float)
+
+        def change(metrics: ByTask) -> float | None:
+            is_whole = len(measured(self.deciding, [metrics])) == len(self.deciding)
+            return delta_m(metrics, self.reference, self.deciding) if is_whole else None
+
+        return np.array([change(metrics) for metrics in method.metrics], dtype=float)
 
     def task_changes(self, method: Method) -> np.ndarray:
         """Return by how many percent each task is better than the baseline's mean, (S, T); NaN: not defined."""
