@@ -94,7 +94,7 @@ class RunLock:
 
 @contextmanager
 def claimed(
-    experiment: Experiment, found: Found | None, runtime: Runtime, start: Mapping[str, Any] | None = None
+    experiment: Experiment, found: Found | None, runtime: Runtime, encoder_weights: Mapping[str, Any] | None = None
 ) -> Iterator[list[str]]:
     """Make the run's folder this configuration's, and hold it inside the block. Collective; rank 0 does it.
 
@@ -102,7 +102,7 @@ def claimed(
         experiment: everything that it asks for could be built.
         found: the checkpoint that the run goes on from; None for a new run.
         runtime: the processes.
-        start: where a new run's encoder came from; None: from random numbers.
+        encoder_weights: where those of a new run came from; None: from random numbers.
 
     Yields:
         What the user should know of the folder, a sentence each.
@@ -111,10 +111,12 @@ def claimed(
         UserError: the folder cannot be written, or another job trains there; the same on every rank.
     """
     with closing(RunLock(experiment.run_dir)) as lock:
-        yield runtime.on_main(lambda: _claim(experiment, found, lock, start))
+        yield runtime.on_main(lambda: _claim(experiment, found, lock, encoder_weights))
 
 
-def _claim(experiment: Experiment, found: Found | None, lock: RunLock, start: Mapping[str, Any] | None) -> list[str]:
+def _claim(
+    experiment: Experiment, found: Found | None, lock: RunLock, encoder_weights: Mapping[str, Any] | None
+) -> list[str]:
     run_dir = experiment.run_dir
     try:
         (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
@@ -125,9 +127,9 @@ def _claim(experiment: Experiment, found: Found | None, lock: RunLock, start: Ma
         changes = _changes(experiment, step_of(found.snapshot.path)) if found else []
         notes += [f"{change['key']}: {change['change']}, as --allow-change allows" for change in changes]
         if found and experiment.model.encoder.weights is not None:
-            start = _recorded_start(run_dir)
+            encoder_weights = _recorded_weights(run_dir)
         provenance = _provenance(experiment) | {"changes": [*changes_of(run_dir), *changes]}
-        provenance |= {"encoder_weights": start} if start else {}
+        provenance |= {"encoder_weights": encoder_weights} if encoder_weights else {}
         for name, text in {CONFIG: to_yaml(experiment), RUN: json.dumps(provenance, indent=1)}.items():
             replace(run_dir / name, f"{text.rstrip()}\n".encode())
         _append_start(run_dir, step_of(found.snapshot.path) if found else 0, provenance)
@@ -206,7 +208,7 @@ def changes_of(run_dir: Path) -> list[dict[str, Any]]:
     return changes
 
 
-def _recorded_start(run_dir: Path) -> Any:
+def _recorded_weights(run_dir: Path) -> Any:
     """Return what the run's first start has recorded of the weights that it read; None if that is lost."""
     try:
         found = read_json(run_dir / RUN)

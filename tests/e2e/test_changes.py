@@ -61,6 +61,8 @@ def test_a_run_starts_from_the_weights_of_another(
     assert "add --allow-change" in capsys.readouterr().err
     assert main(["train", str(config), "--from", str(run_dir.parent), "name=newer"]) == 2
     assert "is not a run's folder" in capsys.readouterr().err
+    assert main(["check", str(config), f"train.start_from={run_dir.parent}", "name=newer"]) == 2
+    assert "is not a run's folder" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_from_everything_of_another_as_that_one_would_have(config: Path, run_dir: Path) -> None:

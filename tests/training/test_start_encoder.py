@@ -13,7 +13,7 @@ from tests.support.runtimes import ALONE
 from trainer.config.sections.model import EncoderConfig
 from trainer.errors import UserError
 from trainer.files import sha256
-from trainer.training.start_encoder import Start, start_encoder
+from trainer.training.start_encoder import EncoderStart, start_encoder
 from trainer.training.weights import open_weights
 
 
@@ -30,7 +30,7 @@ def tensors(prefix: str, **others: Tensor) -> dict[str, Tensor]:
     return named | others
 
 
-def started(path: Path, encoder: nn.Module, **config: Any) -> Start:
+def started(path: Path, encoder: nn.Module, **config: Any) -> EncoderStart:
     return start_encoder(encoder, open_weights(path, ALONE), EncoderConfig(name="mlp", weights=path, **config))
 
 

@@ -1,33 +1,35 @@
 """Build the parts of a run from its configuration, in the order in which they need each other."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
+from models import MultiTaskModel, Task
 from models.freezing import trained
 from paretrain import Balancer
 from trainer.config.schema import Experiment
 from trainer.config.strategies import STRATEGIES
+from trainer.data.reading.eval_loader import EvalLoader
+from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.order import Cursor
 from trainer.errors import UserError
 from trainer.observe.throughput import Throughput
 from trainer.runtime.checkpoints.values import to_bytes
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.averaging import averaged_weights
+from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.batches import open_batches
 from trainer.training.build import build_balancer, build_network, fill
 from trainer.training.compiling import compile_network
 from trainer.training.cost import StepCost, peak_tflops
-from trainer.training.groups import describe, settings
+from trainer.training.find_start import ANEW, StartingPoint
+from trainer.training.groups import Setting, describe, settings
 from trainer.training.learner import Learner
 from trainer.training.look_over import look_over
 from trainer.training.optimizer import build_optimizer
 from trainer.training.prepare_data import Data, fetch_first
-from trainer.training.restore import (
-    Checkpoint,
-    check_optimizer,
-    load_model,
-    refuse_other_data,
-)
+from trainer.training.restore import check_optimizer, load_model, refuse_other_data
 from trainer.training.run import Run
 from trainer.training.selection import check_select, eval_split_of
 from trainer.training.start_encoder import started
@@ -36,95 +38,46 @@ from trainer.training.tasks import build_tasks, metric_names
 from trainer.training.uploads import open_saver
 
 
-def build_run(
-    experiment: Experiment,
-    data: Data,
-    runtime: Runtime,
-    checkpoint: Checkpoint | None = None,
-    *,
-    weights_of: Checkpoint | None = None,
-) -> Run:
+def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: StartingPoint = ANEW) -> Run:
     """Build the parts of a run. Collective.
 
     Args:
         experiment: the configuration.
         data: that it names.
         runtime: the processes.
-        checkpoint: to go on from, where there is one: the loader starts at its cursor, and the network has its
+        start: where the run starts. The loader begins at the cursors of a checkpoint, and the network has its
             parameters, which must be in place before a strategy shards them. `restore_run` does the rest.
-        weights_of: without a checkpoint to go on from, that of another run, whose parameters the network starts with.
 
     Raises:
         UserError: the parts do not fit the data or one another, or the checkpoint belongs to other ones.
     """
     tasks = build_tasks(data.spec, experiment.data.tasks, experiment.tasks, data.sources)
-    task_names = [task.name for task in tasks]
-    names = metric_names(tasks, experiment.tasks)  # Here, since it refuses names that do not fit a task.
+    eval_split = _eval_split(experiment, data, tasks, start)
     network = build_network(experiment, data.spec, tasks)
     of_parameters = settings(network, experiment.optimizer)
-    places = checkpoint.state.sources if checkpoint else {}
-    cursors = {name: Cursor(**place.cursor.model_dump()) for name, place in places.items()}
-    is_new = not (checkpoint or weights_of)
-    start = started(network.encoder, experiment.model.encoder, runtime) if is_new else None
-    # A run goes on as it began, also where its data has got a split val in the meantime.
-    eval_split = eval_split_of(
-        experiment.train.eval_split or (checkpoint.state.eval_split if checkpoint else None),
-        [source.manifest for source in data.sources],
-    )
-    if experiment.train.select:
-        check_select(experiment.train.select, experiment.train.eval_split, eval_split, tasks, names)
-    fetch_first(
-        data,
-        cursors,
-        runtime,
-        seed=experiment.seed,
-        group_samples=experiment.data.shuffle_samples,
-        eval_split=eval_split,
-    )
-    with runtime.raise_together():
-        train_batches, eval_batches = open_batches(
-            experiment, data, data.spec.select_tasks(task_names), eval_split, runtime, cursors
-        )
-    if checkpoint:
-        names_of_sources = [source.name for source in data.sources]
-        refuse_other_data(checkpoint, names_of_sources, train_batches.fingerprint, experiment.data.places)
-        load_model(network, checkpoint.snapshot, runtime)
-        check_optimizer(network, checkpoint.snapshot, experiment.optimizer, of_parameters)
-    elif weights_of:
-        weights = averaged_weights(weights_of.snapshot.model, weights_of.snapshot.optimizer)
-        fill(network, weights, weights_of.snapshot.path, experiment.data.places)
+    encoder_start = None
+    if not (start.own or start.other):
+        encoder_start = started(network.encoder, experiment.model.encoder, runtime)
+    train_batches, eval_batches = _open_batches(experiment, data, tasks, eval_split, runtime, start)
+    _load_parameters(network, experiment, of_parameters, runtime, start)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
     network.to(runtime.device)
     notes, flops_per_sample = look_over(experiment, network, data.spec.input.encoder_shape, runtime)
+    task_names = [task.name for task in tasks]
     balance = with_groups_of_sources(experiment.balance, data.sources, task_names)
     if balance is not experiment.balance:
         notes = [*notes, say_groups(balance, task_names)]
-    if start:
-        notes = [start.sentence, *notes]
+    if encoder_start:
+        notes = [encoder_start.sentence, *notes]
     groups = describe(of_parameters, trained(network))
-    parallel = experiment.parallel
-    peak = parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision)
-    if experiment.model.compile:
-        compile_network(network, by_blocks="parameters" in STRATEGIES[parallel.strategy].shards)
-    engine = build_engine(
-        parallel.strategy,
-        network,
-        lambda parameters: build_optimizer(parameters, experiment.optimizer, of_parameters),
-        runtime,
-        experiment.optimizer.clip_norm,
-        parallel.precision,
-        parallel.offload.of_run(experiment.name),
-        parallel.shard_processes,
-        parallel.gather,
-    )
+    engine = _build_engine(experiment, network, of_parameters, runtime)
     balancer = build_balancer(balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
-    # A run that starts from another one is not that one.
-    same_run = checkpoint.snapshot.run if checkpoint and weights_of is None else None
-    saver, uploader = open_saver(experiment, runtime, same_run)
+    saver, uploader = open_saver(experiment, runtime, start.own.snapshot.run if start.own else None)
     torch.manual_seed(experiment.seed * 1_000_003 + runtime.rank)  # From here on each rank draws its own dropout.
+    parallel = experiment.parallel
     return Run(
         experiment=experiment,
         runtime=runtime,
@@ -137,10 +90,89 @@ def build_run(
         saver=saver,
         uploader=uploader,
         throughput=Throughput(),
-        cost=StepCost(flops_per_sample, peak),
+        cost=StepCost(flops_per_sample, parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision)),
         notes=notes,
         groups=groups,
-        start=start,
+        encoder_start=encoder_start,
+    )
+
+
+def _eval_split(experiment: Experiment, data: Data, tasks: Sequence[Task], start: StartingPoint) -> str:
+    """Return the split of the run's evaluations, which train.select can choose a checkpoint by."""
+    config = experiment.train
+    # A run goes on as it began, also where its data has got a split val in the meantime.
+    asked = config.eval_split or (start.resumed.state.eval_split if start.resumed else None)
+    split = eval_split_of(asked, [source.manifest for source in data.sources])
+    names = metric_names(tasks, experiment.tasks)  # Also without select: it refuses names that do not fit a task.
+    if config.select:
+        check_select(config.select, config.eval_split, split, tasks, names)
+    return split
+
+
+def _open_batches(
+    experiment: Experiment,
+    data: Data,
+    tasks: Sequence[Task],
+    eval_split: str,
+    runtime: Runtime,
+    start: StartingPoint,
+) -> tuple[TrainLoader, dict[str, EvalLoader]]:
+    """Fetch the first shards, and open the batches where the run starts in its data. Collective.
+
+    Raises:
+        UserError: the data is faulty, or other data than the checkpoint's.
+    """
+    places = start.resumed.state.sources if start.resumed else {}
+    cursors = {name: Cursor(**place.cursor.model_dump()) for name, place in places.items()}
+    group_samples = experiment.data.shuffle_samples
+    fetch_first(data, cursors, runtime, seed=experiment.seed, group_samples=group_samples, eval_split=eval_split)
+    specs = data.spec.select_tasks([task.name for task in tasks])
+    with runtime.raise_together():
+        train_batches, eval_batches = open_batches(experiment, data, specs, eval_split, runtime, cursors)
+    if start.resumed:
+        names = [source.name for source in data.sources]
+        refuse_other_data(start.resumed, names, train_batches.fingerprint, experiment.data.places)
+    return train_batches, eval_batches
+
+
+def _load_parameters(
+    network: MultiTaskModel,
+    experiment: Experiment,
+    of_parameters: Mapping[str, Setting],
+    runtime: Runtime,
+    start: StartingPoint,
+) -> None:
+    """Fill the network with the parameters of the checkpoint that the run starts from, if there is one. Collective.
+
+    Raises:
+        UserError: the checkpoint holds another model or optimizer.
+    """
+    if start.resumed:
+        snapshot = start.resumed.snapshot
+        load_model(network, snapshot, runtime)
+        check_optimizer(network, snapshot, experiment.optimizer, of_parameters)
+    elif start.other:
+        snapshot = start.other.snapshot
+        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), snapshot.path, experiment.data.places)
+
+
+def _build_engine(
+    experiment: Experiment, network: MultiTaskModel, of_parameters: Mapping[str, Setting], runtime: Runtime
+) -> Engine:
+    """Compile the network, if it is to be, and distribute it."""
+    parallel = experiment.parallel
+    if experiment.model.compile:
+        compile_network(network, by_blocks="parameters" in STRATEGIES[parallel.strategy].shards)
+    return build_engine(
+        parallel.strategy,
+        network,
+        lambda parameters: build_optimizer(parameters, experiment.optimizer, of_parameters),
+        runtime,
+        clip_norm=experiment.optimizer.clip_norm,
+        precision=parallel.precision,
+        offload=parallel.offload.of_run(experiment.name),
+        shard_processes=parallel.shard_processes,
+        gather=parallel.gather,
     )
 
 

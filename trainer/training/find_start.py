@@ -1,7 +1,11 @@
-"""Find the checkpoint that a run goes on from, and refuse one that this configuration may not go on from."""
+"""Find where a run starts: at a checkpoint of its own, at one of another run, or anew.
+
+A checkpoint that this configuration may not go on from is refused.
+"""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config.file import parse_config
@@ -17,8 +21,31 @@ from trainer.runtime.collectives import Runtime
 from trainer.training.restore import Checkpoint, read_state
 
 
-def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] = ()) -> Checkpoint | None:
-    """Find and open the checkpoint that the run goes on from; None for a new run. Writes nothing. Collective.
+@dataclass(frozen=True)
+class StartingPoint:
+    """Where a run starts. Without a checkpoint it is a new run with initial parameters.
+
+    Attributes:
+        own: the checkpoint of this run to resume from; None: a new run.
+        other: for a new run, the checkpoint of the run in train.start_from; None: it starts from no other run.
+        takes_everything: whether it takes the whole state of `other`, as train.start_with says, or only the weights.
+    """
+
+    own: Checkpoint | None = None
+    other: Checkpoint | None = None
+    takes_everything: bool = False
+
+    @property
+    def resumed(self) -> Checkpoint | None:
+        """The checkpoint, of whichever run, whose whole state is restored; None: there is no such checkpoint."""
+        return self.own or (self.other if self.takes_everything else None)
+
+
+ANEW = StartingPoint()
+
+
+def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] = ()) -> StartingPoint:
+    """Find and open the checkpoint that the run starts from, if there is one. Writes nothing. Collective.
 
     Args:
         experiment: the configuration to go on with.
@@ -26,10 +53,18 @@ def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] 
         allowed: keys that may differ from those of the run; see `trainer.config.resume`.
 
     Raises:
-        UserError: the run's folder or its checkpoint belongs to another configuration; or there are checkpoints, or
-            there were some, and the run cannot go on from any.
+        UserError: the run's folder or its checkpoint belongs to another configuration; there are checkpoints, or
+            there were some, and the run cannot go on from any; or train.start_from is no run with a whole checkpoint.
         FaultError: the disk cannot read a checkpoint.
     """
+    own, start_from = _find_own(experiment, runtime, allowed), experiment.train.start_from
+    if own or start_from is None:
+        return StartingPoint(own)
+    other = _open_other(start_from, experiment.run_dir, runtime)
+    return StartingPoint(None, other, takes_everything=experiment.train.start_with == "everything")
+
+
+def _find_own(experiment: Experiment, runtime: Runtime, allowed: Sequence[str]) -> Checkpoint | None:
     check_request(allowed)
     earlier = runtime.on_main(lambda: _refuse_another_config(experiment, allowed))
     found = find_newest(experiment.run_dir / CHECKPOINTS, runtime)
@@ -40,18 +75,8 @@ def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] 
     return Checkpoint(found, read_state(found.snapshot))
 
 
-def find_origin(start_from: Path, run_dir: Path, runtime: Runtime) -> Checkpoint:
-    """Open the checkpoint of another run that a new run starts from. Collective.
-
-    Args:
-        start_from: folder of the other run.
-        run_dir: folder of the new one.
-        runtime: the processes.
-
-    Raises:
-        UserError: there is no such run, it has no whole checkpoint, or it is the new run itself.
-        FaultError: the disk cannot read it.
-    """
+def _open_other(start_from: Path, run_dir: Path, runtime: Runtime) -> Checkpoint:
+    """Open the checkpoint of another run: the one that its train.select has chosen, else its last. Collective."""
 
     def choose() -> Path:
         if start_from.resolve() == run_dir.resolve():

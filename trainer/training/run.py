@@ -28,7 +28,7 @@ from trainer.training.restore import (
     load_weighting,
 )
 from trainer.training.selection import is_patience_over
-from trainer.training.start_encoder import Start
+from trainer.training.start_encoder import EncoderStart
 from trainer.training.state import (
     BadSamplesState,
     CursorState,
@@ -56,7 +56,7 @@ class Run:
         cost: of a sample, in floating-point operations.
         notes: what the user should know of the network, a sentence each.
         groups: of parameters, as the optimizer has them, a line each.
-        start: where the encoder's weights came from; None: from random numbers, or from a checkpoint.
+        encoder_start: where the encoder's weights came from; None: from random numbers, or from a checkpoint.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
@@ -77,7 +77,7 @@ class Run:
     cost: StepCost
     notes: Sequence[str]
     groups: Sequence[str]
-    start: Start | None
+    encoder_start: EncoderStart | None
     step: int = 0
     samples: int = 0
     damaged_checkpoints: int = 0

@@ -20,7 +20,7 @@ MAX_SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Start:
+class EncoderStart:
     """Where an encoder's weights came from, as run.json records it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Start:
         return said
 
 
-def started(encoder: nn.Module, config: EncoderConfig, runtime: Runtime) -> Start | None:
+def started(encoder: nn.Module, config: EncoderConfig, runtime: Runtime) -> EncoderStart | None:
     """Fill the encoder from what the configuration names; return None if it names nothing. Collective.
 
     Raises:
@@ -67,7 +67,7 @@ def started(encoder: nn.Module, config: EncoderConfig, runtime: Runtime) -> Star
         return start_encoder(encoder, weights, config)
 
 
-def start_encoder(encoder: nn.Module, weights: Weights, config: EncoderConfig) -> Start:
+def start_encoder(encoder: nn.Module, weights: Weights, config: EncoderConfig) -> EncoderStart:
     """Fill the encoder's parameters and buffers.
 
     Names match where they are the same after a prefix of the names there, and after one that all of the encoder's
@@ -106,7 +106,7 @@ def start_encoder(encoder: nn.Module, weights: Weights, config: EncoderConfig) -
     with torch.no_grad():
         for name, tensor in shared.items():
             own[name].copy_(tensor)
-    return Start(
+    return EncoderStart(
         path=str(weights.path),
         sha256=weights.sha256,
         prefix=there,
