@@ -36,7 +36,7 @@ from trainer.runtime.distributed import joined
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.cost import StepCost, peak_tflops
-from trainer.training.trial import try_out
+from trainer.training.network.trial import try_out
 
 MAX_TURNS = 50
 WARM_UPS = 3

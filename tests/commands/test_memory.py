@@ -30,8 +30,8 @@ from trainer.config.sections.parallel import OffloadConfig
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
-from trainer.training.groups import settings
-from trainer.training.optimizer import build_optimizer
+from trainer.training.optimizer.build import build_optimizer
+from trainer.training.optimizer.settings import settings
 
 TASKS = [Classification(name, 2) for name in "abc"]
 ADAM = OptimizerConfig(name="adam", learning_rate=0.01, ema_decay=0.9)

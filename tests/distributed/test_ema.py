@@ -19,8 +19,8 @@ from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import LostPeerError, UserError
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged, averaged_weights, has_averages, swap
-from trainer.training.groups import Setting
-from trainer.training.optimizer import build_optimizer
+from trainer.training.optimizer.build import build_optimizer
+from trainer.training.optimizer.settings import Setting
 
 STEPS_EACH = 3
 CHAIN = ["ddp", "fsdp2", "zero3", "zero1", "zero2"]

@@ -18,9 +18,9 @@ from tests.support.ranks import run_ranks
 from tests.support.runtimes import a_runtime
 from tests.support.strategies import CASES, CLIP_NORM, Case, lenet, new_engine, train, whole, write
 from trainer.config.sections.optimizer import OptimizerConfig, ParameterGroup
-from trainer.training.groups import settings
-from trainer.training.optimizer import build_optimizer
-from trainer.training.schedule import set_learning_rate
+from trainer.training.optimizer.build import build_optimizer
+from trainer.training.optimizer.schedule import set_learning_rate
+from trainer.training.optimizer.settings import settings
 
 NUM_STEPS = 3
 PATTERNS = {"a layer and a head": ("encoder.features.0.*", "heads.1.*"), "the encoder": ("encoder.*",)}

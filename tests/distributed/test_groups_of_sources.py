@@ -16,9 +16,9 @@ from tests.support.ranks import run_ranks
 from tests.support.runtimes import ALONE, a_runtime
 from trainer.config.file import parse_config
 from trainer.data.reading.batch import Batch
-from trainer.training.build import build_network
 from trainer.training.build_run import build_run
 from trainer.training.gradients import forward_backward
+from trainer.training.network.build import build_network
 from trainer.training.prepare_data import open_data
 from trainer.training.tasks import build_tasks
 

@@ -17,7 +17,7 @@ from tests.support.ranks import run_ranks
 from tests.support.runtimes import a_runtime
 from tests.support.strategies import CASES, CLIP_NORM, Found, assert_equal, by_definition, train, whole
 from trainer.runtime.engines.strategies import build_engine
-from trainer.training.compiling import compile_network
+from trainer.training.network.compiling import compile_network
 
 PROBLEM = Problem(num_tasks=4, missing=0.3)
 CUT = [7, 17]

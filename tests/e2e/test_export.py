@@ -22,7 +22,7 @@ from trainer.data.format.manifest import read_manifest
 from trainer.data.reading.images import to_input
 from trainer.data.sources.digits import write_digits
 from trainer.run_folder import read_config
-from trainer.training.build import build_network
+from trainer.training.network.build import build_network
 from trainer.training.tasks import build_tasks
 
 SPATIAL = {"name": "resnet18", "options": {"stem": "cifar", "pool": None}}

@@ -12,7 +12,7 @@ from trainer.cli import main
 from trainer.commands.eval import evaluate_run
 from trainer.config.file import load_config
 from trainer.data.format.manifest import read_manifest
-from trainer.training.build import build_network
+from trainer.training.network.build import build_network
 from trainer.training.tasks import build_tasks
 
 

@@ -20,7 +20,7 @@ from trainer.errors import UserError
 from trainer.files import sha256
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.checkpoints.values import read_values, to_bytes
-from trainer.training.groups import Setting
+from trainer.training.optimizer.settings import Setting
 from trainer.training.restore import check_optimizer, load_model, read_state
 
 PLAIN = {"a": [1, 2.5, float("inf"), None, True, "x"], 3: (torch.arange(3), {"b": ()}), "empty": {}}

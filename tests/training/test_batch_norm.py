@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from trainer.training.batch_norm import few_samples
+from trainer.training.network.batch_norm import few_samples
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from models import Classification, build_encoder, build_model
 from trainer.training.cost import StepCost, memory_mib, peak_memory_mib, peak_tflops
-from trainer.training.trial import try_out
+from trainer.training.network.trial import try_out
 
 CPU = torch.device("cpu")
 

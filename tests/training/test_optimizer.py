@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from models import Classification, MultiTaskModel, build_encoder, build_model
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import UserError
-from trainer.training.groups import Setting, settings
-from trainer.training.optimizer import build_optimizer, state_slots
-from trainer.training.schedule import set_learning_rate
+from trainer.training.optimizer.build import build_optimizer, state_slots
+from trainer.training.optimizer.schedule import set_learning_rate
+from trainer.training.optimizer.settings import Setting, settings
 
 
 def a_config(name: str = "adamw", **values: Any) -> OptimizerConfig:

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.errors import UserError
-from trainer.training.patterns import matching
+from trainer.training.network.patterns import matching
 
 NAMES = ["encoder.stem.weight", "encoder.blocks.0.weight", "encoder.blocks.1.weight", "heads.0.bias"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer.config.sections.optimizer import OptimizerConfig
-from trainer.training.schedule import learning_rate
+from trainer.training.optimizer.schedule import learning_rate
 
 
 def test_constant_after_a_linear_warm_up() -> None:

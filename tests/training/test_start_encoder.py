@@ -13,8 +13,8 @@ from tests.support.runtimes import ALONE
 from trainer.config.sections.model import EncoderConfig
 from trainer.errors import UserError
 from trainer.files import sha256
-from trainer.training.start_encoder import EncoderStart, start_encoder
-from trainer.training.weights import open_weights
+from trainer.training.network.start_encoder import EncoderStart, start_encoder
+from trainer.training.network.weights import open_weights
 
 
 def an_encoder(wrapped: bool = False) -> nn.Module:

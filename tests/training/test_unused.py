@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from models import Classification, MultiTaskModel, build_model
 from models.freezing import freeze
 from trainer.errors import UserError
-from trainer.training.trial import try_out
-from trainer.training.unused import refuse_unused
+from trainer.training.network.trial import try_out
+from trainer.training.network.unused import refuse_unused
 
 CPU = torch.device("cpu")
 

@@ -36,9 +36,9 @@ from trainer.terminal import Terminal
 from trainer.training.build_run import build_run
 from trainer.training.gradients import forward_backward
 from trainer.training.no_trace import leaving_no_trace
+from trainer.training.optimizer.schedule import learning_rate
 from trainer.training.prepare_data import open_data
 from trainer.training.run import Run
-from trainer.training.schedule import learning_rate
 from trainer.training.step import train_step
 
 MAX_BLOCKS = 12

@@ -25,7 +25,7 @@ from trainer.runtime.checkpoints.reading import Snapshot, load
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights, has_averages
 from trainer.terminal import Terminal
-from trainer.training.build import build_network, fill
+from trainer.training.network.build import build_network, fill
 from trainer.training.prepare_data import Data, open_split
 from trainer.training.restore import read_state
 from trainer.training.tasks import build_tasks

@@ -16,8 +16,8 @@ from paretrain import Balancer
 from trainer.commands.memory import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
 from trainer.data.reading.batch import Batch
 from trainer.runtime.engines.precision import lower_precision
-from trainer.training.build import build_network
-from trainer.training.groups import settings
+from trainer.training.network.build import build_network
+from trainer.training.optimizer.settings import settings
 from trainer.training.run import Run
 
 

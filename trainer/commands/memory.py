@@ -19,8 +19,8 @@ from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.engines.offload import NO_OFFLOAD
 from trainer.runtime.engines.precision import Precision
 from trainer.runtime.engines.zero import MAX_BUCKET_ENTRIES
-from trainer.training.groups import Setting
-from trainer.training.optimizer import state_slots
+from trainer.training.optimizer.build import state_slots
+from trainer.training.optimizer.settings import Setting
 
 ENTRY_BYTES = 4
 """Parameters, gradients and optimizer state are float32."""

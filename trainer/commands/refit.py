@@ -26,7 +26,7 @@ from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.pieces import piece_of
 from trainer.runtime.checkpoints.saving import Saver
 from trainer.terminal import Terminal
-from trainer.training.build import build_network
+from trainer.training.network.build import build_network
 from trainer.training.restore import read_state
 
 REFIT = "refit.json"

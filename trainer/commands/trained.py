@@ -14,7 +14,7 @@ from trainer.runtime.checkpoints.reading import Snapshot, load
 from trainer.runtime.collectives import Runtime
 from trainer.runtime.distributed import joined
 from trainer.runtime.engines.averaging import averaged_weights
-from trainer.training.build import build_network, fill
+from trainer.training.network.build import build_network, fill
 from trainer.training.prepare_data import Data, open_split
 from trainer.training.tasks import build_tasks
 

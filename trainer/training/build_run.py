@@ -19,20 +19,21 @@ from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
+from trainer.training.balancer import build_balancer
 from trainer.training.batches import open_batches
-from trainer.training.build import build_balancer, build_network, fill
-from trainer.training.compiling import compile_network
 from trainer.training.cost import StepCost, peak_tflops
 from trainer.training.find_start import ANEW, StartingPoint
-from trainer.training.groups import Setting, describe, settings
 from trainer.training.learner import Learner
-from trainer.training.look_over import look_over
-from trainer.training.optimizer import build_optimizer
+from trainer.training.network.build import build_network, fill
+from trainer.training.network.check import check_network
+from trainer.training.network.compiling import compile_network
+from trainer.training.network.start_encoder import started
+from trainer.training.optimizer.build import build_optimizer
+from trainer.training.optimizer.settings import Setting, describe, settings
 from trainer.training.prepare_data import Data, fetch_first
 from trainer.training.restore import check_optimizer, load_model, refuse_other_data
 from trainer.training.run import Run
 from trainer.training.selection import check_select, eval_split_of
-from trainer.training.start_encoder import started
 from trainer.training.task_groups import say_groups, with_groups_of_sources
 from trainer.training.tasks import build_tasks, metric_names
 from trainer.training.uploads import open_saver
@@ -64,7 +65,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
     network.to(runtime.device)
-    notes, flops_per_sample = look_over(experiment, network, data.spec.input.encoder_shape, runtime)
+    notes, flops_per_sample = check_network(experiment, network, data.spec.input.encoder_shape, runtime)
     task_names = [task.name for task in tasks]
     balance = with_groups_of_sources(experiment.balance, data.sources, task_names)
     if balance is not experiment.balance:

@@ -15,8 +15,8 @@ from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.engines.averaging import averaged_weights
 from trainer.runtime.engines.precision import lower_precision
 from trainer.training.batches import open_eval_batches
-from trainer.training.build import build_network, fill
 from trainer.training.evaluate import Evaluation, evaluate
+from trainer.training.network.build import build_network, fill
 from trainer.training.records import eval_record
 from trainer.training.run import Run
 from trainer.training.tasks import deciding_metrics, metric_names

@@ -19,6 +19,7 @@ from trainer.training.garbage import collected_together
 from trainer.training.gradients import warm_up
 from trainer.training.memory_snapshot import snapshot_if_out_of_memory
 from trainer.training.next_batch import next_batch
+from trainer.training.optimizer.schedule import learning_rate
 from trainer.training.profile import profiled
 from trainer.training.records import (
     constraint_fields,
@@ -29,7 +30,6 @@ from trainer.training.records import (
     train_record,
 )
 from trainer.training.run import Run
-from trainer.training.schedule import learning_rate
 from trainer.training.selection import select
 from trainer.training.step import StepResult, train_step
 from trainer.training.tasks import deciding_metrics, metric_names

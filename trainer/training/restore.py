@@ -17,9 +17,9 @@ from trainer.runtime.checkpoints.manifest import STATE
 from trainer.runtime.checkpoints.pieces import Tensors
 from trainer.runtime.checkpoints.reading import Found, Snapshot
 from trainer.runtime.collectives import Runtime
-from trainer.training.groups import Setting
 from trainer.training.migrations import in_todays_format
-from trainer.training.optimizer import state_slots
+from trainer.training.optimizer.build import state_slots
+from trainer.training.optimizer.settings import Setting
 from trainer.training.state import HeldState, TrainState
 
 

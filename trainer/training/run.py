@@ -21,6 +21,7 @@ from trainer.runtime.checkpoints.store import Uploader
 from trainer.runtime.collectives import Runtime
 from trainer.training.cost import StepCost
 from trainer.training.learner import Learner
+from trainer.training.network.start_encoder import EncoderStart
 from trainer.training.prepare_data import Data
 from trainer.training.restore import (
     Checkpoint,
@@ -28,7 +29,6 @@ from trainer.training.restore import (
     load_weighting,
 )
 from trainer.training.selection import is_patience_over
-from trainer.training.start_encoder import EncoderStart
 from trainer.training.state import (
     BadSamplesState,
     CursorState,

@@ -18,8 +18,8 @@ from trainer.training.gradients import forward_backward
 from trainer.training.learner import Learner
 from trainer.training.micro_batches import micro_batches
 from trainer.training.no_trace import copy_buffers, leaving_no_trace, restore_buffers
+from trainer.training.optimizer.schedule import set_learning_rate
 from trainer.training.parameter_space import parameter_gram
-from trainer.training.schedule import set_learning_rate
 
 BROKEN_IN_THE_ENCODER = "not finite: the parameters' gradient, though every task's at z is"
 

@@ -9,7 +9,7 @@ from models import MultiTaskModel
 from models.blocks import blocks
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import UserError
-from trainer.training.patterns import matching
+from trainer.training.network.patterns import matching
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Build the parts of a run from its configuration and its data: network and balancer."""
+"""Build the network of a run from its configuration and its data, and fill it with the weights of a checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,16 +10,10 @@ from torch.nn.parameter import is_lazy
 from models import MultiTaskModel, Task, Tower, build_encoder, build_model, checkpoint_activations
 from models.build import EXPECTED, Build
 from models.freezing import freeze, trained
-from paretrain import Balancer
-from paretrain.rules import Weighting
 from trainer.config.schema import Experiment
-from trainer.config.sections.balance import BalanceConfig
 from trainer.data.format.specs import DataSpec
 from trainer.errors import UserError
-from trainer.runtime.collectives import Runtime
-from trainer.training.patterns import matching
-from trainer.training.rules import build_weighting
-from trainer.training.task_groups import task_groups
+from trainer.training.network.patterns import matching
 from trainer.user_code import errors_explained, is_user_code, load, place_of
 
 
@@ -103,40 +97,3 @@ def _refuse_tied(network: nn.Module) -> None:
                 "torch.nn.Parameter(other.detach().clone())"
             )
         names[parameter] = name
-
-
-def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtime, seed: int) -> Balancer:
-    """Build the balancer over all ranks, with its rule; raises as `build_rule`."""
-    names = [task.name for task in tasks]
-    group_of = task_groups(config.groups, names)[1] if config.groups else None
-    return Balancer(
-        names,
-        build_rule(config, names, seed),
-        group=runtime.balance_group,
-        on_nonfinite=config.on_nonfinite,
-        every_steps=config.every_steps,
-        max_gap=config.adaptive.gap if config.adaptive else None,
-        group_of=group_of,
-    )
-
-
-def build_rule(config: BalanceConfig, tasks: Sequence[str], seed: int) -> Weighting:
-    """Build the rule, which sees the groups of tasks where there are any; `seed` determines what a random one draws.
-
-    Raises:
-        UserError: no such rule or option, or groups, weights or a preference that do not fit the tasks.
-    """
-    names, _ = task_groups(config.groups or {}, tasks)
-    try:
-        return build_weighting(
-            config.weighting,
-            config.options,
-            tasks=names,
-            weights=config.weights,
-            preference=config.preference,
-            normalise=config.normalise,
-            reference=config.reference,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise UserError(f"balance: {error}") from error

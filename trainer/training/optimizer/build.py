@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from trainer.config.sections.optimizer import NAMES, OptimizerConfig
 from trainer.errors import UserError, did_you_mean
 from trainer.runtime.engines.averaging import keep_average
-from trainer.training.groups import Setting
-from trainer.training.muon import MuonAndAdamW
-from trainer.training.schedule import SCALE
+from trainer.training.optimizer.muon import MuonAndAdamW
+from trainer.training.optimizer.schedule import SCALE
+from trainer.training.optimizer.settings import Setting
 from trainer.user_code import call, load
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {

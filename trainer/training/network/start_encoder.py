@@ -12,7 +12,7 @@ from trainer.config.sections.model import EncoderConfig
 from trainer.errors import UserError
 from trainer.plain import cut_line
 from trainer.runtime.collectives import Runtime
-from trainer.training.weights import Weights, open_weights
+from trainer.training.network.weights import Weights, open_weights
 
 OURS = "encoder."
 """What the encoder's names begin with in checkpoints and exports."""

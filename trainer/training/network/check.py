@@ -1,4 +1,4 @@
-"""Look a network over before it is distributed: can it be trained as the configuration says?"""
+"""Check a network before it is distributed: can it be trained as the configuration says?"""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from trainer.config.schema import Experiment
 from trainer.config.strategies import STRATEGIES
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
-from trainer.training.batch_norm import few_samples
+from trainer.training.network.batch_norm import few_samples
+from trainer.training.network.trial import try_out
+from trainer.training.network.unused import refuse_unused, say_unused
 from trainer.training.rule_table import outside_its_guarantee
-from trainer.training.trial import try_out
-from trainer.training.unused import refuse_unused, say_unused
 
 
-def look_over(
+def check_network(
     experiment: Experiment, network: MultiTaskModel, input_shape: Sequence[int], runtime: Runtime
 ) -> tuple[list[str], int]:
     """Return what the user should know of a network, and the FLOPs of a sample. Collective.
