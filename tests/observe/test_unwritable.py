@@ -12,7 +12,7 @@ from tests.support.run_folders import write_run
 from trainer.errors import UserError
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.report.page import write_report
-from trainer.observe.tracker import _saved_id
+from trainer.observe.tracker import saved_id
 
 
 @pytest.mark.parametrize("out", ["/dev/full", "folder", "fifo", "n" * 300, "file/report.html", "nul\0"])
@@ -49,4 +49,4 @@ def test_a_log_is_written_to_a_regular_file_only(tmp_path: Path, put: Callable[[
 def test_a_damaged_id_of_wandb_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "wandb_id").write_bytes(content)
     with pytest.raises(UserError, match="wandb_id"):
-        _saved_id(tmp_path / "wandb_id")
+        saved_id(tmp_path / "wandb_id", "wandb")

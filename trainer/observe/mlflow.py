@@ -1,7 +1,4 @@
-"""Log a run to MLflow, if the user asks for it.
-
-metrics.jsonl is the record and MLflow only a view of it, so no failure of it during the run stops the training.
-"""
+"""Log a run to MLflow, if the user asks for it."""
 
 import os
 import re
@@ -11,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.files import read_text, replace
+from trainer.files import replace
 from trainer.observe.settings import leaves
-from trainer.observe.tracker import CURVES, Guard, Tracker, flatten
+from trainer.observe.tracker import CURVES, Guard, Tracker, flatten, saved_id
 from trainer.plain import one_line
 
 ID_FILE = "mlflow_id"
-_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 MAX_METRICS, MAX_PARAMETERS, MAX_CHARACTERS = 1000, 100, 500
 """Metrics and parameters in one message, and characters of a parameter, that all servers take."""
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -104,23 +100,17 @@ def _open_run(client: Any, experiment: str, name: str, path: Path, config: Mappi
     """Return the id of the run: the one in the file, or that of a new run with the configuration as its parameters."""
     from mlflow.entities import Param
 
-    try:
-        run_id = read_text(path, max_bytes=1024).strip()
-        if not _ID.fullmatch(run_id):
-            raise UserError(
-                f"{path} should hold the id of an MLflow run, found {one_line(run_id[:40])!r}.\n"
-                f"Restore the file, or start a new run in MLflow: rm {path}"
-            )
+    run_id = saved_id(path, "MLflow")
+    if run_id is not None:
         client.set_terminated(run_id, "RUNNING")
         return run_id
-    except FileNotFoundError:
-        known = client.get_experiment_by_name(experiment)
-        run = client.create_run(known.experiment_id if known else client.create_experiment(experiment), run_name=name)
-        parameters = [Param(key, str(value)[:MAX_CHARACTERS]) for key, value in _parameters(config)]
-        for start in range(0, len(parameters), MAX_PARAMETERS):
-            client.log_batch(run.info.run_id, params=parameters[start : start + MAX_PARAMETERS])
-        replace(path, f"{run.info.run_id}\n".encode())
-        return str(run.info.run_id)
+    known = client.get_experiment_by_name(experiment)
+    run = client.create_run(known.experiment_id if known else client.create_experiment(experiment), run_name=name)
+    parameters = [Param(key, str(value)[:MAX_CHARACTERS]) for key, value in _parameters(config)]
+    for start in range(0, len(parameters), MAX_PARAMETERS):
+        client.log_batch(run.info.run_id, params=parameters[start : start + MAX_PARAMETERS])
+    replace(path, f"{run.info.run_id}\n".encode())
+    return str(run.info.run_id)
 
 
 def _parameters(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,4 @@
-"""Log a run for TensorBoard, if the user asks for it, into `RUN/tensorboard`.
-
-metrics.jsonl is the record and TensorBoard only a view of it, so no failure of it during the run stops the training.
-"""
+"""Log a run for TensorBoard, if the user asks for it, into `RUN/tensorboard`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -10,7 +10,8 @@ from trainer.observe.mlflow import MlflowTracker
 from trainer.observe.observers import Everybody, Nobody, Observers
 from trainer.observe.progress import Progress
 from trainer.observe.tensorboard import TensorBoardTracker
-from trainer.observe.tracker import Several, Tracker, open_tracker
+from trainer.observe.tracker import Several, Tracker
+from trainer.observe.wandb import open_wandb
 from trainer.run_folder import LOG, METRICS, PREDICTIONS
 from trainer.runtime.checkpoints.folder import CHECKPOINTS, read_pointer, step_of
 from trainer.runtime.checkpoints.manifest import MANIFEST
@@ -64,12 +65,12 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
 
 def _trackers(run: Run, say: Callable[[str], None]) -> Iterator[Tracker]:
     experiment, run_dir = run.experiment, run.experiment.run_dir
-    track, wandb, config = experiment.track, experiment.wandb, experiment.model_dump(mode="json")
+    track, values = experiment.track, experiment.model_dump(mode="json")
     if track.tensorboard:
         yield TensorBoardTracker(run_dir, run.step, say)
     if track.mlflow:
-        yield MlflowTracker(track.mlflow, wandb.project, experiment.name, run_dir, config, say)
-    yield open_tracker(wandb.mode, wandb.project, experiment.name, run_dir, config, say, group=wandb.group)
+        yield MlflowTracker(track.mlflow, experiment.wandb.project, experiment.name, run_dir, values, say)
+    yield open_wandb(experiment.wandb, experiment.name, run_dir, values, say)
 
 
 def _last_saved(checkpoints: Path) -> Saved | None:

@@ -1,12 +1,15 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from trainer.config.sections.tracking import WandbConfig
 from trainer.errors import UserError
-from trainer.observe import tracker
-from trainer.observe.tracker import MAX_CURVES, flatten, open_tracker
+from trainer.observe import wandb as ours
+from trainer.observe.tracker import MAX_CURVES, flatten
+from trainer.observe.wandb import open_wandb
 
 TRAIN = {"kind": "train", "step": 7, "losses": {"left": 0.5, "right": None}, "min_norm": 0.25, "gradient_norm": None}
 
@@ -41,7 +44,7 @@ def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(ru
 
     said: list[str] = []
     for summary in (None, {"final_errors": {"left": 3.0}}):  # stopped early, then resumed to its end
-        opened = open_tracker("auto", "project", "name", run_dir, {"seed": 1}, said.append, group="a sweep")
+        opened = open_wandb(WandbConfig(project="project", group="a sweep"), "name", run_dir, {"seed": 1}, said.append)
         opened.log(TRAIN)
         opened.log({"kind": "gram", "step": 7, "gram": [[1.0]]})
         opened.close(summary)
@@ -59,9 +62,9 @@ def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(ru
 def test_auto_is_offline_when_wandb_cannot_be_reached(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracker, "INIT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(ours, "INIT_TIMEOUT_SECONDS", 1)
     said: list[str] = []
-    opened = open_tracker("auto", "project", "name", run_dir, {}, said.append)
+    opened = open_wandb(WandbConfig(mode="auto"), "name", run_dir, {}, said.append)
     opened.log(TRAIN)
     opened.close({})
     assert len(list(run_dir.glob("wandb/offline-run-*"))) == 1
@@ -73,20 +76,20 @@ def test_auto_is_offline_when_wandb_cannot_be_reached(run_dir: Path, monkeypatch
 def test_online_that_cannot_be_reached_is_an_error(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracker, "INIT_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(ours, "INIT_TIMEOUT_SECONDS", 1)
     with pytest.raises(UserError, match=r"wandb\.mode=offline"):
-        open_tracker("online", "project", "name", run_dir, {})
+        open_wandb(WandbConfig(mode="online"), "name", run_dir, {})
 
 
 @pytest.mark.processes
 def test_a_key_that_is_none_is_an_error_even_for_auto(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "short")
     with pytest.raises(UserError, match=r"key.*\n.*wandb login"):
-        open_tracker("auto", "project", "name", run_dir, {})
+        open_wandb(WandbConfig(mode="auto"), "name", run_dir, {})
 
 
 def test_off_does_nothing(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    opened = open_tracker("off", "project", "name", run_dir, {})
+    opened = open_wandb(WandbConfig(mode="off"), "name", run_dir, {})
     opened.log(TRAIN)
     opened.close({})
     assert not list(run_dir.iterdir())
@@ -96,7 +99,7 @@ def test_off_does_nothing(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("without_wandb")
 def test_auto_without_wandb_says_so_once_and_goes_on(run_dir: Path) -> None:
     said: list[str] = []
-    opened = open_tracker("auto", "project", "name", run_dir, {}, said.append)
+    opened = open_wandb(WandbConfig(mode="auto"), "name", run_dir, {}, said.append)
     opened.log(TRAIN)
     opened.close({})
     assert len(said) == 1
@@ -105,9 +108,9 @@ def test_auto_without_wandb_says_so_once_and_goes_on(run_dir: Path) -> None:
 
 @pytest.mark.usefixtures("without_wandb")
 @pytest.mark.parametrize("mode", ["online", "offline"])
-def test_wandb_asked_for_but_not_installed_is_an_error(run_dir: Path, mode: tracker.Mode) -> None:
+def test_wandb_asked_for_but_not_installed_is_an_error(run_dir: Path, mode: Literal["online", "offline"]) -> None:
     with pytest.raises(UserError, match=r"pip install 'paretrain\[wandb\]'"):
-        open_tracker(mode, "project", "name", run_dir, {})
+        open_wandb(WandbConfig(mode=mode), "name", run_dir, {})
 
 
 def test_a_folder_named_wandb_does_not_pass_for_the_package(
@@ -118,7 +121,7 @@ def test_a_folder_named_wandb_does_not_pass_for_the_package(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "cwd")])
     with pytest.raises(UserError, match="cannot be imported"):
-        open_tracker("offline", "project", "name", run_dir, {})
+        open_wandb(WandbConfig(mode="offline"), "name", run_dir, {})
 
 
 @pytest.mark.processes
@@ -128,7 +131,7 @@ def test_wandb_breaking_in_mid_run_is_said_once_and_stops_nothing(
     import wandb
 
     said: list[str] = []
-    opened = open_tracker("offline", "project", "name", run_dir, {}, said.append)
+    opened = open_wandb(WandbConfig(mode="offline"), "name", run_dir, {}, said.append)
 
     def lose_connection(*_: object) -> None:
         raise ConnectionResetError("Connection lost")
