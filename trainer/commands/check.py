@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from rich.table import Table
@@ -9,12 +10,12 @@ from rich.table import Table
 from paretrain import Balance, BalanceError
 from paretrain.exchange import message_bytes
 from trainer.commands.measure import measure_sizes
-from trainer.commands.memory import MemoryEstimate, estimate_memory
+from trainer.commands.memory import MemoryEstimate, Sizes, estimate_memory
 from trainer.config.machine import num_cores, try_to_write
 from trainer.config.schema import Experiment
 from trainer.config.sections.data import DataConfig
 from trainer.config.sections.train import TrainConfig
-from trainer.data.reading.bad_samples import check_rare
+from trainer.data.reading.bad_samples import Report, check_rare
 from trainer.data.reading.shares import samples_per_step
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
@@ -24,8 +25,32 @@ from trainer.training.build_run import build_run
 from trainer.training.find_start import find_start
 from trainer.training.gradients import forward_backward
 from trainer.training.prepare_data import open_data
+from trainer.training.run import Run
 
 MAX_TASKS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What was tried on one process: one batch, forward and backward.
+
+    Attributes:
+        run: as one process of the real one.
+        sources: the data folders.
+        samples_per_step: of each source, over all processes of the real run.
+        bad_samples: of the batch, for each source.
+        balance: what the balancer found.
+        seconds: of the forward and backward.
+        sizes: of the model and the batch.
+    """
+
+    run: Run
+    sources: Sequence[DataFolder]
+    samples_per_step: Sequence[int]
+    bad_samples: Sequence[Report]
+    balance: Balance
+    seconds: float
+    sizes: Sizes
 
 
 def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
@@ -42,8 +67,34 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         Terminal(soft_wrap=True).print("no GPU here: all else is checked, on the CPU")
         on_cpu = {"device": "cpu", "precision": "fp32"}
         experiment = experiment.model_copy(update={"parallel": experiment.parallel.model_copy(update=on_cpu)})
-    config, processes = experiment.train, experiment.parallel.processes
     try_to_write(experiment.run_dir)
+    trial, parallel = _try(experiment), experiment.parallel
+    needed = estimate_memory(
+        trial.sizes,
+        parallel.strategy,
+        parallel.processes,
+        parallel.offload,
+        parallel.shard_processes,
+        parallel.gather,
+    )
+    table = Table(title=f"{experiment.name}: ready to train", show_header=False)
+    for name, value in _rows(experiment, trial, needed).items():
+        table.add_row(name, value)
+    Terminal().print(table)
+    for report in trial.bad_samples:
+        if report.total:
+            print(f"{report.total.total()} samples of the batch cannot be used. The first is {report.first}")
+    if gpu_gib is not None:
+        _compare(needed, gpu_gib)
+
+
+def _try(experiment: Experiment) -> _Trial:
+    """Do on one process what training does, up to the end of the first backward.
+
+    Raises:
+        UserError: something is wrong, or `train` would refuse the run's folder.
+    """
+    config, processes = experiment.train, experiment.parallel.processes
     # The run may be meant for a larger machine; fewer threads and workers here do not change what is found.
     alone = experiment.parallel.model_copy(
         update={"processes": 1, "shard_processes": None, "threads": min(experiment.parallel.threads, num_cores())}
@@ -57,8 +108,8 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         loading = _of_one_process(loading, data.sources, [count // processes for count in counts])
         run = build_run(experiment.model_copy(update={"train": micro_batch, "data": loading}), data, runtime)
         batch = run.to_device(next(run.train_batches))
-        unusable = [stream.bad_samples.report() for stream in run.train_batches.streams]
-        for stream, report in zip(run.train_batches.streams, unusable, strict=True):
+        bad_samples = [stream.bad_samples.report() for stream in run.train_batches.streams]
+        for stream, report in zip(run.train_batches.streams, bad_samples, strict=True):
             check_rare(report, num_samples=stream.num_samples, max_fraction=experiment.data.max_bad_fraction)
         started = time.perf_counter()
         try:
@@ -66,40 +117,28 @@ def check(experiment: Experiment, gpu_gib: float | None = None) -> None:
         except BalanceError as error:
             raise UserError(f"the first batch cannot be balanced: {error}") from error
         seconds = time.perf_counter() - started
-        sizes = measure_sizes(run, batch)
-    needed = estimate_memory(
-        sizes,
-        experiment.parallel.strategy,
-        processes,
-        experiment.parallel.offload,
-        experiment.parallel.shard_processes,
-        experiment.parallel.gather,
-    )
+        return _Trial(run, data.sources, counts, bad_samples, balance, seconds, measure_sizes(run, batch))
+
+
+def _rows(experiment: Experiment, trial: _Trial, needed: MemoryEstimate) -> dict[str, str]:
+    """Return what to print: the name of a row -> its text."""
+    run, balance, processes = trial.run, trial.balance, experiment.parallel.processes
     places = [source.path for source in experiment.data.folders.values()]
     num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
     sent = message_bytes(len(run.task_names), processes)
-    rows = {
-        "data": "\n".join(_data(source, place) for source, place in zip(data.sources, places, strict=True)),
+    return {
+        "data": "\n".join(_data(source, place) for source, place in zip(trial.sources, places, strict=True)),
         "tasks": f"{len(run.task_names)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
         "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
         **({"notes": "; ".join(run.notes)} if run.notes else {}),
         "optimizer": f"{experiment.optimizer.name}: " + "\n".join(run.groups),
-        "batch": _batch(config, processes),
-        "length": _length(config, data.sources, counts),
+        "batch": _batch(experiment.train, processes),
+        "length": _length(experiment.train, trial.sources, trial.samples_per_step),
         "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",
         "memory": _memory(needed, experiment.parallel.strategy),
-        "one batch": f"{seconds:.3f} s forward and backward; {_losses(balance, run.task_names)}",
+        "one batch": f"{trial.seconds:.3f} s forward and backward; {_losses(balance, run.task_names)}",
         "balance": f"{experiment.balance.words}: min-norm {balance.min_norm:.3g}, duality gap {balance.gap:.1g}",
     }
-    table = Table(title=f"{experiment.name}: ready to train", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Terminal().print(table)
-    for report in unusable:
-        if report.total:
-            print(f"{report.total.total()} samples of the batch cannot be used. The first is {report.first}")
-    if gpu_gib is not None:
-        _compare(needed, gpu_gib)
 
 
 def _of_one_process(config: DataConfig, sources: Sequence[DataFolder], counts: Sequence[int]) -> DataConfig:
