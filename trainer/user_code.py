@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -84,6 +84,23 @@ def call(build: Callable[..., Any], *arguments: Any, doing: str, **keywords: Any
     """
     with errors_explained(doing):
         return build(*arguments, **keywords)
+
+
+def refuse_unknown(options: Iterable[str], allowed: Collection[str], named: str) -> None:
+    """Refuse options that a class or function does not take.
+
+    Args:
+        options: names of what is given.
+        allowed: names of what it takes.
+        named: begins the sentence of the error, as in `load`.
+
+    Raises:
+        ValueError: there is such an option.
+    """
+    for option in options:
+        if option not in allowed:
+            hint = did_you_mean(option, allowed)
+            raise ValueError(f"{named} has no option '{option}'{hint} Its options: {', '.join(allowed) or 'none'}")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothCheb
 from paretrain.rules.scalarizer import TorchJDScalarizer
 from paretrain.rules.surgery import GradVac, PCGrad
 from trainer.errors import did_you_mean
-from trainer.user_code import call, errors_explained, is_user_code, load
+from trainer.user_code import call, errors_explained, is_user_code, load, refuse_unknown
 
 RULES: Mapping[str, Callable[..., Weighting]] = {
     "min_norm": MinNormWeighting,
@@ -72,9 +72,8 @@ def build_weighting(
     """Build a rule.
 
     Args:
-        name: a key of `RULES`; the dotted path of a weighting of TorchJD that needs the Gram matrix alone, or of
-            one of its scalarizers; or your own
-            rule (see `trainer.user_code`), called as those in `RULES` are.
+        name: a key of `RULES`; the dotted path of a weighting of TorchJD that needs the Gram matrix alone, or of one of
+            its scalarizers; or your own rule (see `trainer.user_code`), called as those in `RULES` are.
         options: keyword arguments of the rule. TorchJD gets lists as vectors.
         tasks: names of all T tasks, in order.
         weights: for `fixed`, a weight for each task.
@@ -127,12 +126,7 @@ def _load(path: str) -> Callable[..., Any]:
 def _call(name: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     parameters = list(inspect.signature(build).parameters)
     allowed = [parameter for parameter in parameters if parameter not in given]
-    for option in options:
-        if option not in allowed:
-            hint = did_you_mean(option, allowed)
-            raise ValueError(
-                f"weighting '{name}' has no option '{option}'{hint} Its options: {', '.join(allowed) or 'none'}"
-            )
+    refuse_unknown(options, allowed, f"weighting '{name}'")
     shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
     taken = {key: value for key, value in given.items() if key in parameters}
     return call(build, doing=f"weighting '{name}' cannot be built with {shown}", **taken, **options)

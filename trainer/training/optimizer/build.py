@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.config.sections.optimizer import NAMES, OptimizerConfig
-from trainer.errors import UserError, did_you_mean
+from trainer.errors import UserError
 from trainer.runtime.engines.averaging import keep_average
 from trainer.training.optimizer.muon import MuonAndAdamW
 from trainer.training.optimizer.schedule import SCALE
 from trainer.training.optimizer.settings import Setting
-from trainer.user_code import call, load
+from trainer.user_code import call, load, refuse_unknown
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -84,7 +84,7 @@ def _build(
     groups = [_group(setting, members, config.name) for setting, members in by_setting.items()]
     try:
         build = OPTIMIZERS.get(config.name) or _own(config.name, named)
-        _refuse_unknown(config, build, named, decays=any(group["weight_decay"] for group in groups))
+        _refuse_options(config, build, named, decays=any(group["weight_decay"] for group in groups))
         shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
         optimizer: Optimizer = call(
             build, groups, lr=config.learning_rate, **options, doing=f"{named} cannot be built with {shown}"
@@ -105,7 +105,7 @@ def _own(name: str, named: str) -> Callable[..., Optimizer]:
     return load(name, Optimizer, named=named, expected=EXPECTED)
 
 
-def _refuse_unknown(config: OptimizerConfig, build: Callable[..., Any], named: str, *, decays: bool) -> None:
+def _refuse_options(config: OptimizerConfig, build: Callable[..., Any], named: str, *, decays: bool) -> None:
     """Refuse options that the optimizer does not take.
 
     Raises:
@@ -115,9 +115,6 @@ def _refuse_unknown(config: OptimizerConfig, build: Callable[..., Any], named: s
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     allowed = [name for name in taken if name not in ("params", "groups", "lr", "weight_decay")]
-    for option in config.options:
-        if option not in allowed:
-            hint = did_you_mean(option, allowed)
-            raise ValueError(f"{named} has no option '{option}'{hint} Its options: {', '.join(allowed) or 'none'}")
+    refuse_unknown(config.options, allowed, named)
     if decays and config.name not in NAMES and "weight_decay" not in taken:
         raise ValueError(f"{named} takes no weight_decay: leave it out of the optimizer and its groups")
