@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from launch.job_arguments import add_job, job_of
 from launch.study.command import add_study_command
-from trainer.commands.arguments import whole
+from trainer.commands.arguments import Subparsers, whole
 from trainer.commands.checkpoints import add_checkpoint_commands
 from trainer.commands.data import add_data_commands
 from trainer.commands.theory import add_theory_commands
@@ -74,6 +74,55 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = _Parser(
+        prog="paretrain",
+        description="Train many tasks on one shared encoder, with exact Pareto weights, on any number of processes.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    _add_train(commands)
+    _add_check(commands)
+    add_checkpoint_commands(commands, _on_processes)
+    _add_report(commands)
+    _add_compare(commands)
+    _add_sweep(commands)
+    _add_submit(commands)
+    _add_conflicts(commands)
+    _add_rules(commands)
+    add_data_commands(commands)
+    add_study_command(commands)
+    add_theory_commands(commands, _on_processes)
+    return parser
+
+
+def _add_train(commands: Subparsers) -> None:
+    parser = commands.add_parser("train", help="train a run on this machine, or resume it from its last checkpoint")
+    _add_config(parser)
+    parser.add_argument(
+        "--max-restarts",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="restart up to N times from the last checkpoint after a fault (default: 0)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start_from",
+        metavar="RUN",
+        help="start a new run from the weights of this one, such as runs/digits; short for train.start_from=RUN",
+    )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on with another value of this key, such as optimizer.learning_rate; docs/resume.md lists them",
+    )
+    parser.set_defaults(run=_train)
+
+
 def _train(options: argparse.Namespace) -> int:
     from trainer.config.file import load_config
     from trainer.config.machine import refuse_flood
@@ -101,6 +150,16 @@ def _train(options: argparse.Namespace) -> int:
     exit_code = train(experiment, options.allow_change)
     tell_launcher(exit_code)
     return exit_code
+
+
+def _add_check(commands: Subparsers) -> None:
+    parser = commands.add_parser("check", help="try everything that a run needs, without training")
+    _add_config(parser)
+    parser.add_argument("--strategy", metavar="NAME", help="short for parallel.strategy=NAME")
+    parser.add_argument(
+        "--gpu-memory", type=_gib, metavar="GiB", help="check that each process fits a GPU of this size, such as 80GiB"
+    )
+    parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -131,6 +190,13 @@ def _on_processes(run: Command) -> Command:
     return command
 
 
+def _add_report(commands: Subparsers) -> None:
+    parser = commands.add_parser("report", help="write one HTML page about one or several runs")
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html, in the folder of a single run")
+    parser.set_defaults(run=_report)
+
+
 def _report(options: argparse.Namespace) -> None:
     from trainer.observe.report.page import write_report
     from trainer.plain import printable
@@ -141,12 +207,40 @@ def _report(options: argparse.Namespace) -> None:
     print(printable(f"report: {out}"))
 
 
+def _add_compare(commands: Subparsers) -> None:
+    parser = commands.add_parser("compare", help="print the errors and speed of several runs side by side")
+    parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
+    parser.add_argument("--split", help="split whose errors to compare (default: the one that each run stands for)")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs to compare with, such as one of each task alone: adds the mean change, Δm, and the mean rank",
+    )
+    parser.set_defaults(run=_compare)
+
+
 def _compare(options: argparse.Namespace) -> None:
     from trainer.observe.compare import print_comparison
     from trainer.observe.read_run import read_run
 
     runs, baseline = ([read_run(run_dir) for run_dir in found] for found in (options.run_dirs, options.baseline))
     print_comparison(runs, options.split, baseline)
+
+
+def _add_conflicts(commands: Subparsers) -> None:
+    parser = commands.add_parser("conflicts", help="measure whether the tasks conflict beyond noise, and where")
+    _add_run(parser)
+    parser.add_argument(
+        "--batches", type=whole(6, 999), default=9, metavar="K", help="batches to measure, a multiple of 3 (default: 9)"
+    )
+    parser.add_argument(
+        "--steps", type=whole(0), default=0, metavar="N", help="train so many steps, then measure again (default: 0)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("conflicts.html"), metavar="FILE", help="the page")
+    parser.set_defaults(run=_conflicts)
 
 
 def _conflicts(options: argparse.Namespace) -> None:
@@ -156,10 +250,24 @@ def _conflicts(options: argparse.Namespace) -> None:
     find_conflicts(load_config(options.config, options.overrides), options.out, options.batches, options.steps)
 
 
+def _add_rules(commands: Subparsers) -> None:
+    parser = commands.add_parser("rules", help="print the rules that weigh the tasks, and what each needs and costs")
+    parser.add_argument("--tasks", type=whole(1), default=40, metavar="T", help="measure for this many (default: 40)")
+    parser.set_defaults(run=_rules)
+
+
 def _rules(options: argparse.Namespace) -> None:
     from trainer.commands.rules import print_rules
 
     print_rules(options.tasks)
+
+
+def _add_sweep(commands: Subparsers) -> None:
+    parser = commands.add_parser("sweep", help="train every combination of some values on this machine")
+    _add_config(parser)
+    _add_grid(parser, required=True)
+    parser.add_argument("--parallel", type=whole(1), default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.set_defaults(run=_sweep)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -167,6 +275,15 @@ def _sweep(options: argparse.Namespace) -> int:
     from launch.sweep import sweep
 
     return sweep(options.config, points(options.config, _overrides(options), options.grid), options.parallel)
+
+
+def _add_submit(commands: Subparsers) -> None:
+    parser = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, an array of jobs")
+    _add_run(parser)
+    _add_grid(parser, required=False)
+    parser.add_argument("--parallel", type=whole(1), metavar="N", help="for an array: runs at a time (default: all)")
+    add_job(parser, required=True)
+    parser.set_defaults(run=_submit)
 
 
 def _submit(options: argparse.Namespace) -> None:
@@ -181,100 +298,6 @@ def _submit(options: argparse.Namespace) -> None:
 def _overrides(options: argparse.Namespace) -> list[str]:
     processes = [] if options.processes is None else [f"parallel.processes={options.processes}"]
     return [*options.overrides, *processes]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
-        prog="paretrain",
-        description="Train many tasks on one shared encoder, with exact Pareto weights, on any number of processes.",
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    train = commands.add_parser("train", help="train a run on this machine, or resume it from its last checkpoint")
-    _add_config(train)
-    train.add_argument(
-        "--max-restarts",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="restart up to N times from the last checkpoint after a fault (default: 0)",
-    )
-    train.add_argument(
-        "--from",
-        dest="start_from",
-        metavar="RUN",
-        help="start a new run from the weights of this one, such as runs/digits; short for train.start_from=RUN",
-    )
-    train.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="go on with another value of this key, such as optimizer.learning_rate; docs/resume.md lists them",
-    )
-    train.set_defaults(run=_train)
-
-    check = commands.add_parser("check", help="try everything that a run needs, without training")
-    _add_config(check)
-    check.add_argument("--strategy", metavar="NAME", help="short for parallel.strategy=NAME")
-    check.add_argument(
-        "--gpu-memory", type=_gib, metavar="GiB", help="check that each process fits a GPU of this size, such as 80GiB"
-    )
-    check.set_defaults(run=_check)
-
-    add_checkpoint_commands(commands, _on_processes)
-
-    report = commands.add_parser("report", help="write one HTML page about one or several runs")
-    report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html, in the folder of a single run")
-    report.set_defaults(run=_report)
-
-    compare = commands.add_parser("compare", help="print the errors and speed of several runs side by side")
-    compare.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
-    compare.add_argument("--split", help="split whose errors to compare (default: the one that each run stands for)")
-    compare.add_argument(
-        "--baseline",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="runs to compare with, such as one of each task alone: adds the mean change, Δm, and the mean rank",
-    )
-    compare.set_defaults(run=_compare)
-
-    sweep = commands.add_parser("sweep", help="train every combination of some values on this machine")
-    _add_config(sweep)
-    _add_grid(sweep, required=True)
-    sweep.add_argument("--parallel", type=whole(1), default=1, metavar="N", help="runs at a time (default: 1)")
-    sweep.set_defaults(run=_sweep)
-
-    submit = commands.add_parser("submit", help="train on a Slurm cluster; with --grid, an array of jobs")
-    _add_run(submit)
-    _add_grid(submit, required=False)
-    submit.add_argument("--parallel", type=whole(1), metavar="N", help="for an array: runs at a time (default: all)")
-    add_job(submit, required=True)
-    submit.set_defaults(run=_submit)
-
-    conflicts = commands.add_parser("conflicts", help="measure whether the tasks conflict beyond noise, and where")
-    _add_run(conflicts)
-    conflicts.add_argument(
-        "--batches", type=whole(6, 999), default=9, metavar="K", help="batches to measure, a multiple of 3 (default: 9)"
-    )
-    conflicts.add_argument(
-        "--steps", type=whole(0), default=0, metavar="N", help="train so many steps, then measure again (default: 0)"
-    )
-    conflicts.add_argument("--out", type=Path, default=Path("conflicts.html"), metavar="FILE", help="the page")
-    conflicts.set_defaults(run=_conflicts)
-
-    rules = commands.add_parser("rules", help="print the rules that weigh the tasks, and what each needs and costs")
-    rules.add_argument("--tasks", type=whole(1), default=40, metavar="T", help="measure for this many (default: 40)")
-    rules.set_defaults(run=_rules)
-
-    add_data_commands(commands)
-    add_study_command(commands)
-    add_theory_commands(commands, _on_processes)
-    return parser
 
 
 class _Version(argparse.Action):
