@@ -70,9 +70,9 @@ class Balancer:
         every_steps: K: find α in every K-th step and hold it in between. A step that holds α makes and sends no Gram
             matrix. α is found sooner for a task that has labels now and had none when it was last found. Each new Gram
             matrix says how stale α had become: `last.stale`.
-        group_of: the index of each task's group, from 0 on: the tasks of a group share one α; see `Grouped`. The rule
-            then sees groups in place of tasks. None: each task is a group.
-        max_gap: find α more often where it has become staler than this; see `renewal.Renewal`. None: never.
+        max_gap: find α more often than every K steps while it is staler than this; see `renewal.Renewal`. None: never.
+        group_of: the index of each task's group, from 0 on. The rule sees groups in place of tasks, and the tasks of a
+            group share its α; see `Grouped`. None: each task is a group.
 
     Attributes:
         group_of: the index of each task's group.
@@ -151,9 +151,9 @@ class Balancer:
     def split(self, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], ...]:
         """Give each task its own view of z, without a copy.
 
-        All splits between two calls of `total` belong to one step: z is then all that they were given, and their Gram
-        matrices add up to one α. So an encoder may run over its batch in chunks. Where gradients are off, as in an
-        evaluation, a split does not count. α is found also where z needs no gradient, as that of a frozen encoder.
+        All calls between two calls of `total` belong to one step: z then consists of the tensors of all of them, and
+        one α is found for it. So an encoder may run over its batch in chunks. A call under `torch.no_grad()`, as in an
+        evaluation, does not count. z need not require a gradient: for a frozen encoder, α is found as always.
 
         Args:
             z: the representation of this rank's samples, of any shape; or several such tensors, as the levels of a
@@ -266,10 +266,13 @@ class Balancer:
             self.weighting.after_step(losses_T)
 
     def window(self, divided_by: int = 1) -> Window:
-        """Start a step of several micro-batches whose α is that of one batch of all their samples; see `Window`.
+        """Start a step of several micro-batches whose α is that of one batch of all their samples.
 
         Args:
             divided_by: the number by which the caller divides each micro-batch's scalar before its backward.
+
+        Returns:
+            What to give to the model in place of the balancer during this step; `Window` shows the loop.
         """
         return Window(self.names, self._ranks, self._find, self._checked, divided_by)
 

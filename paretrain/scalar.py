@@ -7,7 +7,7 @@ from torch.autograd import Function
 
 
 class Watcher(Protocol):
-    """Is told when a backward begins."""
+    """What is called when a backward begins."""
 
     def begin(self, factor: Tensor) -> None:
         """Take note that a backward begins.

@@ -13,7 +13,7 @@ class NTKMTL(Stateless):
 
     α_t ∝ (Σ_s |g_s|² / |g_t|²)^power. The squared norm is the largest eigenvalue of the task's neural tangent kernel
     for n = 1, so a task that converges slowly gets more. With power = 1/2, the paper's, all gradients get one length:
-    their root mean squared one. In place of the sums of the authors' code stand means.
+    their root mean squared one. Where the authors' code sums over the tasks, this takes the mean.
 
     Args:
         power: a larger one gives more to tasks with short gradients. The authors recommend up to 0.75.

@@ -34,7 +34,7 @@ from trainer.training.selection import select
 from trainer.training.step import StepResult, train_step
 from trainer.training.tasks import deciding_metrics, metric_names
 
-IF_NOT_FINITE = " To go on from it without such steps, or tasks: add balance.on_nonfinite=skip_step, or drop_task"
+IF_NOT_FINITE = " To go on and skip such steps, add balance.on_nonfinite=skip_step; to leave out such tasks, drop_task"
 
 
 def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:

@@ -69,8 +69,8 @@ class ParallelConfig(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model is trained."""
     peak_tflops: float | None = Field(None, gt=0, le=1e9)
-    """Peak of one process's device in TFLOP/s, of which mfu_percent is told. null: that of a known GPU in bf16 or fp16;
-    else it is not told."""
+    """Peak of one process's device in TFLOP/s; mfu_percent is the share of it that is used. null: that of a known GPU
+    in bf16 or fp16; mfu_percent is not logged for other devices."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the network's forward, by autocast. fp16 scales the losses and skips a step that overflows; it needs
     a GPU. Parameters, gradients, the optimizer, losses and α stay in float32 or better. A run may resume in another
