@@ -8,7 +8,7 @@ reduce-scatter handles, and twice that for an all-reduce.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -111,60 +111,92 @@ def estimate_memory(
         gather: parallel.gather.
     """
     shards, stage = STRATEGIES[strategy].shards, STRATEGIES[strategy].zero_stage
-    whole, trained = sizes.parameters, sizes.trained
-    group = shard_processes or world_size
-    num_shards = world_size if stage == 3 else group
-    shard = -(-trained // num_shards)
-    parameters = -(-whole // num_shards) if "parameters" in shards else whole
-    gradients = shard if "gradients" in shards else trained
-    optimizer = -(-sizes.optimizer // num_shards) if "optimizer" in shards else sizes.optimizer
-    offloaded = sent = 0
-    if not shards:
-        communication = trained if world_size > 1 else 0  # DDP's buckets
-        handled = 2 * trained
-    elif stage is None:
-        root, *others = sizes.parts
-        # FSDP2 keeps the root whole until the backward. One of the other parts computes while the next one is gathered,
-        # and one has whole gradients, which are copied to be scattered.
-        gathered = 2 if gather == "fp32" else 1  # Of an entry and its gradient, in halves of a float32.
-        communication = (gathered * (root + 3 * max(others))) // 2 + max(others)
-        handled = gathered * (2 * whole - root) // 2 + trained
-        num_copies = world_size // num_shards
-        sent = 2 * shard * (num_copies - 1) // num_copies
-    else:
-        communication = min(whole, ZERO_BUCKET_BYTES)
-        handled = 3 * trained
-        if stage == 1:
-            gradients += shard
-        if stage == 3:
-            communication += min(whole, ZERO3_LIVE_BYTES)
-            handled = whole + trained
-            gathered_again = whole if whole > ZERO3_LIVE_BYTES else 0
-            if shard_processes:
-                parameters += -(-whole // group)
-            sent = gathered_again * (group - 1) // group
-        if offload.parameters != "none":
-            offloaded += parameters
-            parameters = 0
-        if offload.optimizer == "none":
-            parameters += shard  # The optimizer steps a copy.
-        else:
-            # That copy, its gradient, and one more of each in transit.
-            offloaded += optimizer + 3 * shard
-            gradients, optimizer = gradients - shard, 0
-            if stage != 3:  # A gradient passes through a buffer of its own at both ends.
-                communication, offloaded = communication + sizes.largest, offloaded + sizes.largest
-    return MemoryEstimate(
-        parameters=parameters + sizes.buffers,
-        gradients=gradients,
-        optimizer=optimizer,
-        communication=communication,
+    num_shards = world_size if stage == 3 else shard_processes or world_size
+    shard = -(-sizes.trained // num_shards)
+    needed = MemoryEstimate(
+        parameters=sizes.buffers + (-(-sizes.parameters // num_shards) if "parameters" in shards else sizes.parameters),
+        gradients=shard if "gradients" in shards else sizes.trained,
+        optimizer=-(-sizes.optimizer // num_shards) if "optimizer" in shards else sizes.optimizer,
+        communication=0,
         batch=sizes.batch,
         activations=sizes.activations,
         balancer=sizes.balancer,
-        sent=sent + handled * (num_shards - 1) // num_shards,
+        sent=0,
+    )
+    if not shards:
+        buckets = sizes.trained if world_size > 1 else 0
+        return replace(needed, communication=buckets, sent=_sent(2 * sizes.trained, world_size))
+    if stage is None:
+        return _of_fsdp2(needed, sizes, num_shards, world_size // num_shards, gather)
+    return _of_zero(needed, sizes, stage, world_size, shard_processes, offload)
+
+
+def _of_fsdp2(
+    needed: MemoryEstimate, sizes: Sizes, num_shards: int, num_copies: int, gather: Precision
+) -> MemoryEstimate:
+    """Add what FSDP2 gathers and sends.
+
+    It keeps the root whole until the backward. One of the other parts computes while the next one is gathered, and one
+    has whole gradients, which are copied to be scattered. Between copies of the model, gradients are reduced.
+    """
+    root, *others = sizes.parts
+    halves = 2 if gather == "fp32" else 1  # Of a float32, for each gathered entry and its gradient.
+    handled = halves * (2 * sizes.parameters - root) // 2 + sizes.trained
+    shard = -(-sizes.trained // num_shards)
+    return replace(
+        needed,
+        communication=(halves * (root + 3 * max(others))) // 2 + max(others),
+        sent=_sent(handled, num_shards) + 2 * shard * (num_copies - 1) // num_copies,
+    )
+
+
+def _of_zero(
+    needed: MemoryEstimate,
+    sizes: Sizes,
+    stage: int,
+    world_size: int,
+    shard_processes: int | None,
+    offload: OffloadConfig,
+) -> MemoryEstimate:
+    """Add what DeepSpeed's ZeRO gathers, sends and copies, and take away what it offloads."""
+    whole, trained = sizes.parameters, sizes.trained
+    shard = -(-trained // world_size)
+    parameters, gradients, optimizer, offloaded = needed.parameters, needed.gradients, needed.optimizer, 0
+    communication, sent = min(whole, ZERO_BUCKET_BYTES), _sent(3 * trained, world_size)
+    if stage == 1:
+        gradients += shard
+    if stage == 3:
+        communication += min(whole, ZERO3_LIVE_BYTES)
+        sent = _sent(whole + trained, world_size)
+        if whole > ZERO3_LIVE_BYTES:  # The backward gathers again.
+            sent += _sent(whole, shard_processes or world_size)
+        if shard_processes:  # A second copy of the parameters, inside the group.
+            parameters += -(-whole // shard_processes)
+    if offload.parameters != "none":
+        offloaded += parameters - sizes.buffers
+        parameters = sizes.buffers
+    if offload.optimizer == "none":
+        parameters += shard  # The optimizer steps a copy.
+    else:
+        # That copy, its gradient, and one more of each in transit.
+        offloaded += optimizer + 3 * shard
+        gradients, optimizer = gradients - shard, 0
+        if stage != 3:  # A gradient passes through a buffer of its own at both ends.
+            communication, offloaded = communication + sizes.largest, offloaded + sizes.largest
+    return replace(
+        needed,
+        parameters=parameters,
+        gradients=gradients,
+        optimizer=optimizer,
+        communication=communication,
+        sent=sent,
         offloaded=offloaded,
     )
+
+
+def _sent(handled: int, num_processes: int) -> int:
+    """Return what a process of a ring sends of what the ring handles."""
+    return handled * (num_processes - 1) // num_processes
 
 
 def optimizer_bytes(
