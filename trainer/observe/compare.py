@@ -1,6 +1,6 @@
 """`paretrain compare`: show runs side by side in the terminal."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -60,61 +60,105 @@ def comparison(
         there = dict.fromkeys(run.result.split for run in runs)
         raise UserError(f"--split {split}: none of these runs was evaluated on it; found: {', '.join(there)}")
     on = split or " / ".join(dict.fromkeys(run.result.split for run in runs))
-    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     units = {task: unit for run in runs for task, unit in run.units.items()}
-    table = Table(title=f"{on} errors{' and scores' if MIOU in units.values() else ''}", box=SIMPLE_HEAD, padding=0)
     majority = _majority([run.evaluated_on(split or run.result.split).get("metrics", {}) for run in runs])
-    others = [""] if majority else []
-    columns: list[Sequence[str | Text]] = [[*(run.name for run in runs), *([MAJORITY] if majority else [])]]
-    table.add_column("run", overflow="fold")
-
-    def add(
-        title: Sequence[str],
-        values: Iterable[float | None],
-        form: Callable[[float], str],
-        best: Choice | None,
-        of_majority: float | None = None,
-    ) -> None:
-        heading = "\n".join(shortened(one_line(line), MAX_LETTERS) for line in title)
-        table.add_column(heading, justify="right", no_wrap=True)
-        below = [] if not majority else [NONE if of_majority is None else form(of_majority)]
-        columns.append([*_cells(list(values), form, best), *below])
-
+    title = f"{on} errors{' and scores' if MIOU in units.values() else ''}"
+    columns = _Columns(Table(title=title, box=SIMPLE_HEAD, padding=0), has_majority=bool(majority))
+    columns.add_texts("run", [run.name for run in runs], MAJORITY)
     differing = differing_settings(runs)
     for key, settings in list(differing.items())[:MAX_SETTING_COLUMNS]:
-        table.add_column(shortened(one_line(key), MAX_LETTERS), overflow="fold")
-        columns.append([*(_setting(value) for value in settings), *others])
-    for unit, group in by_unit(tasks, units).items():
-        # Only for runs with all these tasks: a mean over fewer of them is not comparable.
-        found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
-        trivial = [majority[task] for task in group] if unit == PERCENT and set(group) <= majority.keys() else []
-        form, best, worst = partial(number_in, unit), best_in(unit), worst_in(unit)
-        if len(tasks) <= MAX_TASK_COLUMNS and not (brief and len(group) > 1):
-            for task in group:
-                of_majority = majority.get(task) if unit == PERCENT else None
-                add((task, unit), [final.get(task) for final in finals], form, best, of_majority)
-        if len(group) > 1:
-            reduced = {"worst": worst, "mean": fmean}
-            for name, reduce in reduced.items():
-                values = [reduce(each) if each else None for each in found]
-                add((name, unit), values, form, best, reduce(trivial) if trivial else None)
+        columns.add_texts(shortened(one_line(key), MAX_LETTERS), [_setting(value) for value in settings])
+    _add_errors(
+        columns, finals, units, majority, list(dict.fromkeys(task for run in runs for task in run.tasks)), brief
+    )
     if baseline:
         changes, ranks = _against(runs, baseline, on)
-        add(("change", "Δm, %"), changes, "{:+.2f}".format, max)
-        add(("mean", "rank"), ranks, "{:.2f}".format, min)
+        columns.add_numbers(("change", "Δm, %"), changes, "{:+.2f}".format, max)
+        columns.add_numbers(("mean", "rank"), ranks, "{:.2f}".format, min)
     if not brief:
-        add(("steps",), [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format, None)
-        add(("processes",), [run.world_size for run in runs], "{:,}".format, None)
-        add(("time",), [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration, None)
-        add(("samples/s",), [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, max)
-    for row in zip(*columns, strict=True):
-        table.add_row(*row)
+        columns.add_numbers(("steps",), [run.latest("steps") or run.latest("step") for run in runs], "{:,}".format)
+        columns.add_numbers(("processes",), [run.world_size for run in runs], "{:,}".format)
+        columns.add_numbers(("time",), [run.latest("wall_seconds") or run.latest("seconds") for run in runs], duration)
+        columns.add_numbers(
+            ("samples/s",), [run.latest("samples_per_second") for run in runs], "{:,.0f}".format, best=max
+        )
     captions = {
         "other settings that differ": list(differing)[MAX_SETTING_COLUMNS:],
         "not finished": [run.name for run in runs if run.summary is None],
     }
-    table.caption = "; ".join(f"{what}: {', '.join(names)}" for what, names in captions.items() if names) or None
-    return table
+    return columns.table("; ".join(f"{what}: {', '.join(names)}" for what, names in captions.items() if names))
+
+
+class _Columns:
+    """The columns of the table: a cell for each run, and one for the majority's answer where it has a row.
+
+    Args:
+        table: empty; gets the columns at once, and the rows at the end.
+        has_majority: whether there is a row of the majority's answer.
+    """
+
+    def __init__(self, table: Table, has_majority: bool) -> None:
+        self._table, self._has_majority = table, has_majority
+        self._cells: list[Sequence[str | Text]] = []
+
+    def add_texts(self, heading: str, texts: Sequence[str], of_majority: str = "") -> None:
+        """Add a column of texts."""
+        self._table.add_column(heading, overflow="fold")
+        self._cells.append([*texts, *([of_majority] if self._has_majority else [])])
+
+    def add_numbers(
+        self,
+        title: Sequence[str],
+        values: Sequence[float | None],
+        form: Callable[[float], str],
+        best: Choice | None = None,
+        of_majority: float | None = None,
+    ) -> None:
+        """Add a column of numbers, whose best is bold.
+
+        Args:
+            title: the lines of its heading.
+            values: of the runs.
+            form: writes one.
+            best: which is the best; None: none is.
+            of_majority: the number of the majority's answer.
+        """
+        heading = "\n".join(shortened(one_line(line), MAX_LETTERS) for line in title)
+        self._table.add_column(heading, justify="right", no_wrap=True)
+        below = [NONE if of_majority is None else form(of_majority)] if self._has_majority else []
+        self._cells.append([*_cells(values, form, best), *below])
+
+    def table(self, caption: str) -> Table:
+        """Return the table with its rows, and a caption where there is something to say."""
+        for row in zip(*self._cells, strict=True):
+            self._table.add_row(*row)
+        self._table.caption = caption or None
+        return self._table
+
+
+def _add_errors(
+    columns: _Columns,
+    finals: Sequence[Mapping[str, float]],
+    units: Mapping[str, str],
+    majority: Mapping[str, float],
+    tasks: Sequence[str],
+    brief: bool,
+) -> None:
+    """Add the errors of single tasks, where there are few, and the worst and the mean of those of each unit."""
+    for unit, group in by_unit(tasks, units).items():
+        # Only for runs with all these tasks: a mean over fewer of them is not comparable.
+        found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
+        trivial = [majority[task] for task in group] if unit == PERCENT and set(group) <= majority.keys() else []
+        form, best = partial(number_in, unit), best_in(unit)
+        if len(tasks) <= MAX_TASK_COLUMNS and not (brief and len(group) > 1):
+            for task in group:
+                of_majority = majority.get(task) if unit == PERCENT else None
+                columns.add_numbers((task, unit), [final.get(task) for final in finals], form, best, of_majority)
+        if len(group) > 1:
+            reduced = {"worst": worst_in(unit), "mean": fmean}
+            for name, reduce in reduced.items():
+                values = [reduce(each) if each else None for each in found]
+                columns.add_numbers((name, unit), values, form, best, reduce(trivial) if trivial else None)
 
 
 def _against(
