@@ -10,8 +10,8 @@ from trainer.data.reading.mixture import merged
 from trainer.data.reading.shares import samples_per_step
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
-from trainer.training.balancer import build_rule
 from trainer.training.network.build import build_network
+from trainer.training.rules import build_rule
 from trainer.training.selection import check_select, eval_split_of
 from trainer.training.task_groups import with_groups_of_sources
 from trainer.training.tasks import build_tasks, metric_names

@@ -33,7 +33,8 @@ from paretrain.rules.rule import Stateless, Weights
 from paretrain.solve import solve_step
 from tests.support.ranks import run_ranks
 from tests.support.rules import OF_PAPERS
-from trainer.training.rules import build_weighting
+from trainer.config.sections.balance import BalanceConfig
+from trainer.training.rules import build_rule
 
 NAMES = ["left", "middle", "right"]
 STEPS = 25
@@ -41,7 +42,7 @@ COLUMNS = 24
 
 
 def from_torchjd(name: str) -> Callable[[], Weighting]:
-    return lambda: build_weighting(f"torchjd.aggregation.{name}", {}, tasks=NAMES)
+    return lambda: build_rule(BalanceConfig(weighting=f"torchjd.aggregation.{name}"), NAMES)
 
 
 class NoNumber(Stateless):

@@ -6,9 +6,9 @@ import numpy as np
 from rich.table import Table
 
 from paretrain.rules.rule import Weighting
+from trainer.config.sections.balance import BalanceConfig
 from trainer.terminal import Terminal
-from trainer.training.rule_table import ABOUT
-from trainer.training.rules import build_weighting
+from trainer.training.rules import RULES, build_rule
 
 REPEATS = 5
 GUARANTEES = {"representation": "at z", "parameters": "parameters", "either": "anywhere", "none": "-"}
@@ -21,8 +21,8 @@ def print_rules(num_tasks: int) -> None:
         table.add_column(column, justify="right" if column == "ms" else "left", no_wrap=True)
     tasks = [f"{task}" for task in range(num_tasks)]
     weights = dict.fromkeys(tasks, 1 / num_tasks)
-    for name, about in ABOUT.items():
-        rule = build_weighting(name, {}, tasks=tasks, weights=weights if name == "fixed" else None)
+    for name, about in RULES.items():
+        rule = build_rule(BalanceConfig(weighting=name, weights=weights if name == "fixed" else None), tasks)
         cost = f"{milliseconds(rule, num_tasks):.2f}"
         table.add_row(name, about.sees, about.remembers or "-", cost, GUARANTEES[about.guarantee], about.paper)
     terminal = Terminal(soft_wrap=True)

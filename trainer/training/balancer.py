@@ -1,14 +1,12 @@
-"""Build the balancer of a run, and its rule, from the section `balance` of the configuration."""
+"""Build the balancer of a run from the section `balance` of the configuration."""
 
 from collections.abc import Sequence
 
 from models import Task
 from paretrain import Balancer
-from paretrain.rules import Weighting
 from trainer.config.sections.balance import BalanceConfig
-from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
-from trainer.training.rules import build_weighting
+from trainer.training.rules import build_rule
 from trainer.training.task_groups import task_groups
 
 
@@ -25,25 +23,3 @@ def build_balancer(config: BalanceConfig, tasks: Sequence[Task], runtime: Runtim
         max_gap=config.adaptive.gap if config.adaptive else None,
         group_of=group_of,
     )
-
-
-def build_rule(config: BalanceConfig, tasks: Sequence[str], seed: int) -> Weighting:
-    """Build the rule, which sees the groups of tasks where there are any; `seed` determines what a random one draws.
-
-    Raises:
-        UserError: no such rule or option, or groups, weights or a preference that do not fit the tasks.
-    """
-    names, _ = task_groups(config.groups or {}, tasks)
-    try:
-        return build_weighting(
-            config.weighting,
-            config.options,
-            tasks=names,
-            weights=config.weights,
-            preference=config.preference,
-            normalise=config.normalise,
-            reference=config.reference,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise UserError(f"balance: {error}") from error

@@ -1,9 +1,9 @@
-"""Build a rule from its name and options. A name is a key of RULES, or leads to a rule of TorchJD or to your own."""
+"""The rules by their names, and how the rule of a run is built from the section `balance`."""
 
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -16,98 +16,131 @@ from paretrain.rules.gradients import GradNorm, MinNormWeighting, Tension
 from paretrain.rules.inverse import IMTLG, AlignedMTL, ConFIG
 from paretrain.rules.lengths import DBMTL, NTKMTL
 from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
-from paretrain.rules.normalise import Normalised, Scale
+from paretrain.rules.normalise import Normalised
 from paretrain.rules.preference import Chebyshev
 from paretrain.rules.projections import CAGrad, UPGrad
 from paretrain.rules.rule import Weighting
 from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothChebyshev, SoftOptimalUncertainty
 from paretrain.rules.scalarizer import TorchJDScalarizer
 from paretrain.rules.surgery import GradVac, PCGrad
-from trainer.errors import did_you_mean
+from trainer.config.sections.balance import BalanceConfig
+from trainer.errors import UserError, did_you_mean
+from trainer.training.task_groups import task_groups
 from trainer.user_code import call, errors_explained, is_user_code, load, refuse_unknown
 
-RULES: Mapping[str, Callable[..., Weighting]] = {
-    "min_norm": MinNormWeighting,
-    "uniform": Uniform,
-    "fixed": Fixed,
-    "random": Random,
-    "uncertainty": Uncertainty,
-    "gradnorm": GradNorm,
-    "dwa": DynamicWeightAverage,
-    "tension": Tension,
-    "nash": Nash,
-    "fairgrad": FairGrad,
-    "imtl_g": IMTLG,
-    "config": ConFIG,
-    "aligned": AlignedMTL,
-    "cagrad": CAGrad,
-    "upgrad": UPGrad,
-    "pcgrad": PCGrad,
-    "gradvac": GradVac,
-    "stch": SmoothChebyshev,
-    "si": ScaleInvariant,
-    "gls": GeometricMean,
-    "uw_so": SoftOptimalUncertainty,
-    "db_mtl": DBMTL,
-    "ntkmtl": NTKMTL,
-    "famo": FAMO,
-    "go4align": GO4Align,
+Sees = Literal["gradients", "losses", "both", "nothing"]
+Guarantee = Literal["representation", "parameters", "either", "none"]
+
+
+class Rule(NamedTuple):
+    """A rule that has a name, and what to know of it before choosing it.
+
+    Attributes:
+        build: `build(**options)` returns the rule; `num_tasks` and `seed` are passed to those that take them.
+        sees: what its weights depend on: the Gram matrix of the gradients, the losses, both or neither.
+        remembers: what it keeps from step to step, and in checkpoints; empty for nothing that changes its weights.
+        guarantee: for gradients with respect to what its paper proves something. "either": it weighs losses, whose
+            weighted sum descends whatever the encoder is; "none": the paper proves nothing.
+        paper: the first author and the number on arXiv.
+    """
+
+    build: Callable[..., Weighting]
+    sees: Sees
+    remembers: str
+    guarantee: Guarantee
+    paper: str
+
+
+RULES: Mapping[str, Rule] = {
+    "min_norm": Rule(MinNormWeighting, "gradients", "", "representation", "Sener 1810.04650"),
+    "uniform": Rule(Uniform, "nothing", "", "either", "-"),
+    "fixed": Rule(Fixed, "nothing", "", "either", "-"),
+    "random": Rule(Random, "nothing", "step", "either", "Lin 2111.10603"),
+    "uncertainty": Rule(Uncertainty, "losses", "variances", "either", "Kendall 1705.07115"),
+    "gradnorm": Rule(GradNorm, "both", "weights", "none", "Chen 1711.02257"),
+    "dwa": Rule(DynamicWeightAverage, "losses", "means", "either", "Liu 1803.10704"),
+    "tension": Rule(Tension, "both", "norms", "none", "2204.06698"),
+    "nash": Rule(Nash, "gradients", "", "parameters", "Navon 2202.01017"),
+    "fairgrad": Rule(FairGrad, "gradients", "", "parameters", "Ban 2402.15638"),
+    "imtl_g": Rule(IMTLG, "gradients", "", "parameters", "Liu, ICLR 2021"),
+    "config": Rule(ConFIG, "gradients", "", "parameters", "Liu 2408.11104"),
+    "aligned": Rule(AlignedMTL, "gradients", "", "parameters", "Senushkin 2305.19000"),
+    "cagrad": Rule(CAGrad, "gradients", "", "parameters", "Liu 2110.14048"),
+    "upgrad": Rule(UPGrad, "gradients", "", "parameters", "Quinton 2406.16232"),
+    "pcgrad": Rule(PCGrad, "gradients", "step", "parameters", "Yu 2001.06782"),
+    "gradvac": Rule(GradVac, "gradients", "cosines", "parameters", "Wang 2010.05874"),
+    "stch": Rule(SmoothChebyshev, "losses", "", "either", "Lin 2402.19078"),
+    "si": Rule(ScaleInvariant, "losses", "", "either", "in Navon 2202.01017"),
+    "gls": Rule(GeometricMean, "losses", "", "either", "Chennupati 1904.08492"),
+    "uw_so": Rule(SoftOptimalUncertainty, "losses", "", "either", "Kirchdorfer 2408.07985"),
+    "db_mtl": Rule(DBMTL, "both", "", "none", "Lin 2308.12029"),
+    "ntkmtl": Rule(NTKMTL, "gradients", "", "none", "Qin 2510.18258"),
+    "famo": Rule(FAMO, "losses", "logits", "either", "Liu 2306.03792"),
+    "go4align": Rule(GO4Align, "losses", "scores", "either", "Shen 2404.06486"),
 }
-"""`build(**options)` returns a rule; `num_tasks` and `seed` are passed to those that take them."""
 
 EXPECTED = "expected a rule, which has __call__, state_dict and load_state_dict"
 
 
-def build_weighting(
-    name: str,
-    options: Mapping[str, Any],
-    *,
-    tasks: Sequence[str],
-    weights: Mapping[str, float] | None = None,
-    preference: Mapping[str, float] | None = None,
-    normalise: Literal["none"] | Scale = "none",
-    reference: bool = False,
-    seed: int = 0,
-) -> Weighting:
-    """Build a rule.
+def build_rule(config: BalanceConfig, tasks: Sequence[str], seed: int = 0) -> Weighting:
+    """Build the rule of a run. It sees the groups of tasks where there are any.
 
     Args:
-        name: a key of `RULES`; the dotted path of a weighting of TorchJD that needs the Gram matrix alone, or of one of
-            its scalarizers; or your own rule (see `trainer.user_code`), called as those in `RULES` are.
-        options: keyword arguments of the rule. TorchJD gets lists as vectors.
+        config: names the rule: by a key of `RULES`; by the dotted path of a weighting of TorchJD that needs the Gram
+            matrix alone, or of one of its scalarizers; or by the user's own (see `trainer.user_code`), called as those
+            in `RULES` are.
         tasks: names of all T tasks, in order.
-        weights: for `fixed`, a weight for each task.
-        preference: an importance for each task; makes `min_norm` a `Chebyshev` rule.
-        normalise: what each gradient is divided by; see `Normalised`.
-        reference: see `Normalised`.
         seed: decides what random rules draw.
 
     Raises:
-        ValueError: the name or an option is unknown, a value is refused, or the weights do not fit the tasks.
+        UserError: the name or an option is unknown, a value is refused, or groups, weights or a preference do not fit
+            the tasks.
     """
+    names, _ = task_groups(config.groups or {}, tasks)
+    try:
+        rule = _build(config, names, seed)
+        return rule if config.normalise == "none" else Normalised(rule, config.normalise, config.reference)
+    except ValueError as error:
+        raise UserError(f"balance: {error}") from error
+
+
+def outside_its_guarantee(weighting: str, space: str) -> str:
+    """Return a sentence where a rule sees other gradients than those of its paper's guarantee; else an empty string."""
+    if weighting not in RULES or RULES[weighting].guarantee != "parameters" or space == "parameters":
+        return ""
+    return (
+        f"what the paper of weighting={weighting} proves holds for gradients of the encoder's parameters; here it sees "
+        "those of the representation, with which results can be far worse (Nash-MTL on QM9: arXiv 2202.01017, appendix "
+        "C). balance.space=parameters costs one backward per task; balance.monitor_every_steps=100 shows what happens"
+    )
+
+
+def _build(config: BalanceConfig, tasks: Sequence[str], seed: int) -> Weighting:
+    name, options = config.weighting, config.options
     given: dict[str, Any] = {"num_tasks": len(tasks), "seed": seed}
     build = _load(name) if is_user_code(name) else _known(name)
-    if weights is not None:
-        given["weights_T"] = _in_task_order("weights", weights, tasks, example=1 / len(tasks))
-    if preference is not None:
-        build, given["preference_T"] = Chebyshev, _in_task_order("preference", preference, tasks, example=1)
+    if config.weights is not None:
+        given["weights_T"] = _in_task_order("weights", config.weights, tasks, example=1 / len(tasks))
+    if config.preference is not None:
+        build, given["preference_T"] = Chebyshev, _in_task_order("preference", config.preference, tasks, example=1)
     rule: Any
     if is_from_torchjd(build) or is_scalarizer(build):
         if is_from_torchjd(build):
-            refuse_more_than_the_gram(build)  # Before it asks for options and packages in vain.
+            refuse_more_than_the_gram(build)  # First, since it might ask for options and packages that do not help.
         wrap = TorchJDScalarizer if is_scalarizer(build) else TorchJDWeighting
+        # TorchJD takes lists as vectors.
         vectors = {key: _vector(name, key, value) for key, value in options.items() if isinstance(value, list)}
         rule = wrap(_call(name, build, {**options, **vectors}, {}), len(tasks), seed)
     else:
         rule = _call(name, build, options, given)
     if not isinstance(rule, Weighting):
         raise ValueError(f"weighting '{name}' gave {type(rule).__name__}; {EXPECTED}")
-    return rule if normalise == "none" else Normalised(rule, normalise, reference)
+    return rule
 
 
 def _known(name: str) -> Callable[..., Weighting]:
     if name in RULES:
-        return RULES[name]
+        return RULES[name].build
     raise ValueError(
         f"no weighting '{name}'{did_you_mean(name, RULES)} Known: {', '.join(RULES)}; a rule of TorchJD, "
         "such as torchjd.aggregation.UPGradWeighting; or your own, such as my_rules.py:Rule"

@@ -11,7 +11,7 @@ from trainer.runtime.collectives import Runtime
 from trainer.training.network.batch_norm import few_samples
 from trainer.training.network.trial import try_out
 from trainer.training.network.unused import refuse_unused, say_unused
-from trainer.training.rule_table import outside_its_guarantee
+from trainer.training.rules import outside_its_guarantee
 
 
 def check_network(
