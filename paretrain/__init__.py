@@ -42,6 +42,7 @@ from paretrain.rules import (
     GO4Align,
     GradNorm,
     GradVac,
+    LooksBack,
     MinNormWeighting,
     Nash,
     Normalised,
@@ -50,6 +51,7 @@ from paretrain.rules import (
     ScaleInvariant,
     SmoothChebyshev,
     SoftOptimalUncertainty,
+    Stateless,
     Tension,
     Uncertainty,
     Uniform,
@@ -57,6 +59,7 @@ from paretrain.rules import (
     Weighting,
     Weights,
 )
+from paretrain.window import Window
 
 __version__ = "0.2.0.dev0"
 
@@ -80,6 +83,7 @@ __all__ = [
     "GeometricMean",
     "GradNorm",
     "GradVac",
+    "LooksBack",
     "MinNormWeighting",
     "Nash",
     "NonFiniteError",
@@ -89,10 +93,12 @@ __all__ = [
     "ScaleInvariant",
     "SmoothChebyshev",
     "SoftOptimalUncertainty",
+    "Stateless",
     "Tension",
     "UPGrad",
     "Uncertainty",
     "Uniform",
     "Weighting",
     "Weights",
+    "Window",
 ]

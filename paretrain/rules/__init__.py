@@ -11,7 +11,7 @@ from paretrain.rules.losses import DynamicWeightAverage, Uncertainty
 from paretrain.rules.normalise import Normalised
 from paretrain.rules.preference import Chebyshev
 from paretrain.rules.projections import CAGrad, UPGrad
-from paretrain.rules.rule import Weighting, Weights
+from paretrain.rules.rule import LooksBack, Stateless, Weighting, Weights
 from paretrain.rules.scalarised import GeometricMean, ScaleInvariant, SmoothChebyshev, SoftOptimalUncertainty
 from paretrain.rules.surgery import GradVac, PCGrad
 
@@ -31,6 +31,7 @@ __all__ = [
     "GeometricMean",
     "GradNorm",
     "GradVac",
+    "LooksBack",
     "MinNormWeighting",
     "Nash",
     "Normalised",
@@ -39,6 +40,7 @@ __all__ = [
     "ScaleInvariant",
     "SmoothChebyshev",
     "SoftOptimalUncertainty",
+    "Stateless",
     "Tension",
     "UPGrad",
     "Uncertainty",
