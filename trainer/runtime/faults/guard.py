@@ -46,64 +46,94 @@ def guarded(rank: int, world_size: int, watch: Watch, folder: Path | None, *, wa
     Raises:
         LostPeerError: another process is gone or stuck, or has failed.
     """
-    main_thread = threading.get_ident()
-    this = Process(rank=rank, host=socket.gethostname(), pid=os.getpid())
-    peers = [this] * world_size
-    dist.all_gather_object(peers, this)
-    leaver = _Leaver(folder)
-
-    def record(error: BaseException | None = None) -> FaultRecord:
-        return FaultRecord(
-            **this.model_dump(),
-            world_size=world_size,
-            kind="asked",
-            phase=watch.phase,
-            step=watch.step,
-            place=raised_at(error) if error else running_at(main_thread),
-            message=reason(error) if error else "",
-        )
-
-    def answer() -> str:
-        found = record()
-        leaver.leave(found)
-        return found.words
-
-    def lost_peer(found: FaultRecord, verdict: Verdict, error: BaseException | None = None) -> str:
-        """Leave the record of a lost peer. Returns the message."""
-        words = f"rank {rank} on {this.host} stopped: {verdict.words}. Found {found.words}"
-        found = found.model_copy(update={"kind": "lost_peer", "lost": list(verdict.lost)})
-        leaver.leave(found, words, error)
-        return words
-
-    def end_if_somebody_is_lost() -> None:
-        found = record()
-        leaver.leave(found)
-        verdict = roll_call.call()
-        if verdict.is_certain:
-            roll_call.say_last(found.words, failed=False)
-            say_error(lost_peer(found, verdict))
-            os._exit(LostPeerError.exit_code)
-
-    roll_call = RollCall(dist.group.WORLD.get_group_store(), rank, peers, answer)  # type: ignore[union-attr]
+    this = _GuardedProcess(rank, world_size, watch, folder)
     ended = threading.Event()
     if waits_on_gpu:
-        threading.Thread(target=_alarm, args=(watch, end_if_somebody_is_lost, ended), daemon=True).start()
+        threading.Thread(target=_alarm, args=(watch, this.end_if_somebody_is_lost, ended), daemon=True).start()
     try:
         yield
     except BaseException as error:
-        found = record(error)
-        if tells_of_a_lost_peer(error):
-            roll_call.say_last(found.words, failed=False)
-            raise LostPeerError(lost_peer(found, roll_call.call(), error)) from error
-        if not isinstance(error, PublicError | KeyboardInterrupt):
-            found = found.model_copy(update={"message": f"{type(error).__name__}: {found.message}"})
-        if not isinstance(error, SharedError | StoppedError | KeyboardInterrupt):
-            leaver.leave(found.model_copy(update={"kind": "failed"}), error=error)
-        roll_call.say_last(found.words, failed=True)
+        this.report(error)
         raise
     finally:
         ended.set()
-        roll_call.end()
+        this.roll_call.end()
+
+
+class _GuardedProcess:
+    """This process: what it says when others call it, and what it leaves when it fails or loses another one.
+
+    Constructing it is collective.
+
+    Args:
+        rank: its rank; constructed on the main thread.
+        world_size: number of processes.
+        watch: knows its phase.
+        folder: where to leave records; None: nowhere.
+
+    Attributes:
+        roll_call: answers the calls of others.
+    """
+
+    def __init__(self, rank: int, world_size: int, watch: Watch, folder: Path | None) -> None:
+        self._watch, self._world_size = watch, world_size
+        self._main_thread = threading.get_ident()
+        self._process = Process(rank=rank, host=socket.gethostname(), pid=os.getpid())
+        self._leaver = _Leaver(folder)
+        peers = [self._process] * world_size
+        dist.all_gather_object(peers, self._process)
+        store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+        self.roll_call = RollCall(store, rank, peers, self._answer)
+
+    def end_if_somebody_is_lost(self) -> None:
+        """Call the roll, and end this process with a message if it finds that another one is lost."""
+        found = self._record()
+        self._leaver.leave(found)
+        verdict = self.roll_call.call()
+        if verdict.is_certain:
+            self.roll_call.say_last(found.words, failed=False)
+            say_error(self._leave_lost_peer(found, verdict))
+            os._exit(LostPeerError.exit_code)
+
+    def report(self, error: BaseException) -> None:
+        """Tell the others of an error that ends this process, and leave a record of it.
+
+        Raises:
+            LostPeerError: the error comes of another process that is lost.
+        """
+        found = self._record(error)
+        if tells_of_a_lost_peer(error):
+            self.roll_call.say_last(found.words, failed=False)
+            raise LostPeerError(self._leave_lost_peer(found, self.roll_call.call(), error)) from error
+        if not isinstance(error, PublicError | KeyboardInterrupt):
+            found = found.model_copy(update={"message": f"{type(error).__name__}: {found.message}"})
+        if not isinstance(error, SharedError | StoppedError | KeyboardInterrupt):
+            self._leaver.leave(found.model_copy(update={"kind": "failed"}), error=error)
+        self.roll_call.say_last(found.words, failed=True)
+
+    def _answer(self) -> str:
+        found = self._record()
+        self._leaver.leave(found)
+        return found.words
+
+    def _record(self, error: BaseException | None = None) -> FaultRecord:
+        return FaultRecord(
+            **self._process.model_dump(),
+            world_size=self._world_size,
+            kind="asked",
+            phase=self._watch.phase,
+            step=self._watch.step,
+            place=raised_at(error) if error else running_at(self._main_thread),
+            message=reason(error) if error else "",
+        )
+
+    def _leave_lost_peer(self, found: FaultRecord, verdict: Verdict, error: BaseException | None = None) -> str:
+        """Leave the record of a lost peer. Returns the message."""
+        here = f"rank {self._process.rank} on {self._process.host}"
+        words = f"{here} stopped: {verdict.words}. Found {found.words}"
+        found = found.model_copy(update={"kind": "lost_peer", "lost": list(verdict.lost)})
+        self._leaver.leave(found, words, error)
+        return words
 
 
 def leave_start(folder: Path | None, rank: int, world_size: int, error: RuntimeError) -> None:
