@@ -1,5 +1,7 @@
 """The configuration: strict, frozen, and written back without loss."""
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from trainer.config.file import load_config, parse_config, to_yaml
 from trainer.config.resume import check_request, differences, how_to_change
 from trainer.config.schema import Experiment
+from trainer.config.sections.limits import PATTERNS
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.errors import UserError
 
@@ -36,6 +39,45 @@ def test_a_text_is_no_number_and_a_float_no_integer() -> None:
         load_config(CONFIG, ["train.steps='100'"])
     with pytest.raises(UserError, match="seed: input should be a valid integer"):
         load_config(CONFIG, ["seed=1.5"])
+
+
+def test_a_whole_float_is_an_integer_where_one_is_expected() -> None:
+    in_train = ["train.steps=1e3", "train.patience=3.0", "train.select={}", "train.profile={start: 2e0, ranks: [0.0]}"]
+    in_model = ["model.encoder.options={dropout: 1.0}", "model.head.takes={left: 1.0}"]
+    experiment = load_config(CONFIG, [*in_train, *in_model])
+    found = experiment.train.steps, experiment.train.patience, experiment.train.profile.start  # type: ignore[union-attr]
+    assert repr(found) == "(1000, 3, 2)"
+    assert repr(experiment.model.head.takes) == "{'left': 1}"
+    assert repr(experiment.model.encoder.options) == "{'dropout': 1.0}", "options are as they were typed"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("checkpoint={}", "missing key 'checkpoint.every_steps'. Type checkpoint.every_steps=100, say"),
+        (
+            "optimizer=adam",
+            "expected a section with keys, found 'adam'. Type optimizer.name=adamw optimizer.learning_ra",
+        ),
+        ("data=null", "found null. Type data.path=data/digits, say"),
+        ("train.select=error", "Type train.select.metric=error, say"),
+        ("data.sources.a.share=2", "missing key 'data.sources.a.path'. Type data.sources.a.path=data/digits, say"),
+        ("data.tasks=left,right", "data.tasks: expected a list, such as [left,right], found 'left,right'"),
+        ("balance.weights=[1]", "balance.weights: expected keys and values, such as {key: value}, found [1]"),
+        ("name=a b", "name: expected letters, digits, '.', '_' and '-', such as digits-2, found 'a b'"),
+        ("wandb.group=a/b", "wandb.group: expected a text without / "),
+        ("optimizer.groups=[{}]", "missing key 'optimizer.groups.0.match'"),
+    ],
+)
+def test_a_fault_says_what_to_type(override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(CONFIG, [override])
+    assert said in str(caught.value)
+
+
+def test_every_pattern_is_put_into_words() -> None:
+    patterns = set(re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(Experiment.model_json_schema())))
+    assert {json.loads(pattern) for pattern in patterns} == set(PATTERNS)
 
 
 def test_a_profile_is_of_ranks_that_exist() -> None:
@@ -167,8 +209,8 @@ def test_every_strategy_has_its_line_in_the_table() -> None:
         ('model.encoder.options={"a\\e": 1}', "a key with control characters"),
         (f"data.path={'x' * 5000}", "data.path: expected a text of at most 4096 characters"),
         (f"name={'x' * 201}", "name: string should have at most 200 characters"),
-        ("name=..", "name: string should match"),
-        ("name=-x", "name: string should match"),
+        ("name=..", "name: expected letters, digits"),
+        ("name=-x", "name: expected letters, digits"),
         ("wandb.project=a/b", "wandb.project"),
         ("wandb.group=../x", "wandb.group"),
         ("=1", "expected key=value"),

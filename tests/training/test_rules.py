@@ -176,7 +176,7 @@ def test_the_weights_that_an_error_tells_to_type_are_taken() -> None:
         ("{reference: true}", "reference: true has no effect with normalise: none"),
         ("{normalise: l1}", "balance.normalise: input should be 'none', 'l2', 'loss' or 'loss+', found 'l1'"),
         ("{normalize: l2}", "unknown key 'balance.normalize'; did you mean 'normalise'?"),
-        ("{weighting: 3}", "balance.weighting: input should be a valid string, found 3"),
+        ("{weighting: 3}", "balance.weighting: expected a text, found 3"),
     ],
 )
 def test_a_mistake_in_the_section_is_named(balance: str, message: str) -> None:

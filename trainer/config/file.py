@@ -5,14 +5,15 @@ Unknown keys and values of the wrong type are errors that say what to type.
 
 import json
 import math
-import reprlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
+from trainer.config.faults import explain, shown
 from trainer.config.schema import Experiment
 from trainer.config.section import Section
 from trainer.config.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
@@ -25,9 +26,6 @@ MAX_FAULTS = 10
 
 AnySection = TypeVar("AnySection", bound=Section)
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 100
-
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read a YAML file and apply `a.b=value` overrides, whose values are YAML too.
@@ -38,10 +36,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         UserError: the file is missing or not YAML, or a key or value is wrong. The message names the key and suggests a
             correction.
     """
+    if path.is_dir():
+        of_run = path / "config.yaml"
+        expected = f"this run's: {of_run}" if of_run.is_file() else "a YAML file, such as configs/digits.yaml"
+        raise UserError(f"{path} is a folder. Expected a configuration, {expected}")
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(f"no configuration file {path}. For examples, type: ls configs/") from None
+        hint = did_you_mean(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        raise UserError(f"no configuration file {path}{hint} For examples, type: ls configs/") from None
     if values is None:
         raise UserError(f"{path} is empty. For examples, type: ls configs/")
     return parse_config(_apply(values, overrides), str(path))
@@ -74,13 +77,14 @@ def parse_section(schema: type[AnySection], values: Any, source: str, what: str)
     """
     if not isinstance(values, dict):
         raise UserError(f"{source} must hold keys and values, found {type(values).__name__}")
+    values = _with_integers(values, schema)
     faults = list(_unusable(values))
     if not faults:
         try:
             # Of JSON, strict pydantic takes a list as a tuple and a text as a Path, but still refuses "5" as a number.
             return schema.model_validate_json(json.dumps(values))
         except ValidationError as error:
-            faults = [_explain(fault, schema) for fault in error.errors()]
+            faults = [explain(fault, schema) for fault in error.errors()]
     lines = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS])
     more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
     raise UserError(f"{source} is not a valid {what}:\n{lines}{more}")
@@ -96,19 +100,34 @@ def _apply(values: Any, overrides: Sequence[str]) -> Any:
         key, equals, text = override.partition("=")
         *parents, last = key.split(".")
         if not equals or not all([*parents, last]):
-            raise UserError(f"found {_short.repr(override)}, expected key=value, such as train.steps=100")
+            raise UserError(f"found {shown(override)}, expected key=value, such as train.steps=100")
         if len(parents) >= MAX_DEPTH:
-            raise UserError(f"override {_short.repr(override)}: its key has {len(parents) + 1} parts")
+            raise UserError(f"override {shown(override)}: its key has {len(parents) + 1} parts")
         target = values
         for depth, parent in enumerate([*parents, last]):
             if not isinstance(target, dict):
                 found = "the configuration" if depth == 0 else f"'{'.'.join(parents[:depth])}'"
-                raise UserError(
-                    f"override {_short.repr(override)}: {found} is {_short.repr(target)}, not a section with keys"
-                )
+                raise UserError(f"override {shown(override)}: {found} is {shown(target)}, not a section with keys")
             if depth < len(parents):
                 target = target.setdefault(parent, {})
-        target[last] = parse_yaml(text, f"override {_short.repr(override)}")
+        target[last] = parse_yaml(text, f"override {shown(override)}")
+    return values
+
+
+def _with_integers(values: Any, kind: Any) -> Any:
+    """Return values in which whole floats, such as 1e3, are integers where their type asks for one."""
+    inner, origin = get_args(kind), get_origin(kind)
+    if isinstance(values, dict) and isinstance(kind, type) and issubclass(kind, Section):
+        kinds = {name: field.annotation for name, field in kind.model_fields.items()}
+        return {name: _with_integers(value, kinds.get(name)) for name, value in values.items()}
+    if isinstance(values, dict) and origin is dict:
+        return {name: _with_integers(value, inner[1]) for name, value in values.items()}
+    if isinstance(values, list) and origin in (list, tuple):
+        return [_with_integers(value, inner[0]) for value in values]
+    if isinstance(values, float) and values.is_integer() and int in (kind, *inner):
+        return int(values)
+    for one in inner if origin in (Annotated, Union, UnionType) else ():
+        values = _with_integers(values, one)
     return values
 
 
@@ -117,7 +136,7 @@ def _unusable(values: Any, key: str = "") -> Iterator[str]:
     if isinstance(values, dict):
         for name, value in values.items():
             if not is_printable(name):
-                yield f"a key with control characters, found {_short.repr(name)}"
+                yield f"a key with control characters, found {shown(name)}"
             else:
                 yield from _unusable(value, f"{key}.{name}" if key else name)
     elif isinstance(values, list):
@@ -128,38 +147,10 @@ def _unusable(values: Any, key: str = "") -> Iterator[str]:
     elif isinstance(values, str) and not (is_printable(values) and len(values) <= MAX_TEXT):
         yield (
             f"{key}: expected a text of at most {MAX_TEXT} characters, without line breaks and control characters, "
-            f"found {_short.repr(values)}"
+            f"found {shown(values)}"
         )
 
 
 def is_printable(text: str) -> bool:
     """Return whether a text has no line breaks and no control characters."""
     return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
-
-
-def _explain(fault: Mapping[str, Any], schema: type[Section]) -> str:
-    location, kind = fault["loc"], fault["type"]
-    key = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        known = _fields_at(schema, location[:-1])
-        return f"unknown key {_short.repr(key)}{did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}"
-    if kind == "missing":
-        return f"missing key '{key}'"
-    if kind == "value_error":
-        return f"{key + ': ' if key else ''}{fault['ctx']['error']}"
-    found = fault["input"] if not isinstance(fault["input"], dict) else "a section with keys"
-    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {_short.repr(found)}"
-
-
-def _fields_at(schema: type[Section], location: Sequence[str | int]) -> list[str]:
-    section: Any = schema
-    for part in location:
-        if isinstance(part, int):
-            continue  # The item of a list: the section before it.
-        if get_origin(section) is dict:  # Of sections, by names that the user chooses.
-            section = get_args(section)[1]
-            continue
-        section = section.model_fields[part].annotation
-        if get_origin(section) is not dict:
-            section = next(iter(get_args(section)), section)  # `X | None` and `tuple[X, ...]` hold X.
-    return list(section.model_fields)

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from trainer.config.section import Section
 from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.data import DataConfig
+from trainer.config.sections.limits import NAME
 from trainer.config.sections.model import ModelConfig
 from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.config.sections.parallel import ParallelConfig
@@ -27,7 +28,7 @@ from trainer.config.strategies import STRATEGIES
 class Experiment(Section):
     """The configuration of one run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
+    name: str = Field(pattern=NAME, max_length=200, examples=["digits"])
     """Name of the run. Its folder is `output`/`name`."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the initial parameters, the order of the samples, and dropout."""

@@ -11,7 +11,7 @@ from trainer.config.sections.limits import MAX_RATE, Steps
 class AdaptiveConfig(Section):
     """Find α more often while it changes fast."""
 
-    gap: float = Field(gt=0, le=MAX_RATE)
+    gap: float = Field(gt=0, le=MAX_RATE, examples=[0.04])
     """Staleness that halves the number of steps between two Gram matrices; below it, the number doubles, up to
     `every_steps`. Staleness is the duality gap of the held α on the new Gram matrix, as a fraction of the squared norm
     of the gradient that it combines: with 0.04, that gradient is within 20 % of its length of the shortest one."""

@@ -48,7 +48,7 @@ class CacheConfig(Section):
 class SourceConfig(Section):
     """One of several data folders that a run is trained on together."""
 
-    path: str = Field(min_length=1)
+    path: str = Field(min_length=1, examples=["data/digits"])
     """Folder or address, as `data.path`."""
     share: float = Field(1.0, gt=0, le=MAX_SHARE)
     """How many samples of each step are of this source, in proportion to the shares of the others."""
@@ -59,7 +59,7 @@ class SourceConfig(Section):
 class DataConfig(Section):
     """The samples to train on, of one folder (`path`) or of several (`sources`)."""
 
-    path: str | None = Field(None, min_length=1)
+    path: str | None = Field(None, min_length=1, examples=["data/digits"])
     """Folder of WebDataset shards with a manifest.json, as `paretrain data` writes it, or its address (http(s)://,
     s3://). Remote data is fetched into the cache."""
     sources: dict[str, SourceConfig] = Field({})

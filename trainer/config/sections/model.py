@@ -12,7 +12,7 @@ from trainer.config.sections.limits import MAX_RATE
 class EncoderConfig(Section):
     """The shared encoder."""
 
-    name: str
+    name: str = Field(examples=["lenet"])
     """lenet, mlp, resnet18, resnet34, resnet50, vit, transformers (a vision model of Hugging Face, from a configuration
     or a local folder), timm/NAME (a model of timm, where that is installed), or the dotted path of your own: called
     with (input_shape, **options), with an attribute `width`, the length of z; and `stride`, the pixels per cell, where

@@ -29,14 +29,14 @@ class ParameterGroup(Section):
 class OptimizerConfig(Section):
     """The optimizer and its learning rate at each step."""
 
-    name: str
+    name: str = Field(examples=["adamw"])
     """sgd, adam, adamw of torch.optim; muon (torch's Muon for the matrices of the encoder, AdamW for the rest); or the
     dotted path of your own class, a torch.optim.Optimizer. Under fsdp2 and zero1 to zero3 it must treat each entry of a
     parameter by itself, as Adam does; muon does not, and runs under single and ddp."""
     options: dict[str, Any] = Field({})
     """Keyword arguments of the optimizer, such as {betas: [0.9, 0.95], fused: true} or {nesterov: true}. Of muon:
     those of torch's Muon."""
-    learning_rate: float = Field(gt=0, le=MAX_RATE)
+    learning_rate: float = Field(gt=0, le=MAX_RATE, examples=[1e-3])
     """Peak learning rate; the schedule multiplies it."""
     momentum: Annotated[float, OnlyWith("name", "sgd")] = Field(0.0, ge=0, lt=1)
     """Momentum factor."""

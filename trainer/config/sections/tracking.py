@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trainer.config.section import Section
+from trainer.config.sections.limits import MLFLOW, WANDB_NAME
 
-WandbName = Annotated[str, Field(pattern=r"^[^/\\#?%:]+$", max_length=200)]
-"""Without the characters that Weights & Biases refuses in the names of projects."""
+WandbName = Annotated[str, Field(pattern=WANDB_NAME, max_length=200)]
 
 
 class WandbConfig(Section):
@@ -26,6 +26,6 @@ class TrackConfig(Section):
 
     tensorboard: bool = False
     """true: also write the curves into RUN/tensorboard. Needs pip install 'paretrain[tensorboard]'."""
-    mlflow: str | None = Field(None, pattern=r"^(databricks|[a-z][a-z0-9+.-]*://\S+)$")
+    mlflow: str | None = Field(None, pattern=MLFLOW)
     """Address of an MLflow server or store that gets the curves too: http://mlflow:5000, file:///shared/mlruns. The run
     is in the experiment of wandb.project. Needs pip install 'paretrain[mlflow]'."""

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.config.section import Section
-from trainer.config.sections.limits import MAX_STEPS, Steps
+from trainer.config.sections.limits import ADDRESS, MAX_STEPS, Steps
 
 
 class AccumulationConfig(Section):
@@ -41,7 +41,7 @@ class SelectConfig(Section):
 class ProfileConfig(Section):
     """Steps of which torch's profiler leaves traces in RUN/profile."""
 
-    start: Steps
+    start: Steps = Field(examples=[20])
     """The first of them; the first step of a run is 1. A resumed run that starts after it leaves no trace."""
     steps: int = Field(3, gt=0, le=1000)
     """Number of steps."""
@@ -52,14 +52,14 @@ class ProfileConfig(Section):
 class TrainConfig(Section):
     """Length of the run, and size of a batch."""
 
-    steps: Steps
+    steps: Steps = Field(examples=[1000])
     """Optimizer steps. `paretrain check` prints the number of steps per epoch."""
-    global_batch: int = Field(gt=0, le=2**30)
+    global_batch: int = Field(gt=0, le=2**30, examples=[256])
     """Samples per step over all processes. The number of processes must divide it."""
     accumulation: AccumulationConfig = AccumulationConfig()
     log_every_steps: Steps = 10
     """Steps between lines of the log and records of metrics.jsonl."""
-    eval_every_steps: Steps
+    eval_every_steps: Steps = Field(examples=[100])
     """Steps between evaluations. The last step is always evaluated."""
     eval_split: str | None = Field(None, min_length=1)
     """Split that these evaluations are made on. null: val where the data has one, else test. With another split than
@@ -99,12 +99,12 @@ class TrainConfig(Section):
 class CheckpointConfig(Section):
     """Checkpoints to resume from."""
 
-    every_steps: Steps
+    every_steps: Steps = Field(examples=[100])
     """Steps between checkpoints. The last step is always saved. Each process writes its part in the background; a step
     waits only for the copy into host memory."""
     keep: int = Field(2, gt=0, le=MAX_STEPS)
     """Number of checkpoints to keep, beside the one that `train.select` has chosen. An older one is removed once a
     newer one is complete."""
-    upload: str | None = Field(None, pattern=r"^[a-z][a-z0-9+.-]*://\S+$")
+    upload: str | None = Field(None, pattern=ADDRESS)
     """Copy each published checkpoint to a folder of the run's name below this address, of any file system of fsspec:
     s3://bucket/runs. A run that has no checkpoint here goes on from the newest one there. `keep` counts there too."""
