@@ -15,7 +15,8 @@ from trainer.errors import EXIT_UNFINISHED, UserError
 from trainer.observe.compare import print_comparison
 from trainer.observe.read_run import read_run
 from trainer.observe.report.tables import duration
-from trainer.run_folder import CONFIG, read_config
+from trainer.run_folder import read_config
+from trainer.run_path import CONFIG
 from trainer.runtime.launcher import LAUNCHER
 
 POLL_SECONDS = 0.2

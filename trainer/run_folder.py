@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from trainer.config.schema import Experiment
 from trainer.config.yaml_file import read_yaml
 from trainer.errors import UserError
 from trainer.files import Appender, read_json, replace
+from trainer.run_path import CONFIG, refuse_no_run
 from trainer.runtime.agreement import names_of_code
 from trainer.runtime.checkpoints.folder import (
     CHECKPOINTS,
@@ -36,7 +38,6 @@ from trainer.runtime.checkpoints.reading import Found
 from trainer.runtime.collectives import Runtime
 from trainer.user_code import loaded_files
 
-CONFIG = "config.yaml"
 RUN = "run.json"
 STARTS = "starts.jsonl"
 """What run.json said at each start, a line each; only appended to."""
@@ -219,7 +220,7 @@ def _recorded_weights(run_dir: Path) -> Any:
 
 def _provenance(experiment: Experiment) -> dict[str, Any]:
     return {
-        "command": " ".join(sys.argv),
+        "command": _command(),
         "started_at": utc_now(),
         "host": platform.node(),
         "cpu_cores": os.cpu_count(),
@@ -229,6 +230,13 @@ def _provenance(experiment: Experiment) -> dict[str, Any]:
         "user_code": loaded_files(names_of_code(experiment)),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
+
+
+def _command() -> str:
+    """Return what a user types for what this process was started with, also where a launcher has started it."""
+    program, *words = sys.argv
+    ours = {"train.py": ["paretrain", "train"], "__main__.py": ["paretrain"], "paretrain": ["paretrain"]}
+    return shlex.join([*ours.get(Path(program).name, [program]), *words])
 
 
 def _version(package: str) -> str | None:
@@ -244,14 +252,9 @@ def read_config(run_dir: Path) -> Experiment:
     Raises:
         UserError: `run_dir` is not a run's folder, or its configuration is damaged.
     """
+    refuse_no_run(run_dir)
     path = run_dir / CONFIG
-    try:
-        values = read_yaml(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{run_dir} is not a run's folder: no {CONFIG} in it. Runs of this folder: ls {run_dir.parent}"
-        ) from None
-    return parse_config(values, str(path))
+    return parse_config(read_yaml(path), str(path))
 
 
 def checkpoint_of(run_dir: Path, step: int | str | None) -> Path:

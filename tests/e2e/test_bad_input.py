@@ -64,7 +64,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Say:
         ("optimizer.schedule=step", "schedule=step needs decay_every_steps and decay_factor"),
         ("output=/dev/null", "the run's folder /dev/null/run cannot be written"),
         ("model.head.options={hidden: 0}", "has no entries"),
-        ("name=../elsewhere", "name: string should match pattern"),
+        ("name=../elsewhere", "name: expected letters, digits"),
         ("steps", "found 'steps', expected key=value"),
     ],
 )
@@ -199,6 +199,17 @@ def test_eval_of_what_is_not_there(checkpoints: Path, tmp_path: Path, refusal: S
         "eval", checkpoints.parent, "--step", 5
     )
     assert "has no split 'tset'; did you mean 'test'?" in refusal("eval", checkpoints.parent, "--split", "tset")
+
+
+def test_a_run_in_place_of_a_configuration_and_one_in_place_of_a_run(
+    checkpoints: Path, config: Path, refusal: Say
+) -> None:
+    run = checkpoints.parent
+    for command in ("eval", "report"):
+        assert f"Expected the folder of a run, which is {run} for this configuration" in refusal(command, config)
+        assert "did you mean 'run'?" in refusal(command, run.with_name("rum"))
+    assert f"Expected a configuration, this run's: {run / 'config.yaml'}" in refusal("check", run)
+    assert f"did you mean '{config.name}'?" in refusal("check", config.with_name(f"{config.stem}.yml"))
 
 
 def test_a_full_disk_while_saving_leaves_the_last_checkpoint(config: Path, run_dir: Path, paretrain: Command) -> None:

@@ -34,7 +34,7 @@ def test_two_processes_leave_a_whole_run(config: Path, run_dir: Path, paretrain:
     assert set(summary["final_errors"]) == {"left", "right"}
     provenance = json.loads((run_dir / "run.json").read_text())
     assert provenance["versions"]["torch"] == torch.__version__
-    assert "train" in provenance["command"]
+    assert provenance["command"].startswith("paretrain train ")
     (start,) = map(json.loads, (run_dir / "starts.jsonl").read_text().splitlines())
     assert start == {"step": 0, "job": None, "restarts": None, **provenance}
     manifest = json.loads((run_dir / "checkpoints" / "step_00000006" / "manifest.json").read_text())

@@ -32,7 +32,7 @@ from trainer.data.format.specs import FeaturesSpec
 from trainer.data.reading.images import to_input
 from trainer.errors import UserError
 from trainer.files import make_folder, replace
-from trainer.run_folder import CONFIG
+from trainer.run_path import CONFIG
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
 from trainer.training.prepare_data import open_split

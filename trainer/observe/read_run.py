@@ -27,6 +27,7 @@ from trainer.observe.records import (
     validated,
 )
 from trainer.observe.result import Result, result_of
+from trainer.run_path import CONFIG, refuse_no_run
 
 T = TypeVar("T")
 
@@ -133,15 +134,9 @@ def read_run(path: Path) -> RunFolder:
     Raises:
         UserError: the folder is not a run, or one of its files is damaged.
     """
-    config = path / "config.yaml"
-    try:
-        config_text = read_text(config, MAX_BYTES)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is not a run: {_found(path)}.\n"
-            "Expected a folder that `paretrain train` has written, with config.yaml and metrics.jsonl in it.\n"
-            "Type: paretrain report runs/NAME"
-        ) from None
+    refuse_no_run(path)
+    config = path / CONFIG
+    config_text = read_text(config, MAX_BYTES)
     metrics = path / "metrics.jsonl"
     found = parse_metrics(metrics) if os.path.lexists(metrics) else Metrics([], [], is_torn=False)
     summary = _read(path / "summary.json", SUMMARY)
@@ -170,15 +165,3 @@ def _read(path: Path, schema: TypeAdapter[T]) -> T | None:
         return None
     except UserError as error:
         raise UserError(f"{error}\nRemove it to leave it out of the report: rm {path}") from None
-
-
-def _found(path: Path) -> str:
-    if not path.is_dir():
-        return "it is a file" if path.exists() else "no such folder"
-    try:
-        names = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    if not names:
-        return "it is empty"
-    return f"it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

@@ -83,7 +83,10 @@ def _open_run(
 
     def go_offline(reason: str) -> Any:
         run = start("offline")
-        say(f"wandb: offline{reason}; upload with: wandb sync {run_dir}/wandb/offline-run-*-{run_id}")
+        say(
+            f"wandb: offline{reason}. To upload the run: wandb sync {run_dir}/wandb/offline-run-*-{run_id}. To leave "
+            "wandb out: wandb.mode=off"
+        )
         return run
 
     setup(Settings(**quiet))
@@ -91,7 +94,7 @@ def _open_run(
         if config.mode == "offline":
             return go_offline("")
         if config.mode == "auto" and not login(prompt=False, verify=False):
-            return go_offline(" (no key: wandb login, or WANDB_API_KEY)")
+            return go_offline(" (it has no key; to log in: wandb login)")
         run = start("online")
         say(f"wandb: online at {run.url}")
         return run

@@ -13,7 +13,8 @@ from trainer.config.resume import check_request, differences, how_to_change
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
 from trainer.observe.metrics import read_metrics
-from trainer.run_folder import CONFIG, METRICS, SUMMARY, changes_of, checkpoint_of, read_config
+from trainer.run_folder import METRICS, SUMMARY, changes_of, checkpoint_of, read_config
+from trainer.run_path import CONFIG
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.manifest import MANIFEST, read_manifest
 from trainer.runtime.checkpoints.reading import Found, Snapshot, find_newest, load

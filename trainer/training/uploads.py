@@ -7,7 +7,8 @@ import paretrain
 from trainer.code_version import code_version
 from trainer.config.schema import Experiment
 from trainer.plain import printable
-from trainer.run_folder import CONFIG, METRICS, RUN, STARTS
+from trainer.run_folder import METRICS, RUN, STARTS
+from trainer.run_path import CONFIG
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
 from trainer.runtime.checkpoints.manifest import Writer
 from trainer.runtime.checkpoints.saving import Saver

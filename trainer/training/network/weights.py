@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.files import read_json, sha256
-from trainer.run_folder import CONFIG, checkpoint_of
+from trainer.run_folder import checkpoint_of
+from trainer.run_path import CONFIG
 from trainer.runtime.checkpoints.manifest import MANIFEST
 from trainer.runtime.checkpoints.reading import load
 from trainer.runtime.collectives import Runtime
