@@ -17,4 +17,5 @@ def errors_named(doing: str) -> Iterator[None]:
         if hasattr(error, "exit_code"):
             raise  # It decides how the command ends, as the error of a signal does.
         usual = isinstance(error, ImportError | AttributeError | TypeError | ValueError | RuntimeError)
-        raise ValueError(f"{doing}: {'' if usual else f'{type(error).__name__}: '}{error}") from error
+        said = error.msg if isinstance(error, SyntaxError) else error  # Without the file, which is said beside it.
+        raise ValueError(f"{doing}: {'' if usual else f'{type(error).__name__}: '}{said}") from error

@@ -330,7 +330,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, such as configs/digits.yaml")
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="values that replace those of the file, such as train.steps=100"
+        "overrides",
+        nargs="*",
+        default=[],  # Else argparse calls it required.
+        metavar="a.b=c",
+        help="values that replace those of the file, such as train.steps=100",
     )
 
 

@@ -110,11 +110,19 @@ def errors_explained(doing: str) -> Iterator[None]:
         with errors_named(doing):
             yield
     except ValueError as error:
-        raise ValueError(f"{error}{place_of(error)}") from error.__cause__
+        raise ValueError(placed(error)) from error.__cause__
 
 
-def place_of(error: BaseException) -> str:
-    """Return the last line of the user's own code that the cause of `error` has reached: ` (/home/me/mine.py:12)`."""
+def placed(error: BaseException) -> str:
+    """Return an error's message with the last line of the user's own code that its cause has reached.
+
+    It is at the end, as in ` (/home/me/mine.py:12)`, and only once: an error may be explained at several places.
+    """
+    place, message = _place_of(error), str(error)
+    return message if message.endswith(place) else f"{message}{place}"
+
+
+def _place_of(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, SyntaxError) and cause.filename:
         return f" ({cause.filename}:{cause.lineno})"

@@ -23,6 +23,7 @@ def add_study_command(commands: Any) -> None:
     study.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="a.b=c",
         help="training runs: values of all configurations, such as data.path=DIR",
     )

@@ -129,6 +129,13 @@ def test_an_unknown_option_is_refused(config: Path, capsys: pytest.CaptureFixtur
     assert "unrecognized arguments: --proceses" in capsys.readouterr().err
 
 
+def test_what_is_required_is_named_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, required in {"train": "CONFIG", "sweep": "CONFIG, --grid", "study": "NAME|FILE"}.items():
+        with pytest.raises(SystemExit, match="2"):
+            main([command])
+        assert capsys.readouterr().err.endswith(f"the following arguments are required: {required}\n")
+
+
 def test_reports_of_several_runs_side_by_side(config: Path, run_dir: Path, tmp_path: Path) -> None:
     for weighting in ("min_norm", "uniform"):
         assert main(["train", str(config), f"name={weighting}", f"balance.weighting={weighting}", "train.steps=3"]) == 0

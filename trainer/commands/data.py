@@ -242,7 +242,7 @@ def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
     parser = sources.add_parser("from", help="samples from a Python function of your own")
     parser.add_argument("function", metavar="FILE.py:FUNCTION", help="or MODULE.FUNCTION; returns a Source")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keyword arguments")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="its keyword arguments")
     _add_out(parser)
     parser.set_defaults(run=_timed(run))
 

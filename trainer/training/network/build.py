@@ -14,7 +14,7 @@ from trainer.config.schema import Experiment
 from trainer.data.format.specs import DataSpec
 from trainer.errors import UserError
 from trainer.training.network.patterns import matching
-from trainer.user_code import errors_explained, is_user_code, load, place_of
+from trainer.user_code import errors_explained, is_user_code, load, placed
 
 
 def build_network(experiment: Experiment, data: DataSpec, tasks: Sequence[Task]) -> MultiTaskModel:
@@ -33,7 +33,7 @@ def build_network(experiment: Experiment, data: DataSpec, tasks: Sequence[Task])
         network = build_model(encoder, tasks, head, config.head.options, tower, config.linear_heads, config.head.takes)
         _initialise_lazy(network, data.input.encoder_shape)
     except ValueError as error:
-        raise UserError(f"model: {error}{place_of(error)}") from error
+        raise UserError(f"model: {placed(error)}") from error
     _refuse_tied(network)
     if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
         raise UserError(
