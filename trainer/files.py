@@ -130,6 +130,17 @@ def make_folder(path: Path) -> None:
         raise UserError(f"The folder {path} cannot be written: {_reason(error)}.") from None
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file or folder that cannot be made, before the work is done whose result it is to hold.
+
+    Raises:
+        UserError: the folder that it would be made in is read-only.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: the folder {folder} is read-only.")
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it. Replace a link in its place rather than follow it.
 

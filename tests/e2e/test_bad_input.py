@@ -91,7 +91,7 @@ def test_a_configuration_that_is_none(tmp_path: Path, refusal: Say) -> None:
     assert "no configuration file" in refusal("train", tmp_path / "missing.yaml")
     for text, message in {
         "train: [": "is not YAML",
-        "- a": "must hold keys and values, found list",
+        "- a": "must hold keys and values, such as name: digits, found ['a']",
         "name: a\nname: b": "key given twice: name",
     }.items():
         path = tmp_path / "bad.yaml"

@@ -88,4 +88,9 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _step(text: str) -> int | str:
-    return BEST if text == BEST else whole(0, 99_999_999)(text)
+    if text == BEST:
+        return BEST
+    try:
+        return whole(0, 99_999_999)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or `{BEST}`") from None

@@ -30,7 +30,7 @@ from trainer.config.schema import Experiment
 from trainer.config.sections.train import AccumulationConfig
 from trainer.data.reading.batch import Batch
 from trainer.errors import UserError
-from trainer.files import make_folder, replace
+from trainer.files import make_folder, refuse_unwritable, replace
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
 from trainer.training.build_run import build_run
@@ -63,6 +63,7 @@ def find_conflicts(experiment: Experiment, out: Path, batches: int, steps: int) 
         raise UserError(f"--out {out}: expected a file name that ends in .html")
     if batches % GROUPS:
         raise UserError(f"--batches {batches}: expected a multiple of {GROUPS}, such as {batches + -batches % GROUPS}")
+    refuse_unwritable(out)
     experiment = _alone(experiment)
     with joined(experiment.parallel) as runtime:
         run = build_run(experiment, open_data(experiment.data, runtime), runtime)

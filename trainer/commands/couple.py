@@ -31,7 +31,7 @@ from trainer.data.format.manifest import MANIFEST_NAME
 from trainer.data.format.specs import FeaturesSpec
 from trainer.data.reading.images import to_input
 from trainer.errors import UserError
-from trainer.files import make_folder, replace
+from trainer.files import make_folder, refuse_unwritable, replace
 from trainer.run_path import CONFIG
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
@@ -99,6 +99,7 @@ def couple_tasks(
         raise UserError(f"--out {out}: expected a file name that ends in .html")
     if step is not None and not is_run:
         raise UserError(f"--step {step} is that of a run's checkpoint, and {folder} is no run's folder: leave it out")
+    refuse_unwritable(out)
     table = _of_run(folder, samples, tasks, step) if is_run else _of_data(folder, samples, tasks)
     try:
         advice = couple(table.features_NP, table.labels_NC, factor=table.factor, seed=SEED)

@@ -19,7 +19,7 @@ from trainer.config.file import parse_config
 from trainer.config.schema import Experiment
 from trainer.config.sections.model import HeadConfig, ModelConfig
 from trainer.errors import UserError
-from trainer.files import replace
+from trainer.files import refuse_unwritable, replace
 from trainer.observe.units import with_unit
 from trainer.run_folder import claimed
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
@@ -93,6 +93,7 @@ def refit_run(run_dir: Path, out: Path, step: int | None, processes: int = 1) ->
 def _refuse_taken(out: Path) -> None:
     if os.path.lexists(out):
         raise UserError(f"{out} is there already. Type another --out, or remove it first: rm -r {out}")
+    refuse_unwritable(out)
 
 
 def _divide(run: Trained) -> tuple[np.ndarray, str, np.ndarray]:

@@ -76,7 +76,7 @@ def parse_section(schema: type[AnySection], values: Any, source: str, what: str)
         UserError: a key or value is wrong. The message names all faults.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{source} must hold keys and values, found {type(values).__name__}")
+        raise UserError(f"{source} must hold keys and values, such as name: digits, found {shown(values)}")
     values = _with_integers(values, schema)
     faults = list(_unusable(values))
     if not faults:
