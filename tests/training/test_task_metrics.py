@@ -1,6 +1,6 @@
 """Every metric against scikit-learn's, where one is defined; and null where none is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,28 @@ from trainer.training.collect import Predicted
 from trainer.training.task_metrics import pixel_metrics, sample_metrics
 
 
+def predicted_of(answers: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Predicted:
+    """Predictions of some tasks, from (N, C) answers and (N,) labels of each."""
+    return Predicted(
+        sample_ids_N=np.arange(len(next(iter(labels.values())))),
+        widths={name: answers_NC.shape[1] for name, answers_NC in answers.items()},
+        labels_TN=np.stack([labels[name] for name in answers]),
+        answers_WN=np.concatenate([answers_NC.T for answers_NC in answers.values()]),
+    )
+
+
 def classification_metrics(
     probabilities_NC: np.ndarray, labels_N: np.ndarray, names: Sequence[str]
 ) -> dict[str, float | None]:
     task = Classification("one", probabilities_NC.shape[1])
-    predicted = Predicted(np.arange(len(labels_N)), {"one": probabilities_NC}, {"one": labels_N})
-    return sample_metrics([task], predicted, {"one": names})["one"]
+    return sample_metrics([task], predicted_of({"one": probabilities_NC}, {"one": labels_N}), {"one": names})["one"]
 
 
 def regression_metrics(
     answers_N: np.ndarray, labels_N: np.ndarray, names: Sequence[str], scale: float
 ) -> dict[str, float | None]:
     task = Regression("one", scale=scale)
-    predicted = Predicted(np.arange(len(labels_N)), {"one": answers_N[:, None]}, {"one": labels_N})
-    return sample_metrics([task], predicted, {"one": names})["one"]
+    return sample_metrics([task], predicted_of({"one": answers_N[:, None]}, {"one": labels_N}), {"one": names})["one"]
 
 
 def answers(num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +121,7 @@ def test_tasks_are_measured_alone_and_together_alike(at_once: int, monkeypatch: 
     for task in numbers:
         answers_of[task.name], labels_of[task.name] = found["20"][0][:, :1], found[f"2{int(task.scale)}"][0][:, 0]
         names[task.name] = metrics_of("regression", 1)
-    together = sample_metrics([*tasks, *numbers], Predicted(np.arange(300), answers_of, labels_of), names)
+    together = sample_metrics([*tasks, *numbers], predicted_of(answers_of, labels_of), names)
     for name, (given, labels) in found.items():
         assert together[name] == pytest.approx(classification_metrics(given, labels, names[name]), abs=1e-12), name
     for task in numbers:

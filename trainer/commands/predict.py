@@ -20,7 +20,7 @@ from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpe
 from trainer.data.format.tables import load_index
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
-from trainer.files import make_folder, replace
+from trainer.files import make_folder, refuse_unwritable, replace
 from trainer.terminal import Terminal
 
 SUFFIXES = (".parquet", ".csv")
@@ -55,6 +55,7 @@ def predict_run(run_dir: Path, split: str, step: int | str | None, out: Path, pr
         )
     if out.exists():
         raise UserError(f"--out {out}: the file exists already. Remove it, or type another name")
+    refuse_unwritable(out)
     evaluated = evaluate_checkpoint(run_dir, split, step, processes)
     if evaluated.found.too_large:
         raise UserError(evaluated.found.too_large)
@@ -99,13 +100,13 @@ def _columns(evaluated: Evaluated) -> list[_Column]:
         names = [of_split and of_split[one] for of_split, (_, ids_N) in zip(named, both, strict=True) for one in ids_N]
         columns.append(_Column("sample.name", np.array(names, object), np.array([name is None for name in names])))
     for place, spec in enumerate(specs):
-        labels_N, answers_NC = labels_NT[:, place], predicted.answers[spec.name]
+        labels_N, answers_CN = labels_NT[:, place], predicted.of([spec.name])[0][:, 0]
         if isinstance(spec, ClassificationSpec):
             columns.append(_Column(spec.name, labels_N.astype(np.int64), labels_N < 0))
-            columns += [_Column(f"{spec.name}.p{one}", p_N) for one, p_N in enumerate(answers_NC.T)]
+            columns += [_Column(f"{spec.name}.p{one}", p_N) for one, p_N in enumerate(answers_CN)]
         else:
             columns.append(_Column(spec.name, labels_N.astype(np.float64), np.isnan(labels_N)))
-            answers_N = answers_NC[:, 0].astype(np.float64) * spec.std + spec.mean
+            answers_N = answers_CN[0].astype(np.float64) * spec.std + spec.mean
             columns.append(_Column(f"{spec.name}.predicted", answers_N))
     if doubles := doubled(column.name for column in columns):
         raise UserError(

@@ -120,6 +120,7 @@ class Runtime:
         mine = rows.cpu()
         if self.world_size == 1:
             return mine
+        mine = mine.contiguous()  # As gloo needs it.
         parts = [torch.empty_like(mine) for _ in range(self.world_size)] if self.is_main else None
         dist.gather(mine, parts, dst=0, group=self.host_group)
         return torch.cat(parts) if parts else None

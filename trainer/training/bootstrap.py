@@ -36,12 +36,7 @@ def intervals(
     kept = [task for task in tasks if has_one_target(task)]
     found: dict[str, dict[str, list[float]]] = {task.name: {name: [] for name in metrics[task.name]} for task in kept}
     for _ in range(resamples):
-        drawn_N = rng.integers(num_samples, size=num_samples)
-        resample = Predicted(
-            predicted.sample_ids_N[drawn_N],
-            {task: answers_NC[drawn_N] for task, answers_NC in predicted.answers.items()},
-            {task: labels_N[drawn_N] for task, labels_N in predicted.labels.items()},
-        )
+        resample = predicted.at(rng.integers(num_samples, size=num_samples))
         for task, values in sample_metrics(kept, resample, metrics).items():
             for name, value in values.items():
                 if value is not None:

@@ -2,11 +2,11 @@
 
 Tasks with targets for every pixel are left out: their metrics follow from counts, and their predictions are too many.
 
-Shapes: B samples of a batch, N samples of the split, T tasks, C numbers that a task predicts, W = T + all C.
+Shapes: B samples of a batch, N samples of the split, T tasks, C numbers that a task predicts, W those of all tasks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,13 +26,31 @@ class Predicted:
 
     Attributes:
         sample_ids_N: of the samples, in the split of their source.
-        answers: task -> probabilities of its classes, or standardised numbers as one column, (N, C) float32.
-        labels: task -> class indices with MISSING, or standardised numbers with NaN, (N,) float32.
+        widths: task -> C, in the order of the rows below.
+        labels_TN: class indices with MISSING, or standardised numbers with NaN; float32.
+        answers_WN: probabilities of the classes, or one standardised number, of one task after another; float32.
     """
 
     sample_ids_N: np.ndarray
-    answers: Mapping[str, np.ndarray]
-    labels: Mapping[str, np.ndarray]
+    widths: Mapping[str, int]
+    labels_TN: np.ndarray
+    answers_WN: np.ndarray
+
+    def of(self, tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the answers and the labels of some tasks of the same C: (C, T, N) and (T, N)."""
+        places = {name: place for place, name in enumerate(self.widths)}
+        starts = dict(zip(self.widths, np.cumsum([0, *self.widths.values()]).tolist(), strict=False))
+        rows_CT = np.arange(self.widths[tasks[0]])[:, None] + [starts[name] for name in tasks]
+        return self.answers_WN[rows_CT], self.labels_TN[[places[name] for name in tasks]]
+
+    def at(self, samples: np.ndarray) -> "Predicted":
+        """Return the same of some samples, by their places in it."""
+        return replace(
+            self,
+            sample_ids_N=self.sample_ids_N[samples],
+            labels_TN=self.labels_TN[:, samples],
+            answers_WN=self.answers_WN[:, samples],
+        )
 
 
 class Collector:
@@ -53,7 +71,8 @@ class Collector:
         self._num_bytes = 0
         self._kept = [task for task in tasks if has_one_target(task)]
         self._ids: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._labels: list[list[Tensor]] = []
+        """A list for each batch: a tensor for each task that is kept."""
         self._outputs: list[list[Tensor]] = []
         """A list for each batch: the one tensor of stacked heads, or a tensor for each task that is kept."""
 
@@ -66,10 +85,9 @@ class Collector:
         else:
             kept = [output for task, output in zip(self._tasks, outputs, strict=True) if has_one_target(task)]
         self._ids.append(sample_ids_B)
-        # For all tasks at once: a call for each of hundreds would take longer than what it does.
-        self._labels.append(torch.stack([targets[task.name] for task in self._kept], dim=1))
+        self._labels.append([targets[task.name] for task in self._kept])
         self._outputs.append(kept)
-        numbers = self._labels[-1].numel() + sum(output.numel() for output in kept)
+        numbers = len(self._kept) * len(sample_ids_B) + sum(output.numel() for output in kept)
         self._num_bytes += numbers * torch.float32.itemsize * self._world_size
         if self._num_bytes > MAX_BYTES:
             self._ids, self._labels, self._outputs = [], [], []
@@ -88,28 +106,29 @@ class Collector:
         """
         if not self._ids:
             return None
-        # Predictions of all batches at once: a few calls in place of a few for each batch.
-        outputs = [torch.cat(batches) for batches in zip(*self._outputs, strict=True)]
+        # All batches at once: a few calls in place of a few for each batch.
+        outputs, labels = (
+            [torch.cat(batches) for batches in zip(*kept, strict=True)] for kept in (self._outputs, self._labels)
+        )
         if len(outputs) < len(self._kept):
             answers_BTC = self._tasks[0].predict(outputs[0])
             answers, widths = [answers_BTC.flatten(1)], [answers_BTC.shape[2]] * len(self._tasks)
         else:
             answers = [task.predict(output).flatten(1) for task, output in zip(self._kept, outputs, strict=True)]
             widths = [answer.shape[1] for answer in answers]
-        labels_BT = torch.cat(self._labels).to(answers[0].device)
-        rows_BW = torch.cat([labels_BT.float(), *answers], dim=1).float()
-        ids, rows = runtime.gather_rows(torch.cat(self._ids)), runtime.gather_rows(rows_BW)
-        if ids is None or rows is None:
+        ids = runtime.gather_rows(torch.cat(self._ids))
+        labels_BT = runtime.gather_rows(torch.stack(labels).float().T)
+        rows_BW = runtime.gather_rows((answers[0] if len(answers) == 1 else torch.cat(answers, dim=1)).float())
+        if ids is None or labels_BT is None or rows_BW is None:
             return None
-        ids_N = ids.numpy()
-        order = np.argsort(ids_N, kind="stable")
-        order = order[ids_N[order] != PADDING]
-        labels_NT, *answers_NC = np.split(rows.numpy()[order], np.cumsum([len(self._kept), *widths[:-1]]), axis=1)
-        names = [task.name for task in self._kept]
+        ids_B = ids.numpy()
+        order = np.argsort(ids_B)
+        order = order[ids_B[order] != PADDING]
         return Predicted(
-            sample_ids_N=ids_N[order],
-            answers=dict(zip(names, answers_NC, strict=True)),
-            labels=dict(zip(names, labels_NT.T, strict=True)),
+            sample_ids_N=ids_B[order],
+            widths=dict(zip([task.name for task in self._kept], widths, strict=True)),
+            labels_TN=labels_BT.numpy().T[:, order],
+            answers_WN=np.ascontiguousarray(rows_BW.numpy()[order].T),
         )
 
 
@@ -120,8 +139,9 @@ def together(parts: Sequence[Predicted | None]) -> Predicted | None:
         return None
     return Predicted(
         sample_ids_N=np.concatenate([part.sample_ids_N for part in known]),
-        answers={task: np.concatenate([part.answers[task] for part in known]) for task in known[0].answers},
-        labels={task: np.concatenate([part.labels[task] for part in known]) for task in known[0].labels},
+        widths=known[0].widths,
+        labels_TN=np.concatenate([part.labels_TN for part in known], axis=1),
+        answers_WN=np.concatenate([part.answers_WN for part in known], axis=1),
     )
 
 

@@ -46,8 +46,7 @@ def sample_metrics(
         at_once = max(1, MAX_NUMBERS // max(1, num_outputs * len(predicted.sample_ids_N)))
         for start in range(0, len(waiting), at_once):
             part = waiting[start : start + at_once]
-            answers_CTN = np.stack([predicted.answers[task.name].T for task in part], axis=1)
-            labels_TN = np.stack([predicted.labels[task.name] for task in part])
+            answers_CTN, labels_TN = predicted.of([task.name for task in part])
             if is_classification:
                 values = class_metrics(answers_CTN, labels_TN, wanted)
             else:
