@@ -31,7 +31,7 @@ from trainer.runtime.collectives import Runtime
 from trainer.runtime.engines.engine import Engine
 from trainer.runtime.engines.strategies import build_engine
 from trainer.training.optimizer.build import build_optimizer
-from trainer.training.optimizer.settings import settings
+from trainer.training.optimizer.settings import parameter_settings
 
 TASKS = [Classification(name, 2) for name in "abc"]
 ADAM = OptimizerConfig(name="adam", learning_rate=0.01, ema_decay=0.9)
@@ -74,9 +74,9 @@ def what_a_rank_holds_and_sends(rank: int, world_size: int) -> dict[str, dict[st
         shard_processes = SHARD_PROCESSES.get(name)
         network = small_model()
         sizes = [held_bytes([parameter]) for parameter in network.parameters()]
-        of_parameters = settings(network, ADAM)
-        optimizer = partial(build_optimizer, config=ADAM, settings=of_parameters)
-        optimizer_size = optimizer_bytes(dict(network.named_parameters()), ADAM, of_parameters)
+        settings = parameter_settings(network, ADAM)
+        optimizer = partial(build_optimizer, config=ADAM, settings=settings)
+        optimizer_size = optimizer_bytes(dict(network.named_parameters()), ADAM, settings)
         engine = build_engine(
             strategy, network, optimizer, runtime, None, offload=offload, shard_processes=shard_processes
         )

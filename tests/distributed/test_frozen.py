@@ -20,7 +20,7 @@ from tests.support.strategies import CASES, CLIP_NORM, Case, lenet, new_engine, 
 from trainer.config.sections.optimizer import OptimizerConfig, ParameterGroup
 from trainer.training.optimizer.build import build_optimizer
 from trainer.training.optimizer.schedule import set_learning_rate
-from trainer.training.optimizer.settings import settings
+from trainer.training.optimizer.settings import parameter_settings
 
 NUM_STEPS = 3
 PATTERNS = {"a layer and a head": ("encoder.features.0.*", "heads.1.*"), "the encoder": ("encoder.*",)}
@@ -49,7 +49,9 @@ def frozen(what: str) -> Case:
         freeze(network, {name for name in network.state_dict() if is_frozen(name, what)})
         return network
 
-    return replace(SGD, model=model, optimizer=lambda named: build_optimizer(named, CONFIG, settings(lenet(), CONFIG)))
+    return replace(
+        SGD, model=model, optimizer=lambda named: build_optimizer(named, CONFIG, parameter_settings(lenet(), CONFIG))
+    )
 
 
 def torch_optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from trainer.config.sections.optimizer import OptimizerConfig
 from trainer.errors import UserError
 from trainer.training.optimizer.build import build_optimizer, state_slots
 from trainer.training.optimizer.schedule import set_learning_rate
-from trainer.training.optimizer.settings import Setting, settings
+from trainer.training.optimizer.settings import Setting, parameter_settings
 
 
 def a_config(name: str = "adamw", **values: Any) -> OptimizerConfig:
@@ -75,12 +75,12 @@ def test_every_optimizer_is_built_with_its_options_and_tells_what_it_keeps(
 
 def test_muon_steps_the_matrices_of_the_encoder_and_adamw_the_rest() -> None:
     network, config = a_network(), a_config("muon", ema_decay=0.5)
-    of_parameters = settings(network, config)
-    matrices = {name for name, setting in of_parameters.items() if setting.is_matrix}
+    settings = parameter_settings(network, config)
+    matrices = {name for name, setting in settings.items() if setting.is_matrix}
     assert {name.split(".")[0] for name in matrices} == {"encoder"}
     assert "encoder.blocks.0.qkv.weight" in matrices
     assert "encoder.positions_ND" not in matrices
-    optimizer = build_optimizer(list(network.named_parameters()), config, of_parameters)
+    optimizer = build_optimizer(list(network.named_parameters()), config, settings)
     twin = a_network()
     twin.load_state_dict(network.state_dict())
     reference = torch.optim.AdamW(
@@ -100,7 +100,7 @@ def test_muon_steps_the_matrices_of_the_encoder_and_adamw_the_rest() -> None:
                 pairs[name].data.copy_(parameter)
             else:
                 torch.testing.assert_close(parameter, pairs[name], rtol=0, atol=0)
-    again = build_optimizer(list(network.named_parameters()), config, of_parameters)
+    again = build_optimizer(list(network.named_parameters()), config, settings)
     again.load_state_dict(deepcopy(optimizer.state_dict()))
     before = [parameter.clone() for parameter in network.parameters()]
     optimizer.step()
@@ -148,7 +148,7 @@ def test_the_first_group_that_matches_decides_and_norms_and_biases_can_go_withou
         {"match": "encoder.blocks.0.*", "learning_rate_scale": 0.1, "weight_decay": 0.3},
         {"match": "encoder.*", "learning_rate_scale": 0.2},
     ]
-    found = settings(a_network(), a_config(groups=groups, decay_norms_and_biases=False))
+    found = parameter_settings(a_network(), a_config(groups=groups, decay_norms_and_biases=False))
     assert found["encoder.blocks.0.qkv.weight"] == Setting(0.1, 0.3, True)
     assert found["encoder.blocks.0.qkv.bias"] == Setting(0.1, 0.0)
     assert found["encoder.norm.weight"] == Setting(0.2, 0.0)
@@ -159,11 +159,14 @@ def test_the_first_group_that_matches_decides_and_norms_and_biases_can_go_withou
 
 def test_a_group_that_matches_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"optimizer.groups.0.match: no parameter's name matches 'encoder.block.\*'"):
-        settings(a_network(), a_config(groups=[{"match": "encoder.block.*"}]))
+        parameter_settings(a_network(), a_config(groups=[{"match": "encoder.block.*"}]))
 
 
 def test_layer_decay_counts_the_blocks_from_the_top() -> None:
-    found = {name: one.learning_rate_scale for name, one in settings(a_network(), a_config(layer_decay=0.5)).items()}
+    found = {
+        name: one.learning_rate_scale
+        for name, one in parameter_settings(a_network(), a_config(layer_decay=0.5)).items()
+    }
     assert found["heads.first.weight_TCD"] == found["encoder.norm.weight"] == 1.0
     assert [found[f"encoder.blocks.{block}.qkv.weight"] for block in range(3)] == [0.125, 0.25, 0.5]
     assert found["encoder.embed.weight"] == found["encoder.positions_ND"] == 0.0625
@@ -171,8 +174,8 @@ def test_layer_decay_counts_the_blocks_from_the_top() -> None:
 
 def test_each_group_is_stepped_with_its_own_rate_and_decay() -> None:
     parameters = [("a", nn.Parameter(torch.ones(2))), ("b", nn.Parameter(torch.ones(2)))]
-    of_parameters = {"a": Setting(1.0, 0.0), "b": Setting(0.1, 0.5)}
-    optimizer = build_optimizer(parameters, a_config("sgd"), of_parameters)
+    settings = {"a": Setting(1.0, 0.0), "b": Setting(0.1, 0.5)}
+    optimizer = build_optimizer(parameters, a_config("sgd"), settings)
     set_learning_rate(optimizer, 2.0)
     for _, parameter in parameters:
         parameter.grad = torch.full_like(parameter, 0.25)

@@ -24,7 +24,7 @@ from trainer.commands.representation import (
     represented,
     some_samples,
 )
-from trainer.commands.trained import trained
+from trainer.commands.trained import open_trained
 from trainer.config.sections.data import DataConfig
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.data.format.manifest import MANIFEST_NAME
@@ -137,7 +137,7 @@ def _of_data(folder: Path, samples: int, tasks: Sequence[str] | None) -> Table:
 
 
 def _of_run(folder: Path, samples: int, tasks: Sequence[str] | None, step: int | None) -> Table:
-    with trained(folder, "train", step, tasks) as run:
+    with open_trained(folder, "train", step, tasks) as run:
         columns = label_columns(run.specs)
         manifest = run.data.only.manifest
         ids_N = some_samples(manifest, "train", samples, SEED)

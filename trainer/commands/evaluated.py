@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import Task
-from trainer.commands.trained import trained
+from trainer.commands.trained import open_trained
 from trainer.data.format.specs import TaskSpec
 from trainer.data.reading.batch import RankOptions
 from trainer.data.reading.eval_loader import EvalLoader
@@ -62,7 +62,7 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
         UserError: there is no such run, checkpoint or split, or it is damaged; the same on every rank.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    with trained(run_dir, split, step, processes=processes or launched) as run:
+    with open_trained(run_dir, split, step, processes=processes or launched) as run:
         experiment, runtime, tasks = run.experiment, run.runtime, list(run.tasks)
         names = metric_names(tasks, experiment.tasks)
         evaluated_step = read_state(run.snapshot).step

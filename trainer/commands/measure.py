@@ -17,7 +17,7 @@ from trainer.commands.memory import Sizes, optimizer_bytes, parameter_gradients_
 from trainer.data.reading.batch import Batch
 from trainer.runtime.engines.precision import lower_precision
 from trainer.training.network.build import build_network
-from trainer.training.optimizer.settings import settings
+from trainer.training.optimizer.settings import parameter_settings
 from trainer.training.run import Run
 
 
@@ -50,7 +50,9 @@ def measure_sizes(run: Run, batch: Batch) -> Sizes:
         trained=_bytes(trained_ones.values()),
         largest=max(_bytes([parameter]) for parameter in network.parameters()),
         buffers=_bytes(network.buffers()),
-        optimizer=optimizer_bytes(trained_ones, experiment.optimizer, settings(network, experiment.optimizer)),
+        optimizer=optimizer_bytes(
+            trained_ones, experiment.optimizer, parameter_settings(network, experiment.optimizer)
+        ),
         parts=parts_of_fsdp2(run.learner.network) if experiment.parallel.strategy == "fsdp2" else (),
         batch=_bytes([batch.inputs, *batch.targets.values()]),
         activations=activations,

@@ -14,7 +14,7 @@ from rich.table import Table
 from trainer.commands.refit_fit import Head, fit_heads
 from trainer.commands.refit_judge import STANDARD_ERRORS, TRAINED, Verdict, judge
 from trainer.commands.representation import label_columns
-from trainer.commands.trained import Trained, trained
+from trainer.commands.trained import Trained, open_trained
 from trainer.config.file import parse_config
 from trainer.config.schema import Experiment
 from trainer.config.sections.model import HeadConfig, ModelConfig
@@ -71,7 +71,7 @@ def refit_run(run_dir: Path, out: Path, step: int | None, processes: int = 1) ->
         UserError: no such run or checkpoint, a task with targets for every pixel or with one label value only, or a
             folder that is there already or cannot be written.
     """
-    with trained(run_dir, None, step, processes=processes) as run:
+    with open_trained(run_dir, None, step, processes=processes) as run:
         run.runtime.on_main(lambda: _refuse_taken(out))
         label_columns(run.specs)  # Refuses tasks with targets for every pixel, before anything is read.
         fit_N, split, compare_N = _divide(run)

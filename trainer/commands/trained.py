@@ -37,7 +37,7 @@ class Trained:
 
 
 @contextmanager
-def trained(
+def open_trained(
     run_dir: Path, split: str | None, step: int | str | None, tasks: Sequence[str] | None = None, processes: int = 1
 ) -> Iterator[Trained]:
     """Open a run's checkpoint and its data, of which `split` (None: all) is verified.

@@ -24,7 +24,7 @@ class Observers(Protocol):
         """Publish a remark in words."""
         ...
 
-    def look(self, step: int, seen: Seen) -> None:
+    def keep_predictions(self, step: int, seen: Seen) -> None:
         """Keep some predictions of a batch of the test split."""
         ...
 
@@ -50,17 +50,17 @@ class Nobody:
     def note(self, step: int, text: str) -> None:
         """Do nothing."""
 
-    def look(self, step: int, seen: Seen) -> None:
+    def keep_predictions(self, step: int, seen: Seen) -> None:
         """Do nothing."""
 
     def say(self, text: str) -> None:
-        """Rank 0 tells."""
+        """Do nothing."""
 
     def beat(self, step: int, state: State) -> None:
-        """Rank 0 tells."""
+        """Do nothing."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Rank 0 tells."""
+        """Do nothing."""
 
 
 class Everybody:
@@ -104,7 +104,7 @@ class Everybody:
         """Write, show and track a remark."""
         self.publish({"kind": "note", "step": step, "text": text})
 
-    def look(self, step: int, seen: Seen) -> None:
+    def keep_predictions(self, step: int, seen: Seen) -> None:
         """Keep some samples with their predictions, if a task has one output per pixel.
 
         Raises:

@@ -27,9 +27,9 @@ from trainer.training.learner import Learner
 from trainer.training.network.build import build_network, fill
 from trainer.training.network.check import check_network
 from trainer.training.network.compiling import compile_network
-from trainer.training.network.start_encoder import started
+from trainer.training.network.start_encoder import load_encoder_weights
 from trainer.training.optimizer.build import build_optimizer
-from trainer.training.optimizer.settings import Setting, describe, settings
+from trainer.training.optimizer.settings import Setting, describe_settings, parameter_settings
 from trainer.training.prepare_data import Data, fetch_first
 from trainer.training.restore import check_optimizer, load_model, refuse_other_data
 from trainer.training.run import Run
@@ -55,12 +55,12 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
     tasks = build_tasks(data.spec, experiment.data.tasks, experiment.tasks, data.sources)
     eval_split = _eval_split(experiment, data, tasks, start)
     network = build_network(experiment, data.spec, tasks)
-    of_parameters = settings(network, experiment.optimizer)
+    settings = parameter_settings(network, experiment.optimizer)
     encoder_start = None
     if not (start.own or start.other):
-        encoder_start = started(network.encoder, experiment.model.encoder, runtime)
+        encoder_start = load_encoder_weights(network.encoder, experiment.model.encoder, runtime)
     train_batches, eval_batches = _open_batches(experiment, data, tasks, eval_split, runtime, start)
-    _load_parameters(network, experiment, of_parameters, runtime, start)
+    _load_parameters(network, experiment, settings, runtime, start)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
@@ -72,8 +72,8 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
         notes = [*notes, say_groups(balance, task_names)]
     if encoder_start:
         notes = [encoder_start.sentence, *notes]
-    groups = describe(of_parameters, trained(network))
-    engine = _build_engine(experiment, network, of_parameters, runtime)
+    groups = describe_settings(settings, trained(network))
+    engine = _build_engine(experiment, network, settings, runtime)
     balancer = build_balancer(balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
     saver, uploader = open_saver(experiment, runtime, start.own.snapshot.run if start.own else None)
@@ -139,7 +139,7 @@ def _open_batches(
 def _load_parameters(
     network: MultiTaskModel,
     experiment: Experiment,
-    of_parameters: Mapping[str, Setting],
+    settings: Mapping[str, Setting],
     runtime: Runtime,
     start: StartingPoint,
 ) -> None:
@@ -151,14 +151,14 @@ def _load_parameters(
     if start.resumed:
         snapshot = start.resumed.snapshot
         load_model(network, snapshot, runtime)
-        check_optimizer(network, snapshot, experiment.optimizer, of_parameters)
+        check_optimizer(network, snapshot, experiment.optimizer, settings)
     elif start.other:
         snapshot = start.other.snapshot
         fill(network, averaged_weights(snapshot.model, snapshot.optimizer), snapshot.path, experiment.data.places)
 
 
 def _build_engine(
-    experiment: Experiment, network: MultiTaskModel, of_parameters: Mapping[str, Setting], runtime: Runtime
+    experiment: Experiment, network: MultiTaskModel, settings: Mapping[str, Setting], runtime: Runtime
 ) -> Engine:
     """Compile the network, if it is to be, and distribute it."""
     parallel = experiment.parallel
@@ -167,7 +167,7 @@ def _build_engine(
     return build_engine(
         parallel.strategy,
         network,
-        lambda parameters: build_optimizer(parameters, experiment.optimizer, of_parameters),
+        lambda parameters: build_optimizer(parameters, experiment.optimizer, settings),
         runtime,
         clip_norm=experiment.optimizer.clip_norm,
         precision=parallel.precision,

@@ -219,7 +219,7 @@ def _evaluate(run: Run, observers: Observers) -> Evaluation:
     # Running statistics of BatchNorm are each rank's own; those of rank 0 are what a checkpoint holds.
     run.runtime.broadcast_(learner.network.buffers())
     with learner.engine.averaged():
-        predictor, look = learner.engine.predictor, partial(observers.look, run.step)
+        predictor, look = learner.engine.predictor, partial(observers.keep_predictions, run.step)
         names = metric_names(learner.tasks, run.experiment.tasks)
         found = evaluate(predictor, run.eval_batches, learner.tasks, names, run.to_input, run.runtime, look)
     seconds = run.throughput.elapsed_seconds - started

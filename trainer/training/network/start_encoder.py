@@ -54,7 +54,7 @@ class EncoderStart:
         return said
 
 
-def started(encoder: nn.Module, config: EncoderConfig, runtime: Runtime) -> EncoderStart | None:
+def load_encoder_weights(encoder: nn.Module, config: EncoderConfig, runtime: Runtime) -> EncoderStart | None:
     """Fill the encoder from what the configuration names; return None if it names nothing. Collective.
 
     Raises:

@@ -27,7 +27,7 @@ class Setting:
     is_matrix: bool = False
 
 
-def settings(network: MultiTaskModel, config: OptimizerConfig) -> dict[str, Setting]:
+def parameter_settings(network: MultiTaskModel, config: OptimizerConfig) -> dict[str, Setting]:
     """Return the setting of each parameter, by name.
 
     Args:
@@ -54,7 +54,7 @@ def settings(network: MultiTaskModel, config: OptimizerConfig) -> dict[str, Sett
     return {name: Setting(scales[name], decays[name], name in matrices) for name in parameters}
 
 
-def describe(settings: Mapping[str, Setting], parameters: Mapping[str, nn.Parameter]) -> list[str]:
+def describe_settings(settings: Mapping[str, Setting], parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """Return a line for each setting: what it is, and how many parameters have it."""
     found: dict[tuple[float, float], list[int]] = {}
     for name, parameter in parameters.items():
