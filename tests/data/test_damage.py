@@ -223,7 +223,7 @@ def pillow_jpeg(mode: str) -> bytes:
 
 
 SAMPLES: dict[str, tuple[bytes, str]] = {
-    "no bytes": (b"", "expected a JPEG, found b'' ("),
+    "no bytes": (b"", "expected a JPEG, found an empty file ("),
     "text": (b"File not found\n", "expected a JPEG, found b'File not' ("),
     "truncated": (JPEG[: len(JPEG) // 2], ""),
     "60000 x 60000 pixels": (
@@ -234,7 +234,7 @@ SAMPLES: dict[str, tuple[bytes, str]] = {
     "grey": (pillow_jpeg("L"), "expected height x width x channels (16, 16, 3), found (16, 16, 1)"),
     "PNG": (
         cv2.imencode(".png", tiny.picture(0, IMAGE))[1].tobytes(),
-        "expected a JPEG, found b'\\x89PNG\\r\\n\\x1a\\n' (",
+        "expected a JPEG, found a PNG (",
     ),
 }
 
@@ -248,7 +248,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, image in enumerate(images):
         members += [(f"{number:02d}#?.jpg", image), (f"{number:02d}#?.json", GOOD)]
     (folder / SHARD).write_bytes(tar(*members))
-    rows, labels = index_shard(folder / SHARD, number=0, members=["jpg"], tasks=tiny.TASKS)
+    rows, labels, _ = index_shard(folder / SHARD, number=0, members=["jpg"], tasks=tiny.TASKS)
     np.save(folder / "train.index.npy", rows)
     np.save(folder / "train.labels.npy", labels)
 

@@ -188,7 +188,7 @@ CLASS_3 = cv2.imencode(".png", np.full((SIDE, SIDE), 3, np.uint8))[1].tobytes()
         ({"parts": COLOURED}, "parts.png: expected a PNG of class numbers, grey or with a palette, found RGB colours"),
         ({"parts": SMALL}, "parts.png: expected height x width x channels (8, 8, 1), found (8, 4, 1)"),
         ({"parts": CLASS_3}, "parts.png: expected class numbers from 0 to 2, or 255 for none; found 3"),
-        ({"parts": b"GIF89a"}, "parts.png: expected a PNG, found b'GIF89a'"),
+        ({"parts": b"GIF89a"}, "parts.png: expected a PNG, found a GIF"),
         ({"parts": GREY[:-30]}, "parts.png: "),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 1), np.float32))}, "expected float16 or float32 of shape (8, 8, 2)"),
         ({"depth": write_npy(np.zeros((SIDE, SIDE, 2)))}, "found float64 of shape (8, 8, 2)"),

@@ -17,6 +17,7 @@ import simplejpeg
 
 from trainer.data.format.npy import npy_header, npy_start, read_npy, write_npy
 from trainer.data.format.png import BadImageError, decode_png, opencv_refusing, png_header
+from trainer.data.format.signatures import describe
 from trainer.data.format.specs import Encoding, ImageSpec
 
 MAX_PIXELS = 2**26
@@ -196,7 +197,7 @@ def _jpg_shape(data: bytes) -> tuple[int, int, int]:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise BadImageError(f"expected a JPEG, found {data[:8]!r} ({error})") from None
+        raise BadImageError(f"expected a JPEG, found {describe(data)} ({error})") from None
     if colorspace.lower() not in _JPG_CHANNELS:
         raise BadImageError(f"expected a grey or RGB JPEG, found {colorspace}")
     return height, width, _JPG_CHANNELS[colorspace.lower()]

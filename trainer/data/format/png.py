@@ -15,6 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from trainer.data.format.signatures import describe
+
 
 class BadImageError(Exception):
     """An image that cannot be used; its argument says why."""
@@ -60,7 +62,7 @@ def png_header(data: bytes) -> PngHeader:
         BadImageError: it is no PNG.
     """
     if len(data) < _HEADER_BYTES or not data.startswith(_START):
-        raise BadImageError(f"expected a PNG, found {data[:8]!r}")
+        raise BadImageError(f"expected a PNG, found {describe(data)}")
     width, height, depth, colour = struct.unpack_from(">IIBB", data, len(_START))
     if depth not in _DEPTHS.get(colour, ()):
         raise BadImageError(f"expected a PNG, found one of bit depth {depth} and colour type {colour}")
