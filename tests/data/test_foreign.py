@@ -13,6 +13,7 @@ from trainer.cli import main
 from trainer.data.format.decode import encode
 from trainer.data.format.foreign import ForeignSpec
 from trainer.data.format.manifest import read_manifest
+from trainer.data.format.names import load_names
 from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
 from trainer.data.format.tar import walk_tar
 from trainer.data.format.verify import verify_shards
@@ -88,6 +89,17 @@ def test_shards_are_used_where_they_are(raw: Path, tmp_path: Path) -> None:
     batch = read(out, ["digit"])
     assert np.array_equal(batch.inputs, pixels)
     assert batch.targets["digit"].tolist() == list(range(8))
+    keys = [f"{shard}/0 {shard}/1 {LONG}{shard} ünï{shard}".split() for shard in (0, 1)]
+    assert load_names(out, manifest, "train") == [*keys[0], *keys[1]]
+
+
+def test_keys_that_are_in_two_shards_are_named_with_their_shard(tmp_path: Path) -> None:
+    write_foreign(tmp_path, "train", 0, {"cls": b"%d"}, tarfile.PAX_FORMAT)
+    (tmp_path / "train-1.tar").write_bytes((tmp_path / "train-0.tar").read_bytes())
+    (tmp_path / "tasks.yaml").write_text(CLS.replace(', test: "test/*.tar"', ""))
+    names = load_names(tmp_path, index_folder(tmp_path, tmp_path / "tasks.yaml"), "train")
+    assert names is not None
+    assert (names[0], names[-1]) == ("train-0.tar/0/0", "train-1.tar/ünï0")
 
 
 def test_members_lie_where_the_standard_library_finds_them(raw: Path) -> None:

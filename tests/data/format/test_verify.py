@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.tiny_data import write_tiny
 from trainer.data.format.manifest import MANIFEST_NAME, read_manifest
+from trainer.data.format.names import load_names
 from trainer.data.format.verify import verify_shards
 from trainer.errors import UserError
 
@@ -90,25 +91,20 @@ def test_index_and_labels_are_always_checked(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [
-        ('["a"', "is not JSON"),
-        ('["a"]', "names of 23 samples"),
-        (str([*range(23)]), "names of 23 samples"),
-        (None, "read"),
-    ],
+    [('["a"', "is not JSON"), ('["a"]', "names of 23 samples"), (str([*range(23)]), "names of 23 samples")],
 )
-def test_names_are_always_checked(folder: Path, content: str | None, found: str) -> None:
+def test_names_are_checked_where_they_are_read(folder: Path, content: str, found: str) -> None:
     path = folder / "train.names.json"
-    spec = {
-        "file": path.name,
-        "bytes": len(content or "x"),
-        "sha256": hashlib.sha256((content or "").encode()).hexdigest(),
-    }
+    spec = {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content.encode()).hexdigest()}
     edit_manifest(folder, '"index":', f'"names": {json.dumps(spec)}, "index":')
-    if content is not None:
-        path.write_text(content)
+    assert "train.names.json cannot be read" in refusal(folder)
+    path.write_text(content)
+    manifest = read_manifest(folder)
+    verify_shards(folder, manifest, checksum=True)
     with pytest.raises(UserError, match=found):
-        verify_shards(folder, read_manifest(folder), checksum=False)
+        load_names(folder, manifest, "train")
+    path.write_text(content.replace("[", "("))
+    assert "train.names.json: its content is not that of manifest.json" in refusal(folder, checksum=True)
 
 
 def test_labels_that_the_shards_do_not_have_are_found_even_with_matching_checksums(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.data.format.foreign import ForeignSpec, LabelSource
 from trainer.data.format.specs import LARGEST, MISSING, ClassificationSpec, RegressionSpec, ScalarTaskSpec
-from trainer.data.format.words import MISSING_WORDS
+from trainer.data.format.words import MISSING_WORDS, parse_number
 from trainer.errors import UserError, did_you_mean
 
 _BOOLEANS = {"True": True, "TRUE": True, "False": False, "FALSE": False}
@@ -138,12 +138,9 @@ def _by_path(value: Any, source: LabelSource, where: str) -> Any:
 
 def _number(value: Any) -> float | None:
     """Return a finite number, also one that is written as text or a boolean; None for anything else."""
-    try:
-        if isinstance(value, int | float | str) and abs(float(value)) <= LARGEST:
-            return value if isinstance(value, int | float) else float(value)
-    except (ValueError, OverflowError):
-        pass
-    return None
+    if isinstance(value, str):
+        return parse_number(value)
+    return value if isinstance(value, int | float) and abs(value) <= LARGEST else None
 
 
 def _expected(task: ScalarTaskSpec) -> str:

@@ -12,7 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,20 @@ def labels_dtype(tasks: Sequence[TaskSpec]) -> np.dtype:
     return next(dtype for dtype in map(np.dtype, ("i1", "<i2", "<i4")) if most <= np.iinfo(dtype).max)
 
 
+class IndexedShard(NamedTuple):
+    """What a shard contains.
+
+    Attributes:
+        index_NM: rows of INDEX_DTYPE, shape (N, M).
+        labels_NT: shape (N, T): class indices or MISSING, values or NaN.
+        keys: of the N samples, which are the names of their members up to the first dot.
+    """
+
+    index_NM: np.ndarray
+    labels_NT: np.ndarray
+    keys: list[str]
+
+
 def index_shard(
     path: Path,
     *,
@@ -51,7 +65,7 @@ def index_shard(
     members: Sequence[str],
     tasks: Sequence[TaskSpec],
     foreign: ForeignSpec | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> IndexedShard:
     """Read a whole shard and return where its samples are stored and how they are labelled.
 
     Args:
@@ -61,14 +75,11 @@ def index_shard(
         tasks: the tasks whose labels to read from the JSON members.
         foreign: how to read the shard, if another program wrote it.
 
-    Returns:
-        Rows of INDEX_DTYPE, shape (N, M), and labels, shape (N, T): class indices or MISSING, values or NaN.
-
     Raises:
         UserError: a sample is incomplete or faulty, or the tar is damaged; the message names the sample or the byte.
     """
     rows, labels = [], []
-    keys: set[str] = set()
+    keys: dict[str, None] = {}
     tasks = scalar_tasks(tasks)
     columns = [
         _Column(task.name, len(task.classes) if isinstance(task, ClassificationSpec) else 0, task) for task in tasks
@@ -80,7 +91,7 @@ def index_shard(
         for key, found in walk_samples(tar, str(path), foreign is not None):
             if key in keys:
                 raise UserError(f"{path}: key {key!r} appears twice; a sample's members must be adjacent.")
-            keys.add(key)
+            keys[key] = None
             there = sorted(found)
             if foreign:
                 found = {extension: member for extension, member in found.items() if extension in known}
@@ -95,9 +106,13 @@ def index_shard(
             texts = {name: _content(tar, found[name]) for name in of_labels if name in found}
             labels.append(reader.read(texts, where) if reader else _labels(texts["json"], columns, where))
     if not rows:
-        raise UserError(f"{path} contains no sample.")
+        with open_tar(path) as tar:
+            names = [member.name for member in islice(walk_tar(tar, str(path), tolerant=foreign is not None), 3)]
+        there = f": expected members such as KEY.{members[0]}, found {', '.join(map(repr, names))}" if names else ""
+        raise UserError(f"{path} contains no sample{there}.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
-    return index_NM, np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
+    labels_NT = np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
+    return IndexedShard(index_NM, labels_NT, list(keys))
 
 
 def _content(tar: TarBytes, member: Member) -> bytes:
@@ -134,10 +149,10 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _split_foreign(name: str) -> tuple[str, str]:
-    """Return key and extension as WebDataset does; no key for files outside of samples, such as `._photo.jpg`."""
+    """Return key and extension as WebDataset does; no key for files outside of samples: `._photo.jpg`, README."""
     folder, slash, name = name.removeprefix("./").rpartition("/")
-    stem, _, extension = name.partition(".")
-    return folder + slash + stem if stem else "", normal_extension(extension)
+    stem, dot, extension = name.partition(".")
+    return folder + slash + stem if stem and dot else "", normal_extension(extension)
 
 
 class _Column(NamedTuple):

@@ -48,7 +48,7 @@ class Sample:
         inputs: the image or the row of features, encoded as its spec says.
         labels: scalar task -> class index or value; None or absent if the sample has no label.
         maps: dense task -> encoded target; absent if the sample has none.
-        name: the file that the sample comes from, for error messages and the table of `paretrain predict`.
+        name: what it is called in error messages and in the table of `paretrain predict`, such as its file.
     """
 
     inputs: bytes
@@ -159,17 +159,17 @@ def _write_split(
             file.flush()
             os.fsync(file.fileno())
         # Readers get what is on the disk, so the index is made from that.
-        index_NM, labels_NT = index_shard(path, number=number, members=extensions(inputs, tasks), tasks=tasks)
-        shards.append(ShardSpec(samples=len(index_NM), **describe_file(path)))
-        indexes.append(index_NM)
-        labels.append(labels_NT)
+        found = index_shard(path, number=number, members=extensions(inputs, tasks), tasks=tasks)
+        shards.append(ShardSpec(samples=len(found.keys), **describe_file(path)))
+        indexes.append(found.index_NM)
+        labels.append(found.labels_NT)
     if not shards:
         raise UserError(f"The {split} split has no samples.")
     index = write_array(folder / f"{split}.index.npy", np.concatenate(indexes))
     table = write_array(folder / f"{split}.labels.npy", np.concatenate(labels))
     named = None
     if any(names):
-        named = _write(folder / f"{split}.names.json", f"{json.dumps(names, indent=0)}\n".encode())
+        named = write_names(folder / f"{split}.names.json", names)
     return SplitSpec(shards=tuple(shards), index=index, labels=table, names=named)
 
 
@@ -197,6 +197,11 @@ def write_array(path: Path, array: np.ndarray) -> FileSpec:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return _write(path, buffer.getvalue())
+
+
+def write_names(path: Path, names: Sequence[str]) -> FileSpec:
+    """Write the names of a split's samples durably and return the file's spec."""
+    return _write(path, f"{json.dumps(names, indent=0)}\n".encode())
 
 
 def _write(path: Path, content: bytes) -> FileSpec:

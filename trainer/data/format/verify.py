@@ -9,7 +9,6 @@ from trainer.data.format.faults import differs, remedy, unreadable
 from trainer.data.format.foreign import stored_extensions
 from trainer.data.format.index import index_shard, shard_rows
 from trainer.data.format.manifest import FileSpec, Manifest
-from trainer.data.format.names import load_names
 from trainer.data.format.tables import Table, load_index
 from trainer.errors import UserError
 from trainer.files import open_regular
@@ -27,14 +26,14 @@ def verify_shards(
 ) -> dict[str, tuple[Table, Table]]:
     """Verify that the files of a data folder are those that the manifest lists.
 
-    Sizes, counts, and the checksums and entries of index, labels and names are always checked. Each of several
-    processes checks every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
+    Sizes, counts, and the checksums and entries of index and labels are always checked. Each of several processes
+    checks every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
 
     Args:
         folder: the data folder.
         manifest: its manifest.
         splits: which splits to verify; None means all.
-        checksum: also read the shards: compare their checksums, and their content with index and labels.
+        checksum: also read names and shards: compare their checksums, and the shards' content with index and labels.
         is_copy: whether the folder is a copy of remote data, which may lack shards: each is verified when fetched.
         rank: this process's rank.
         world_size: number of processes.
@@ -50,7 +49,8 @@ def verify_shards(
     tables = {split: load_index(folder, manifest, split) for split in names}
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
     for split in names if rank == 0 else []:
-        load_names(folder, manifest, split)
+        if (of_samples := manifest.split(split).names) is not None:
+            _verify_file(folder, of_samples, checksum=checksum)
     for split, number in shards[rank::world_size]:
         shard = manifest.split(split).shards[number]
         if is_copy and not (folder / shard.file).exists():
@@ -59,7 +59,7 @@ def verify_shards(
         if checksum:
             index_NM, labels_NT = tables[split]
             rows = shard_rows(manifest.split(split))[number]
-            found_NM, found_NT = index_shard(
+            found = index_shard(
                 folder / shard.file,
                 number=number,
                 members=stored_extensions(manifest.input, manifest.tasks, manifest.foreign),
@@ -67,7 +67,8 @@ def verify_shards(
                 foreign=manifest.foreign,
             )
             # Compared as bytes, because NaN != NaN.
-            if found_NM.tobytes() != index_NM[rows].tobytes() or found_NT.tobytes() != labels_NT[rows].tobytes():
+            same_index = found.index_NM.tobytes() == index_NM[rows].tobytes()
+            if not same_index or found.labels_NT.tobytes() != labels_NT[rows].tobytes():
                 raise UserError(
                     f"{folder / shard.file}: its samples are not those of the index and manifest.json.\n"
                     f"{remedy(folder)}"

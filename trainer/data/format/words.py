@@ -1,4 +1,6 @@
-"""The words that mean a missing value."""
+"""What texts of tables and labels mean: words for a missing value, and numbers."""
+
+from trainer.data.format.specs import LARGEST
 
 MISSING_WORDS = frozenset(
     (
@@ -24,3 +26,13 @@ MISSING_WORDS = frozenset(
     )
 )
 """Texts that count as missing values, the empty text among them. They are those that pandas reads as missing."""
+
+
+def parse_number(text: str) -> float | None:
+    """Return the value of a text; None if it is no finite number of at most LARGEST."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # Python alone reads 1_000 as a number.
+    return value if abs(value) <= LARGEST and "_" not in text else None

@@ -30,7 +30,7 @@ from trainer.data.format.manifest import (
 from trainer.data.format.pixels import PixelMoments
 from trainer.data.format.png import BadImageError
 from trainer.data.format.publish import publishing
-from trainer.data.format.shards import describe_file, write_array
+from trainer.data.format.shards import describe_file, write_array, write_names
 from trainer.data.format.specs import DenseTaskSpec, ImageSpec, RegressionSpec, TaskSpec, doubled
 from trainer.data.format.summary import summarise
 from trainer.data.format.tar import open_tar
@@ -153,14 +153,25 @@ def _index(
             tasks=found.tasks,
             foreign=foreign,
         )
-        shards.append(ShardSpec(samples=len(table[0]), **describe_file(path) | {"file": names[path]}))
+        shards.append(ShardSpec(samples=len(table.keys), **describe_file(path) | {"file": names[path]}))
         tables.append(table)
-    index_NM, labels_NT = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+    index_NM = np.concatenate([table.index_NM for table in tables])
+    labels_NT = np.concatenate([table.labels_NT for table in tables])
+    of_samples = _sample_names([names[path] for path in paths], [table.keys for table in tables])
     files = {
         "index": write_array(target / f"{split}.index.npy", index_NM),
         "labels": write_array(target / f"{split}.labels.npy", labels_NT),
+        "names": write_names(target / f"{split}.names.json", of_samples),
     }
     return SplitSpec(shards=tuple(shards), **files), (index_NM, labels_NT)
+
+
+def _sample_names(files: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
+    """Return the names of a split's samples: their keys, or SHARD/KEY if some key is in two shards."""
+    plain = [key for of_shard in keys for key in of_shard]
+    if len(set(plain)) == len(plain):
+        return plain
+    return [f"{file}/{key}" for file, of_shard in zip(files, keys, strict=True) for key in of_shard]
 
 
 def _with_input(found: Description, shard: Path) -> ForeignSpec:
