@@ -100,7 +100,14 @@ def test_labels_are_those_of_the_data(run: Path, table: dict[str, np.ndarray]) -
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == list(table)
+    with (run.parents[1] / "table.csv").open() as file:
+        of_user = list(csv.DictReader(file))
+    for row in rows:
+        assert float(row["weight"]) == pytest.approx(float(of_user[int(row["sample.name"])]["weight"]))
+    assert table["sample.name"].tolist() == [row["sample.name"] for row in rows]
     for name, values in table.items():
+        if name == "sample.name":
+            continue
         assert [np.nan if row[name] == "" else float(row[name]) for row in rows] == pytest.approx(values, nan_ok=True)
     assert main(["predict", str(run), "--out", str(out)]) == 2, "nothing is overwritten"
 

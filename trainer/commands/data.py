@@ -151,6 +151,7 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             targets=options.targets,
             features=options.features,
             categories=options.categories,
+            id_column=options.id,
             **columns(options),
         )
 
@@ -171,6 +172,11 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default=[],
         metavar="A,B*",
         help="columns whose values become a feature each",
+    )
+    parser.add_argument(
+        "--id",
+        metavar="COLUMN",
+        help="column that names each row in the table of paretrain predict (default: the row's number, from 0)",
     )
     _add_out(parser)
     parser.set_defaults(run=_timed(run))

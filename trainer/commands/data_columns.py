@@ -1,6 +1,7 @@
 """The options of `paretrain data table` and `paretrain data folder` about the columns of a table."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ def add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool
     parser.add_argument(
         "--kinds",
         type=_pairs,
-        action="extend",
-        default=[],
+        action=_Mapping,
+        default={},
         metavar="A*=KIND",
         help="classification or regression; the last pattern that matches counts",
     )
     parser.add_argument(
-        "--units", type=_pairs, action="extend", default=[], metavar="A*=UNIT", help="units of regression targets"
+        "--units", type=_pairs, action=_Mapping, default={}, metavar="A*=UNIT", help="units of regression targets"
     )
     parser.add_argument(
         "--split",
@@ -70,6 +71,27 @@ def add_columns(parser: argparse.ArgumentParser, *, targets: str, required: bool
     )
 
 
+class _Mapping(argparse.Action):
+    """Gathers the pairs of an option that may be repeated into one mapping."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        try:
+            setattr(namespace, self.dest, _merged(getattr(namespace, self.dest), values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
+def _merged(known: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return a mapping with more pairs; refuse a name with two values, of which one would be lost."""
+    found = dict(known)
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise argparse.ArgumentTypeError(f"{name!r} has two values, {found[name]!r} and {value!r}")
+    return found
+
+
 class _Split(argparse.Action):
     """Reads `COLUMN` or `COLUMN VALUE=SPLIT,VALUE=SPLIT`, and keeps the column and a mapping or None."""
 
@@ -78,7 +100,7 @@ class _Split(argparse.Action):
     ) -> None:
         column, *pairs = values
         try:
-            names = dict(pair for text in pairs for pair in _pairs(text))
+            names = _merged({}, [pair for text in pairs for pair in _pairs(text)])
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentError(self, str(error)) from None
         namespace.split = column, names or None
@@ -88,8 +110,8 @@ def columns(options: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments that `add_columns` asks for, but for the targets."""
     split_column, split_names = options.split or (None, None)
     return {
-        "kinds": dict(options.kinds),
-        "units": dict(options.units),
+        "kinds": options.kinds,
+        "units": options.units,
         "ignore": options.ignore,
         "split_column": split_column,
         "split_names": split_names,

@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_refused_with_what_to_type(tmp_path: Path, name: 
 
 def test_decimal_commas_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x;y\n1,5;a\n2,5;b\n")
-    with pytest.raises(UserError, match="Write numbers with a decimal point: '1,5' is read as a text"):
+    with pytest.raises(UserError, match="without separators of thousands or units: '1,5' is read as a text"):
         write_table(tmp_path / "t.csv", tmp_path / "data", targets=["y"])
 
 

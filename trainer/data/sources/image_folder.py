@@ -4,6 +4,7 @@ Shapes: H rows, W columns, C channels.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, ScalarTaskSpec
 from trainer.data.sources.orientation import UPRIGHT, orientation, turn_upright, upright_shape
 from trainer.data.sources.tables.columns import survey
+from trainer.data.sources.tables.no_effect import say_unused_missing
+from trainer.data.sources.tables.roles import choose_columns, other_roles
 from trainer.data.sources.tables.rows import Row, table_name
 from trainer.data.sources.tables.split_column import propose_split, say_absent
 from trainer.data.sources.tables.table_file import TableFile
@@ -78,8 +81,11 @@ def write_image_folder(
         UserError: a file, a column, a cell or an image is faulty; or as `write_shards`.
     """
     file = TableFile(csv, split_column, split_names, val_fraction, missing)
-    others = {file.names_column, *file.indexes, *file.find(ignore), *file.find([split_column] if split_column else [])}
-    chosen = [column for column in file.find(["*"] if targets is None else targets) if column not in others]
+    others = {"the column of file names": [file.names_column], **other_roles(file, ignore)}
+    if targets is None:
+        chosen = file.find(["*"], without=list(itertools.chain(*others.values())))
+    else:
+        chosen = choose_columns(file, "targets", targets, others)
     if not chosen:
         raise UserError(f"{csv} has no column to predict: its columns are {', '.join(file.columns)}.")
     spec, digests = _scan(file, images, size)
@@ -87,11 +93,12 @@ def write_image_folder(
         _keep_together(file, digests)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
     found, splits = survey(file, [], chosen, of_classes)
+    say_unused_missing(file, found)
     if split_column is None:
         propose_split(
             file.path, file.columns, {column: seen.values for column, seen in found.items()}, file.find(ignore)
         )
-    say_absent(splits, ["test", *(split_names or {}).values()])
+    say_absent(splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
     made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
     if not made.tasks:
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")

@@ -1,5 +1,6 @@
 """Make a data folder of a table: some columns are targets, one task each, and the others are the features."""
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ScalarTaskSpec
 from trainer.data.sources.tables.columns import survey
 from trainer.data.sources.tables.features import Features
+from trainer.data.sources.tables.no_effect import say_no_categories, say_unused_missing
+from trainer.data.sources.tables.roles import choose_columns, other_roles
 from trainer.data.sources.tables.rows import table_name
 from trainer.data.sources.tables.split_column import propose_split, say_absent
 from trainer.data.sources.tables.table_file import TableFile
@@ -33,6 +36,7 @@ def write_table(
     val_fraction: float = 0.0,
     missing: Sequence[tuple[str, str]] = (),
     drop_empty: bool = False,
+    id_column: str | None = None,
 ) -> Manifest:
     """Write shards of a table's rows. An empty feature is replaced by its mean; an empty target is no label.
 
@@ -50,20 +54,25 @@ def write_table(
         val_fraction: fraction of the train rows that are put into `val`, chosen by a hash of the row.
         missing: (column or pattern, cell) pairs: such cells count as missing values.
         drop_empty: leave out columns that have no value, and targets that have a single class, in the train split.
+        id_column: the column that names each row, which is then left out of features and targets; None: a row's name
+            is its number in the file, from 0.
 
     Raises:
         UserError: a file, columns or a cell are faulty; or as `write_shards`.
     """
-    file = TableFile(csv, split_column, split_names, val_fraction, missing)
-    left_out = {*file.find(ignore), *file.find([split_column] if split_column else [])}
-    chosen, sources = _choose(file, targets, features, left_out)
+    file = TableFile(csv, split_column, split_names, val_fraction, missing, id_column)
+    others = other_roles(file, ignore)
+    chosen, sources = _choose(file, targets, features, others)
     _refuse_other_categories(file, categories, sources, chosen)
     matching = set(file.find(categories)) & set(sources)
     of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
+    file.check_ids()
     found, splits = survey(file, sources, chosen, {*of_classes, *matching})
+    say_unused_missing(file, found)
     if split_column is None:
-        propose_split(file.path, file.columns, {column: seen.values for column, seen in found.items()}, left_out)
-    say_absent(splits, ["test", *(split_names or {}).values()])
+        values = {column: seen.values for column, seen in found.items()}
+        propose_split(file.path, file.columns, values, file.find(ignore))
+    say_absent(splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
     made = build_tasks(
         file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
     )
@@ -72,6 +81,7 @@ def write_table(
     empty = [column for column in sources if drop_empty and found[column].is_empty]
     sources = [column for column in sources if column not in empty]
     of_categories = {column for column in matching if found[column].text or file.columns[column] in categories}
+    say_no_categories(file, categories, matching, of_categories)
     inputs = Features(file, {column: found[column] for column in sources}, of_categories)
     dropped = [*made.dropped, *(file.columns[column] for column in empty)]
     _say_dropped(file, dropped)
@@ -90,26 +100,22 @@ def write_table(
 
 
 def _choose(
-    file: TableFile, targets: Sequence[str], features: Sequence[str] | None, left_out: Collection[int]
+    file: TableFile,
+    targets: Sequence[str],
+    features: Sequence[str] | None,
+    others: Mapping[str, Collection[int]],
 ) -> tuple[list[int], list[int]]:
-    """Return the columns to predict, and those to predict from.
+    """Return the columns to predict, and those to predict from. `others`: other roles, and the columns that have them.
 
     Raises:
-        UserError: a column is in two roles, or one of them has no column.
+        UserError: as `choose_columns`, or no column is left to predict from.
     """
-    wanted = None if features is None else file.find(features, without=left_out)
-    chosen = file.find(targets, without={*left_out, *(wanted or [])})
-    for what, others in (("ignored columns", left_out), ("features", wanted or [])):
-        if both := [file.columns[column] for column in chosen if column in others]:
-            raise UserError(f"{file.path}: expected targets and {what} to be different, found in both: {both[:5]}.")
-    unused = {*file.indexes, *left_out, *chosen}
+    wanted = None if features is None else choose_columns(file, "features", features, others)
+    chosen = choose_columns(file, "targets", targets, {**others, "features": wanted or []})
+    unused = {*file.indexes, *chosen, *itertools.chain(*others.values())}
     sources = [column for column in range(len(file.columns)) if column not in unused] if wanted is None else wanted
     if not sources:
         raise UserError(f"{file.path}: no column is left to predict {', '.join(targets)} from.")
-    if not chosen:
-        raise UserError(
-            f"{file.path}: no column is left to predict: all that --targets matches are features or ignored."
-        )
     return chosen, sources
 
 
@@ -127,12 +133,12 @@ def _samples(file: TableFile, split: str, features: Features, tasks: Mapping[int
     targets = [(column, task.name, label_reader(task)) for column, task in tasks.items()]
     for row in file.of_split(split):
         labels = {name: read(row.cells[column]) for column, name, read in targets}
-        yield Sample(write_npy(features.read(row)), labels)
+        yield Sample(write_npy(features.read(row)), labels, name=row.name)
 
 
 def _say_dropped(file: TableFile, dropped: Collection[str]) -> None:
     ignored = [file.columns[column] for column in sorted(file.indexes)]
     if ignored:
-        Terminal(soft_wrap=True).print(f"left out, as pandas' index: {', '.join(ignored)}")
+        Terminal(soft_wrap=True).print(f"left out, as pandas' index or without a name: {', '.join(ignored)}")
     if dropped:
         Terminal(soft_wrap=True).print(f"left out, with nothing to learn from: {', '.join(dropped)}")

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from trainer.data.format.specs import LARGEST
-from trainer.data.format.words import MISSING_WORDS
+from trainer.data.format.words import MISSING_WORDS, parse_number
 from trainer.data.sources.tables.rows import Row
 from trainer.data.sources.tables.split_column import propose_mapping
 from trainer.data.sources.tables.table_file import TableFile
@@ -158,20 +158,16 @@ def survey(
             seen.add([row.cells[column] for row in rows], rows, train_R)
     if "train" not in splits:
         names = list(splits)[:5]
+        if file.split_column is None:
+            raise UserError(
+                f"{file.path}: the hash that chooses the split of each row puts none into 'train', as the file has so "
+                "few.\nName a column with the split of each row: --split COLUMN"
+            )
         raise UserError(
             f"{file.path} has no row of the split 'train'; its splits: {', '.join(names)}.\n"
             f"Say what they mean, such as: --split COLUMN {propose_mapping(names)}"
         )
     return found, sorted(splits, key=lambda name: (name != "train", name != "test", name))
-
-
-def parse_number(cell: str) -> float | None:
-    """Return the value of a cell; None if it is no finite number of at most LARGEST."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if abs(value) <= LARGEST else None
 
 
 @lru_cache(maxsize=1 << 16)

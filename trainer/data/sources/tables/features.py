@@ -4,25 +4,27 @@ Shapes: F features.
 """
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from trainer.data.format.explain import refusing
 from trainer.data.format.specs import LARGEST, FeaturesSpec
+from trainer.data.sources.tables.alike import say_alike
 from trainer.data.sources.tables.columns import MAX_WORDS, Survey, number
-from trainer.data.sources.tables.kinds import missing_option
+from trainer.data.sources.tables.kinds import is_written_number, missing_option
 from trainer.data.sources.tables.rows import Row
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
+from trainer.terminal import Terminal
 
 MAX_CATEGORIES = 1000
 """Values of a category. A column with more would give as many features: it is an identifier, or free text."""
 
 MAX_SHOWN = 20
 
-_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+MAX_ROUNDING = 0.05
+"""Distance of two numbers of float32 in standard deviations of a feature, beyond which the user is told."""
 
 
 class Features:
@@ -44,6 +46,7 @@ class Features:
 
     def __init__(self, file: TableFile, columns: Mapping[int, Survey], categories: Collection[int]) -> None:
         _refuse_texts(file, {column: seen for column, seen in columns.items() if column not in categories})
+        _say_coarse(file, {column: seen for column, seen in columns.items() if column not in categories})
         self._values = {column: sorted(columns[column].counts) for column in columns if column in categories}
         self._columns = list(columns)
         if many := [file.columns[column] for column, values in self._values.items() if len(values) > MAX_CATEGORIES]:
@@ -51,6 +54,8 @@ class Features:
                 f"{file.path}: more than {MAX_CATEGORIES} different values in categories: {_listed(many)}.\n"
                 f"Leave them out with --ignore {many[0]}"
             )
+        for column, values in self._values.items():
+            say_alike(file.columns[column], values)
         names: list[str] = []
         moments: list[tuple[float, float]] = []
         for column, seen in columns.items():
@@ -90,8 +95,13 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         f"{file.path}:{line}: feature {name!r} should be a finite number of at most {LARGEST:g}, found {cell[:40]!r}."
         for name, (_, line, cell) in wrong.items()
     ]
-    commas = [cell for _, _, cell in wrong.values() if _DECIMAL_COMMA.fullmatch(cell)]
-    point = f"\nWrite numbers with a decimal point: {commas[0]!r} is read as a text." if commas else ""
+    written = [cell for _, _, cell in wrong.values() if is_written_number(cell)]
+    point = (
+        "\nWrite numbers with a decimal point, and without separators of thousands or units: "
+        f"{written[0][:40]!r} is read as a text."
+        if written
+        else ""
+    )
     # Columns of numbers but for a few words.
     missing = [
         f"\nIf {', '.join(repr(word[:40]) for word in seen.words)} in {name!r} are missing values, add {option}"
@@ -109,6 +119,17 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         + point
         + "".join(missing[:MAX_SHOWN])
     )
+
+
+def _say_coarse(file: TableFile, columns: Mapping[int, Survey]) -> None:
+    """Print the columns whose values are so far from 0 that float32 rounds their differences away."""
+    for column, seen in columns.items():
+        step = float(np.spacing(np.float32(abs(seen.mean))))
+        if seen.varies and step > MAX_ROUNDING * seen.std:
+            Terminal(soft_wrap=True).print(
+                f"feature {file.columns[column]!r} has a standard deviation of {seen.std:g} around {seen.mean:g}, "
+                f"where float32 keeps steps of {step:g}. Subtract an offset from it first"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

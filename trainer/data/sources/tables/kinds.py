@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Sequence
 
 from trainer.data.format.specs import LARGEST
-from trainer.data.sources.tables.columns import MAX_WORDS, Survey, parse_number, whole
+from trainer.data.format.words import parse_number
+from trainer.data.sources.tables.columns import MAX_WORDS, Survey, whole
 from trainer.errors import UserError
 
 MAX_CLASSES = 100
@@ -63,6 +64,15 @@ def decide(where: str, name: str, seen: Survey, given: str | None) -> tuple[str,
         _refuse_no_classes(where, name, seen, 2 <= num_numbers >= num_words, *seen.text)
         return "classification", "texts"
     return _of_whole_numbers(where, name, seen)
+
+
+def is_written_number(cell: str) -> bool:
+    """Return whether a cell is a number for people alone: `1,5`, `1,000`, `$7` or `45 %`."""
+    try:
+        float(cell)
+    except ValueError:
+        return _QUANTITY.fullmatch(cell) is not None
+    return False
 
 
 def words(name: str, seen: Survey) -> str:

@@ -17,10 +17,17 @@ FORMATS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".arff", ".arff.gz", ".parquet"
 
 
 class Row(NamedTuple):
-    """The cells of a row, without surrounding spaces, and the line that it ends on."""
+    """A row of a table.
+
+    Attributes:
+        line: the line that it ends on.
+        cells: without surrounding spaces.
+        name: what it is called in the table of `paretrain predict`; `TableFile` knows it.
+    """
 
     line: int
     cells: list[str]
+    name: str = ""
 
 
 def table_name(path: Path) -> str:

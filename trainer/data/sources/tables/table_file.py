@@ -5,11 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from trainer.data.format.specs import check_name
+from trainer.data.sources.tables.missing import MissingCells
 from trainer.data.sources.tables.rows import Row, read_rows
 from trainer.data.sources.tables.split_column import LOOKED_AT, likely_splits
 from trainer.errors import UserError, did_you_mean
@@ -33,17 +35,22 @@ class TableFile:
         split_names: cell of that column -> split. None: its cells are the splits.
         val_fraction: fraction of the train rows that are put into `val`, chosen by another hash of their cells.
         missing: (column or pattern, cell) pairs: such cells of these columns become empty.
+        id_column: the column whose cells are the names of the rows. None: a row's name is its number in the file, from
+            0 for the first row below the header, as pandas numbers them.
 
     Attributes:
         path: the file.
         columns: names of all columns, in order.
-        indexes: numbers of the columns that pandas wrote as the index. No pattern matches them.
+        indexes: numbers of the columns that pandas wrote as the index, or that have no name. No pattern matches them.
         names_column: number of the first other column, which names files, if anything does.
+        split_column: number of the column of splits, or None.
+        id_column: number of the column of names, or None.
+        missing: the cells that mean a missing value.
         made_by: its name and the options that were given, for the manifest.
 
     Raises:
-        UserError: there is no such file, no header, a column without a name, two of the same name, or no split column
-            of that name; while iterating: a row is not as long as the header, or there are no rows.
+        UserError: there is no such file, no header, a column without a name, two of the same name, or no column
+            of a name that was given; while iterating: a row is not as long as the header, or there are no rows.
     """
 
     def __init__(
@@ -53,17 +60,20 @@ class TableFile:
         split_names: Mapping[str, str] | None = None,
         val_fraction: float = 0.0,
         missing: Sequence[tuple[str, str]] = (),
+        id_column: str | None = None,
     ) -> None:
         self.path = path
         self.made_by: dict[str, Any] = {"file": path.name, "split_column": split_column}
         self.made_by |= {"split_names": dict(split_names)} if split_names else {}
         self.made_by |= {"val_fraction": val_fraction} if val_fraction else {}
         self.made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
+        self.made_by |= {"id_column": id_column} if id_column else {}
         self.columns = next(read_rows(path, Terminal(soft_wrap=True).print), Row(0, [])).cells
         if not self.columns:
             raise UserError(f"{path} is empty: expected a header and rows.")
-        if not self.columns[0] and len(self.columns) > 1:
-            self.columns[0] = "Unnamed: 0"
+        for place in {0, len(self.columns) - 1} if len(self.columns) > 1 else ():
+            # The index that pandas wrote, or a separator at the end of each line.
+            self.columns[place] = self.columns[place] or f"Unnamed: {place}"
         if wrong := [name for name, count in Counter(self.columns).items() if count > 1 or not name]:
             raise UserError(
                 f"{path}:1: expected a different name for each column, found several times or empty: {wrong[:5]}."
@@ -73,31 +83,28 @@ class TableFile:
                 check_name(name)
             except ValueError as error:
                 raise UserError(f"{path}:1: {error}.\nIs it a table with a header? Rename the column.") from None
-        self._missing: dict[int, set[str]] = {}
         self.indexes = {number for number, name in enumerate(self.columns) if _INDEX.fullmatch(name)}
         self.names_column = next((n for n in range(len(self.columns)) if n not in self.indexes), 0)
-        self._split_column = None if split_column is None else self._find_split(split_column)
+        self.id_column = None if id_column is None else self._find_one("--id", id_column)
         self._split_names = split_names
         self._val_fraction = val_fraction
         self._assigned: Mapping[str, str] = {}
-        for pattern, word in missing:
-            for column in self.find([pattern]):
-                self._missing.setdefault(column, set()).add(word)
+        unmatched = [] if self.id_column is None else [self.id_column]
+        self.missing = MissingCells(missing, partial(self.find, without=unmatched))
+        self.split_column = None if split_column is None else self._find_split(split_column)
 
     def __iter__(self) -> Iterator[Row]:
         rows = read_rows(self.path)
         next(rows)
         row = None
-        for row in rows:
+        for number, row in enumerate(rows):
             if len(row.cells) != len(self.columns):
                 raise UserError(
                     f"{self.path}:{row.line}: expected {len(self.columns)} cells, as the header has, "
                     f"found {len(row.cells)}."
                 )
-            for column, words in self._missing.items():
-                if row.cells[column] in words:
-                    row.cells[column] = ""
-            yield row
+            self.missing.clear(row.cells)
+            yield Row(row.line, row.cells, str(number) if self.id_column is None else row.cells[self.id_column])
         if row is None:
             raise UserError(f"{self.path} has a header, but no rows.")
 
@@ -119,11 +126,11 @@ class TableFile:
             matching = {
                 number
                 for number, column in enumerate(self.columns)
-                if any(mark in name for mark in "*?[") and fnmatchcase(column, name) and number not in self.indexes
+                if any(mark in name for mark in "*?[") and fnmatchcase(column, name)
             }
             if not matching:
                 unknown.append(name)
-            found |= matching - set(without)
+            found |= matching - self.indexes - set(without)
         if unknown:
             lines = [f"{self.path} has no column {name!r}{did_you_mean(name, self.columns)}" for name in unknown[:20]]
             raise UserError(
@@ -132,13 +139,34 @@ class TableFile:
             )
         return sorted(found)
 
+    def _find_one(self, option: str, name: str) -> int:
+        found = self.find([name])
+        if len(found) != 1:
+            matching = ", ".join(self.columns[column] for column in found[:5]) or "none"
+            raise UserError(f"{self.path}: {option} {name!r} should name one column, found {matching}.")
+        return found[0]
+
     def _find_split(self, name: str) -> int:
         try:
-            return self.find([name])[0]
+            return self._find_one("--split", name)
         except UserError as error:
             likely = likely_splits(self.columns, islice(self, LOOKED_AT))
             proposal = f"\nDoes {likely[0]!r} name the split of each row? Type: --split {likely[0]}" if likely else ""
             raise UserError(f"{error}{proposal}") from None
+
+    def check_ids(self) -> None:
+        """Refuse rows without a name, or with the name of another row. Without a column of names, there are none."""
+        if self.id_column is None:
+            return
+        column, lines = self.columns[self.id_column], dict[str, int]()
+        for row in self:
+            if not row.name:
+                raise UserError(f"{self.path}:{row.line}: column {column!r}, which --id names, is empty.")
+            if (line := lines.setdefault(row.name, row.line)) != row.line:
+                raise UserError(
+                    f"{self.path}:{row.line}: column {column!r}, which --id names, has {row.name[:40]!r} as in line "
+                    f"{line}: expected another name for each row.\nWithout --id, the number of a row is its name."
+                )
 
     def assign(self, splits: Mapping[str, str]) -> None:
         """Set the split of some rows, which have these texts in `names_column`."""
@@ -152,7 +180,7 @@ class TableFile:
         """
         if self._assigned and row.cells[self.names_column] in self._assigned:
             return self._assigned[row.cells[self.names_column]]
-        split = self._hashed(row, TEST_FRACTION, "test", b"") if self._split_column is None else self._named(row)
+        split = self._hashed(row, TEST_FRACTION, "test", b"") if self.split_column is None else self._named(row)
         return self._hashed(row, self._val_fraction, "val", b"val") if split == "train" else split
 
     def _hashed(self, row: Row, fraction: float, split: str, person: bytes) -> str:
@@ -164,8 +192,8 @@ class TableFile:
         return split if int.from_bytes(digest) < fraction * 2**64 else "train"
 
     def _named(self, row: Row) -> str:
-        assert self._split_column is not None, "the caller has asked"
-        name, column = row.cells[self._split_column], self.columns[self._split_column]
+        assert self.split_column is not None, "the caller has asked"
+        name, column = row.cells[self.split_column], self.columns[self.split_column]
         if not name:
             raise UserError(f"{self.path}:{row.line}: column {column!r} is empty; expected a split.")
         if self._split_names is None:

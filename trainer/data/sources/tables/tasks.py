@@ -7,10 +7,12 @@ from fnmatch import fnmatchcase
 from trainer.data.format.explain import refusing
 from trainer.data.format.specs import LARGEST, ClassificationSpec, RegressionSpec, ScalarTaskSpec
 from trainer.data.format.words import MISSING_WORDS
+from trainer.data.sources.tables.alike import say_alike
 from trainer.data.sources.tables.columns import Survey, whole
 from trainer.data.sources.tables.kinds import decide, words
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError, did_you_mean
+from trainer.terminal import Terminal
 
 MAX_FAULTS = 20
 """Columns that one message names."""
@@ -56,6 +58,7 @@ def build_tasks(
     """
     names = [file.columns[column] for column in targets]
     kind_of, unit_of = _spread("--kinds", kinds, names), _spread("--units", units, names)
+    _say_unused("--kinds", kinds, "target", names)
     tasks: dict[int, ScalarTaskSpec] = {}
     reasons: dict[str, str] = {}
     dropped: list[str] = []
@@ -78,11 +81,15 @@ def build_tasks(
                     _regression(where, name, seen, unit) if kind == "regression" else _classification(where, name, seen)
                 )
             reasons[name] = reason
+            if isinstance(made := tasks[column], ClassificationSpec):
+                say_alike(name, made.classes)
         except UserError as error:
             faults.append(str(error))
     if faults:
         more = f"\n... and {len(faults) - MAX_FAULTS} more columns" if len(faults) > MAX_FAULTS else ""
         raise UserError("\n".join(faults[:MAX_FAULTS]) + more)
+    regressions = [task.name for task in tasks.values() if isinstance(task, RegressionSpec)]
+    _say_unused("--units", units, "regression", regressions)
     return Targets(tasks, reasons, dropped)
 
 
@@ -104,16 +111,35 @@ def label_reader(task: ScalarTaskSpec) -> Callable[[str], int | float | None]:
 
 def last_match(given: Mapping[str, str], name: str) -> str | None:
     """Return what was given for a column, or None. Its name counts first, then the last pattern that matches."""
+    decides = _decides(given, name)
+    return None if decides is None else given[decides]
+
+
+def _decides(given: Mapping[str, str], name: str) -> str | None:
+    """Return the name or pattern that counts for a column, or None."""
     if name in given:
-        return given[name]
-    return next((value for pattern, value in reversed(list(given.items())) if fnmatchcase(name, pattern)), None)
+        return name
+    return next((pattern for pattern in reversed(list(given)) if fnmatchcase(name, pattern)), None)
+
+
+def _say_unused(option: str, given: Mapping[str, str], what: str, names: Sequence[str]) -> None:
+    """Print the patterns that count for none of the columns `names`, which are `what`."""
+    deciding = {_decides(given, name) for name in names}
+    for pattern in [pattern for pattern in given if pattern not in deciding]:
+        Terminal(soft_wrap=True).print(
+            f"{option} {pattern}={given[pattern]} has no effect on any {what}. A name counts first, then the last "
+            "pattern that matches"
+        )
 
 
 def _spread(option: str, given: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
     """Return column -> value, for the columns that the names and patterns of an option match."""
     for pattern in given:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"{option} names {pattern!r}, which is not a target{did_you_mean(pattern, names)}")
+            shown = ", ".join(names[:MAX_FAULTS]) + (", ..." if len(names) > MAX_FAULTS else "")
+            raise UserError(
+                f"{option} names {pattern!r}, which is not a target{did_you_mean(pattern, names)}\nTargets: {shown}."
+            )
     return {name: value for name in names if (value := last_match(given, name)) is not None}
 
 

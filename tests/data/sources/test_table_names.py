@@ -1,0 +1,90 @@
+"""The names of a table's rows, by which predictions are mapped to the user's file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.loaders import eval_loader
+from trainer.cli import main
+from trainer.data.format.manifest import Manifest, read_manifest
+from trainer.data.format.names import load_names
+from trainer.data.sources.table import write_table
+from trainer.errors import UserError
+
+# An empty line and a cell with a line break, so that lines are no numbers of rows.
+TABLE = 'id,x,y,part\nu 1,10,a,train\n\n"v\n2",11,b,test\nw,12,b,train\n07,13,a,train\n'
+
+
+def write(folder: Path, content: str = TABLE, **options) -> Manifest:
+    (folder / "t.csv").write_text(content)
+    options = {"targets": ["y"], "split_column": "part", "features": ["x"]} | options
+    return write_table(folder / "t.csv", folder / "data", **options)
+
+
+def named(folder: Path) -> dict[str, float]:
+    """Return name -> x of all samples."""
+    manifest, found = read_manifest(folder), {}
+    for split in manifest.splits:
+        loader = eval_loader(folder, split=split, tasks=["y"], batch_size=manifest.num_samples(split))
+        (batch,) = loader
+        loader.close()
+        names = load_names(folder, manifest, split)
+        assert names is not None
+        found |= {names[number]: float(x) for number, (x,) in zip(batch.sample_ids_B, batch.inputs, strict=True)}
+    return found
+
+
+def test_rows_are_numbered_from_0_below_the_header_as_pandas_does(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert named(tmp_path / "data") == {"0": 10, "1": 11, "2": 12, "3": 13}
+
+
+def test_a_column_names_the_rows(tmp_path: Path) -> None:
+    manifest = write(tmp_path, id_column="id")
+    assert named(tmp_path / "data") == {"u 1": 10, "v\n2": 11, "w": 12, "07": 13}
+    assert manifest.made_by["id_column"] == "id"
+    unnamed = Manifest(
+        **{
+            **dict(manifest),
+            "splits": {split: spec.model_copy(update={"names": None}) for split, spec in manifest.splits.items()},
+        }
+    )
+    assert load_names(tmp_path / "data", unnamed, "train") is None
+    assert unnamed.fingerprint("train") == manifest.fingerprint("train"), "runs on folders without names go on"
+
+
+def test_the_name_of_a_row_is_no_feature_and_no_target(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE)
+    command = ["data", "table", "--csv", f"{tmp_path}/t.csv", "--split", "part", "--missing", "*=07", "--id", "id"]
+    assert main([*command, "--targets", "y", "--out", f"{tmp_path}/data"]) == 0
+    assert read_manifest(tmp_path / "data").input.names == ("x",)
+    assert named(tmp_path / "data")["07"] == 13, "--missing leaves names alone"
+    assert main([*command, "--targets", "*", "--features", "x", "--out", f"{tmp_path}/all"]) == 0
+    assert [task.name for task in read_manifest(tmp_path / "all").tasks] == ["y"]
+    with pytest.raises(UserError, match=r"targets and the column of --id to be different, found in both: \['id'\]"):
+        write(tmp_path, targets=["y", "id"], id_column="id")
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "said"),
+    [
+        (TABLE.replace("07", "w"), "id", "t.csv:7: column 'id', which --id names, has 'w' as in line 6"),
+        (TABLE.replace("07", ""), "id", "t.csv:7: column 'id', which --id names, is empty"),
+        (TABLE, "ids", "has no column 'ids'; did you mean 'id'?"),
+        (TABLE, "*", "--id '*' should name one column, found id, x, y, part"),
+    ],
+)
+def test_names_that_do_not_tell_rows_apart_are_refused(tmp_path: Path, content: str, column: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        write(tmp_path, content, id_column=column)
+    assert said in str(error.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_names_cost_no_byte_of_a_shard(tmp_path: Path) -> None:
+    manifest = write(tmp_path, id_column="id")
+    (tmp_path / "b").mkdir()
+    without = write(tmp_path / "b")
+    assert [spec.shards for spec in without.splits.values()] == [spec.shards for spec in manifest.splits.values()]
+    assert np.sum([spec.names.bytes for spec in manifest.splits.values() if spec.names]) < 80
