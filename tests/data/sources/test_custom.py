@@ -69,6 +69,7 @@ def test_a_module_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Monk
         (["my.own.load"], "my.own.load cannot be imported: No module named 'my'"),
         ([f"{__name__}.wave"], f"{__name__}.wave cannot be imported: module '{__name__}' has no attribute 'wave'"),
         ([f"{__name__}.waves", "cuont=3"], "waves cannot be called with cuont=3: got an unexpected keyword argument"),
+        ([f"{__name__}.waves", "count=3", "count=4"], "waves: 'count' is given twice"),
         ([f"{__name__}.waves", "count"], "Expected key=value, found 'count'"),
         ([f"{__name__}.waves", "count=["], "'count=[' is not YAML"),
         (

@@ -8,6 +8,7 @@ from typing import Any
 from trainer.config.yaml_file import parse_yaml
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.shards import Source, write_shards
+from trainer.data.format.specs import doubled
 from trainer.errors import UserError
 from trainer.user_code import call, is_user_code, load
 
@@ -26,7 +27,10 @@ def write_custom(path: str, options: Sequence[str], out: Path) -> Manifest:
         UserError: there is no such function, it does not accept the options, or its result is not a Source; or as
             `write_shards`.
     """
-    function, keywords = _find(path), dict(map(_parse, options))
+    function, pairs = _find(path), list(map(_parse, options))
+    if doubles := doubled(key for key, _ in pairs):
+        raise UserError(f"{path}: {doubles[0]!r} is given twice.")
+    keywords = dict(pairs)
     try:
         inspect.signature(function).bind(**keywords)
     except TypeError as error:
