@@ -108,8 +108,8 @@ def index_shard(
     if not rows:
         with open_tar(path) as tar:
             names = [member.name for member in islice(walk_tar(tar, str(path), tolerant=foreign is not None), 3)]
-        there = f": expected members such as KEY.{members[0]}, found {', '.join(map(repr, names))}" if names else ""
-        raise UserError(f"{path} contains no sample{there}.")
+        shown = f": expected members such as KEY.{members[0]}, found {', '.join(map(repr, names))}" if names else ""
+        raise UserError(f"{path} contains no sample{shown}.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
     labels_NT = np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
     return IndexedShard(index_NM, labels_NT, list(keys))
