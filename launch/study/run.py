@@ -162,6 +162,7 @@ def results_of(plan: Plan, chosen: Mapping[str, int]) -> Results:
         baseline=(alone if plan.study.baseline == SINGLE_TASK else named) or methods[0],
         alone=alone,
         front=[reached(contender) for contender in plan.front],
+        grid=plan.study.grid,
     )
 
 

@@ -1,5 +1,7 @@
 """The page of a study, of results that are made here: what it draws for few, many and too many tasks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,25 @@ def test_many_tasks_are_drawn_around_a_circle_for_the_best_methods_and_the_first
 @pytest.mark.parametrize("num_tasks", [2, 6, 49])
 def test_few_and_very_many_tasks_are_not(num_tasks: int):
     assert "further out" not in study_page(results(num_tasks))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.01, 0.1, 1], ["4 of 5 methods chose lr=1,", "1 of 5 methods chose lr=0.01,"]),
+        ([0.01, 1], []),
+        ([0.001, 0.01, 1, 2], []),
+        (["adam", "sgd", "muon"], []),
+    ],
+)
+def test_choices_at_an_end_of_the_grid_are_named(values: list[float | str], said: list[str]):
+    found = results(2)
+    methods = [
+        replace(method, chosen={"lr": 0.01 if number == 0 else 1}) for number, method in enumerate(found.methods)
+    ]
+    page = study_page(replace(found, methods=methods, grid={"lr": values}))
+    assert page.count("an end of the grid") == len(said)
+    assert all(sentence in page for sentence in said)
 
 
 def test_a_task_without_a_number_leaves_a_gap():

@@ -72,6 +72,7 @@ def study_body(results: Results) -> Iterator[str]:
         "negative. The rank is among the methods, as a mean over tasks and seeds. Time is that of training, on a "
         f"machine that several runs may have shared; of tasks alone, that of all their runs.{tuned}</p>"
     )
+    yield from (f'<p class="notice">{text(said)}</p>' for said in _ends_of_the_grid(results))
     changes = {method.name: results.changes(method) for method in results.rows}
     known = {name: values_S for name, values_S in changes.items() if not np.isnan(values_S).any()}
     if known:
@@ -94,6 +95,22 @@ def study_body(results: Results) -> Iterator[str]:
         yield _plane(results)
     if num_tasks > MAX_TASK_COLUMNS:
         yield _tasks(results)
+
+
+def _ends_of_the_grid(results: Results) -> Iterator[str]:
+    """Yield for each key how many methods chose the largest number that was tried, or the smallest.
+
+    Of fewer than three values each is an end, and nothing is said.
+    """
+    for key, values in results.grid.items():
+        if len(values) < 3 or not all(isinstance(value, int | float) for value in values):
+            continue
+        for end, beyond in (max(values), "larger"), (min(values), "smaller"):
+            if there := sum(method.chosen.get(key) == end for method in results.methods):
+                yield (
+                    f"{there:,} of {_count(len(results.methods), 'method')} chose {key}={end:g}, an end of the grid: "
+                    f"{beyond} values were not tried, and may be better."
+                )
 
 
 def _ranks(results: Results) -> str:

@@ -4,7 +4,7 @@ Shapes: M methods, S seeds, T tasks.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -53,6 +53,7 @@ class Results:
         seeds: S of them.
         deciding: task -> the metric by which it is compared, of the tasks for which some run has it.
         left_out: the other tasks.
+        grid: keys of the configuration that were tuned, and the values that were tried.
         methods: that are compared.
         baseline: what Δm is measured against: one of the methods, or `alone`.
         alone: each task trained alone; None if the study has no such runs.
@@ -68,6 +69,7 @@ class Results:
     alone: Method | None = None
     front: Sequence[Method] = ()
     left_out: Sequence[str] = ()
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
