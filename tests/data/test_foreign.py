@@ -93,6 +93,29 @@ def test_shards_are_used_where_they_are(raw: Path, tmp_path: Path) -> None:
     assert load_names(out, manifest, "train") == [*keys[0], *keys[1]]
 
 
+def test_files_outside_of_samples_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        add(tar, "folder", kind=tarfile.DIRTYPE)
+        for name in ("README", "folder/LICENSE", ".DS_Store"):
+            add(tar, name, b"text")
+        for number in range(2):
+            add(tar, f"{number}.png", encode(picture(number, IMAGE), "png"))
+            add(tar, f"{number}.cls", b"%d" % number)
+    description = CLS.replace(', test: "test/*.tar"', "").replace("train:", "training:")
+    (tmp_path / "tasks.yaml").write_text(description)
+    manifest = index_folder(tmp_path, tmp_path / "tasks.yaml")
+    assert load_names(tmp_path, manifest, "training") == ["0", "1"]
+    assert "no split is called train, which training reads. Its splits: training." in caplog.text
+
+
+def test_a_tar_without_samples_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        add(tar, "0/png", encode(picture(0, IMAGE), "png"))
+    (tmp_path / "tasks.yaml").write_text(CLS.replace(', test: "test/*.tar"', ""))
+    with pytest.raises(UserError, match=r"contains no sample: expected members such as KEY.png, found '0/png'"):
+        index_folder(tmp_path, tmp_path / "tasks.yaml")
+
+
 def test_keys_that_are_in_two_shards_are_named_with_their_shard(tmp_path: Path) -> None:
     write_foreign(tmp_path, "train", 0, {"cls": b"%d"}, tarfile.PAX_FORMAT)
     (tmp_path / "train-1.tar").write_bytes((tmp_path / "train-0.tar").read_bytes())

@@ -119,6 +119,17 @@ TWO = [0, 1, 0, 1, 0, 1]
             "missing: [unknown, -1]\ntasks: [{name: label, classes: [a, b]}]",
             [[1, -1, 1, -1, 1, -1]],
         ),
+        (of_text(lambda i: str(i % 3 - 1)), f"missing: -1\n{CLS_2}", [[-1, 0, 1] * 2]),
+        (
+            of_text(lambda i: str(i % 3 - 1)),
+            "labels: cls\ntasks: [{name: a, classes: 2, missing: -1}]",
+            [[-1, 0, 1] * 2],
+        ),
+        (
+            of_json(lambda i: [i % 2, i % 3 - 1]),
+            "tasks: [{name: a, classes: 2}, {name: b, classes: 2, missing: -1}]",
+            [TWO, [-1, 0, 1] * 2],
+        ),
         (of_json(lambda i: {"a": [None, 1][i % 2]}), JSON_2, [[-1, 1] * 3]),
         (of_json(lambda i: {"a": ["", "NaN", 1][i % 3]}), JSON_2, [[-1, -1, 1] * 2]),
         (of_text(lambda i: ["NA", "SA"][i % 2]), "labels: cls\ntasks: [{name: a, classes: [SA, NA]}]", [[1, 0] * 3]),

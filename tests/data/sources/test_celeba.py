@@ -167,9 +167,9 @@ def test_parts_that_do_not_fit_each_other_are_all_named_at_once(
         "  1 images without attributes: extra.jpg",
         "  1 images without a split: extra.jpg",
     ]
-    assert lines[4].startswith("  5 damaged images: 000002.jpg (expected a JPEG, found an empty file (")
-    assert "000003.jpg (expected a JPEG, found HTML, SVG or XML (" in lines[4]
-    assert "000005.jpg (it is truncated: it has no end marker), 000006.jpg (expected a JPEG, found a PNG (" in lines[4]
+    assert lines[4].startswith("  5 damaged images: 000002.jpg (expected a JPEG, found an empty file")
+    assert "000003.jpg (expected a JPEG, found HTML, SVG or XML" in lines[4]
+    assert "000005.jpg (it is truncated: it has no end marker), 000006.jpg (expected a JPEG, found a PNG" in lines[4]
     assert "000007.jpg (expected height x width x channels (218, 178, 3), found (218, 178, 1))" in lines[4]
     assert lines[5] == "Complete it, or leave these out with --skip-missing."
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.loaders import eval_loader
 from trainer.cli import main
@@ -86,9 +87,19 @@ def test_what_does_not_fit_is_named(raw: Path) -> None:
     (images / "b.png").write_bytes(encode(pixels(1, 9, 8), "png"))
     assert "images of 2 sizes, height x width: 6 x 8 (red/a.png), 9 x 8 (b.png)" in refusal()
     (images / "b.png").write_bytes(b"<html>")
-    assert f"labels.csv:3: {images / 'b.png'}: expected a PNG" in refusal()
+    assert f"labels.csv:3: {images / 'b.png'}: expected a JPEG or PNG, found HTML, SVG or XML; convert" in refusal()
     (images / "b.png").write_bytes(encode(pixels(1), "jpg")[:200])
-    assert f"labels.csv:3: {images / 'b.png'}: " in refusal()
+    assert f"labels.csv:3: {images / 'b.png'}: the JPEG is damaged" in refusal()
+    for format, mode, said in (
+        ("WEBP", "RGB", "found a WebP image; convert it"),
+        ("GIF", "RGB", "found a GIF; convert it"),
+        ("TIFF", "RGB", "found a TIFF image; convert it"),
+        ("JPEG", "CMYK", "expected a grey or RGB JPEG, found CMYK"),
+    ):
+        Image.fromarray(pixels(1)).convert(mode).save(images / "b.png", format)
+        assert said in refusal()
+    (images / "b.png").write_bytes(b"")
+    assert "expected a JPEG or PNG, found an empty file" in refusal()
     (images / "b.png").unlink()
     assert "labels.csv:3: image 'b.png' is not in " in refusal()
     csv.write_text(csv.read_text().replace("b.png", "b.webp"))

@@ -127,6 +127,26 @@ def test_absent_splits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "no row is in" not in capsys.readouterr().out
 
 
+def test_names_of_splits_that_are_not_read_are_said_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(splits: str) -> Manifest:
+        path = table(tmp_path, splits)
+        options = {"targets": ["y"], "split_column": "fold", "categories": ["z"]}
+        return write_table(path, tmp_path / splits, **options)
+
+    write("train train Test validation")
+    said = capsys.readouterr().out
+    assert "training reads the splits train, val, test, and not 'Test', 'validation'." in said
+    assert "type: --split COLUMN train=train,Test=test,validation=val" in said
+    with pytest.raises(
+        UserError, match=r"found 'hold/out'\.\nSay what the cells mean, such as: --split COLUMN train=train"
+    ):
+        write("train train hold/out")
+    write("train train test val fold5")
+    assert "training reads" not in capsys.readouterr().out, "other names are the user's own"
+
+
 @pytest.mark.parametrize(
     ("categories", "ignore", "said"),
     [(["y"], [], "names 'y', which is no feature: it is a target"), (["z"], ["z"], "'z', which is no feature: it is")],

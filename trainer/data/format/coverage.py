@@ -30,6 +30,9 @@ from trainer.data.format.specs import (
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
 
+MAX_CLASSES = 5
+"""Classes that a warning names."""
+
 
 @dataclass
 class Coverage:
@@ -114,7 +117,8 @@ def warnings(folder: Path, manifest: Manifest) -> list[str]:
     absent = [name for name, seen in found.items() if not seen.count]
     missing = [no_labels(folder, manifest, absent)] if absent else []
     constant = [*_constant(folder, manifest.tasks, found), *_constant_masks(folder, manifest, manifest.tasks, index_NM)]
-    return [*missing, *constant, *_shared(folder, manifest)]
+    absent_classes = _absent_classes(folder, manifest.tasks, labels_NT, found)
+    return [*missing, *constant, *absent_classes, *_shared(folder, manifest)]
 
 
 def _constant_masks(folder: Path, manifest: Manifest, tasks: Sequence[TaskSpec], index_NM: Table) -> Iterator[str]:
@@ -145,6 +149,30 @@ def _constant(folder: Path, tasks: Sequence[TaskSpec], found: dict[str, Coverage
         if isinstance(task, ScalarTaskSpec) and seen.count and seen.lowest == seen.highest:
             label = seen.lowest if isinstance(task, RegressionSpec) else repr(task.classes[int(seen.lowest)])
             yield f"{folder}: all labels of task {task.name!r} in the train split are {label}: it has nothing to learn."
+
+
+def _absent_classes(
+    folder: Path, tasks: Sequence[TaskSpec], labels_NT: Table, found: dict[str, Coverage]
+) -> Iterator[str]:
+    """Warn of classes that no train sample has, in tasks of which two classes or more are there."""
+    there: dict[int, np.ndarray] = {}
+    scalars = scalar_tasks(tasks)
+    for column, task in enumerate(scalars):
+        if isinstance(task, ClassificationSpec) and found[task.name].lowest < found[task.name].highest:
+            there[column] = np.zeros(len(task.classes), np.bool_)
+    for _, labels_RT in chunks(labels_NT):
+        for column, there_C in there.items():
+            labels_R = labels_RT[:, column]
+            there_C[labels_R[labels_R >= 0].astype(np.int64)] = True
+    for column, there_C in there.items():
+        task = scalars[column]
+        assert isinstance(task, ClassificationSpec)
+        if absent := [name for name, is_there in zip(task.classes, there_C, strict=True) if not is_there]:
+            shown = ", ".join(map(repr, absent[:MAX_CLASSES])) + (", ..." if len(absent) > MAX_CLASSES else "")
+            yield (
+                f"{folder}: {len(absent):,} of {len(task.classes):,} classes of task {task.name!r} have no sample in "
+                f"the train split: {shown}."
+            )
 
 
 def _check_scale(folder: Path, task: RegressionSpec, seen: Coverage, key: str) -> None:

@@ -23,6 +23,8 @@ from trainer.data.format.specs import Encoding, ImageSpec
 MAX_PIXELS = 2**26
 """Height x width of the largest image that is decoded if any size may be stored: 200 MB of RGB."""
 
+JPEG_START = b"\xff\xd8"
+
 _JPG_CHANNELS = {"gray": 1, "ycbcr": 3, "rgb": 3}
 
 
@@ -197,7 +199,9 @@ def _jpg_shape(data: bytes) -> tuple[int, int, int]:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise BadImageError(f"expected a JPEG, found {describe(data)} ({error})") from None
+        if data.startswith(JPEG_START):
+            raise BadImageError(f"the JPEG is damaged: {error}") from None
+        raise BadImageError(f"expected a JPEG, found {describe(data)}") from None
     if colorspace.lower() not in _JPG_CHANNELS:
         raise BadImageError(f"expected a grey or RGB JPEG, found {colorspace}")
     return height, width, _JPG_CHANNELS[colorspace.lower()]

@@ -30,10 +30,9 @@ class LabelReader:
     """
 
     def __init__(self, tasks: Sequence[ScalarTaskSpec], foreign: ForeignSpec) -> None:
-        self._columns = [_Column(task, foreign.tasks.get(task.name)) for task in tasks]
-        self._labels = foreign.labels
-        self._names = [task.name for task in tasks if task.name not in foreign.tasks]
-        self.members = {column.source.member if column.source else foreign.labels for column in self._columns}
+        self._columns = [_Column(task, foreign) for task in tasks]
+        self._names = [column.task.name for column in self._columns if column.by_name]
+        self.members = {column.source.member for column in self._columns}
 
     def read(self, members: Mapping[str, bytes], where: str) -> list[int | float]:
         """Return the label of each task: a class index or MISSING, a value or NaN.
@@ -48,20 +47,25 @@ class LabelReader:
         values = {extension: _parse(content, extension, where) for extension, content in members.items()}
         found = []
         for column in self._columns:
-            if column.source is None:
-                value = _by_name(values.get(self._labels), column.task.name, self._names, where)
+            value = values.get(column.source.member)
+            if column.by_name:
+                value = _by_name(value, column.task.name, self._names, where)
             else:
-                value = _by_path(values.get(column.source.member), column.source, where)
+                value = _by_path(value, column.source, where)
             found.append(column.label(value, where))
         return found
 
 
 class _Column:
-    """A task, and which labels mean what."""
+    """A task, where its labels are, and which labels mean what."""
 
-    def __init__(self, task: ScalarTaskSpec, source: LabelSource | None) -> None:
-        self.task, self.source = task, source
-        self._missing = source.missing if source else ()
+    def __init__(self, task: ScalarTaskSpec, foreign: ForeignSpec) -> None:
+        default = LabelSource(member=foreign.labels, path=(task.name,))
+        self.task, self.source = task, foreign.tasks.get(task.name, default)
+        # A task that only says what is missing has its label where it is without that. A number may be a place.
+        same = (self.source.member, self.source.path) == (default.member, default.path)
+        self.by_name = task.name not in foreign.tasks or (same and not task.name.isdecimal())
+        self._missing = self.source.missing
         names = task.classes if isinstance(task, ClassificationSpec) else ()
         self._of_text: dict[str, int] = {name: number for number, name in enumerate(names)}
         # Where all names are numbers, a number is a name too: of 1, 2, 3 it is 1 that is the first class.

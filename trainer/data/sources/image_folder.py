@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.format.decode import decode_into
+from trainer.data.format.decode import JPEG_START, decode_into
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
-from trainer.data.format.png import BadImageError
+from trainer.data.format.png import PNG_START, BadImageError
 from trainer.data.format.shards import Sample, write_shards
+from trainer.data.format.signatures import describe
 from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, ScalarTaskSpec
 from trainer.data.sources.orientation import UPRIGHT, orientation, turn_upright, upright_shape
 from trainer.data.sources.tables.columns import survey
 from trainer.data.sources.tables.no_effect import say_unused_missing
 from trainer.data.sources.tables.roles import choose_columns, other_roles
 from trainer.data.sources.tables.rows import Row, table_name
-from trainer.data.sources.tables.split_column import propose_split, say_absent
+from trainer.data.sources.tables.split_column import propose_split, review_splits
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
 from trainer.errors import UserError
@@ -31,9 +32,6 @@ from trainer.files import read_bytes
 from trainer.terminal import Terminal
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-
-_JPEG = b"\xff\xd8"
-"""The first bytes of a JPEG."""
 
 MAX_MEASURED = 2000
 """Images of the train split whose pixels are measured. The error of the mean is then about a thousandth."""
@@ -98,7 +96,7 @@ def write_image_folder(
         propose_split(
             file.path, file.columns, {column: seen.values for column, seen in found.items()}, file.find(ignore)
         )
-    say_absent(splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
+    review_splits(file.path, splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
     made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
     if not made.tasks:
         raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
@@ -139,8 +137,8 @@ def _scan(file: TableFile, images: Path, size: tuple[int, int] | None) -> tuple[
                 f"{', '.join(SUFFIXES)}, found {name!r}.\nConvert such images, and name the files in the first column."
             )
         data = _read(file, images, row)
-        encoding = _encoding(data)
         try:
+            encoding = _encoding(data)
             shapes.setdefault(upright_shape(data, encoding), name)
         except BadImageError as error:
             raise _faulty(file, images, row, error) from None
@@ -211,8 +209,16 @@ def _stored(file: TableFile, images: Path, row: Row, spec: ImageSpec) -> bytes:
 
 
 def _encoding(data: bytes) -> Encoding:
-    """Return what an image is by its first bytes, as names can be wrong; PNG's reader refuses anything else."""
-    return "jpg" if data.startswith(_JPEG) else "png"
+    """Return what an image is by its first bytes, as names can be wrong.
+
+    Raises:
+        BadImageError: it is neither a JPEG nor a PNG.
+    """
+    if data.startswith(JPEG_START):
+        return "jpg"
+    if data.startswith(PNG_START):
+        return "png"
+    raise BadImageError(f"expected a JPEG or PNG, found {describe(data)}; convert it")
 
 
 def _faulty(file: TableFile, images: Path, row: Row, error: BadImageError) -> UserError:

@@ -14,7 +14,7 @@ from trainer.data.sources.tables.features import Features
 from trainer.data.sources.tables.no_effect import say_no_categories, say_unused_missing
 from trainer.data.sources.tables.roles import choose_columns, other_roles
 from trainer.data.sources.tables.rows import table_name
-from trainer.data.sources.tables.split_column import propose_split, say_absent
+from trainer.data.sources.tables.split_column import propose_split, review_splits
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
 from trainer.errors import UserError
@@ -72,7 +72,7 @@ def write_table(
     if split_column is None:
         values = {column: seen.values for column, seen in found.items()}
         propose_split(file.path, file.columns, values, file.find(ignore))
-    say_absent(splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
+    review_splits(file.path, splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
     made = build_tasks(
         file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
     )

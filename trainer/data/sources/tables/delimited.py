@@ -24,6 +24,13 @@ _OTHER_FILES = {
     b"PK\x03\x04": "an Excel file or a zip archive. Save the table as CSV, or unpack it",
     b"\xd0\xcf\x11\xe0": "an Excel file. Save the table as CSV",
     b"\x1f\x8b": "packed by gzip. Give it a name that ends in .csv.gz",
+    b"[{": "JSON. Save the table as CSV",
+    b'{"': "JSON. Save the table as CSV",
+    b"<!": "HTML. Save the table as CSV",
+    b"<html": "HTML. Save the table as CSV",
+    b"<?xml": "XML. Save the table as CSV",
+    b"ARROW1": "Feather or Arrow. Save the table as CSV or Parquet",
+    b"\x89HDF": "HDF5. Save the table as CSV or Parquet",
     b"PAR1": "Parquet. Give it a name that ends in .parquet",
 }
 """First bytes of files that are often given the name of a table -> what they are, and what to do."""

@@ -122,14 +122,21 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
 
 
 def _say_coarse(file: TableFile, columns: Mapping[int, Survey]) -> None:
-    """Print the columns whose values are so far from 0 that float32 rounds their differences away."""
+    """Print the columns whose values are so far from 0 that float32 rounds their differences.
+
+    Raises:
+        UserError: no difference is left.
+    """
     for column, seen in columns.items():
         step = float(np.spacing(np.float32(abs(seen.mean))))
+        said = (
+            f"feature {file.columns[column]!r} has a standard deviation of {seen.std:g} around {seen.mean:g}, where "
+            f"float32 keeps steps of {step:g}. Subtract an offset from it first"
+        )
+        if seen.varies and step > seen.std:
+            raise UserError(f"{file.path}: {said}, or leave it out with --ignore {file.columns[column]}.")
         if seen.varies and step > MAX_ROUNDING * seen.std:
-            Terminal(soft_wrap=True).print(
-                f"feature {file.columns[column]!r} has a standard deviation of {seen.std:g} around {seen.mean:g}, "
-                f"where float32 keeps steps of {step:g}. Subtract an offset from it first"
-            )
+            Terminal(soft_wrap=True).print(said)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ MAX_GAPPED = 5
 
 KINDS = ("classification", "regression")
 
-_QUANTITY = re.compile(r"[-+]?[$€£¥]?\s?[-+]?[\d.,'\s]*\d(e[-+]?\d+)?\s?[%$€£¥]?", re.IGNORECASE)
+_QUANTITY = re.compile(r"[-+\u2212]?[$€£¥]?\s?[-+\u2212]?[\d.,'\s]*\d(e[-+]?\d+)?\s?[%$€£¥]?", re.IGNORECASE)
 """A number as people write it: with thousands separators, a decimal comma, a currency, a percent sign."""
 
 _DATE = re.compile(

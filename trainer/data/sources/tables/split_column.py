@@ -1,14 +1,20 @@
 """The column that names the split of each row: which one it may be, and what its cells may mean."""
 
+import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from trainer.data.format.manifest import FILE_NAME
 from trainer.data.sources.tables.rows import Row
 from trainer.errors import UserError
 from trainer.terminal import Terminal
 
 NAMES = {"split", "splits", "data_split", "set", "subset", "fold", "part", "partition", "usage", "phase"}
 """Common names of that column, in lower case."""
+
+READ = ("train", "val", "test")
+"""The splits that training and its evaluations read."""
 
 LOOKED_AT = 1000
 """Rows in which a column is looked for that holds the names of splits."""
@@ -27,7 +33,7 @@ def likely_splits(columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
 def propose_mapping(names: Sequence[str]) -> str:
     """Return what the cells of a split column may mean, as --split takes it: `0=train,1=val`."""
     meant = {name: split for name in names if (split := _meaning(name))}
-    others = iter([split for split in ("train", "val", "test") if split not in meant.values()])
+    others = iter([split for split in READ if split not in meant.values()])
     found = ((name, meant.get(name) or next(others, None)) for name in names)
     return ",".join(f"{name}={split}" for name, split in found if split)
 
@@ -63,12 +69,31 @@ def propose_split(
             )
 
 
-def say_absent(splits: Collection[str], expected: Iterable[str]) -> None:
-    """Print which of the expected splits have no row."""
-    absent = [split for split in dict.fromkeys(expected) if split not in splits]
-    if absent:
+def review_splits(path: Path, splits: Sequence[str], expected: Iterable[str]) -> None:
+    """Print which of the expected splits have no row, and which splits are not read though their names say so.
+
+    Args:
+        path: the file, for messages.
+        splits: the splits of the rows.
+        expected: the splits that the user may count on.
+
+    Raises:
+        UserError: the name of a split cannot be that of files.
+    """
+    proposal = f"--split COLUMN {shlex.quote(propose_mapping(splits))}"
+    if unusable := [split for split in splits if not re.fullmatch(FILE_NAME, split)]:
+        raise UserError(
+            f"{path}: expected letters, digits, '.', '_' and '-' in the name of a split, found {unusable[0][:40]!r}.\n"
+            f"Say what the cells mean, such as: {proposal}"
+        )
+    if absent := [split for split in dict.fromkeys(expected) if split not in splits]:
         Terminal(soft_wrap=True).print(
             f"no row is in the split {' or '.join(map(repr, absent))}; the splits of the rows: {', '.join(splits)}"
+        )
+    if unread := [split for split in splits if split not in READ and _meaning(split)]:
+        Terminal(soft_wrap=True).print(
+            f"training reads the splits {', '.join(READ)}, and not {', '.join(map(repr, unread))}. If these mean the "
+            f"same, type: {proposal}"
         )
 
 

@@ -3,6 +3,7 @@
 Shapes: N samples of a split, M array members, H rows, W columns, C channels.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ from trainer.data.sources.webdataset.description import Description, ask, read_d
 from trainer.data.sources.webdataset.probe import probe
 from trainer.errors import UserError
 from trainer.files import sync
+
+logger = logging.getLogger(__name__)
 
 MAX_MEASURED = 1000
 """Images of the train split whose pixels are measured."""
@@ -87,6 +90,8 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
             image = _measure(target, manifest, first, index_NM[:, 0])
             manifest = manifest.model_copy(update={"input": image})
         write_manifest(target, manifest)
+    if "train" not in splits:
+        logger.warning("%s: no split is called train, which training reads. Its splits: %s.", folder, ", ".join(splits))
     summarise(folder if out is None else out, manifest, {})
     return manifest
 
