@@ -109,6 +109,13 @@ def test_what_does_not_fit_is_named(raw: Path) -> None:
     assert "labels.csv has no column to predict: its columns are file, part" in refusal()
 
 
+def test_files_that_are_named_twice_are_counted(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (raw / "labels.csv").open("a") as file:
+        file.write("\nb.png,2.5,cat,train\nb.png,3.5,cat,train\n")
+    assert write(raw).num_samples("train") == 5
+    assert "2 rows name a file that a row above names, too" in capsys.readouterr().out
+
+
 def test_pictures_of_one_colour(raw: Path) -> None:
     for row in ROWS:
         (raw / "images" / row.partition(",")[0]).write_bytes(encode(np.full((6, 8, 1), 7, np.uint8), "png"))

@@ -128,7 +128,7 @@ def _scan(file: TableFile, images: Path, size: tuple[int, int] | None) -> tuple[
     encodings: Counter[Encoding] = Counter()
     shapes: dict[tuple[int, int, int], str] = {}
     digests: dict[str, bytes] = {}
-    turned = 0
+    turned = repeated = 0
     for row in file:
         name = row.cells[file.names_column]
         if Path(name).suffix.lower() not in SUFFIXES:
@@ -143,8 +143,11 @@ def _scan(file: TableFile, images: Path, size: tuple[int, int] | None) -> tuple[
         except BadImageError as error:
             raise _faulty(file, images, row, error) from None
         encodings[encoding] += 1
+        repeated += name in digests
         digests[name] = hashlib.blake2b(data, digest_size=16).digest()
         turned += orientation(data) != UPRIGHT
+    if repeated:
+        Terminal(soft_wrap=True).print(f"{repeated:,} rows name a file that a row above names, too")
     if turned:
         Terminal(soft_wrap=True).print(f"{turned:,} images are turned upright, as their EXIF orientation says")
     sizes = {shape[:2]: name for shape, name in shapes.items()}
