@@ -2,16 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from launch.job_arguments import add_job, job_of
-from trainer.commands.arguments import whole
+from trainer.commands.arguments import Subparsers, whole
 
 STUDIES = Path(__file__).parents[2] / "studies"
 """Folder of the studies of training runs, a YAML file each."""
 
 
-def add_study_command(commands: Any) -> None:
+def add_study_command(commands: Subparsers) -> None:
     """Add `paretrain study` to the commands of the command line."""
     study = commands.add_parser("study", help="compare methods over seeds, or run another study anew; write its page")
     study.add_argument(

@@ -3,9 +3,8 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from trainer.commands.arguments import whole
+from trainer.commands.arguments import Subparsers, whole
 
 Run = Callable[[argparse.Namespace], int | None]
 RESAMPLES = 1000
@@ -13,7 +12,7 @@ BEST = "best"
 """In place of a step, as in trainer/run_folder.py, which --help must not wait for."""
 
 
-def add_checkpoint_commands(commands: Any, on_processes: Callable[[Run], Run]) -> None:
+def add_checkpoint_commands(commands: Subparsers, on_processes: Callable[[Run], Run]) -> None:
     """Add the commands that read a checkpoint.
 
     Args:

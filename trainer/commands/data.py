@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import whole
+from trainer.commands.arguments import Subparsers, whole
 from trainer.commands.data_columns import add_columns, add_file, columns, fraction, names
 
 if TYPE_CHECKING:
     from trainer.data.format.manifest import Manifest
 
 
-def add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_data_commands(commands: Subparsers) -> None:
     """Add `data` and its subcommands to the `paretrain` command."""
     data = commands.add_parser("data", help="convert data to a folder of WebDataset shards, or check one")
     sources = data.add_subparsers(title="sources", required=True, metavar="SOURCE")
@@ -48,7 +48,7 @@ def _timed(run: "Callable[[argparse.Namespace], Manifest]") -> Callable[[argpars
     return run_timed
 
 
-def _add_digits(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_digits(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.digits import write_digits
 
@@ -62,7 +62,7 @@ def _add_digits(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_timed(run))
 
 
-def _add_multimnist(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_multimnist(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.multimnist import write_multimnist
 
@@ -82,7 +82,7 @@ def _add_multimnist(sources: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.set_defaults(run=_timed(run))
 
 
-def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_celeba(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.celeba.convert import write_celeba
 
@@ -123,7 +123,7 @@ def _add_celeba(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_timed(run))
 
 
-def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_synth(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> None:
         from trainer.data.sources.synthetic.generate import write_synthetic_celeba
 
@@ -141,7 +141,7 @@ def _add_synth(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=run)
 
 
-def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_table(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.table import write_table
 
@@ -182,7 +182,7 @@ def _add_table(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=_timed(run))
 
 
-def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_folder(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.image_folder import write_image_folder
 
@@ -206,7 +206,7 @@ def _add_folder(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_timed(run))
 
 
-def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_cityscapes(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.cityscapes import write_cityscapes
 
@@ -223,7 +223,7 @@ def _add_cityscapes(sources: "argparse._SubParsersAction[argparse.ArgumentParser
     parser.set_defaults(run=_timed(run))
 
 
-def _add_mtan(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_mtan(sources: Subparsers) -> None:
     for name, what in (
         ("nyuv2", "13 classes, depth and surface normals of rooms"),
         ("cityscapes2", "7 classes and depth of street scenes"),
@@ -240,7 +240,7 @@ def _add_mtan(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser.set_defaults(run=_timed(run))
 
 
-def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_from(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.custom import write_custom
 
@@ -253,7 +253,7 @@ def _add_from(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.set_defaults(run=_timed(run))
 
 
-def _add_index(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_index(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.webdataset.index import index_folder
 
@@ -270,7 +270,7 @@ def _add_index(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=_timed(run))
 
 
-def _add_check(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> int:
         from trainer.data.inspect.check import check_folder
 

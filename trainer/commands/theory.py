@@ -3,14 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from trainer.commands.arguments import whole
+from trainer.commands.arguments import Subparsers, whole
 
 Run = Callable[[argparse.Namespace], int | None]
 
 
-def add_theory_commands(commands: Any, on_processes: Callable[[Run], Run]) -> None:
+def add_theory_commands(commands: Subparsers, on_processes: Callable[[Run], Run]) -> None:
     """Add the commands that say what combining tasks wins.
 
     Args:
