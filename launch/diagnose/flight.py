@@ -1,7 +1,7 @@
 """Read the last collectives of a process as torch's flight recorder wrote them: a pickle, none of which is executed.
 
-Only opcodes that make dictionaries, lists, strings and numbers are accepted, so a record can neither call anything nor
-allocate more memory than its own size explains.
+Only opcodes that make dictionaries, lists, pairs, strings and numbers are accepted, so a record can neither call
+anything nor allocate more memory than its own size explains.
 """
 
 import pickle
@@ -21,7 +21,7 @@ MAX_BYTES = 64 << 20
 _PLAIN = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE"),
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
-    *("EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS"),
+    *("EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS", "TUPLE2"),
     *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET"),
 }
 _OF_TORCH = re.compile(r"/(torch|deepspeed|accelerate)/")

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from launch.diagnose.flight import last_collective
 from models.tasks import MISSING
 from paretrain import Balancer
 from tests.support.losses import by_name
@@ -77,6 +78,7 @@ def collectives_of_each_step(rank: int, digits: Path, folder: Path) -> dict[str,
         if not dist.is_initialized():  # A run leaves its group.
             dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/{case}.store", 2), rank=rank, world_size=2)
         train(an_experiment(case, digits, folder, settings))
+    (folder / f"flight_{rank}").write_bytes(torch._C._distributed_c10d._dump_fr_trace())
     return found
 
 
@@ -108,6 +110,10 @@ def test_the_number_of_collectives_of_a_step_is_constant(tmp_path: Path) -> None
             assert others == [expected] * (UNLABELLED + 1), case
             # In its second forward, after the one that is thrown away, DDP tells of the buckets that it has cut anew.
             assert first == expected + Counter({"gloo:broadcast": 2}), case
+    for rank in range(2):  # What torch itself has written is what diagnose reads.
+        last = last_collective(tmp_path / f"flight_{rank}")
+        assert last is not None
+        assert last.profiling_name.startswith("gloo:")
 
 
 PROBLEM = Problem(num_tasks=3, dtype=torch.float32)
