@@ -56,7 +56,7 @@ def add_job(parser: argparse._ActionsContainer, *, required: bool) -> None:
         metavar="OPTION",
         help="any other option of sbatch, such as --sbatch=--constraint=h100",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the script and make all checks; submit nothing")
 
 
 def job_of(options: argparse.Namespace) -> "Job":

@@ -84,7 +84,7 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
         config: the YAML file, as typed.
         points: the runs, from `launch.grid.points` with `job.overrides`.
         job: the resources to ask for.
-        dry_run: print exactly what would be submitted, and write nothing.
+        dry_run: print exactly what would be submitted, write nothing, and refuse the same mistakes; without Slurm, too.
 
     Raises:
         UserError: there is no Slurm here, it refuses the job, a run was stopped or could not start, or the time limit
@@ -96,9 +96,8 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
     if note := gpu_note(points[0].experiment.parallel.device, job.processes_per_node):
         print(f"paretrain: {note}", file=sys.stderr)
     if dry_run:
-        print(script, end="")
-        return
-    if shutil.which("sbatch") is None:
+        print(script, end="", flush=True)
+    elif shutil.which("sbatch") is None:
         raise UserError(
             "no sbatch on this machine. Submit from a login node of the cluster.\n"
             "  to see the script: add --dry-run\n"
@@ -110,6 +109,8 @@ def submit(config: Path, points: Sequence[Point], job: Job, *, dry_run: bool) ->
     _refuse_what_the_cluster_lacks(points, job)
     if job.container is None:  # A container may see other folders, and have other packages.
         check_runs([point.experiment for point in points], so="nothing was submitted")
+    if dry_run:
+        return
     folder = _folder(points)
     path = folder / SCRIPT
     try_to_write(folder / "logs")
@@ -148,6 +149,7 @@ def render(config: Path, points: Sequence[Point], job: Job, code: FrozenCode | N
     given = dict(map(_option, job.options))
     options |= _own_options(points, job, own_gpus=not given.keys() & set(OF_GPUS)) | given
     _check_time(options)
+    _check_memory(options)
     header = [f"#SBATCH --{key}{'=' + _quoted(value) if value else ''}" for key, value in options.items()]
     values = {
         "PROCESSES_PER_NODE": str(job.processes_per_node),
@@ -256,6 +258,14 @@ def _check_time(options: dict[str, str]) -> None:
         raise UserError(
             f"--time {options['time']} is {seconds} s, but the job is asked to save {warning} s before its end, which "
             f"leaves little to train: expected at least --time {-(-(warning + MIN_TRAINING_SECONDS) // 60)} (minutes)"
+        )
+
+
+def _check_memory(options: dict[str, str]) -> None:
+    """Refuse what sbatch would not take for a size."""
+    if "mem" in options and not re.fullmatch(r"[0-9]{1,12}[KMGTkmgt]?", options["mem"]):
+        raise UserError(
+            f"found --memory {options['mem'][:40]!r}, expected a whole number of MiB, or one with K, M, G or T: 480G"
         )
 
 

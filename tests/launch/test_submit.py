@@ -98,6 +98,7 @@ def test_gives_sbatch_the_script_that_a_dry_run_prints(
         (Job(1, 2, options=("--time=5",)), r"--time 5 is 300 s.*at least --time 10 \(minutes\)"),
         (Job(1, 2, options=("--time=soon",)), "found --time 'soon', expected minutes"),
         (Job(1, 2, options=(f"--time={'9' * 5000}",)), "found --time '9999"),
+        (Job(1, 2, options=("--mem=lots",)), "found --memory 'lots', expected a whole number"),
         (Job(1, 2, options=("-x",)), "found --sbatch '-x', expected a long option"),
         (Job(1, 3), "train.global_batch=40 cannot be divided among parallel.processes=3"),
     ],
@@ -183,6 +184,19 @@ def test_what_could_not_start_is_not_submitted(override: str, said: str, config:
     with pytest.raises(UserError, match="run could not start, so nothing was submitted") as caught:
         check_runs([point.experiment], so="nothing was submitted")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "prologue", "said"),
+    [("data.path=nowhere", None, "run could not start, so nothing was submitted"), ("seed=1", "gone.sh", "gone.sh")],
+)
+def test_a_dry_run_refuses_what_a_submission_would(
+    override: str, prologue: str | None, said: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Job(1, 2, prologue=Path(prologue) if prologue else None)
+    with pytest.raises(UserError, match=said):
+        submit(config, points(config, [override, *job.overrides], []), job, dry_run=True)
+    assert capsys.readouterr().out.startswith("#!/usr/bin/env bash")
 
 
 def test_a_job_without_gpus_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
