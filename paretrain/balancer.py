@@ -82,6 +82,7 @@ class Balancer:
         renewal: what is held between the steps that find α.
 
     Raises:
+        TypeError: `weighting` is no rule, but the name or the class of one, say.
         ValueError: there is no task, or `on_nonfinite`, `every_steps` or `max_gap` has no such value.
     """
 
@@ -106,6 +107,9 @@ class Balancer:
         if on_nonfinite not in get_args(OnNonFinite):
             raise ValueError(f"on_nonfinite must be one of {', '.join(get_args(OnNonFinite))}, found '{on_nonfinite}'")
         rule = MinNormWeighting() if weighting is None else weighting
+        if isinstance(rule, type) or not isinstance(rule, Weighting):
+            found = f"the class {rule.__name__}" if isinstance(rule, type) else repr(rule)
+            raise TypeError(f"weighting must be a rule, such as paretrain.Uniform(); found {found}")
         self.weighting: Weighting = rule if group_of is None else Grouped(rule, group_of)
         self.group_of = list(range(len(self.names)) if group_of is None else group_of)
         if len(self.group_of) != len(self.names):
@@ -235,6 +239,11 @@ class Balancer:
         leave_graph()
         refuse_positional(losses)
         parts = self._step.parts
+        if counts is None and not parts:
+            raise ValueError(
+                "found no split() or linear() of this balancer before total() whose views a head has read: call it on "
+                "the encoder's output. In an evaluation under torch.no_grad(), give total() the counts=..."
+            )
         num_samples = parts[0].num_samples if len(parts) == 1 else None
         given = read_losses(self.names, sums, means, counts, num_samples)
         means_T, totals = self._global_means(self._checked(given, parts, [z for part in parts for z in part.zs]))

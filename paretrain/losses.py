@@ -76,11 +76,8 @@ def read_losses(
     if (sums is None) == (means is None):
         raise TypeError("give total() the losses once: sums=... if they are summed over samples, means=... if averaged")
     losses = _in_order(means if sums is None else sums, names, "losses")
-    if not isinstance(losses, Tensor) and not all(isinstance(loss, Tensor) for loss in losses):
-        kinds = sorted({type(loss).__name__ for loss in losses} - {"Tensor"})
-        raise TypeError(
-            f"expected losses as tensors, whose backward is to run; found {', '.join(kinds)}: leave out .item()"
-        )
+    if not isinstance(losses, Tensor):
+        _check_each(losses, len(names))
     if counts is None:
         if num_samples is None:
             raise ValueError(
@@ -135,6 +132,21 @@ def _in_order(values: Any, names: Sequence[str], what: str) -> Any:
             return values  # A named tuple, and tasks that have no names.
         raise ValueError(f"expected {what} of the tasks {', '.join(names)}; found those of {', '.join(by_name)}")
     return [by_name[name] for name in names]
+
+
+def _check_each(losses: Sequence[object], num_tasks: int) -> None:
+    """Refuse a list of losses that is not one tensor for each task."""
+    if len(losses) != num_tasks:
+        raise ValueError(f"expected one loss for each of {num_tasks} tasks, found {len(losses)}")
+    if any(loss is None for loss in losses):
+        raise TypeError(
+            "expected losses as tensors, found None. For a task without labels run its head all the same, and give a "
+            "sum of 0 or a mean of NaN, and the count 0"
+        )
+    if kinds := sorted({type(loss).__name__ for loss in losses if not isinstance(loss, Tensor)}):
+        raise TypeError(
+            f"expected losses as tensors, whose backward is to run; found {', '.join(kinds)}: leave out .item()"
+        )
 
 
 def _summed(means: Tensor | Sequence[Tensor], counts_T: Tensor) -> Tensor:

@@ -114,12 +114,27 @@ def test_misuse_is_named() -> None:
         _ = balancer.alpha
     z = torch.randn(4, 3, requires_grad=True)
     first, second = balancer.split(z)
-    with pytest.raises(ValueError, match=r"one loss and one count a task, \(2,\)"):
+    with pytest.raises(ValueError, match="one loss for each of 2 tasks, found 1"):
         balancer.total(sums=[first.sum()], counts=[4])
     with pytest.raises(RuntimeError, match="call backward on that scalar"):
         (first.sum() + second.sum()).backward()
     with pytest.raises(ValueError, match="at least one task"):
         Balancer(tasks=0)
+    for no_rule in ("uniform", Uniform, lambda gram_AA, losses_A, tasks_A: losses_A):
+        with pytest.raises(TypeError, match=r"weighting must be a rule, such as paretrain\.Uniform\(\)"):
+            Balancer(tasks=2, weighting=no_rule)  # type: ignore[arg-type]
+
+
+def test_losses_that_are_not_one_tensor_a_task_are_named() -> None:
+    balancer, z = Balancer(tasks=2), torch.randn(4, 3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"found no split\(\) or linear\(\)"):
+        balancer.total(means=[z.mean(), z.mean()])
+    views = balancer.split(z)
+    means = [view.mean() for view in views]
+    with pytest.raises(ValueError, match="one loss for each of 2 tasks, found 3"):
+        balancer.total(means=[*means, means[0]])
+    with pytest.raises(TypeError, match=r"found None\. For a task without labels"):
+        balancer.total(means=[means[0], None])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.6], [-0.5, 1.5], [float("nan"), 1.0]])
