@@ -65,6 +65,30 @@ def test_a_run_starts_from_the_weights_of_another(
     assert "is not a run's folder" in capsys.readouterr().err
 
 
+def test_heads_of_another_run_are_found_by_the_names_of_their_tasks(
+    config: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In another order, and of some tasks alone; never by their place."""
+    assert main(["train", str(config), "train.steps=3", "data.tasks=[left]"]) == 0
+    other = ["--from", str(run_dir), "optimizer.learning_rate=1e-30", "train.steps=3"]
+    assert main(["train", str(config), *other, "name=both"]) == 2
+    said = capsys.readouterr().err
+    assert f"{run_dir} has no heads for 1: right; it has 1: left" in said
+    assert f"model.encoder.weights={run_dir}" in said
+    assert main(["train", str(config), "train.steps=3", "name=both"]) == 0
+    other[1] = str(run_dir.with_name("both"))
+    assert main(["train", str(config), *other, "name=turned", "data.tasks=[right,left]"]) == 0
+    assert main(["train", str(config), *other, "name=one", "data.tasks=[right]"]) == 0
+    both, turned, one = (checkpoint(run_dir.with_name(name))[0] for name in ("both", "turned", "one"))
+    for name, tensor in both.items():
+        of_tasks = name.startswith("heads.")
+        torch.testing.assert_close(turned[name], tensor.flip(0) if of_tasks else tensor, rtol=0, atol=0)
+        torch.testing.assert_close(one[name], tensor[1:] if of_tasks else tensor, rtol=0, atol=0)
+    everything = [*other, "train.start_with=everything", "train.steps=4", "name=fork", "data.tasks=[right,left]"]
+    assert main(["train", str(config), *everything]) == 2
+    assert "goes on with the tasks of" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_from_everything_of_another_as_that_one_would_have(config: Path, run_dir: Path) -> None:
     everything = ["train.start_with=everything", "name=fork", "--from", str(run_dir)]
     assert main(["train", str(config), "train.steps=3"]) == 0

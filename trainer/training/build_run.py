@@ -24,9 +24,10 @@ from trainer.training.batches import open_batches
 from trainer.training.cost import StepCost, peak_tflops
 from trainer.training.find_start import ANEW, StartingPoint
 from trainer.training.learner import Learner
-from trainer.training.network.build import build_network, fill
+from trainer.training.network.build import build_network
 from trainer.training.network.check import check_network
 from trainer.training.network.compiling import compile_network
+from trainer.training.network.from_run import start_network
 from trainer.training.network.start_encoder import load_encoder_weights
 from trainer.training.optimizer.build import build_optimizer
 from trainer.training.optimizer.settings import Setting, describe_settings, parameter_settings
@@ -60,7 +61,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
     if not (start.own or start.other):
         encoder_start = load_encoder_weights(network.encoder, experiment.model.encoder, runtime)
     train_batches, eval_batches = _open_batches(experiment, data, tasks, eval_split, runtime, start)
-    _load_parameters(network, experiment, settings, runtime, start)
+    _load_parameters(network, tasks, experiment, settings, runtime, start)
     num_parameters = {
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
@@ -138,6 +139,7 @@ def _open_batches(
 
 def _load_parameters(
     network: MultiTaskModel,
+    tasks: Sequence[Task],
     experiment: Experiment,
     settings: Mapping[str, Setting],
     runtime: Runtime,
@@ -148,13 +150,20 @@ def _load_parameters(
     Raises:
         UserError: the checkpoint holds another model or optimizer.
     """
+    task_names = [task.name for task in tasks]
+    theirs = list(start.tasks) or task_names
+    if start.other and start.takes_everything and task_names != theirs:
+        raise UserError(
+            f"train.start_with=everything goes on with the tasks of {experiment.train.start_from}, in their order: "
+            f"{', '.join(theirs)}; found {', '.join(task_names)}. Type train.start_with=weights"
+        )
     if start.resumed:
         snapshot = start.resumed.snapshot
         load_model(network, snapshot, runtime)
         check_optimizer(network, snapshot, experiment.optimizer, settings)
     elif start.other:
-        snapshot = start.other.snapshot
-        fill(network, averaged_weights(snapshot.model, snapshot.optimizer), snapshot.path, experiment.data.places)
+        snapshot, run = start.other.snapshot, start.other.snapshot.path.parents[1]
+        start_network(network, task_names, averaged_weights(snapshot.model, snapshot.optimizer), theirs, run)
 
 
 def _build_engine(

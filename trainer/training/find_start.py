@@ -13,6 +13,7 @@ from trainer.config.resume import check_request, differences, how_to_change
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
 from trainer.observe.metrics import read_metrics
+from trainer.observe.read_run import read_run
 from trainer.run_folder import METRICS, SUMMARY, changes_of, checkpoint_of, read_config
 from trainer.run_path import CONFIG
 from trainer.runtime.checkpoints.folder import CHECKPOINTS
@@ -29,11 +30,13 @@ class StartingPoint:
     Attributes:
         own: the checkpoint of this run to resume from; None: a new run.
         other: for a new run, the checkpoint of the run in train.start_from; None: it starts from no other run.
+        tasks: of that run, in the order of its heads; empty where its records are lost, or it has none.
         takes_everything: whether it takes the whole state of `other`, as train.start_with says, or only the weights.
     """
 
     own: Checkpoint | None = None
     other: Checkpoint | None = None
+    tasks: Sequence[str] = ()
     takes_everything: bool = False
 
     @property
@@ -62,7 +65,8 @@ def find_start(experiment: Experiment, runtime: Runtime, allowed: Sequence[str] 
     if own or start_from is None:
         return StartingPoint(own)
     other = _open_other(start_from, experiment.run_dir, runtime)
-    return StartingPoint(None, other, takes_everything=experiment.train.start_with == "everything")
+    tasks = runtime.on_main(lambda: read_run(start_from).tasks)
+    return StartingPoint(None, other, tasks, takes_everything=experiment.train.start_with == "everything")
 
 
 def _find_own(experiment: Experiment, runtime: Runtime, allowed: Sequence[str]) -> Checkpoint | None:

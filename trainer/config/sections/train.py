@@ -81,7 +81,8 @@ class TrainConfig(Section):
     no other time. null: each process runs it when Python decides, and the others wait for it in their next step."""
     start_from: Path | None = None
     """Folder of another run, whose checkpoint a new run starts from: the one that its `select` has chosen, else its
-    last. `paretrain train CONFIG --from RUN name=NEW` is short for it. null: from the initial parameters."""
+    last. Each task takes the head of the task of that name. `paretrain train CONFIG --from RUN name=NEW` is short for
+    it. null: from the initial parameters."""
     start_with: Literal["weights", "everything"] = "weights"
     """weights: take its parameters; their averages, where it keeps any. everything: the optimizer's state, the rule's,
     the place in the data and the number of steps too, as if that run went on."""

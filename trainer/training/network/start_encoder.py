@@ -50,7 +50,7 @@ class EncoderStart:
             tops = Counter(name.partition(".")[0] for name in self.left_out)
             said += f"; left out there: {', '.join(f'{cut_line(top)} ({count})' for top, count in tops.items())}"
         if self.at_random:
-            said += f"; not there, and started at random: {_some(self.at_random)}"
+            said += f"; not there, and started at random: {some_of(self.at_random)}"
         return said
 
 
@@ -96,7 +96,7 @@ def start_encoder(encoder: nn.Module, weights: Weights, config: EncoderConfig) -
     faults = [
         _fault("lacks", _without(lacking, config.weights_missing), "To start them at random", "weights_missing"),
         _fault("has, left over,", _without(left_over, config.weights_ignore), "To leave them out", "weights_ignore"),
-        f"has of another shape {_some(unlike)}" if unlike else "",
+        f"has of another shape {some_of(unlike)}" if unlike else "",
     ]
     if any(faults):
         raise UserError(
@@ -130,7 +130,7 @@ def _prefixes(own: Collection[str], tensors: Collection[str], given: str | None)
     if not count:
         raise UserError(
             f"model.encoder.weights: no name there {'begins with ' + repr(given) + ' and ' if given else ''}ends like "
-            f"one of the encoder's: it has {_some(own)}; there are {_some(tensors)}"
+            f"one of the encoder's: it has {some_of(own)}; there are {some_of(tensors)}"
         )
     return here, there
 
@@ -158,9 +158,10 @@ def _fault(what: str, names: Sequence[str], purpose: str, key: str) -> str:
     if not names:
         return ""
     parts = sorted({f"{name.partition('.')[0]}.*" if "." in name else name for name in names})
-    return f"{what} {_some(names)}. {purpose}: model.encoder.{key}='[{', '.join(parts[:MAX_SHOWN])}]'"
+    return f"{what} {some_of(names)}. {purpose}: model.encoder.{key}='[{', '.join(parts[:MAX_SHOWN])}]'"
 
 
-def _some(names: Iterable[str]) -> str:
+def some_of(names: Iterable[str]) -> str:
+    """Return the number of names, and the first of them."""
     found = [cut_line(name) for name in names]
     return f"{len(found)}: {', '.join(found[:MAX_SHOWN])}{', ...' if len(found) > MAX_SHOWN else ''}"
