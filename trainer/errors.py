@@ -3,6 +3,7 @@
 import difflib
 import faulthandler
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -94,8 +95,8 @@ def run_command(command: Callable[[], int | None]) -> int:
             say_by_one_rank(printable(str(error)))
         return error.exit_code
     except KeyboardInterrupt as interrupt:
-        if str(interrupt):
-            say_error(str(interrupt))
+        if str(interrupt) or "RANK" not in os.environ:  # Else the launcher says it, once for all ranks.
+            say_error(str(interrupt) or "stopped by Ctrl-C")
         return EXIT_INTERRUPTED
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from trainer import train
 from trainer.config.file import load_config
-from trainer.errors import StoppedError, UserError
+from trainer.errors import EXIT_INTERRUPTED, StoppedError, UserError, run_command
 from trainer.runtime.launcher import LAUNCHER_DIED
 from trainer.runtime.stopping import Request, StopRequests, refuse_stopped
 
@@ -95,6 +95,15 @@ def test_a_run_that_is_starting_hears_signals(tmp_path: Path, monkeypatch: pytes
     experiment = load_config(Path("configs/digits.yaml"), [f"output={tmp_path}", "parallel.processes=1"])
     with pytest.raises(StoppedError):
         train.train(experiment)
+
+
+def test_ctrl_c_of_any_command_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.delenv("RANK", raising=False)
+    assert run_command(interrupted) == EXIT_INTERRUPTED
+    assert "stopped by Ctrl-C" in capsys.readouterr().err
 
 
 def test_a_second_ctrl_c_ends_the_process_and_says_what_is_saved(

@@ -168,7 +168,7 @@ class StopRequests:
 
 def say_interrupted() -> None:
     """Say what Ctrl-C does. Called by handlers of signals, which may interrupt any other output."""
-    os.write(STDERR, b"\nparetrain: saves after this step, and ends. Ctrl-C again ends it at once, without saving\n")
+    os.write(STDERR, b"\nparetrain: saves after this step or evaluation, and ends. Ctrl-C again ends it at once, without saving\n")
 
 
 def refuse_stopped(run_dir: Path) -> None:

@@ -28,7 +28,8 @@ def class_metrics(probabilities_CTN: np.ndarray, labels_TN: np.ndarray, names: S
         names: of the metrics.
     """
     answers = _Answers(probabilities_CTN, labels_TN)
-    return {name: np.where(answers.is_finite_T, _METRICS[name](answers), np.nan) for name in names}
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not defined.
+        return {name: np.where(answers.is_finite_T, _METRICS[name](answers), np.nan) for name in names}
 
 
 class _Answers:
@@ -62,7 +63,7 @@ class _Answers:
     def f1_of_each(self) -> np.ndarray:
         """F1, (T, C); NaN for one that is neither in a label nor in an answer."""
         in_either_TC = self.confusion_TCC.sum(axis=1) + self.confusion_TCC.sum(axis=2)
-        return ratio(2.0 * self.right, in_either_TC)
+        return 2.0 * self.right / in_either_TC
 
     @cached_property
     def areas(self) -> np.ndarray:
@@ -112,18 +113,20 @@ def areas(score_K: np.ndarray, is_positive_K: np.ndarray, task_K: np.ndarray, nu
     below_P = (lower_P + not_higher_P) / 2 - of_negative[task_P]
     sums = [np.bincount(task_P, values_P, num_tasks) for values_P in (below_P, right_P / (right_P + wrong_P))]
     num_positive_T, num_negative_T = np.diff(of_positive), np.diff(of_negative)
-    counts = [num_positive_T * num_negative_T, num_positive_T * (num_negative_T > 0)]
-    return ratio(np.stack(sums, axis=1), np.stack(counts, axis=1))
+    means = np.stack(sums, axis=1) / num_positive_T[:, None]
+    means[:, 0] /= num_negative_T
+    means[num_negative_T == 0] = np.nan
+    return means
 
 
 def _balanced_accuracy(answers: _Answers) -> np.ndarray:
-    return mean_of_defined(ratio(answers.right, answers.confusion_TCC.sum(axis=2)), axis=1)
+    return mean_of_defined(answers.right / answers.confusion_TCC.sum(axis=2), axis=1)
 
 
 def _log_loss(answers: _Answers) -> np.ndarray:
     right_K = np.stack(answers.probabilities)[answers.label_K, np.arange(len(answers.label_K))]
     losses_K = -np.log(right_K.astype(np.float64).clip(min=np.finfo(np.float32).eps))
-    return ratio(answers.total(losses_K), answers.count_T)
+    return answers.total(losses_K) / answers.count_T
 
 
 def _calibration_error(answers: _Answers) -> np.ndarray:
@@ -131,12 +134,12 @@ def _calibration_error(answers: _Answers) -> np.ndarray:
     bin_K = np.minimum(confidence_K * NUM_BINS, NUM_BINS - 1).astype(np.int64) + NUM_BINS * answers.task_K
     gap_K = (answers.answer_K == answers.label_K) - confidence_K
     gaps = np.bincount(bin_K, gap_K, NUM_BINS * answers.num_tasks).reshape(-1, NUM_BINS)
-    return ratio(np.abs(gaps).sum(axis=1), answers.count_T)
+    return np.abs(gaps).sum(axis=1) / answers.count_T
 
 
 _METRICS: Mapping[str, Callable[[_Answers], np.ndarray]] = {
-    "accuracy": lambda answers: ratio(answers.right.sum(axis=1), answers.count_T),
-    "majority_accuracy": lambda answers: ratio(answers.confusion_TCC.sum(axis=2).max(axis=1), answers.count_T),
+    "accuracy": lambda answers: answers.right.sum(axis=1) / answers.count_T,
+    "majority_accuracy": lambda answers: answers.confusion_TCC.sum(axis=2).max(axis=1) / answers.count_T,
     "balanced_accuracy": _balanced_accuracy,
     "f1": lambda answers: answers.f1_of_each[:, 1],
     "f1_macro": lambda answers: mean_of_defined(answers.f1_of_each, axis=1),
@@ -147,12 +150,7 @@ _METRICS: Mapping[str, Callable[[_Answers], np.ndarray]] = {
 }
 
 
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return above / below, NaN where `below` is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) != 0)
-
-
 def mean_of_defined(values: np.ndarray, axis: int) -> np.ndarray:
     """Return the mean of the values that are not NaN; NaN where all are."""
     defined = ~np.isnan(values)
-    return ratio(values.sum(axis=axis, where=defined), defined.sum(axis=axis))
+    return values.sum(axis=axis, where=defined) / defined.sum(axis=axis)

@@ -8,8 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from trainer.training.class_metrics import ratio
-
 
 def number_metrics(answers_TN: np.ndarray, labels_TN: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the metrics `names`, (T,) each; NaN where one is not defined.
@@ -21,7 +19,8 @@ def number_metrics(answers_TN: np.ndarray, labels_TN: np.ndarray, names: Sequenc
     """
     pairs = _Pairs(answers_TN, labels_TN)
     finite_T = (np.isfinite(answers_TN) | ~pairs.known_TN).all(axis=1)
-    return {name: np.where(finite_T, _METRICS[name](pairs), np.nan) for name in names}
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not defined.
+        return {name: np.where(finite_T, _METRICS[name](pairs), np.nan) for name in names}
 
 
 class _Pairs:
@@ -33,7 +32,7 @@ class _Pairs:
 
     def mean(self, values_TN: np.ndarray) -> np.ndarray:
         """Return the mean over the samples with a label."""
-        return ratio(values_TN.sum(axis=1, where=self.known_TN), self.known_TN.sum(axis=1))
+        return values_TN.sum(axis=1, where=self.known_TN) / self.known_TN.sum(axis=1)
 
     def deviations(self, values_TN: np.ndarray) -> np.ndarray:
         """Return the distances from that mean."""
@@ -46,7 +45,8 @@ class _Pairs:
 
 
 def _r2(pairs: _Pairs) -> np.ndarray:
-    return 1 - ratio(pairs.squared_error, pairs.mean(np.square(pairs.deviations(pairs.labels_TN))))
+    variance_T = pairs.mean(np.square(pairs.deviations(pairs.labels_TN)))
+    return 1 - pairs.squared_error / np.where(variance_T > 0, variance_T, np.nan)
 
 
 def _spearman(pairs: _Pairs) -> np.ndarray:
@@ -55,7 +55,7 @@ def _spearman(pairs: _Pairs) -> np.ndarray:
         for values_TN in (pairs.answers_TN, pairs.labels_TN)
     )
     variances_T = pairs.mean(np.square(answers_TN)) * pairs.mean(np.square(labels_TN))
-    return ratio(pairs.mean(answers_TN * labels_TN), np.sqrt(variances_T))
+    return pairs.mean(answers_TN * labels_TN) / np.sqrt(variances_T)
 
 
 def ranks(values_TN: np.ndarray) -> np.ndarray:
