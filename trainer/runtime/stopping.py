@@ -168,7 +168,8 @@ class StopRequests:
 
 def say_interrupted() -> None:
     """Say what Ctrl-C does. Called by handlers of signals, which may interrupt any other output."""
-    os.write(STDERR, b"\nparetrain: saves after this step or evaluation, and ends. Ctrl-C again ends it at once, without saving\n")
+    what = "saves after this step or evaluation, and ends. Ctrl-C again ends it at once, without saving"
+    os.write(STDERR, f"\nparetrain: {what}\n".encode())
 
 
 def refuse_stopped(run_dir: Path) -> None:
