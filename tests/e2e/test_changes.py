@@ -65,6 +65,7 @@ def test_a_run_starts_from_the_weights_of_another(
     assert "is not a run's folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_heads_of_another_run_are_found_by_the_names_of_their_tasks(
     config: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
