@@ -121,8 +121,10 @@ def _learner(kind: str, strategy: StrategyName, runtime: Runtime) -> tuple[Learn
 
 
 def _plain(learner: Learner, batch: Batch, runtime: Runtime, by_source: bool = False) -> Seconds:
+    has_G1 = torch.ones(max(GROUP_OF) + 1, 1)
+
     def step() -> None:
-        parts = samples_of_groups(batch, learner.tasks, GROUP_OF) if by_source else [batch]
+        parts = samples_of_groups(batch, learner.tasks, GROUP_OF, has_G1) if by_source else [batch]
         for number, part in enumerate(parts, start=1):
             with learner.engine.micro_step(is_last=number == len(parts)):
                 sums_T, counts_T = task_losses(learner.tasks, learner.engine.model(part.inputs), part.targets)

@@ -6,6 +6,7 @@ The encoder returns a tuple. Its `width` is then a tuple too, and so is its `str
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Z = Tensor | Sequence[Tensor]
@@ -45,3 +46,10 @@ def number_of(encoder: nn.Module, attribute: str, level: int | None = None) -> i
 def taken(z: Sequence[T] | T, level: int | None) -> Sequence[T] | T:
     """Return one tensor of a representation; all of it if `level` is None."""
     return z if level is None else z[level]  # type: ignore[index]
+
+
+def along_samples(zs: Sequence[Z]) -> Z:
+    """Join the representations of several batches, whose samples then follow one another."""
+    if isinstance(zs[0], Tensor):
+        return torch.cat(list(zs))  # type: ignore[arg-type]  # All are tensors.
+    return tuple(torch.cat(tensors) for tensors in zip(*zs, strict=True))

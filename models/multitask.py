@@ -3,6 +3,7 @@
 Shapes: B samples, T tasks, C outputs per task.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from models.heads.penalised import PenalisedOutputs
 from models.heads.task_heads import BalancerLike, SeparateHeads, StackedHeads, state_of
 from models.heads.towers import HeadsWithTowers, TowerOutputs
-from models.levels import Z
+from models.levels import Z, along_samples
 
 
 class MultiTaskModel(nn.Module):
@@ -32,7 +33,7 @@ class MultiTaskModel(nn.Module):
         self.heads = heads
 
     def forward(
-        self, x: Tensor, balancer: BalancerLike | None = None
+        self, x: Tensor | Sequence[Tensor], balancer: BalancerLike | None = None
     ) -> Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs:
         """Return the outputs: (B, T, C) if the heads are stacked, otherwise a list with one output per task.
 
@@ -40,13 +41,17 @@ class MultiTaskModel(nn.Module):
         Shared heads add their penalties in training.
 
         Args:
-            x: a batch of images.
+            x: a batch of inputs. Or several, of different shapes: they go through the encoder one after the other, and
+                the heads read the z of all their samples as one batch.
             balancer: measures the gradient of z for each task; None: all heads read z directly.
 
         Raises:
             TypeError: the encoder returned something else than a tensor, or a list or tuple of tensors.
         """
-        z = self._as_heads_compute(self.encoder(x))
+        if isinstance(x, Tensor):
+            z = self._as_heads_compute(self.encoder(x))
+        else:
+            z = along_samples([self._as_heads_compute(self.encoder(each)) for each in x])
         outputs: Tensor | list[Tensor] | TowerOutputs | PenalisedOutputs = self.heads(z, balancer)
         return outputs
 

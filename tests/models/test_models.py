@@ -42,6 +42,18 @@ def test_separate_heads_get_their_own_views_and_the_encoder_runs_once() -> None:
     assert torch.equal(model.eval()(x_BCHW)[0], model.heads[0](model.encoder(x_BCHW)))
 
 
+def test_inputs_of_several_shapes_go_through_the_encoder_one_by_one_and_the_heads_at_once() -> None:
+    encoder = build_encoder("resnet18", {"stem": "cifar", "norm": "group"}, (1, 8, 8))
+    model = build_model(encoder, [Classification("a", 2), Classification("b", 3)], "linear", {})
+    small, large = torch.randn(2, 1, 8, 8), torch.randn(3, 1, 8, 16)
+    calls: list[int] = []
+    encoder.register_forward_hook(lambda module, inputs, z: calls.append(len(z)))
+    outputs = model((small, large))
+    assert calls == [2, 3]
+    for found, first, second in zip(outputs, model(small), model(large), strict=True):
+        torch.testing.assert_close(found, torch.cat([first, second]))
+
+
 def test_sums_and_counts_of_a_classification_leave_missing_labels_out() -> None:
     task = Classification("digit", 3)
     logits_BC = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0], [9.0, 0.0, 0.0]])

@@ -200,7 +200,9 @@ def test_a_state_that_could_not_be_read_back_is_not_saved(tmp_path: Path) -> Non
 def test_an_evaluation_leaves_every_module_in_its_own_mode() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4).eval(), nn.Linear(4, 2))
     batch = Batch(torch.zeros(3, 4), {"a": torch.zeros(3, dtype=torch.int64)}, torch.arange(3))
-    evaluate(_OneHead(model), {"": [batch]}, [Classification("a", 2)], {"a": ["f1"]}, lambda inputs: inputs, ALONE)
+    evaluate(
+        _OneHead(model), {"": [batch]}, [Classification("a", 2)], {"a": ["f1"]}, lambda source, inputs: inputs, ALONE
+    )
     assert [module.training for module in model] == [True, False, True]
 
 

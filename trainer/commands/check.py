@@ -123,11 +123,11 @@ def _try(experiment: Experiment) -> _Trial:
 def _rows(experiment: Experiment, trial: _Trial, needed: MemoryEstimate) -> dict[str, str]:
     """Return what to print: the name of a row -> its text."""
     run, balance, processes = trial.run, trial.balance, experiment.parallel.processes
-    places = [source.path for source in experiment.data.folders.values()]
+    places = experiment.data.folders
     num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
     sent = message_bytes(len(run.task_names), processes)
     return {
-        "data": "\n".join(_data(source, place) for source, place in zip(trial.sources, places, strict=True)),
+        "data": "\n".join(_data(source, places[source.name].path) for source in trial.sources),
         "tasks": f"{len(run.task_names)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
         "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
         **({"notes": "; ".join(run.notes)} if run.notes else {}),

@@ -81,7 +81,7 @@ def evaluate_checkpoint(run_dir: Path, split: str, step: int | str | None, proce
             },
             tasks,
             names,
-            lambda inputs: to_input(inputs, run.data.spec.input, runtime.device),
+            lambda source, inputs: to_input(inputs, run.data.input_of(source), runtime.device),
             runtime,
         )
         averaged = has_averages(run.snapshot.optimizer)

@@ -16,7 +16,7 @@ from models.encoders.transformers import TransformersEncoder
 from trainer.commands.model_card import model_card
 from trainer.config.schema import Experiment
 from trainer.config.sections.parallel import ParallelConfig
-from trainer.data.format.specs import DataSpec
+from trainer.data.format.specs import DataSpec, InputSpec
 from trainer.errors import UserError
 from trainer.files import make_folder, replace
 from trainer.observe.read_run import read_run
@@ -37,8 +37,8 @@ def export_run(run_dir: Path, out: Path, step: int | str | None) -> None:
     """Write a checkpoint's model to `out`, and a model card beside it.
 
     The file holds the encoder and the heads; evaluations do not use the towers, so they are left out. Its metadata are
-    JSON under `encoder`, `head`, `input`, `tasks`, `run` and `config`. To load it takes safetensors and this project's
-    `models`.
+    JSON under `encoder`, `head`, `input`, `tasks`, `run` and `config`, and under `inputs` where sources have inputs of
+    several shapes. To load it takes safetensors and this project's `models`.
 
     Args:
         run_dir: folder of the run.
@@ -114,6 +114,7 @@ def _describe(
     manifests = [source.manifest for source in opened.sources]
     samples = sum((Counter({split: each.num_samples(split) for split in each.splits}) for each in manifests), Counter())
     specs = {spec.name: spec.model_dump(mode="json") for spec in opened.spec.tasks}
+    inputs = [_input(each.spec) | {"sources": each.sources} for each in opened.inputs]
     state, encoder, head = read_state(snapshot), experiment.model.encoder, experiment.model.head
     folder = read_run(run_dir)
     if folder.info is None:
@@ -132,7 +133,8 @@ def _describe(
             "linear": experiment.model.linear_heads,
             "takes": head.takes,
         },
-        "input": opened.spec.input.model_dump(mode="json") | {"shape": opened.spec.input.encoder_shape},
+        "input": _input(opened.spec.input),
+        **({"inputs": inputs} if len(inputs) > 1 else {}),
         "tasks": [
             {"type": type(task).__name__, "arguments": asdict(task), "data": specs[task.name]}  # type: ignore[call-overload]
             for task in tasks
@@ -155,6 +157,10 @@ def _describe(
         },
         "config": experiment.model_dump(mode="json"),
     }
+
+
+def _input(spec: InputSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json") | {"shape": spec.encoder_shape}
 
 
 def _portable(network: MultiTaskModel, options: Mapping[str, Any]) -> dict[str, Any]:

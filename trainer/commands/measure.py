@@ -16,6 +16,7 @@ from paretrain import Balancer
 from trainer.commands.memory import Sizes, optimizer_bytes, parameter_gradients_bytes, split_bytes, stacked_bytes
 from trainer.data.reading.batch import Batch
 from trainer.runtime.engines.precision import lower_precision
+from trainer.training.micro_batches import micro_batches
 from trainer.training.network.build import build_network
 from trainer.training.optimizer.settings import parameter_settings
 from trainer.training.run import Run
@@ -33,17 +34,15 @@ def measure_sizes(run: Run, batch: Batch) -> Sizes:
     network = build_network(experiment, run.data.spec, tasks).to(run.runtime.device)
     lower_precision(network, experiment.parallel.precision, run.runtime.device)
     balancer = Balancer(run.task_names)
-    num_samples = len(batch.inputs) // experiment.train.accumulation.steps
-    inputs = batch.inputs[:num_samples]
-    targets = {name: target[:num_samples] for name, target in batch.targets.items()}
+    part = micro_batches(batch, experiment.train.accumulation.steps)[0]
     representations: list[Z] = []
-    network.encoder.register_forward_hook(lambda module, inputs, z: representations.append(z))
+    network.heads.register_forward_pre_hook(lambda module, arguments: representations.append(arguments[0]))
 
     def forward() -> Tensor:
-        sums_T, counts_T = training_losses(tasks, network(inputs, balancer), targets)
+        sums_T, counts_T = training_losses(tasks, network(part.inputs, balancer), part.targets)
         return balancer.total(sums=sums_T, counts=counts_T)
 
-    activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), inputs, *targets.values()])
+    activations = saved_bytes(forward, [*network.parameters(), *network.buffers(), *_tensors(part)])
     trained_ones = trained(network)
     return Sizes(
         parameters=_bytes(network.parameters()),
@@ -54,7 +53,7 @@ def measure_sizes(run: Run, batch: Batch) -> Sizes:
             trained_ones, experiment.optimizer, parameter_settings(network, experiment.optimizer)
         ),
         parts=parts_of_fsdp2(run.learner.network) if experiment.parallel.strategy == "fsdp2" else (),
-        batch=_bytes([batch.inputs, *batch.targets.values()]),
+        batch=_bytes(_tensors(batch)),
         activations=activations,
         balancer=_balancer_bytes(run, network.heads, representations[-1], _bytes(trained(network.encoder).values())),
     )
@@ -108,6 +107,10 @@ def parts_of_fsdp2(network: nn.Module) -> tuple[int, ...]:
     assert parts[0] is network, "the root comes first, and is sharded"
     nested = [_bytes(part.parameters()) for part in parts[1:]]
     return _bytes(network.parameters()) - sum(nested), *nested
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [*(part.only_inputs for part in batch.by_shape()), *batch.targets.values()]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

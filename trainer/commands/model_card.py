@@ -29,17 +29,42 @@ RESIZED = {
 }
 """How images came to their size, by `stored_sizes` of the manifest; see trainer/data/format/decode.py."""
 
-IMAGES = '''\
+MOMENTS = """\
+mean, std = torch.tensor(inputs["mean"]), torch.tensor(inputs["std"])
+
+
+"""
+
+IMAGES = (
+    MOMENTS
+    + '''\
 def predict(pixels_BHWC):
     """Return {outputs}, for images (B, {height}, {width}, {channels}) uint8."""
     x = torch.as_tensor(pixels_BHWC).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         return model((x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))'''
+)
 
-FEATURES = '''\
+FEATURES = (
+    MOMENTS
+    + '''\
 def predict(features_BF):
     """Return {outputs}, for rows of {num_features} numbers, NaN where one is missing."""
     x = torch.as_tensor(features_BF, dtype=torch.float32)
+    with torch.no_grad():
+        return model(((x - mean) / std).nan_to_num(nan=0.0))'''
+)
+
+SEVERAL = '''\
+
+
+def predict(source, samples):
+    """Return {outputs}, for samples of a source: images (B, H, W, C) uint8, or rows of numbers."""
+    own = next(each for each in about["inputs"] if source in each["sources"])
+    mean, std = torch.tensor(own["mean"]), torch.tensor(own["std"])
+    x = torch.as_tensor(samples, dtype=torch.float32)
+    if own["kind"] == "image":
+        x, mean, std = x.permute(0, 3, 1, 2) / 255, mean.view(-1, 1, 1), std.view(-1, 1, 1)
     with torch.no_grad():
         return model(((x - mean) / std).nan_to_num(nan=0.0))'''
 
@@ -68,9 +93,6 @@ model = models.build_model(
 )
 model.load_state_dict(weights)
 model.eval()
-mean, std = torch.tensor(inputs["mean"]), torch.tensor(inputs["std"])
-
-
 {predict}"""
 
 
@@ -148,8 +170,11 @@ def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
     outputs = (
         "outputs (B, T, C), where outputs[:, t] belong to task t" if stacked else "a list with one output per task"
     )
-    if spec["kind"] == "image":
-        predict = IMAGES.format(outputs=outputs, **{key: spec[key] for key in ("height", "width", "channels")})
+    if "inputs" in about:
+        predict = SEVERAL.format(outputs=outputs)
+    elif spec["kind"] == "image":
+        numbers = {key: spec[key] for key in ("height", "width", "channels")}
+        predict = IMAGES.format(outputs=outputs, **numbers)
     else:
         predict = FEATURES.format(outputs=outputs, num_features=len(spec["names"]))
     parts = {part: about[part]["name"] for part in ("encoder", "head")}
@@ -192,24 +217,31 @@ def _tensors(shapes: Mapping[str, tuple[int, ...]], stacked: bool, tasks: Sequen
 
 
 def _data(about: Mapping[str, Any]) -> str:
-    data, spec = about["run"]["data"], about["input"]
+    data = about["run"]["data"]
     samples = ", ".join(f"{count:,} {markdown(split)}" for split, count in data["samples"].items())
     made_by = json.dumps(data["made_by"], ensure_ascii=False)
-    lines = [f"{markdown(data['name'])}: {samples} samples; made by {code(made_by)}.", ""]
-    if spec["kind"] == "image":
-        colours = "grey" if spec["channels"] == 1 else "RGB"
-        mean, std = ([f"{value:.6g}" for value in spec[key]] for key in ("mean", "std"))
-        lines.append(
-            f"Input: {colours} images of {spec['height']} x {spec['width']} pixels, (pixel / 255 - mean) / std with "
-            f"mean {', '.join(mean)} and std {', '.join(std)}, as float32 of shape (B, {spec['channels']}, "
-            f"{spec['height']}, {spec['width']}): {'' if spec['channels'] == 1 else 'red, green, blue; '}rows from the "
-            f"top, columns from the left. {RESIZED[spec['stored_sizes']]}"
-        )
-    else:
-        lines.append(
-            f"Input: {len(spec['names'])} numbers per sample, standardised; names, mean and std are in the file."
-        )
-    return "\n".join([*lines, "", f"Fingerprint of the train split: `{data['fingerprint']}`."])
+    inputs = [f"Input: {_input(about['input'])}"]
+    if "inputs" in about:
+        inputs = [f"Input of {', '.join(map(markdown, each['sources']))}: {_input(each)}" for each in about["inputs"]]
+    lines = [
+        f"{markdown(data['name'])}: {samples} samples; made by {code(made_by)}.",
+        *inputs,
+        f"Fingerprint of the train split: `{data['fingerprint']}`.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _input(spec: Mapping[str, Any]) -> str:
+    if spec["kind"] != "image":
+        return f"{len(spec['names'])} numbers per sample, standardised; names, mean and std are in the file."
+    colours = "grey" if spec["channels"] == 1 else "RGB"
+    mean, std = ([f"{value:.6g}" for value in spec[key]] for key in ("mean", "std"))
+    return (
+        f"{colours} images of {spec['height']} x {spec['width']} pixels, (pixel / 255 - mean) / std with "
+        f"mean {', '.join(mean)} and std {', '.join(std)}, as float32 of shape (B, {spec['channels']}, "
+        f"{spec['height']}, {spec['width']}): {'' if spec['channels'] == 1 else 'red, green, blue; '}rows from the "
+        f"top, columns from the left. {RESIZED[spec['stored_sizes']]}"
+    )
 
 
 def _training(about: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
         name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()
     }
     network.to(runtime.device)
-    notes, flops_per_sample = check_network(experiment, network, data.spec.input.encoder_shape, runtime)
+    notes, flops_per_sample = check_network(experiment, network, data.inputs, train_batches.samples_of_inputs, runtime)
     task_names = [task.name for task in tasks]
     balance = with_groups_of_sources(experiment.balance, data.sources, task_names)
     if balance is not experiment.balance:

@@ -8,6 +8,7 @@ Shapes: T tasks, N ratios of all tasks (`models.ratios`).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 from typing import TypeVar
 
@@ -75,7 +76,7 @@ def evaluate(
     sources: Mapping[str, Iterable[Batch]],
     tasks: Sequence[Task],
     metrics: Mapping[str, Sequence[str]],
-    to_input: Callable[[Tensor], Tensor],
+    to_input: Callable[[str, Tensor], Tensor],
     runtime: Runtime,
     look: Callable[[Seen], None] | None = None,
 ) -> Evaluation:
@@ -87,7 +88,7 @@ def evaluate(
             counted.
         tasks: what to measure.
         metrics: task name -> names of its metrics.
-        to_input: turns the loader's inputs into the model's, on its device.
+        to_input: turns the inputs of a source, by its name, into the model's, on its device.
         runtime: the processes.
         look: called with this rank's first batch and the model's outputs.
 
@@ -100,8 +101,8 @@ def evaluate(
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     counted = []
-    for batches in sources.values():
-        counted.append(_count(model, batches, tasks, to_input, runtime, look))
+    for name, batches in sources.items():
+        counted.append(_count(model, batches, tasks, partial(to_input, name), runtime, look))
         look = None
     for module, training in was_training:
         module.training = training
@@ -151,9 +152,9 @@ def _count(
             batch = next(remaining, None)
         if batch is None:
             break
-        outputs = model(to_input(batch.inputs))
+        outputs = model(to_input(batch.only_inputs))
         if look is not None:
-            look(Seen(tasks, batch.inputs, batch.targets, outputs))
+            look(Seen(tasks, batch.only_inputs, batch.targets, outputs))
             look = None
         measured = *task_measures(tasks, outputs, batch.targets), *task_losses(tasks, outputs, batch.targets)
         totals[:-1] += torch.cat([each.double() for each in measured])

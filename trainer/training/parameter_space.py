@@ -6,7 +6,7 @@
 Where no sample has labels of two groups, each group has its own forward and backward, of its own samples.
 
 Shapes: T tasks, G groups of tasks (T, unless balance.groups says otherwise), S entries of the encoder's gradient on
-this rank.
+this rank, I input shapes.
 """
 
 from collections.abc import Sequence
@@ -67,11 +67,12 @@ def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[Par
     parts = micro_batches(batch, learner.accumulation.steps)
     # The gradient of a micro-batch must be divided by the labels of the whole step, which only one part knows at once.
     step = None if len(parts) == 1 else balancer.parameter_step(*_counted(learner, parts), watch=watch)
-    apart = _are_apart(learner, batch, group_of)
+    has_GI = _inputs_of_groups(learner, batch, group_of)
+    apart = has_GI is not None
     num_groups = max(group_of) + 1
     for number_of_part, part in enumerate(parts):
         known = Known(len(learner.tasks))
-        pieces = samples_of_groups(part, learner.tasks, group_of) if apart else [part]
+        pieces = [part] if has_GI is None else samples_of_groups(part, learner.tasks, group_of, has_GI)
         with engine.in_shards(num_groups):
             losses = [
                 training_losses(learner.tasks, engine.model(piece.inputs, balancer=known), piece.targets)
@@ -88,15 +89,22 @@ def _shards(learner: Learner, batch: Batch, *, watch: bool = False) -> tuple[Par
     return step, shards_GS
 
 
-def _are_apart(learner: Learner, batch: Batch, group_of: Sequence[int]) -> bool:
-    """Return whether no sample of the step, on any rank, has labels of two groups. Collective.
+def _inputs_of_groups(learner: Learner, batch: Batch, group_of: Sequence[int]) -> Tensor | None:
+    """Return whether each group has samples with inputs of each shape, on any rank: bool, (G, I). Collective.
 
     Each group then needs its own samples alone, forward and backward, so that no sample runs twice.
+
+    Returns:
+        None where a sample of the step, on any rank, has labels of two groups, and where there is one group.
     """
     if max(group_of) == 0:
-        return False
-    overlaps = (labelled_by_group(batch, learner.tasks, group_of).sum(dim=0) > 1).sum()
-    return not learner.balancer.sum_over_ranks(overlaps.double()[None]).any()
+        return None
+    labelled_GB = labelled_by_group(batch, learner.tasks, group_of)
+    overlaps = (labelled_GB.sum(dim=0) > 1).sum()
+    of_shapes = labelled_GB.split([len(part.sample_ids_B) for part in batch.by_shape()], dim=1)
+    counts_GI = torch.stack([labelled.sum(dim=1) for labelled in of_shapes], dim=1)
+    found = learner.balancer.sum_over_ranks(torch.cat([overlaps[None], counts_GI.flatten()]).double())
+    return None if found[0] else found[1:].view(counts_GI.shape) > 0
 
 
 def _counted(learner: Learner, parts: Sequence[Batch]) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from trainer.config.sections.data import DataConfig
 from trainer.data.format.coverage import check_trainable
 from trainer.data.format.manifest import MANIFEST_NAME, Manifest, ShardSpec, read_manifest
-from trainer.data.format.specs import DataSpec
+from trainer.data.format.specs import DataSpec, InputSpec
 from trainer.data.format.tables import Table
 from trainer.data.format.verify import verify_shards
 from trainer.data.reading.ahead import groups_from
+from trainer.data.reading.inputs import SharedInput, by_input, shared_inputs
 from trainer.data.reading.mixture import merged
 from trainer.data.reading.order import START, Cursor, order_seed
 from trainer.data.remote.copies import copy_at
@@ -33,14 +35,16 @@ class Data:
     """What a run reads, whose manifests are parsed once a start.
 
     Attributes:
-        sources: the data folders that this rank can read: those of data.sources in the order of their names, or the
-            only one.
+        sources: the data folders that this rank can read: those of data.sources in the order of their names, with
+            those whose inputs are alike one after another; or the only one.
         spec: what the samples of all of them contain.
+        inputs: of the sources, in their order.
         fetched_bytes: of shards that this rank has fetched into the cache, before and during training.
     """
 
     sources: tuple[DataFolder, ...]
     spec: DataSpec
+    inputs: tuple[SharedInput, ...]
     fetched_bytes: int = 0
 
     def fetch(self, wanted: Callable[[DataFolder], Sequence[ShardSpec]], runtime: Runtime) -> None:
@@ -66,6 +70,10 @@ class Data:
     def has(self, split: str) -> bool:
         """Return whether every source has a split."""
         return all(split in source.manifest.splits for source in self.sources)
+
+    def input_of(self, source: str) -> InputSpec:
+        """Return the input of a source, by its name."""
+        return next(each.spec for each in self.inputs if source in each.sources)
 
     @property
     def only(self) -> DataFolder:
@@ -169,7 +177,7 @@ def _open(config: DataConfig, runtime: Runtime) -> Data:
         for name, source in config.folders.items()
     }
     with runtime.raise_together():
-        sources = tuple(
+        found = [
             DataFolder(
                 folder,
                 read_manifest(folder),
@@ -178,11 +186,12 @@ def _open(config: DataConfig, runtime: Runtime) -> Data:
                 config.folders[name].tasks,
             )
             for name, folder in folders.items()
-        )
+        ]
+        sources = tuple(chain.from_iterable(by_input(found)))
         spec = merged(sources)
         if config.tasks is not None:
             spec.select_tasks(config.tasks)
-    return Data(sources, spec)
+    return Data(sources, spec, shared_inputs(sources))
 
 
 def _all_shards(manifest: Manifest) -> list[ShardSpec]:

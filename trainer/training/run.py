@@ -6,11 +6,13 @@ Shapes: B samples on this rank, T tasks.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import torch
 from torch import Tensor
 
 from trainer.config.schema import Experiment
+from trainer.data.format.specs import InputSpec
 from trainer.data.reading.bad_samples import joined_states
-from trainer.data.reading.batch import Batch
+from trainer.data.reading.batch import Batch, joined
 from trainer.data.reading.eval_loader import EvalLoader
 from trainer.data.reading.images import to_input, to_targets
 from trainer.data.reading.loader import TrainLoader
@@ -100,15 +102,14 @@ class Run:
         for batches in self.eval_batches.values():
             batches.close()
 
-    def to_input(self, inputs: Tensor) -> Tensor:
-        """Return pixels or features of the loader as the model's input, on its device."""
-        return to_input(inputs, self.data.spec.input, self.runtime.device)
+    def to_input(self, source: str, inputs: Tensor) -> Tensor:
+        """Return pixels or features of a source as the model's input, on its device."""
+        return to_input(inputs, self.data.input_of(source), self.runtime.device)
 
     def to_device(self, batch: Batch) -> Batch:
         """Return a training batch as the model takes it: augmented, on its device."""
-        device = self.runtime.device
-        inputs = to_input(batch.inputs, self.data.spec.input, device, batch.draws)
-        return replace(batch, inputs=inputs, targets=to_targets(batch.targets, device, batch.draws))
+        parts = zip(batch.by_shape(), self.data.inputs, strict=True)
+        return joined([_to_device(part, of_part.spec, self.runtime.device) for part, of_part in parts])
 
     def count_step(self) -> None:
         """Count one more optimizer step, whether it moved the parameters or was skipped."""
@@ -150,6 +151,11 @@ class Run:
         engine, state = self.learner.engine, self.state()
         best = self.selection.step if self.selection else None
         self.saver.begin(self.step, engine.model_pieces(), engine.optimizer_pieces(), state.to_dict(), best)
+
+
+def _to_device(batch: Batch, spec: InputSpec, device: torch.device) -> Batch:
+    inputs = to_input(batch.only_inputs, spec, device, batch.draws)
+    return replace(batch, inputs=inputs, targets=to_targets(batch.targets, device, batch.draws))
 
 
 def restore_run(run: Run, checkpoint: Checkpoint) -> None:

@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.mixed_data import EVEN, THIRD, labels, weight, write_rows
-from tests.support.tiny_data import write_tiny
-from trainer.config.sections.data import DataConfig, SourceConfig
+from tests.support.rich_data import write_rich
+from tests.support.tiny_data import expected_digits, picture, spec, write_tiny
+from trainer.config.sections.data import AugmentConfig, DataConfig, SourceConfig
+from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec
-from trainer.data.reading.batch import Batch, RankOptions
+from trainer.data.reading.batch import Batch, RankOptions, joined
+from trainer.data.reading.inputs import shared_inputs
 from trainer.data.reading.loader import TrainLoader
 from trainer.data.reading.mixture import merged
 from trainer.data.reading.order import Cursor, epoch_order, order_seed
@@ -189,17 +192,86 @@ def test_what_does_not_go_together_is_refused_with_both_named(tmp_path: Path) ->
     write_rows(tmp_path / "others", 1, (weight(unit="g"),))
     write_rows(tmp_path / "turned", 1, (EVEN,), columns=("folder", "id"))
     write_rows(tmp_path / "words", 1, (ClassificationSpec(name="even", classes=("yes", "no")),))
-    write_tiny(tmp_path / "images")
     for name, said in {
         "others": "'weight' is a regression in kg in 'rows', and a regression in g in 'others'",
-        "turned": "column 1 is 'folder', not 'id'",
+        "turned": "column 1 of 'turned' is 'folder', not 'id'",
         "words": r"\(no, yes\) in 'rows', and .* \(yes, no\) in 'words'",
-        "images": "'rows' are rows of 2 features, those of 'images' are images of 3 x 4 x 1",
     }.items():
         with pytest.raises(UserError, match=said):
             merged([source(tmp_path / "rows"), source(tmp_path / name)])
     both = [source(tmp_path / "rows", used=("even",)), source(tmp_path / "others")]
     assert [task.name for task in merged(both).tasks] == ["even", "weight"], "what is not used need not agree"
+
+
+# Inputs of several shapes
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> list[DataFolder]:
+    """Small images, others of another size, small ones again, and rows; in the order of their names."""
+    root = tmp_path_factory.mktemp("shapes")
+    for name, width in {"a": 4, "b": 6, "c": 4}.items():
+        write_tiny(root / name, image=spec(width=width))
+    write_rows(root / "d", 0, (EVEN,), train=20)
+    return [source(root / name) for name in "abcd"]
+
+
+def test_sources_of_one_shape_share_an_input(shapes: list[DataFolder]) -> None:
+    inputs = shared_inputs(shapes)
+    assert [each.sources for each in inputs] == [("a", "c"), ("b",), ("d",)]
+    assert inputs[0].words == "images of 3 x 4 x 1 (a, c)"
+    assert inputs[1].spec is shapes[1].manifest.input, "its own mean and deviation"
+    assert merged(shapes).input == inputs[0].spec
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_sample_is_read_into_the_input_of_its_source(shapes: list[DataFolder], workers: int) -> None:
+    a, b, c, d = shapes
+    loader = TrainLoader(
+        [a, c, b, d],
+        samples_per_step=[4, 2, 6, 4],
+        tasks=merged(shapes).tasks,
+        seed=SEED,
+        augment=AugmentConfig(),
+        options=RankOptions(rank=1, world_size=2, workers=workers),
+    )
+    with contextlib.closing(loader):
+        batch = next(loader)
+    assert loader.samples_of_inputs == [3, 3, 2]
+    ids = batch.sample_ids_B.tolist()
+    parts = batch.by_shape()
+    assert [part.sample_ids_B.tolist() for part in parts] == [ids[:3], ids[3:6], ids[6:]]
+    for part, width in zip(parts, (4, 6), strict=False):
+        expected = [picture(sample_id, spec(width=width)) for sample_id in part.sample_ids_B.tolist()]
+        assert np.array_equal(part.only_inputs, np.stack(expected))
+    assert parts[2].only_inputs[:, 0].tolist() == ids[6:]
+    assert batch.targets["even"].tolist() == [1 - sample_id % 2 for sample_id in ids]
+    assert batch.targets["digit"].tolist() == [*expected_digits(ids[:6]), MISSING, MISSING]
+    whole = joined(parts)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole.inputs, batch.inputs, strict=True))
+    assert torch.equal(whole.targets["digit"], batch.targets["digit"])
+
+
+def test_draws_stay_with_their_images(shapes: list[DataFolder]) -> None:
+    augment = AugmentConfig(flip=True, crop_padding=1)
+    together, alone = (
+        TrainLoader(sources, samples_per_step=[4] * len(sources), tasks=(EVEN,), seed=SEED, augment=augment)
+        for sources in (shapes[:2], shapes[1:2])
+    )
+    with contextlib.closing(together), contextlib.closing(alone):
+        second, expected = next(together).by_shape()[1], next(alone)
+    assert torch.equal(second.draws.flip_B, expected.draws.flip_B)
+    assert torch.equal(second.draws.offset_B2, expected.draws.offset_B2)
+
+
+def test_a_target_for_every_pixel_needs_images_of_one_size(tmp_path: Path, shapes: list[DataFolder]) -> None:
+    write_rich(tmp_path / "rich")
+    rich = source(tmp_path / "rich")
+    with pytest.raises(UserError, match=r"has a target for every pixel, and there are images of .* \(a\) and images"):
+        merged([shapes[0], rich])
+    scalar = tuple(task.name for task in scalar_tasks(rich.manifest.tasks))
+    merged([shapes[3], source(tmp_path / "rich", used=scalar)])
 
 
 # How many samples of each

@@ -103,6 +103,15 @@ def joined(parts: Sequence[Draws]) -> Draws:
     return Draws(flip, offset, factors)
 
 
+def cut(draws: Draws, sizes: Sequence[int]) -> list[Draws]:
+    """Cut the draws of a batch into those of its parts."""
+    columns = [
+        [None] * len(sizes) if drawn is None else drawn.split(sizes)
+        for drawn in (draws.flip_B, draws.offset_B2, draws.factors_B3)
+    ]
+    return [Draws(*parts) for parts in zip(*columns, strict=True)]
+
+
 def move(values: Tensor, draws: Draws, fill: float) -> Tensor:
     """Mirror and crop images, or targets with a value per pixel.
 

@@ -71,7 +71,7 @@ class EvalLoader:
                         f"Find all of them with: paretrain data check {self._folder}"
                     )
                 targets = self._reader.targets(sample_ids_B, buffers, ())
-                yield batch_of(sample_ids_B, buffers, targets, pin_memory=self._options.pin_memory)
+                yield batch_of(sample_ids_B, buffers[:1], targets, pin_memory=self._options.pin_memory)
 
     def close(self) -> None:
         """Close the shards."""

@@ -16,6 +16,7 @@ from trainer.config.sections.data import AugmentConfig
 from trainer.data.format.specs import TaskSpec
 from trainer.data.reading.augment import joined
 from trainer.data.reading.batch import ALONE, Batch, RankOptions, batch_of
+from trainer.data.reading.inputs import by_input
 from trainer.data.reading.mixed_reader import MixedReader
 from trainer.data.reading.order import GROUP_SAMPLES, PADDING, START, Cursor
 from trainer.data.reading.reader import Found, SplitReader
@@ -32,7 +33,7 @@ class TrainLoader:
     without labels, and is counted.
 
     Args:
-        sources: data folders with a `train` split, whose inputs have one shape.
+        sources: data folders with a `train` split; those whose inputs are alike follow one another.
         samples_per_step: how many samples of each source a step of all ranks has; `options.world_size` must divide
             each of them.
         tasks: whose targets to return; see `SplitReader`.
@@ -45,6 +46,7 @@ class TrainLoader:
 
     Attributes:
         streams: of the sources: the place in each of them, and its bad samples.
+        samples_of_inputs: how many samples of this rank's batches have each input; see `shared_inputs`.
 
     Raises:
         UserError: the data is faulty, the augmentation does not fit the data, or the batch does not fit the splits or
@@ -80,7 +82,9 @@ class TrainLoader:
         )
         counts = [count // options.world_size for count in samples_per_step]
         self._batch_size = sum(counts)
-        self._reader = MixedReader([SplitReader(source, "train", tasks) for source in sources], counts)
+        input_of = [number for number, alike in enumerate(by_input(sources)) for _ in alike]
+        self._reader = MixedReader([SplitReader(source, "train", tasks) for source in sources], counts, input_of)
+        self.samples_of_inputs: Sequence[int] = self._reader.samples_of_inputs
         self._pin_memory = options.pin_memory
         self._cache_use: Counter[str] = Counter()
         copies = [source.copy for source in sources if source.copy]
@@ -117,7 +121,7 @@ class TrainLoader:
         draws = joined([stream.take(seen) for stream, seen in zip(self.streams, found, strict=True)])
         self._cache_use += sum((seen.cache for seen in found), Counter())
         targets = self._reader.targets(sample_ids_B, buffers, found)
-        return batch_of(sample_ids_B, buffers, targets, draws, pin_memory=self._pin_memory)
+        return batch_of(sample_ids_B, self._reader.inputs(buffers), targets, draws, pin_memory=self._pin_memory)
 
     @property
     def fingerprint(self) -> str:
@@ -141,7 +145,8 @@ class TrainLoader:
         """Return a batch of this rank's size that consists of padding."""
         sample_ids_B, buffers = np.full(self._batch_size, PADDING), self._reader.buffers(self._batch_size)
         found = self._reader.read_into(buffers, sample_ids_B)
-        return batch_of(sample_ids_B, buffers, self._reader.targets(sample_ids_B, buffers, found))
+        targets = self._reader.targets(sample_ids_B, buffers, found)
+        return batch_of(sample_ids_B, self._reader.inputs(buffers), targets)
 
     def close(self) -> None:
         """End the workers and close the shards."""

@@ -1,24 +1,18 @@
-"""What the samples of several sources contain together: one input, and the tasks of all of them.
-
-Shapes: S sources, C channels or columns.
-"""
+"""What the samples of several sources contain together: an input, and the tasks of all of them."""
 
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from trainer.data.format.specs import (
     ClassificationSpec,
     DataSpec,
     DenseRegressionSpec,
     DenseTaskSpec,
-    ImageSpec,
-    InputSpec,
     RegressionSpec,
     SegmentationSpec,
     TaskSpec,
 )
+from trainer.data.reading.inputs import SharedInput, pooled, shared_inputs
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
 
@@ -26,51 +20,35 @@ from trainer.errors import UserError
 def merged(sources: Sequence[DataFolder]) -> DataSpec:
     """Return what the samples of all sources contain: of one source its own manifest.
 
-    Tasks of one name are one task. Means and standard deviations, by which inputs and numbers are standardised, are
-    those of the sources together, each weighted by the number of its train samples.
+    The input is the first of `shared_inputs`, for which the encoder is built. Tasks of one name are one task. The means
+    and standard deviations by which numbers are standardised are those of the sources together, each weighted by the
+    number of its train samples.
 
     Raises:
-        UserError: the inputs differ in kind or shape, or tasks of one name differ.
+        UserError: tasks of one name differ, rows have other columns, or inputs of several shapes have targets for every
+            pixel.
     """
     if len(sources) == 1:
         return sources[0].manifest
+    inputs, tasks = shared_inputs(sources), _merged_tasks(sources)
+    _refuse_targets_of_pixels(tasks, inputs)
     return DataSpec(
         name=f"{len(sources)} sources",
         made_by={source.name: source.manifest.made_by for source in sources},
-        input=_merged_input(sources),
-        tasks=_merged_tasks(sources),
+        input=inputs[0].spec,
+        tasks=tasks,
     )
 
 
-def _merged_input(sources: Sequence[DataFolder]) -> InputSpec:
-    first, weights_S = sources[0].manifest.input, _sizes(sources)
-    inputs = [source.manifest.input for source in sources]
-    for source, spec in zip(sources, inputs, strict=True):
-        if (spec.shape, _columns(spec)) != (first.shape, _columns(first)):
-            differs = next(
-                (
-                    f"; its column {number} is {theirs!r}, not {ours!r}"
-                    for number, (ours, theirs) in enumerate(zip(_columns(first), _columns(spec), strict=False), 1)
-                    if ours != theirs
-                ),
-                "",
-            )
-            raise UserError(
-                f"data.sources: the samples of {sources[0].name!r} are {_form(first)}, those of {source.name!r} are "
-                f"{_form(spec)}{differs}. Expected inputs alike, as they go through the encoder as one batch: convert "
-                "one of the sources again"
-            )
-    mean_C, std_C = _pooled([spec.mean for spec in inputs], [spec.std for spec in inputs], weights_S)
-    return first.model_copy(update={"mean": tuple(mean_C.tolist()), "std": tuple(std_C.tolist())})
-
-
-def _columns(spec: InputSpec) -> tuple[str, ...]:
-    return () if isinstance(spec, ImageSpec) else spec.names
-
-
-def _form(spec: InputSpec) -> str:
-    shape = " x ".join(map(str, spec.shape))
-    return f"images of {shape}" if isinstance(spec, ImageSpec) else f"rows of {shape} features"
+def _refuse_targets_of_pixels(tasks: Sequence[TaskSpec], inputs: Sequence[SharedInput]) -> None:
+    dense = [task.name for task in tasks if isinstance(task, DenseTaskSpec)]
+    if dense and len(inputs) > 1:
+        raise UserError(
+            f"data.sources: task {dense[0]!r} has a target for every pixel, and there are "
+            f"{' and '.join(each.words for each in inputs)}. Expected images of one size, as the targets of a step are "
+            "one tensor: convert the sources again with one --size, or leave the task out, by the names of the others "
+            "in data.sources.NAME.tasks=[...]"
+        )
 
 
 def _merged_tasks(sources: Sequence[DataFolder]) -> tuple[TaskSpec, ...]:
@@ -94,7 +72,7 @@ def _merged_task(name: str, sources: Sequence[DataFolder]) -> TaskSpec:
     scaled = [spec for spec in specs if isinstance(spec, RegressionSpec | DenseRegressionSpec)]
     if not scaled:
         return first
-    mean_C, std_C = _pooled([(spec.mean,) for spec in scaled], [(spec.std,) for spec in scaled], _sizes(sources))
+    mean_C, std_C = pooled([(spec.mean,) for spec in scaled], [(spec.std,) for spec in scaled], sources)
     return first.model_copy(update={"mean": float(mean_C[0]), "std": float(std_C[0])})
 
 
@@ -112,17 +90,3 @@ def _described(spec: TaskSpec) -> str:
         return f"a {kind} of {len(spec.classes)} classes ({shown}{', ...' if len(spec.classes) > 5 else ''})"
     channels = f" of {spec.channels} channels" if isinstance(spec, DenseTaskSpec) else ""
     return f"a {kind}{channels} in {spec.unit or 'no unit'}"
-
-
-def _sizes(sources: Sequence[DataFolder]) -> np.ndarray:
-    return np.array([source.manifest.num_samples("train") for source in sources], np.float64)
-
-
-def _pooled(
-    means: Sequence[Sequence[float]], stds: Sequence[Sequence[float]], weights_S: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of all samples, (C,) each, from those of each source and its weight."""
-    mean_SC, std_SC, fraction_S1 = np.array(means), np.array(stds), (weights_S / weights_S.sum())[:, None]
-    mean_C = (fraction_S1 * mean_SC).sum(0)
-    variance_C = (fraction_S1 * (std_SC**2 + (mean_SC - mean_C) ** 2)).sum(0)
-    return mean_C, np.sqrt(variance_C)

@@ -121,6 +121,7 @@ class ZeroEngine:
 
     def in_shards(self, num_backwards: int) -> AbstractContextManager[None]:
         """See `Engine`."""
+        self._forget()
         return nullcontext()
 
     def new_shards(self, names: Sequence[str], num_backwards: int) -> Tensor:
@@ -145,6 +146,12 @@ class ZeroEngine:
                 self._stayed[name] = gradient.clone()
             else:
                 self._stayed[name] += gradient
+        self._forget()
+
+    def _forget(self) -> None:
+        """Zero the gradients of stage 3: a backward replaces only those of the parameters that it reaches."""
+        if self._stage == 3:
+            self.optimizer.grad_partitions_flat_buffer.zero_()
 
     def put_shard(self, names: Sequence[str], shard_S: Tensor) -> None:
         """See `Engine`."""

@@ -6,25 +6,31 @@ from models import MultiTaskModel
 from models.freezing import trained
 from trainer.config.schema import Experiment
 from trainer.config.strategies import STRATEGIES
+from trainer.data.reading.inputs import SharedInput
 from trainer.errors import UserError
 from trainer.runtime.collectives import Runtime
 from trainer.training.network.batch_norm import few_samples
-from trainer.training.network.trial import try_out
+from trainer.training.network.trial import try_inputs
 from trainer.training.network.unused import refuse_unused, say_unused
 from trainer.training.rules import outside_its_guarantee
 
 
 def check_network(
-    experiment: Experiment, network: MultiTaskModel, input_shape: Sequence[int], runtime: Runtime
+    experiment: Experiment,
+    network: MultiTaskModel,
+    inputs: Sequence[SharedInput],
+    samples: Sequence[int],
+    runtime: Runtime,
 ) -> tuple[list[str], int]:
-    """Return what the user should know of a network, and the FLOPs of a sample. Collective.
+    """Return what the user should know of a network, and the FLOPs of a mean sample. Collective.
 
     The notes say what is frozen, not used, or noisy.
 
     Args:
         experiment: the configuration.
         network: whole, on its device, before it is wrapped or sharded.
-        input_shape: of one sample.
+        inputs: of the sources.
+        samples: how many of one process's samples in a step have each of them.
         runtime: the processes.
 
     Raises:
@@ -44,13 +50,27 @@ def check_network(
             "longer fit. Type parallel.strategy=ddp, or fsdp2; or leave the encoder in float32 and type "
             "parallel.precision=bf16"
         )
+    _refuse_missing_inputs(inputs, samples, experiment.train.accumulation.steps)
     with runtime.raise_together():
-        unused, flops_per_sample = try_out(network, input_shape, runtime.device, parallel.precision)
+        tried = try_inputs(network, inputs, samples, runtime.device, parallel.precision)
+    unused = tried.unused
     refuse_unused(unused, used.keys() - set(unused), parallel.strategy, parallel.processes)
     frozen = [parameter.numel() for parameter in network.parameters() if not parameter.requires_grad]
     notes = [f"{sum(frozen):,} entries of {len(frozen)} parameters are frozen"] if frozen else []
     notes += [say_unused(unused)] if unused else []
-    samples = experiment.train.global_batch // (runtime.world_size * experiment.train.accumulation.steps)
-    noisy = few_samples(network, samples)
+    if len(inputs) > 1:
+        notes.append(f"the encoder runs once a step for {', and once for '.join(each.words for each in inputs)}")
+    noisy = few_samples(network, min(samples) // experiment.train.accumulation.steps)
     outside = outside_its_guarantee(balance.weighting, balance.space)
-    return [*notes, *filter(None, [noisy, outside])], flops_per_sample
+    return [*notes, *filter(None, [noisy, outside])], tried.flops_per_sample
+
+
+def _refuse_missing_inputs(inputs: Sequence[SharedInput], samples: Sequence[int], num_parts: int) -> None:
+    """Refuse micro-batches some of which would lack one of several inputs: each runs the encoder for all of them."""
+    for each, count in zip(inputs, samples, strict=True):
+        if len(inputs) > 1 and count < num_parts:
+            raise UserError(
+                f"train.accumulation.steps={num_parts}: a process has {count} samples a step of {each.words}, and each "
+                "micro-batch needs one at least. Type fewer micro-batches, a larger train.global_batch, or a larger "
+                f"data.sources.{each.sources[0]}.share"
+            )
