@@ -29,7 +29,7 @@ from paretrain.rules.rule import LooksBack
 from paretrain.solve import solve_step
 from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
-from paretrain.step import Recomputed, Step, inside_backward, leave_graph
+from paretrain.step import Recomputed, Step, inside_backward, outside_of_graphs
 from paretrain.window import Window
 from paretrain.wiring import miswired
 from paretrain.z import as_tensors, is_narrow, refuse_join
@@ -152,6 +152,7 @@ class Balancer:
     @overload
     def split(self, z: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]: ...
 
+    @outside_of_graphs
     def split(self, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], ...]:
         """Give each task its own view of z, without a copy.
 
@@ -173,6 +174,7 @@ class Balancer:
         views = fan_out(zs, len(self.names), weigher)
         return tuple(view for (view,) in views) if isinstance(z, Tensor) else views
 
+    @outside_of_graphs
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None = None) -> Tensor:
         """Apply the first linear layer of T stacked heads to z, in place of `split`.
 
@@ -197,6 +199,7 @@ class Balancer:
         (z_BD,), weigher = self._begin(as_tensors(z_BD))
         return stacked_linear(z_BD, weight_TCD, bias_TC, weigher)
 
+    @outside_of_graphs
     def total(
         self,
         *losses: object,
@@ -236,7 +239,6 @@ class Balancer:
             BalanceError: losses and counts of some rank cannot belong together, as a loss with a count of 0, or a mean
                 given as a sum. On a GPU the backward raises it.
         """
-        leave_graph()
         refuse_positional(losses)
         parts = self._step.parts
         if counts is None and not parts:
@@ -446,7 +448,6 @@ class Balancer:
 
     def _begin(self, zs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Weigher]:
         """Add a split to the step; return what its node reads, and who weighs it."""
-        leave_graph()
         refuse_join()
         if inside_backward():
             return zs, Recomputed()

@@ -8,12 +8,14 @@ given the age of the first split's node, so that autograd leaves it for last.
 Shapes: T tasks.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd import Function, Variable
 
 from paretrain.factored import Factored, added, is_cheaper
@@ -27,6 +29,8 @@ Find = Callable[[Tensor | Factored, Totals], Weighed]
 
 Its factors do as well where the rule needs no more than products. Its diagonal is enough in a step that holds α."""
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 Holds = Callable[[Tensor], bool]
 """Returns whether a step holds α, from the labelled samples of each task over all ranks."""
 
@@ -36,13 +40,21 @@ def inside_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def leave_graph() -> None:
-    """End a graph that torch.compile is recording: what autograd does here cannot be part of one."""
-    if torch.compiler.is_compiling():
-        torch._dynamo.graph_break(
-            msg="the Balancer runs outside of compiled graphs. Leave out fullgraph=True, or compile the encoder "
-            "with it, by itself"
-        )
+def outside_of_graphs(method: Method) -> Method:
+    """Keep a method, and all that it calls, out of the graphs of torch.compile: autograd's work is no part of one."""
+    # torch.compiler.disable is the same, but would load the compiler, which takes seconds, at every import.
+    eager = _disable_dynamo(method)
+
+    @functools.wraps(method)
+    def outside(*arguments: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break(
+                msg="the Balancer runs outside of compiled graphs. Leave out fullgraph=True, or compile the encoder "
+                "with it, by itself"
+            )
+        return eager(*arguments, **options)
+
+    return cast(Method, outside)
 
 
 class Step:

@@ -20,7 +20,7 @@ from paretrain.ranks import Ranks
 from paretrain.scalar import watched
 from paretrain.split import Combine, Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
-from paretrain.step import Find, num_samples
+from paretrain.step import Find, num_samples, outside_of_graphs
 from paretrain.z import as_tensors
 
 Check = Callable[[Losses, Collection[Weigher], Sequence[Tensor]], Losses]
@@ -90,16 +90,19 @@ class Window:
     @overload
     def split(self, z: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], ...]: ...
 
+    @outside_of_graphs
     def split(self, z: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], ...]:
         """Give each task its view of z; see `Balancer.split`."""
         views = fan_out(self._cut(as_tensors(z)), len(self._names), self)
         return tuple(view for (view,) in views) if isinstance(z, Tensor) else views
 
+    @outside_of_graphs
     def linear(self, z_BD: Tensor, weight_TCD: Tensor, bias_TC: Tensor | None = None) -> Tensor:
         """Apply the first layer of stacked heads; see `Balancer.linear`."""
         (z_BD,) = self._cut(as_tensors(z_BD))
         return stacked_linear(z_BD, weight_TCD, bias_TC, self)
 
+    @outside_of_graphs
     def look(
         self,
         *losses: object,
@@ -163,6 +166,7 @@ class Window:
         scaled = self._gradient_scale > 1
         self.found = self._find(self._gram_TT, Totals(losses_T, self._counts_T, faults_FT, scaled))
 
+    @outside_of_graphs
     def total(
         self,
         *losses: object,

@@ -71,6 +71,34 @@ def test_torch_compile_changes_nothing(kind: str, whole: bool) -> None:
     assert_same(two_steps(model, model, torch.float64), expected, 1e-12)
 
 
+def in_a_window(model: MultiTaskModel) -> list[Tensor]:
+    """α and the gradients of a window of two micro-batches."""
+    balancer, batches = Balancer(T), [batch(step, torch.float64) for step in range(2)]
+    window = balancer.window()
+    for x_BCHW, targets in batches:
+        window.look(**by_name(task_losses(TASKS, model(x_BCHW, window), targets)))
+    window.weigh()
+    for x_BCHW, targets in batches:
+        window.total(**by_name(task_losses(TASKS, model(x_BCHW, window), targets))).backward()
+    return [balancer.alpha, *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+
+
+@pytest.mark.processes  # a compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_equals_that_of_the_plain_model_and_no_graph_breaks_inside_the_balancer(kind: str) -> None:
+    reference, model = network(kind, torch.float64), network(kind, torch.float64)
+    torch.compiler.reset()
+    for part in (model.encoder, model.heads):
+        part.compile(backend="aot_eager")
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    breaks.clear()
+    assert_same(in_a_window(model), in_a_window(reference), 1e-12)
+    # Otherwise the compiler traces the backward of its nodes, and warns in a hundred lines that it cannot.
+    outside = ("the Balancer runs outside", "`Window.split`", "`Window.linear`")
+    assert breaks
+    assert [reason for reason in breaks if not any(phrase in reason for phrase in outside)] == []
+
+
 @pytest.mark.processes  # a compiler
 def test_a_function_that_holds_total_compiles_but_not_into_one_graph() -> None:
     encoder, heads, balancer = nn.Linear(3, 4), [nn.Linear(4, 1) for _ in range(T)], Balancer(T)
