@@ -248,7 +248,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, image in enumerate(images):
         members += [(f"{number:02d}#?.jpg", image), (f"{number:02d}#?.json", GOOD)]
     (folder / SHARD).write_bytes(tar(*members))
-    rows, labels, _ = index_shard(folder / SHARD, number=0, members=["jpg"], tasks=tiny.TASKS)
+    rows, labels, _, _ = index_shard(folder / SHARD, number=0, members=["jpg"], tasks=tiny.TASKS)
     np.save(folder / "train.index.npy", rows)
     np.save(folder / "train.labels.npy", labels)
 

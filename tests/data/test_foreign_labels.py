@@ -149,6 +149,15 @@ def test_labels_as_they_come(tmp_path: Path, members: Members, description: str,
     assert labels(tmp_path, members, description) == expected
 
 
+def test_a_missing_number_is_meant_however_it_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = of_json(lambda i: {"a": ["-1", -1.0, 20.5][i % 3], "b": ["-9", True, 0][i % 3]})
+    tasks = 'tasks: [{name: a, kind: regression, missing: -1}, {name: b, classes: 2, missing: ["-9", -99, unknown]}]'
+    a, b = labels(tmp_path, members, tasks)
+    np.testing.assert_array_equal(a, [np.nan, np.nan, 20.5] * 2)
+    assert b == [-1, 1, 0] * 2
+    assert "no label is -99.0 or 'unknown', which `missing` names" in caplog.text
+
+
 def test_nan_is_missing(tmp_path: Path) -> None:
     members = of_json(lambda i: {"age": float("nan") if i % 2 else 20.5})
     (found,) = labels(tmp_path, members, "tasks: [{name: age, kind: regression}]")

@@ -33,7 +33,7 @@ def refusal(path: Path) -> str:
 
 def test_rows_point_at_the_images(tmp_path: Path) -> None:
     path = shard(tmp_path, *GOOD, ("b.npy", b"more"), ("b.json", b'{"digit": null, "note": "extra keys are fine"}'))
-    rows, labels, keys = index_shard(path, number=7, members=["npy"], tasks=TASKS)
+    rows, labels, keys, _ = index_shard(path, number=7, members=["npy"], tasks=TASKS)
     content = path.read_bytes()
     assert [content[row["offset"] :][: row["bytes"]] for row in rows[:, 0]] == [b"pixels", b"more"]
     assert rows["shard"].tolist() == [[7], [7]]

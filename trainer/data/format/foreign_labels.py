@@ -11,7 +11,7 @@ from typing import Any
 
 from trainer.data.format.foreign import ForeignSpec, LabelSource
 from trainer.data.format.specs import LARGEST, MISSING, ClassificationSpec, RegressionSpec, ScalarTaskSpec
-from trainer.data.format.words import MISSING_WORDS, parse_number
+from trainer.data.format.words import MISSING_WORDS, number_or_text, parse_number
 from trainer.errors import UserError, did_you_mean
 
 _BOOLEANS = {"True": True, "TRUE": True, "False": False, "FALSE": False}
@@ -33,6 +33,11 @@ class LabelReader:
         self._columns = [_Column(task, foreign) for task in tasks]
         self._names = [column.task.name for column in self._columns if column.by_name]
         self.members = {column.source.member for column in self._columns}
+
+    @property
+    def used_missing(self) -> set[float | str]:
+        """The labels that the description calls missing, as far as samples had them."""
+        return {word for column in self._columns for word in column.used}
 
     def read(self, members: Mapping[str, bytes], where: str) -> list[int | float]:
         """Return the label of each task: a class index or MISSING, a value or NaN.
@@ -65,7 +70,11 @@ class _Column:
         # A task that only says what is missing has its label where it is without that. A number may be a place.
         same = (self.source.member, self.source.path) == (default.member, default.path)
         self.by_name = task.name not in foreign.tasks or (same and not task.name.isdecimal())
-        self._missing = self.source.missing
+        # A number is meant however it is written: -1 and "-1" are the same.
+        self._missing: dict[float | str, float | str] = {}
+        for word in self.source.missing:
+            self._missing |= dict.fromkeys((word, number_or_text(word)), word)
+        self.used: set[float | str] = set()
         names = task.classes if isinstance(task, ClassificationSpec) else ()
         self._of_text: dict[str, int] = {name: number for number, name in enumerate(names)}
         # Where all names are numbers, a number is a name too: of 1, 2, 3 it is 1 that is the first class.
@@ -89,9 +98,16 @@ class _Column:
         )
 
     def _is_missing(self, value: Any) -> bool:
+        if isinstance(value, bool | list | dict):
+            return False
+        if self._missing and value is not None:
+            word = self._missing.get(value, self._missing.get(number_or_text(value)))
+            if word is not None:
+                self.used.add(word)
+                return True
         if isinstance(value, str):
-            return value in self._missing or (value in MISSING_WORDS and value not in self._of_text)
-        return value is None or value != value or (type(value) is not bool and value in self._missing)
+            return value in MISSING_WORDS and value not in self._of_text
+        return value is None or value != value
 
     def _class(self, value: Any) -> int | None:
         if isinstance(value, str) and value in self._of_text:

@@ -51,11 +51,13 @@ class IndexedShard(NamedTuple):
         index_NM: rows of INDEX_DTYPE, shape (N, M).
         labels_NT: shape (N, T): class indices or MISSING, values or NaN.
         keys: of the N samples, which are the names of their members up to the first dot.
+        used_missing: labels that samples have and that the description of a foreign shard calls missing.
     """
 
     index_NM: np.ndarray
     labels_NT: np.ndarray
     keys: list[str]
+    used_missing: set[float | str]
 
 
 def index_shard(
@@ -112,7 +114,7 @@ def index_shard(
         raise UserError(f"{path} contains no sample{shown}.")
     index_NM = np.array(rows, INDEX_DTYPE).reshape(-1, len(members))
     labels_NT = np.array(labels, labels_dtype(tasks)).reshape(len(rows), len(tasks))
-    return IndexedShard(index_NM, labels_NT, list(keys))
+    return IndexedShard(index_NM, labels_NT, list(keys), reader.used_missing if reader else set())
 
 
 def _content(tar: TarBytes, member: Member) -> bytes:

@@ -36,3 +36,9 @@ def parse_number(text: str) -> float | None:
         return None
     # Python alone reads 1_000 as a number.
     return value if abs(value) <= LARGEST and "_" not in text else None
+
+
+def number_or_text(label: float | str) -> float | str:
+    """Return the number that a label is, also one that is written as text, or else the text."""
+    number = parse_number(label) if isinstance(label, str) else label
+    return label if number is None else number

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from trainer.data.format.words import parse_number
+from trainer.data.format.words import number_or_text
 
 Pair = tuple[str, str]
 
@@ -23,7 +23,7 @@ class MissingCells:
         for pair in given:
             for column in find([pair[0]]):
                 meant = self._meant.setdefault(column, {})
-                for key in {pair[1], _value(pair[1])}:
+                for key in {pair[1], number_or_text(pair[1])}:
                     meant.setdefault(key, []).append(pair)
                     if isinstance(key, float):
                         self._with_numbers.add(column)
@@ -39,13 +39,7 @@ class MissingCells:
             cell = cells[column]
             pairs = meant.get(cell)
             if pairs is None and column in self._with_numbers:
-                pairs = meant.get(_value(cell))
+                pairs = meant.get(number_or_text(cell))
             if pairs:
                 self._used.update(pairs)
                 cells[column] = ""
-
-
-def _value(cell: str) -> str | float:
-    """Return the number that a cell is, or its text."""
-    number = parse_number(cell)
-    return cell if number is None else number

@@ -66,9 +66,10 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
     names = _names(folder, [path for paths in shards.values() for path in paths], linked=out is not None)
     foreign = _with_input(found, next(iter(shards.values()))[0])
     with _in_place(folder) if out is None else publishing(out, MANIFEST_NAME) as target:
-        splits, tables = {}, {}
+        splits, tables, used = {}, {}, set[float | str]()
         for split, paths in shards.items():
-            splits[split], tables[split] = _index(target, split, paths, names, found, foreign)
+            splits[split], tables[split], used_here = _index(target, split, paths, names, found, foreign)
+            used |= used_here
         if out is not None:
             for path, name in names.items():
                 (target / name).symlink_to(path.resolve())
@@ -90,6 +91,9 @@ def index_folder(folder: Path, description: Path | None, out: Path | None = None
             image = _measure(target, manifest, first, index_NM[:, 0])
             manifest = manifest.model_copy(update={"input": image})
         write_manifest(target, manifest)
+    given = dict.fromkeys(word for source in foreign.tasks.values() for word in source.missing)
+    if unused := [word for word in given if word not in used]:
+        logger.warning("%s: no label is %s, which `missing` names.", folder, " or ".join(map(repr, unused)))
     if "train" not in splits:
         logger.warning("%s: no split is called train, which training reads. Its splits: %s.", folder, ", ".join(splits))
     summarise(folder if out is None else out, manifest, {})
@@ -147,7 +151,8 @@ def _index(
     names: Mapping[Path, str],
     found: Description,
     foreign: ForeignSpec,
-) -> tuple[SplitSpec, tuple[np.ndarray, np.ndarray]]:
+) -> tuple[SplitSpec, tuple[np.ndarray, np.ndarray], set[float | str]]:
+    """Write the tables of a split. Return its spec, index and labels, and the `missing` labels that samples have."""
     shards, tables = [], []
     shown = track(paths, f"{split} shards", console=Console(stderr=True), disable=not sys.stderr.isatty())
     for number, path in enumerate(shown):
@@ -168,7 +173,8 @@ def _index(
         "labels": write_array(target / f"{split}.labels.npy", labels_NT),
         "names": write_names(target / f"{split}.names.json", of_samples),
     }
-    return SplitSpec(shards=tuple(shards), **files), (index_NM, labels_NT)
+    used = set[float | str]().union(*(table.used_missing for table in tables))
+    return SplitSpec(shards=tuple(shards), **files), (index_NM, labels_NT), used
 
 
 def _sample_names(files: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
