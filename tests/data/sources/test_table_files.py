@@ -143,7 +143,7 @@ def test_all_but_the_features_are_targets(tmp_path: Path) -> None:
     assert manifest.input.names == ("x1", "x2")
     with pytest.raises(UserError, match=r"targets and features to be different, found in both: \['x1'\]"):
         write(tmp_path, content, targets=["x1", "y"], features=["x*"])
-    with pytest.raises(UserError, match="--targets 'x\\*' matches no column that is left: 'x1' is among the features"):
+    with pytest.raises(UserError, match="--targets 'x\\*' matches only columns of another role: 'x1' \\(features\\)"):
         write(tmp_path, content, targets=["x*"], features=["x*"])
 
 

@@ -56,9 +56,9 @@ def test_what_has_no_effect_is_said(
         (["--units", "x*=kg"], "--units names 'x*', which is not a target.\nTargets: y1, y2, z."),
         (["--features", "x*,part"], "expected features and the column of --split to be different"),
         (["--features", "x*,town"], "expected features and ignored columns to be different, found in both: ['town']"),
-        (["--features", "x*,t*"], "--features 't*' matches no column that is left: 'town' is among the ignored"),
+        (["--features", "x*,t*"], "--features 't*' matches only columns of another role: 'town' (ignored"),
         (["--targets", "town"], "expected targets and ignored columns to be different, found in both: ['town']"),
-        (["--targets", "t*"], "--targets 't*' matches no column that is left: 'town' is among the ignored columns."),
+        (["--targets", "t*"], "--targets 't*' matches only columns of another role: 'town' (ignored columns)."),
         (["--split", "*"], "--split '*' should name one column, found x1, x2, town"),
     ],
 )

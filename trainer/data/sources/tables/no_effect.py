@@ -28,7 +28,7 @@ def say_unused_missing(file: TableFile, found: Mapping[int, Survey]) -> None:
         columns = file.find([pattern])
         texts = {text for column in columns if column in found for text in _texts(found[column])}
         meant = did_you_mean(word, texts)
-        said = f"--missing {pattern}={word}: no cell of {listed(file, columns)} is {word!r}"
+        said = f"--missing {pattern}={word}: no cell of {_listed(file, columns)} is {word!r}"
         if meant != ".":
             raise UserError(f"{file.path}: {said}{meant}\nIf it is not, leave --missing {pattern}={word} out.")
         Terminal(soft_wrap=True).print(said)
@@ -49,12 +49,12 @@ def say_no_categories(
         columns = [column for column in file.find([pattern]) if column in sources]
         if not set(columns) & set(chosen):
             Terminal(soft_wrap=True).print(
-                f"--categories {pattern} has no effect: no texts in {listed(file, columns)}. Columns of numbers are "
+                f"--categories {pattern} has no effect: no texts in {_listed(file, columns)}. Columns of numbers are "
                 "categories where they are named without a pattern"
             )
 
 
-def listed(file: TableFile, columns: Sequence[int]) -> str:
+def _listed(file: TableFile, columns: Sequence[int]) -> str:
     """Return the names of the first columns, for a message."""
     shown = ", ".join(repr(file.columns[column]) for column in columns[:MAX_SHOWN])
     return shown + (f" and {len(columns) - MAX_SHOWN} more" if len(columns) > MAX_SHOWN else "")

@@ -39,9 +39,9 @@ def choose_columns(
     for pattern in names:
         if not file.find([pattern], without=taken):
             roles = {file.columns[column]: taken[column] for column in file.find([pattern]) if column in taken}
-            shown = [f"{name!r} is among the {role}" for name, role in list(roles.items())[:MAX_SHOWN]]
+            shown = [f"{name!r} ({role})" for name, role in list(roles.items())[:MAX_SHOWN]]
             raise UserError(
-                f"{file.path}: --{what} {pattern!r} matches no column that is left: "
-                f"{', '.join(shown) or 'only the index that pandas wrote'}."
+                f"{file.path}: --{what} {pattern!r} matches only columns of another role: "
+                f"{', '.join(shown) or 'the index that pandas wrote'}."
             )
     return chosen
