@@ -62,7 +62,6 @@ def fit(run: Run, observers: Observers, stop_requests: StopRequests) -> Request:
 def _fit(
     run: Run, observers: Observers, stop_requests: StopRequests, before_step: Sequence[Callable[[int], None]]
 ) -> Request:
-    config = run.experiment
     started_at_step = saved_at_step = run.step
     request = Request.GO_ON
     with _naming_step(run, run.step + 1):
@@ -70,33 +69,12 @@ def _fit(
     while not run.is_complete and not request.ends:
         for act in before_step:
             act(run.step + 1)
-        observers.beat(run.step, State.TRAINING)
-        run.runtime.set_phase(f"step {run.step + 1}", patient=run.step == started_at_step, step=run.step + 1)
-        with _naming_step(run, run.step + 1):
-            note = partial(observers.note, run.step)
-            batch, request = next_batch(run.train_batches, run.runtime, stop_requests, run.throughput, note)
-            result = None if batch is None else _train_step(run, run.to_device(batch))
-        if result is None:  # The data is late, and all ranks are to end.
-            if run.step > saved_at_step:
-                run.save()
-        else:
-            run.count_step()
-            is_last = run.step == config.train.steps
-            ends = is_last or request.ends
-            _publish_step(run, result, observers)
-            if run.step % config.train.log_every_steps == 0 or ends:
-                _publish_progress(run, result, observers)
-            with run.throughput.paused():
-                run.saver.advance()
-                is_best = False
-                if run.step % config.train.eval_every_steps == 0 or is_last:
-                    is_best = _evaluate_or_save(run, observers)
-                    if run.is_complete and not is_last:
-                        ends = True
-                        observers.note(run.step, _patience_words(run))
-                if run.step % config.checkpoint.every_steps == 0 or ends or is_best or request is Request.SAVE:
-                    run.save()
-                    saved_at_step = run.step
+        result, request = _make_step(run, observers, stop_requests, is_first=run.step == started_at_step)
+        if result is not None:
+            if _conclude_step(run, result, request, observers):
+                saved_at_step = run.step
+        elif run.step > saved_at_step:
+            run.save()
         if request is not Request.GO_ON:
             run.saver.finish()
             with run.runtime.raise_together():
@@ -105,6 +83,48 @@ def _fit(
     if not run.step:
         raise UnfinishedError("stopped while it waited for its first batch; there is nothing to save yet")
     return request
+
+
+def _make_step(
+    run: Run, observers: Observers, stop_requests: StopRequests, is_first: bool
+) -> tuple[StepResult | None, Request]:
+    """Wait for the next batch and make a step with it. Collective.
+
+    Returns:
+        The result, and the request of all ranks. No result: the data is late, and all ranks are to end.
+    """
+    step = run.step + 1
+    observers.beat(run.step, State.TRAINING)
+    run.runtime.set_phase(f"step {step}", patient=is_first, step=step)
+    with _naming_step(run, step):
+        note = partial(observers.note, run.step)
+        batch, request = next_batch(run.train_batches, run.runtime, stop_requests, run.throughput, note)
+        result = None if batch is None else _train_step(run, run.to_device(batch))
+    return result, request
+
+
+def _conclude_step(run: Run, result: StepResult, request: Request, observers: Observers) -> bool:
+    """Count a step and publish it; evaluate and save where it is time. Return whether it was saved. Collective."""
+    config = run.experiment
+    run.count_step()
+    is_last = run.step == config.train.steps
+    ends = is_last or request.ends
+    _publish_step(run, result, observers)
+    if run.step % config.train.log_every_steps == 0 or ends:
+        _publish_progress(run, result, observers)
+    with run.throughput.paused():
+        run.saver.advance()
+        is_best = False
+        if run.step % config.train.eval_every_steps == 0 or is_last:
+            is_best = _evaluate_or_save(run, observers)
+            if run.is_complete and not is_last:
+                ends = True
+                observers.note(run.step, _patience_words(run))
+        is_due = run.step % config.checkpoint.every_steps == 0
+        if is_due or ends or is_best or request is Request.SAVE:
+            run.save()
+            return True
+    return False
 
 
 @contextmanager
