@@ -208,7 +208,7 @@ def test_categories_become_a_feature_a_value(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="--categories town"):
         write(tmp_path, content)
-    manifest = write(tmp_path, content, categories=["*"])
+    manifest = write(tmp_path, content, categories=["id", "user", "town"])
     assert manifest.input.names == ("town=Bonn", "town=Ulm", "x", "zone"), "a pattern matches texts only"
     assert manifest.made_by["categories"] == ["town"]
     assert manifest.input.mean[:2] == pytest.approx((1 / 3, 2 / 3))
@@ -229,9 +229,11 @@ def test_booleans_are_numbers_among_the_features_and_classes_among_the_targets(t
 
 def test_a_category_of_too_many_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.data.sources.tables.features.MAX_CATEGORIES", 3)
-    content = "id,x,part,y\n" + "".join(f"n{i},{i},train,{i % 2}\n" for i in range(4))
-    with pytest.raises(UserError, match="more than 3 different values in categories: 'id'"):
-        write(tmp_path, content, categories=["id"])
+    content = "id,user,town,part,y\n" + "".join(f"n{i},u{i},t{i % 2},train,{i % 2}\n" for i in range(4))
+    with pytest.raises(UserError, match=r"more than 3 different values in categories: 'id', 'user'.*\n.*--ignore id,user"):
+        write(tmp_path, content, categories=["id", "user", "town"])
+    with pytest.raises(UserError, match=r"--categories town, or(.|\n)*too many for categories: 'id', 'user'"):
+        write(tmp_path, content)
 
 
 def test_a_split_by_numbers(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Features:
         if many := [file.columns[column] for column, values in self._values.items() if len(values) > MAX_CATEGORIES]:
             raise UserError(
                 f"{file.path}: more than {MAX_CATEGORIES} different values in categories: {_listed(many)}.\n"
-                f"Leave them out with --ignore {many[0]}"
+                f"Leave them out with --ignore {','.join(many[:MAX_SHOWN])}"
             )
         for column, values in self._values.items():
             say_alike(file.columns[column], values)
@@ -112,10 +112,14 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
     ]
     more = f"\n... and {len(lines) - MAX_SHOWN} more columns" if len(lines) > MAX_SHOWN else ""
     names = ",".join(list(wrong)[:MAX_SHOWN])
+    many = [name for name, (seen, _, _) in wrong.items() if len(seen.values) > MAX_CATEGORIES]
+    few = ",".join([name for name in wrong if name not in many][:MAX_SHOWN])
     raise UserError(
         "\n".join(lines[:MAX_SHOWN])
         + f"{more}\nLeave the column{'s' if len(wrong) > 1 else ''} out with --ignore {names}, "
-        f"use the values as categories with --categories {names}, or predict with --targets."
+        + (f"use the values as categories with --categories {few}, " if few else "")
+        + "or predict with --targets."
+        + (f"\nMore than {MAX_CATEGORIES} different values, too many for categories: {_listed(many)}." if many else "")
         + point
         + "".join(missing[:MAX_SHOWN])
     )
