@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from trainer.data.format.specs import ImageSpec
 from trainer.files import replace
 from trainer.observe.advice import solved_task
 from trainer.observe.metrics import errors_so_far, faults_so_far, metrics_so_far, read_metrics, tested
@@ -155,7 +156,9 @@ def _slow_data(run: Run, summary: dict[str, Any]) -> str:
     elif busy + processes <= cores:
         way = f"{busy} of {cores} cores are in use; add data.workers={config.data.workers + 1}"
     else:
-        way = f"all {cores} cores are in use; images that are stored at the size they are trained at decode faster"
+        way = f"all {cores} cores are in use"
+        if isinstance(run.data.spec.input, ImageSpec):
+            way += "; images that are stored at the size they are trained at decode faster"
     return f"the training has waited for data {percent:.0f} % of the time: {way}"
 
 
