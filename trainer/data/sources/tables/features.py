@@ -119,7 +119,8 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         + f"{more}\nLeave the column{'s' if len(wrong) > 1 else ''} out with --ignore {names}, "
         + (f"use the values as categories with --categories {few}, " if few else "")
         + "or predict with --targets."
-        + (f"\nMore than {MAX_CATEGORIES} different values, too many for categories: {_listed(many)}." if many else "")
+        + (f"\nMore than {MAX_CATEGORIES} values, too many for categories: {_listed(many)}." if many else "")
+        + (f" If one of them names the rows, add --id COLUMN." if many else "")
         + point
         + "".join(missing[:MAX_SHOWN])
     )
