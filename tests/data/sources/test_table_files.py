@@ -232,7 +232,7 @@ def test_a_category_of_too_many_values_is_refused(tmp_path: Path, monkeypatch: p
     content = "id,user,town,part,y\n" + "".join(f"n{i},u{i},t{i % 2},train,{i % 2}\n" for i in range(4))
     with pytest.raises(UserError, match=r"in categories: 'id', 'user'.*\n.*--ignore id,user"):
         write(tmp_path, content, categories=["id", "user", "town"])
-    with pytest.raises(UserError, match=r"--categories town, or(.|\n)*too many for categories: 'id', 'user'.*--id COLUMN"):
+    with pytest.raises(UserError, match=r"--categories town, or(.|\n)*categories: 'id', 'user'.*--id COLUMN"):
         write(tmp_path, content)
 
 

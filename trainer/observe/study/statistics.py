@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.stats import studentized_range
-from scipy.stats import t as student_t
 
 LEVEL = 0.95
 """Confidence of every interval."""
@@ -38,6 +36,8 @@ def t_interval(values_S: np.ndarray) -> tuple[float, float]:
     found = estimate(values_S)
     if found.count < 2:
         return -np.inf, np.inf
+    from scipy.stats import t as student_t
+
     half = float(student_t.ppf((1 + LEVEL) / 2, found.count - 1)) * found.error
     return found.mean - half, found.mean + half
 
@@ -69,6 +69,8 @@ def is_noise(differences_S: np.ndarray) -> bool:
 
 def critical_difference(num_methods: int, num_blocks: int) -> float:
     """Return by how much mean ranks over independent blocks must differ: Nemenyi's test (Demsar 2006, 3.2.2)."""
+    from scipy.stats import studentized_range
+
     q = float(studentized_range.ppf(LEVEL, num_methods, np.inf)) / np.sqrt(2)
     return float(q * np.sqrt(num_methods * (num_methods + 1) / (6 * num_blocks)))
 

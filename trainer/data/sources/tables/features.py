@@ -120,7 +120,7 @@ def _refuse_texts(file: TableFile, columns: Mapping[int, Survey]) -> None:
         + (f"use the values as categories with --categories {few}, " if few else "")
         + "or predict with --targets."
         + (f"\nMore than {MAX_CATEGORIES} values, too many for categories: {_listed(many)}." if many else "")
-        + (f" If one of them names the rows, add --id COLUMN." if many else "")
+        + (" If one of them names the rows, add --id COLUMN." if many else "")
         + point
         + "".join(missing[:MAX_SHOWN])
     )
