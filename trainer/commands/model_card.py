@@ -8,12 +8,14 @@ from typing import Any
 
 import yaml
 
+from trainer.commands.model_card_rows import row_function
 from trainer.observe.units import MIOU, PERCENT, with_unit
 from trainer.plain import one_line
 from trainer.user_code import is_user_code
 
 MAX_CLASSES_SHOWN = 12
 MAX_HEADS_SHOWN = 64
+MAX_COLUMNS_SHOWN = 64
 LOSSES = {
     "classification": "cross-entropy",
     "regression": "Huber's of the standardised value, which is linear from one standard deviation on",
@@ -176,7 +178,9 @@ def _load(about: Mapping[str, Any], file: str, stacked: bool) -> str:
         numbers = {key: spec[key] for key in ("height", "width", "channels")}
         predict = IMAGES.format(outputs=outputs, **numbers)
     else:
-        predict = FEATURES.format(outputs=outputs, num_features=len(spec["names"]))
+        predict = row_function(about["run"]["data"]["made_by"]) + FEATURES.format(
+            outputs=outputs, num_features=len(spec["names"])
+        )
     parts = {part: about[part]["name"] for part in ("encoder", "head")}
     own = {part: name for part, name in parts.items() if is_user_code(name)}
     also = f", and {' and '.join(map(code, own.values()))}" if own else ""
@@ -233,7 +237,9 @@ def _data(about: Mapping[str, Any]) -> str:
 
 def _input(spec: Mapping[str, Any]) -> str:
     if spec["kind"] != "image":
-        return f"{len(spec['names'])} numbers per sample, standardised; names, mean and std are in the file."
+        names = spec["names"]
+        shown = ", ".join(map(markdown, names[:MAX_COLUMNS_SHOWN])) + (", ..." if names[MAX_COLUMNS_SHOWN:] else "")
+        return f"{len(names)} numbers per sample, standardised; mean and std are in the file. In order: {shown}."
     colours = "grey" if spec["channels"] == 1 else "RGB"
     mean, std = ([f"{value:.6g}" for value in spec[key]] for key in ("mean", "std"))
     return (
