@@ -20,6 +20,7 @@ from trainer.commands.arguments import Subparsers, whole
 from trainer.commands.checkpoints import add_checkpoint_commands
 from trainer.commands.data import add_data_commands
 from trainer.commands.theory import add_theory_commands
+from trainer.config.metrics import METRICS
 from trainer.errors import UserError, run_command
 from trainer.plain import one_line
 
@@ -211,6 +212,7 @@ def _add_compare(commands: Subparsers) -> None:
     parser = commands.add_parser("compare", help="print the errors and speed of several runs side by side")
     parser.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN", help="folders of runs, such as runs/digits")
     parser.add_argument("--split", help="split whose errors to compare (default: the one that each run stands for)")
+    parser.add_argument("--metric", choices=METRICS, metavar="NAME", help="show this metric, such as auroc")
     parser.add_argument(
         "--baseline",
         type=Path,
@@ -227,7 +229,7 @@ def _compare(options: argparse.Namespace) -> None:
     from trainer.observe.read_run import read_run
 
     runs, baseline = ([read_run(run_dir) for run_dir in found] for found in (options.run_dirs, options.baseline))
-    print_comparison(runs, options.split, baseline)
+    print_comparison(runs, options.split, baseline, options.metric)
 
 
 def _add_conflicts(commands: Subparsers) -> None:

@@ -84,6 +84,18 @@ def test_runs_are_compared_with_single_tasks_on_val(tmp_path: Path) -> None:
     assert next(words for words in rows if words[0] == "(always")[3:7] == ["50.00"] * 4
 
 
+def test_a_metric_stands_in_place_of_the_errors(tmp_path: Path) -> None:
+    tasks = ["left", "right"]
+    good = evaluated(write_run(tmp_path / "good", tasks), left=0.9, right=0.8)
+    bad = evaluated(write_run(tmp_path / "bad", tasks), left=0.6, right=0.8)
+    rows = printed(good, bad, split="val", metric="accuracy")
+    assert rows[0] == ["val", "accuracy"]
+    assert row(rows, "good")[:4] == ["**0.9000", "**0.8000", "**0.8000", "**0.8500"]
+    assert row(rows, "bad")[:4] == ["0.6000", "**0.8000", "0.6000", "0.7000"]
+    with pytest.raises(UserError, match="--metric auroc: none of these runs has it there; found: accuracy, majority"):
+        printed(good, bad, split="val", metric="auroc")
+
+
 def test_a_split_that_was_not_evaluated_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", ["left"])
     with pytest.raises(UserError, match="--split val: none of these runs was evaluated on it; found: test"):

@@ -78,11 +78,13 @@ def report(out: Path, *run_dirs: Path) -> Page:
     return page
 
 
-def printed(*folders: Path, split: str | None = None, baseline: Sequence[Path] = ()) -> list[list[str]]:
+def printed(
+    *folders: Path, split: str | None = None, baseline: Sequence[Path] = (), metric: str | None = None
+) -> list[list[str]]:
     """The table's rows as words, with **bold** marked."""
     page = StringIO()
     console = Console(file=page, width=200, force_terminal=True, color_system="standard")
-    console.print(comparison([*map(read_run, folders)], split, [*map(read_run, baseline)]))
+    console.print(comparison([*map(read_run, folders)], split, [*map(read_run, baseline)], metric))
     text = re.sub(r"\x1b\[[0-9;]*m", "", re.sub(r"\x1b\[1m *", " **", page.getvalue()))
     return [line.split() for line in text.splitlines() if line.strip()]
 

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from trainer.config.metrics import DECIDING
+from trainer.config.metrics import DECIDING, METRICS
 from trainer.errors import UserError
 from trainer.observe.over_tasks import ByTask, delta_m, mean_ranks
 from trainer.observe.read_run import RunFolder
@@ -29,17 +29,27 @@ MAJORITY = "(always the majority)"
 """The row of the answer that needs no training: the most frequent class."""
 
 
-def print_comparison(runs: Sequence[RunFolder], split: str | None = None, baseline: Sequence[RunFolder] = ()) -> None:
+def print_comparison(
+    runs: Sequence[RunFolder],
+    split: str | None = None,
+    baseline: Sequence[RunFolder] = (),
+    metric: str | None = None,
+) -> None:
     """Print the table of `comparison`, in brief where the terminal is too narrow for all of it."""
     terminal = Terminal.for_tables()
-    table = comparison(runs, split, baseline)
+    table = comparison(runs, split, baseline, metric)
     if not terminal.fits(table):
-        table = comparison(runs, split, baseline, brief=True)
+        table = comparison(runs, split, baseline, metric, brief=True)
     terminal.print(table)
 
 
 def comparison(
-    runs: Sequence[RunFolder], split: str | None = None, baseline: Sequence[RunFolder] = (), *, brief: bool = False
+    runs: Sequence[RunFolder],
+    split: str | None = None,
+    baseline: Sequence[RunFolder] = (),
+    metric: str | None = None,
+    *,
+    brief: bool = False,
 ) -> Table:
     """Return a table with one row per run: the settings that differ, errors, changes against a baseline, and costs.
 
@@ -49,10 +59,11 @@ def comparison(
         runs: to compare.
         split: whose errors to show; None: of each run those that it stands for.
         baseline: runs that give each task a metric to compare with: one run, or several of one task each.
+        metric: a key of METRICS, to show in place of the errors; None: the errors.
         brief: leave out the costs, and single tasks where several have the same unit.
 
     Raises:
-        UserError: no run was evaluated on the split, or a baseline has no metrics of it.
+        UserError: no run was evaluated on the split, or has the metric, or a baseline has no metrics of the split.
     """
     errors = [run.result.errors if split is None else run.evaluated_on(split).get("errors", {}) for run in runs]
     finals = [{task: error for task, error in found.items() if error is not None} for found in errors]
@@ -61,16 +72,20 @@ def comparison(
         raise UserError(f"--split {split}: none of these runs was evaluated on it; found: {', '.join(there)}")
     on = split or " / ".join(dict.fromkeys(run.result.split for run in runs))
     units = {task: unit for run in runs for task, unit in run.units.items()}
-    majority = _majority([run.evaluated_on(split or run.result.split).get("metrics", {}) for run in runs])
+    metrics = [run.evaluated_on(split or run.result.split).get("metrics", {}) for run in runs]
+    majority = _majority(metrics)
     title = f"{on} errors{' and scores' if MIOU in units.values() else ''}"
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    if metric is not None:
+        finals, majority, title = _values_of(metric, metrics), {}, f"{on} {metric}"
+        tasks = [task for task in tasks if any(task in final for final in finals)]
+        units = units if METRICS[metric].has_unit else dict.fromkeys(tasks, "")
     columns = _Columns(Table(title=title, box=SIMPLE_HEAD, padding=0), has_majority=bool(majority))
     columns.add_texts("run", [run.name for run in runs], MAJORITY)
     differing = differing_settings(runs)
     for key, settings in list(differing.items())[:MAX_SETTING_COLUMNS]:
         columns.add_texts(shortened(one_line(key), MAX_LETTERS), [_setting(value) for value in settings])
-    _add_errors(
-        columns, finals, units, majority, list(dict.fromkeys(task for run in runs for task in run.tasks)), brief
-    )
+    _add_errors(columns, finals, units, majority, tasks, brief, metric)
     if baseline:
         changes, ranks = _against(runs, baseline, on)
         columns.add_numbers(("change", "Δm, %"), changes, "{:+.2f}".format, max)
@@ -143,22 +158,37 @@ def _add_errors(
     majority: Mapping[str, float],
     tasks: Sequence[str],
     brief: bool,
+    metric: str | None,
 ) -> None:
     """Add the errors of single tasks, where there are few, and the worst and the mean of those of each unit."""
     for unit, group in by_unit(tasks, units).items():
         # Only for runs with all these tasks: a mean over fewer of them is not comparable.
         found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
         trivial = [majority[task] for task in group] if unit == PERCENT and set(group) <= majority.keys() else []
-        form, best = partial(number_in, unit), best_in(unit)
+        form, best, worst = partial(number_in, unit), best_in(unit), worst_in(unit)
+        if metric is not None:
+            form, best, worst = "{:.4f}".format, METRICS[metric].best, METRICS[metric].worst
         if len(tasks) <= MAX_TASK_COLUMNS and not (brief and len(group) > 1):
             for task in group:
                 of_majority = majority.get(task) if unit == PERCENT else None
                 columns.add_numbers((task, unit), [final.get(task) for final in finals], form, best, of_majority)
         if len(group) > 1:
-            reduced = {"worst": worst_in(unit), "mean": fmean}
+            reduced = {"worst": worst, "mean": fmean}
             for name, reduce in reduced.items():
                 values = [reduce(each) if each else None for each in found]
                 columns.add_numbers((name, unit), values, form, best, reduce(trivial) if trivial else None)
+
+
+def _values_of(metric: str, metrics: Sequence[ByTask]) -> list[dict[str, float]]:
+    """Return a metric of each run by the names of the tasks that have it."""
+    found = [
+        {task: value for task, values in of_run.items() if (value := values.get(metric)) is not None}
+        for of_run in metrics
+    ]
+    if not any(found):
+        there = sorted({name for of_run in metrics for values in of_run.values() for name in values})
+        raise UserError(f"--metric {metric}: none of these runs has it there; found: {', '.join(there) or 'none'}")
+    return found
 
 
 def _against(
