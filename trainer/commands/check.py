@@ -218,6 +218,6 @@ def _compare(needed: MemoryEstimate, gpu_gib: float) -> None:
 
 def _amount(size: int) -> str:
     for power, unit in ((3, "GiB"), (2, "MiB")):
-        if size >= 1024**power:
+        if size >= 999.5 * 1024 ** (power - 1):  # Four digits would be written as 1e+03.
             return f"{size / 1024**power:.3g} {unit}"
     return f"{size / 1024:.3g} KiB"

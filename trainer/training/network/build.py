@@ -37,7 +37,8 @@ def build_network(experiment: Experiment, data: DataSpec, tasks: Sequence[Task])
     _refuse_tied(network)
     if experiment.parallel.device == "cpu" and any(isinstance(part, nn.SyncBatchNorm) for part in encoder.modules()):
         raise UserError(
-            "norm: sync is for GPUs: torch has it for no CPU. Type model.encoder.options.norm=group (or batch)"
+            "SyncBatchNorm (norm: sync of our ResNets) is for GPUs: torch has it for no CPU. Type "
+            "model.encoder.options.norm=group (or batch), or use another norm in an encoder of your own"
         )
     _freeze(network, config.freeze)
     if config.checkpoint_activations:
