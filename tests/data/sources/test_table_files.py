@@ -208,7 +208,7 @@ def test_categories_become_a_feature_a_value(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="--categories town"):
         write(tmp_path, content)
-    manifest = write(tmp_path, content, categories=["id", "user", "town"])
+    manifest = write(tmp_path, content, categories=["*"])
     assert manifest.input.names == ("town=Bonn", "town=Ulm", "x", "zone"), "a pattern matches texts only"
     assert manifest.made_by["categories"] == ["town"]
     assert manifest.input.mean[:2] == pytest.approx((1 / 3, 2 / 3))
