@@ -165,7 +165,8 @@ def _add_errors(
         # Only for runs with all these tasks: a mean over fewer of them is not comparable.
         found = [[final[task] for task in group] if set(group) <= final.keys() else [] for final in finals]
         trivial = [majority[task] for task in group] if unit == PERCENT and set(group) <= majority.keys() else []
-        form, best, worst = partial(number_in, unit), best_in(unit), worst_in(unit)
+        form: Callable[[float], str] = partial(number_in, unit)
+        best, worst = best_in(unit), worst_in(unit)
         if metric is not None:
             form, best, worst = "{:.4f}".format, METRICS[metric].best, METRICS[metric].worst
         if len(tasks) <= MAX_TASK_COLUMNS and not (brief and len(group) > 1):
