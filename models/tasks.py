@@ -111,9 +111,9 @@ class Classification:
     def predict(self, output: Tensor) -> Tensor:
         """Return the probabilities of the classes: (B, ..., C)."""
         output = widened(output)
-        if self.num_classes == 2:  # The same in a sixth of the time: a softmax along so short an axis is slow.
+        if self.num_classes == 2:  # The same in a tenth of the time: along so short an axis all is slow.
             margin = output[..., 1] - output[..., 0]
-            return torch.stack([-margin, margin], dim=-1).sigmoid()
+            return torch.stack([(-margin).sigmoid(), margin.sigmoid()]).movedim(0, -1)
         return output.softmax(dim=-1)
 
 

@@ -79,6 +79,8 @@ def _launched(
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # It warns of an option that accelerate passes in every start.
     launcher_log.setLevel(logging.ERROR)
+    # It tells of the second Ctrl-C, which is told below.
+    logging.getLogger("torch.distributed.elastic.agent.server.api").setLevel(logging.ERROR)
     # After a rank has failed, torch waits 30 seconds before it kills the others, too long if one is stopped, and offers
     # no setting. These are the defaults of `death_sig` and `timeout`.
     PContext.close.__defaults__ = None, answer_seconds(int(options.num_processes)) + SPARE_SECONDS

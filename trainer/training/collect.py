@@ -106,10 +106,9 @@ class Collector:
         """
         if not self._ids:
             return None
-        # All batches at once: a few calls in place of a few for each batch.
-        outputs, labels = (
-            [torch.cat(batches) for batches in zip(*kept, strict=True)] for kept in (self._outputs, self._labels)
-        )
+        # All batches, and the labels of all tasks, at once: a few calls in place of a few for each of them.
+        outputs = [torch.cat(batches) for batches in zip(*self._outputs, strict=True)]
+        labels = torch.cat([batch[place] for place in range(len(self._kept)) for batch in self._labels])
         if len(outputs) < len(self._kept):
             answers_BTC = self._tasks[0].predict(outputs[0])
             answers, widths = [answers_BTC.flatten(1)], [answers_BTC.shape[2]] * len(self._tasks)
@@ -117,7 +116,7 @@ class Collector:
             answers = [task.predict(output).flatten(1) for task, output in zip(self._kept, outputs, strict=True)]
             widths = [answer.shape[1] for answer in answers]
         ids = runtime.gather_rows(torch.cat(self._ids))
-        labels_BT = runtime.gather_rows(torch.stack(labels).float().T)
+        labels_BT = runtime.gather_rows(labels.float().view(len(self._kept), -1).T)
         rows_BW = runtime.gather_rows((answers[0] if len(answers) == 1 else torch.cat(answers, dim=1)).float())
         if ids is None or labels_BT is None or rows_BW is None:
             return None

@@ -20,8 +20,8 @@ from trainer.training.number_metrics import number_metrics
 Found = dict[str, float | None]
 """Metric -> value; None where it is not defined."""
 
-MAX_NUMBERS = 2**16
-"""Predictions that are worked on at once: few enough for the processor's cache."""
+MAX_NUMBERS = 2**18
+"""Predictions that are worked on at once: many for each of NumPy's calls, and few enough for the processor's cache."""
 
 
 def sample_metrics(
