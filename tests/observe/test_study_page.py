@@ -44,6 +44,13 @@ def test_few_and_very_many_tasks_are_not(num_tasks: int):
     assert "further out" not in study_page(results(num_tasks))
 
 
+@pytest.mark.drawings
+def test_methods_at_the_same_place_share_their_numbers():
+    found = results(2)
+    twin = replace(found.methods[1], name="twin")
+    assert "2, 6</text>" in study_page(replace(found, methods=[*found.methods, twin]))
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

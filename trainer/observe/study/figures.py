@@ -98,6 +98,7 @@ def pareto(
         The drawing, and its legend: methods with the numbers that stand in the drawing.
     """
     legend = []
+    numbers_at: dict[tuple[float, float], list[str]] = {}
     with canvas(width=PAGE_WIDTH, height=5.6) as (axes, svg):
         if fixed:
             means_N2 = np.array([cloud.points_S2.mean(axis=0) for cloud in fixed])
@@ -110,8 +111,10 @@ def pareto(
             _add_ellipse(axes, standard_error_ellipse(cloud.points_S2), colour)
             axes.plot(*cloud.points_S2.T, ".", color=colour, markersize=3, alpha=0.7)
             axes.plot(*centre_2, "o", color=colour, markersize=5)
-            axes.annotate(str(number), tuple(centre_2), xytext=(4, 4), textcoords="offset points", fontsize=8)
+            numbers_at.setdefault((float(centre_2[0]), float(centre_2[1])), []).append(str(number))
             legend.append((f"{number} {cloud.name}", colour))
+        for place, numbers in numbers_at.items():  # For two tasks some rules are the same.
+            axes.annotate(", ".join(numbers), place, xytext=(4, 4), textcoords="offset points", fontsize=8)
         shown = [cloud.points_S2 for cloud in methods]
         if alone_2 is not None:
             axes.axvline(alone_2[0], color=INK, linewidth=0.8, linestyle="--", alpha=0.6)
