@@ -18,20 +18,20 @@ MAX_TASK_COLUMNS = 6
 """With more tasks than this, the first table has their mean; a folded one has all."""
 HEADER = ("method", "task", "metric", "mean", "standard_error", "seeds")
 """Of the CSV file."""
-COSTS = ("time", "ms a step", "MiB a process")
 
 
 def method_table(results: Results) -> str:
     """Return one row a method: the metrics that decide, Δm, mean rank, time and memory.
 
-    In bold: the best method of a column, and those that the seeds do not tell from it.
+    In bold: the best method of a metric or of Δm, and those that the seeds do not tell from it.
     """
     rows, columns = results.rows, list(metric_columns(results))
     bold = [
         results.like_the_best({method.name: column.scores[method.name] for method in results.methods})
         for column in columns
     ]
-    ranks = results.mean_ranks
+    ranks, changes = results.mean_ranks, {method.name: results.changes(method) for method in rows}
+    best_changes = results.like_the_best({method.name: changes[method.name] for method in results.methods})
     tuned = list(dict.fromkeys(key for method in rows for key in method.chosen))
     header = [
         "method",
@@ -48,12 +48,12 @@ def method_table(results: Results) -> str:
             _bold(plus_minus(estimate(column.values[method.name])), method.name in best)
             for column, best in zip(columns, bold, strict=True)
         ]
-        changes_S = results.changes(method)
+        change = NONE if np.isnan(changes[method.name]).any() else signed(estimate(changes[method.name]))
         cells.append(
             [
                 text(method.name),
                 *shown,
-                NONE if np.isnan(changes_S).any() else signed(estimate(changes_S)),
+                _bold(change, method.name in best_changes),
                 f"{ranks[method.name]:.2f}" if method.name in ranks and not np.isnan(ranks[method.name]) else NONE,
                 *_costs(method),
                 *(text(method.chosen[key]) if key in method.chosen else NONE for key in tuned),
