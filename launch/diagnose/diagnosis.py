@@ -51,6 +51,12 @@ def examined(run_dir: Path) -> tuple[list[str], list[Rank]]:
             Rank(rank, one_line(process.host), Blame.SILENT, f"left no error message (process {process.pid})")
             for rank, process in sorted(processes_named(records.values()).items())
         ]
+        # The ranks below the last one that is known: a rank that was killed leaves nothing, nor is it always named.
+        known = {rank.number for rank in ranks}
+        ranks += [
+            Rank(number, "an unknown host", Blame.SILENT, "left nothing that can be read")
+            for number in sorted(set(range(max(known, default=0))) - known)
+        ]
     else:
         logs = read_logs(start, unread)
         lines = [f"{run_dir}: the start in {start.relative_to(run_dir)}, {logs.num_nodes} nodes"]

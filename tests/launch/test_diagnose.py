@@ -131,6 +131,13 @@ def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
     ]
 
 
+def test_a_rank_that_nobody_names_and_that_left_nothing_is_suspected(tmp_path: Path) -> None:
+    """Rank 0 was killed, and the store that could have named it went with it."""
+    left(tmp_path, fault_record("lost_peer", rank=1, host="alpha"))
+    *_, answer = diagnose(tmp_path).splitlines()
+    assert answer.startswith("first cause: probably rank 0 on an unknown host: others lost it")
+
+
 def test_a_rank_that_could_tell_only_the_others_is_the_cause(tmp_path: Path) -> None:
     failed = LostPeer(rank=1, host="beta", pid=9, failure="in step 4, at users.py:12 in forward: ValueError: no luck")
     left(tmp_path, fault_record("lost_peer", message="late", lost=[failed]))
