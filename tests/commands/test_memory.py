@@ -126,8 +126,8 @@ def held(engine: Engine, strategy: str, network: MultiTaskModel, offload: Offloa
 
 
 def sent_bytes(events: Any, world_size: int) -> int:
-    """What the ring carries of the gradients and parameters; float32, and longer than anything for α."""
-    gathered = scattered = reduced = 0
+    """What a rank sends of the gradients and parameters, by itself or in a ring; float32, and longer than α's."""
+    gathered = scattered = reduced = alone = 0
     for event in events:
         shapes = event.input_shapes
         if event.name == "c10d::_allgather_base_":
@@ -136,7 +136,9 @@ def sent_bytes(events: Any, world_size: int) -> int:
             scattered += shapes[1][0]
         elif event.name == "gloo:all_reduce" and shapes[0] and shapes[0][0] > 100:
             reduced += shapes[0][0]  # What gloo does for a reduce-scatter, too.
-    return 4 * (gathered + scattered + 2 * (reduced - scattered)) * (world_size - 1) // world_size
+        elif event.name == "gloo:send":
+            alone += shapes[0][0]
+    return 4 * alone + 4 * (gathered + scattered + 2 * (reduced - scattered)) * (world_size - 1) // world_size
 
 
 @pytest.mark.slow
