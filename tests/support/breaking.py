@@ -1,6 +1,6 @@
 """Encoders and a rule, given by their dotted paths, that break on one rank of a run in its second step.
 
-A run's first forward is thrown away, so that of step 2 is the third.
+Two forwards come before step 1: one tries the network, and one is thrown away. So that of step 2 is the fourth.
 """
 
 import errno
@@ -33,7 +33,7 @@ class Breaking(LeNet):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         self.num_forwards += self.training
         z_BD = super().forward(x_BCHW)
-        if self.how != "no" and self.num_forwards == 3 and os.environ["RANK"] == "1":
+        if self.how != "no" and self.num_forwards == 4 and os.environ["RANK"] == "1":
             if self.where == "forward":
                 self.break_here()
             if self.where == "backward":
