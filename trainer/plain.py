@@ -6,6 +6,7 @@ HTML, `label` in report/svg.py for figures, `markdown` in model_card.py for Mark
 """
 
 import re
+from collections.abc import Sequence
 
 _LINE_BREAKS = "\n\t"
 _CONTROLS = re.compile(
@@ -34,6 +35,11 @@ def cut_line(text: str) -> str:
 def shortened(text: str, length: int) -> str:
     """Shorten a text to `length` characters; three dots mark that there were more."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def listed(words: Sequence[str], at_most: int) -> str:
+    """Return the first words, and how many there are beside them: `a, b, c and 4 more`."""
+    return ", ".join(words[:at_most]) + (f" and {len(words) - at_most} more" if len(words) > at_most else "")
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.config.file import load_config
 from trainer.errors import UserError, did_you_mean
+from trainer.plain import listed
 
 CONFIG = "config.yaml"
 """The file that every run's folder has."""
@@ -43,5 +44,4 @@ def _there(path: Path) -> str:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return f"it holds {', '.join(names[:MAX_SHOWN]) or 'nothing'}{more}"
+    return f"it holds {listed(names, MAX_SHOWN) or 'nothing'}"

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from paretrain.minnorm import solve
+from trainer.plain import listed
 
 CHANCE = 0.05
 """Probability that any of all cosines, or of all tasks, seems to differ from 0 where there is nothing but noise."""
 
+MAX_RAISED = 3
+"""Tasks that the sentence names."""
 
 AT_Z, IN_PARAMETERS = "at the representation", "in the encoder's parameters"
 
@@ -161,7 +164,9 @@ def verdict(at_z: Conflicts, in_parameters: Conflicts, tasks: Sequence[str]) -> 
     unlike = float(ratio.max() / ratio.min()) if len(ratio) else 1.0
     lengths = f"the longest gradient is {unlike:.1f} times the shortest"
     if raised:
-        start = f"balancing has something to win: a step of equal weights raises the loss of {_named(raised)}"
+        start = (
+            f"balancing has something to win: a step of equal weights raises the loss of {listed(raised, MAX_RAISED)}"
+        )
     elif any(counts.values()):
         start = "balancing may win a little: some tasks conflict, but a step of equal weights lowers every loss"
     elif unlike > 10:
@@ -186,11 +191,6 @@ def _beyond_noise(mean: np.ndarray, error: np.ndarray, counts: np.ndarray, num_t
     limit = t.ppf(1 - CHANCE / 2 / max(1, num_tests), np.maximum(counts - 1, 1))
     sure: np.ndarray = np.abs(mean) > limit * error
     return sure
-
-
-def _named(names: Sequence[str], most: int = 3) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _mean(values_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

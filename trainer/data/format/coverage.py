@@ -29,9 +29,13 @@ from trainer.data.format.specs import (
 )
 from trainer.data.format.tables import Table, chunks, load_index
 from trainer.errors import UserError
+from trainer.plain import listed
 
 MAX_CLASSES = 5
 """Classes that a warning names."""
+
+MAX_TASKS = 5
+"""Tasks that an error names."""
 
 
 @dataclass
@@ -198,10 +202,5 @@ def no_labels(folder: Path, manifest: Manifest, absent: Sequence[str], shards: P
     """
     arrays = stored_extensions(manifest.input, manifest.tasks, manifest.foreign)
     seen = find_labels(shards or folder, manifest.split("train"), manifest.foreign, arrays)
-    said = f"{folder}: no sample of the train split has a label of {_listed(absent)}."
-    return said + suggestion(absent[0], seen)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"task{'s' if len(names) > 1 else ''} {shown}"
+    tasks = f"task{'s' if len(absent) > 1 else ''} {listed(list(map(repr, absent)), MAX_TASKS)}"
+    return f"{folder}: no sample of the train split has a label of {tasks}.{suggestion(absent[0], seen)}"

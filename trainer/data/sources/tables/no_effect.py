@@ -6,6 +6,7 @@ from trainer.data.format.words import parse_number
 from trainer.data.sources.tables.columns import Survey
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError, did_you_mean
+from trainer.plain import listed
 from trainer.terminal import Terminal
 
 MAX_TEXTS = 1000
@@ -56,8 +57,7 @@ def say_no_categories(
 
 def _listed(file: TableFile, columns: Sequence[int]) -> str:
     """Return the names of the first columns, for a message."""
-    shown = ", ".join(repr(file.columns[column]) for column in columns[:MAX_SHOWN])
-    return shown + (f" and {len(columns) - MAX_SHOWN} more" if len(columns) > MAX_SHOWN else "")
+    return listed([repr(file.columns[column]) for column in columns], MAX_SHOWN)
 
 
 def _texts(seen: Survey) -> list[str]:
