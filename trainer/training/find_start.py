@@ -112,13 +112,13 @@ def _refuse_another_config(experiment: Experiment, allowed: Sequence[str]) -> li
             f"{error}\nPut it back from a copy; or, to train on, remove it, as the checkpoints hold the configuration "
             f"too: rm {run_dir / CONFIG}"
         ) from None
-    changed = differences(before, experiment, allowed)
-    if changed:
-        lines = "\n".join(f"  {key}: {values}" for key, values in changed.items())
-        raise UserError(
-            f"the run in {run_dir} was started with another configuration:\n{lines}\n{how_to_change(changed)}"
-            f"To start a new run, type name=ANOTHER_NAME; to replace this one, remove its folder first: rm -r {run_dir}"
-        )
+    _refuse_differences(
+        before,
+        experiment,
+        allowed,
+        f"the run in {run_dir} was started with another configuration",
+        f"To start a new run, type name=ANOTHER_NAME; to replace this one, remove its folder first: rm -r {run_dir}",
+    )
     return [change["key"] for change in changes_of(run_dir)]
 
 
@@ -129,14 +129,30 @@ def _refuse_another_configs_checkpoint(snapshot: Snapshot, experiment: Experimen
         UserError: naming each difference.
     """
     written_under = parse_config(dict(snapshot.config), f"config in {snapshot.path / MANIFEST}")
-    changed = differences(written_under, experiment, allowed)
-    if changed:
+    _refuse_differences(
+        written_under,
+        experiment,
+        allowed,
+        f"checkpoint {snapshot.path} was written under another configuration",
+        "To go on from it as it is, type what it was written under; to start a new run, type name=ANOTHER_NAME",
+    )
+
+
+def _refuse_differences(
+    before: Experiment, now: Experiment, allowed: Sequence[str], found: str, otherwise: str
+) -> None:
+    """Refuse a configuration that gives other results than the one before.
+
+    Args:
+        before: the configuration before.
+        now: the one to go on with.
+        allowed: keys that may differ.
+        found: begins the message.
+        otherwise: ends it: what to do in place of changing the configuration back.
+    """
+    if changed := differences(before, now, allowed):
         lines = "\n".join(f"  {key}: {values}" for key, values in changed.items())
-        raise UserError(
-            f"checkpoint {snapshot.path} was written under another configuration:\n{lines}\n"
-            f"{how_to_change(changed)}To go on from it as it is, type what it was written under; to start a new run, "
-            "type name=ANOTHER_NAME"
-        )
+        raise UserError(f"{found}:\n{lines}\n{how_to_change(changed)}{otherwise}")
 
 
 def _refuse_lost_checkpoints(experiment: Experiment) -> None:
