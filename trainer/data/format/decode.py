@@ -17,13 +17,11 @@ import simplejpeg
 
 from trainer.data.format.npy import npy_header, npy_start, read_npy, write_npy
 from trainer.data.format.png import BadImageError, decode_png, opencv_refusing, png_header
-from trainer.data.format.signatures import describe
+from trainer.data.format.signatures import JPEG_START, describe
 from trainer.data.format.specs import Encoding, ImageSpec
 
 MAX_PIXELS = 2**26
 """Height x width of the largest image that is decoded if any size may be stored: 200 MB of RGB."""
-
-JPEG_START = b"\xff\xd8"
 
 _JPG_CHANNELS = {"gray": 1, "ycbcr": 3, "rgb": 3}
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from trainer.data.format.signatures import describe
+from trainer.data.format.signatures import PNG_START, describe
 
 
 class BadImageError(Exception):
@@ -50,7 +50,6 @@ class PngHeader(NamedTuple):
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
 _START = PNG_START + b"\0\0\0\rIHDR"
 _HEADER_BYTES = 33
 _DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGB_ALPHA: (8, 16)}

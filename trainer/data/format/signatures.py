@@ -1,8 +1,11 @@
 """Tell what a file is by its first bytes, for messages about files that are something else."""
 
+JPEG_START = b"\xff\xd8"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
 _KINDS = (
-    (0, b"\xff\xd8\xff", "a JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "a PNG"),
+    (0, JPEG_START + b"\xff", "a JPEG"),
+    (0, PNG_START, "a PNG"),
     (8, b"WEBP", "a WebP image"),
     (0, b"GIF8", "a GIF"),
     (0, b"BM", "a BMP image"),

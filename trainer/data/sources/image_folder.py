@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.format.decode import JPEG_START, decode_into
+from trainer.data.format.decode import decode_into
 from trainer.data.format.manifest import Manifest
 from trainer.data.format.pixels import PixelMoments, unmeasured
-from trainer.data.format.png import PNG_START, BadImageError
+from trainer.data.format.png import BadImageError
 from trainer.data.format.shards import Sample, write_shards
-from trainer.data.format.signatures import describe
+from trainer.data.format.signatures import JPEG_START, PNG_START, describe
 from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, ScalarTaskSpec
 from trainer.data.sources.orientation import UPRIGHT, orientation, turn_upright, upright_shape
 from trainer.data.sources.tables.columns import survey
