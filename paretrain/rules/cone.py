@@ -17,11 +17,11 @@ from scipy.linalg.lapack import dposv, dpotrs
 from scipy.optimize import nnls
 
 RIDGE = 1e-10
-"""Relative to the diagonal of C, which is 1: above the rounding of a Cholesky factor."""
+"""The ridge is relative to the diagonal of C, which is 1, and above the rounding of a Cholesky factor."""
 ROUNDS = 20
-"""Of pivoting, before the other method."""
+"""Rounds of pivoting before the other method."""
 ROUNDING = 8 * float(np.finfo(np.float64).eps)
-"""Of an entry of w, relative to Σ_t |v_t|."""
+"""Rounding of an entry of w, relative to Σ_t |v_t|."""
 
 
 def project(cosines_MM: np.ndarray) -> np.ndarray:

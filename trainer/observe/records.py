@@ -66,19 +66,19 @@ class Train(_Record):
     memory_mib: NotRequired[Number]
     peak_memory_mib: NotRequired[Number]
     epoch: NotRequired[Count]
-    """Of several sources, the smallest one."""
+    """The epoch; with several sources, the smallest of theirs."""
     epochs: NotRequired[dict[str, Count]]
-    """Of each of several sources."""
+    """The epoch of each of several sources."""
     samples: NotRequired[Count]
     learning_rate: NotRequired[Measured]
     min_norm: NotRequired[Measured]
     gap: NotRequired[Measured]
     stale: NotRequired[Measured]
-    """Of the last renewal."""
+    """The staleness that the last renewal has found."""
     gradient_norm: NotRequired[Measured]
     multipliers: NotRequired[ByTask]
     distances: NotRequired[ByTask]
-    """Of heads under constraints; see models/heads/constrained.py."""
+    """Like the multipliers, those of heads under constraints; see models/heads/constrained.py."""
     bad_samples: NotRequired[dict[str, Count]]
     cache: NotRequired[dict[str, Count]]
 
@@ -225,7 +225,7 @@ class Summary(TypedDict):
     """Split of the final and best errors; test where it is missing."""
     selected: NotRequired[Selected | None]
     test_errors: NotRequired[ByTask]
-    """Of the test split, with the selected checkpoint or else the last one, where the evaluations had another split."""
+    """Errors on the test split, where evaluations had another one: of the selected checkpoint, or else the last one."""
     test_step: NotRequired[Count]
     complete: NotRequired[bool]
     """Whether no step is left to make."""
@@ -272,9 +272,9 @@ class Info(BaseModel):
     started_at: str | None = None
     world_size: Count | None = None
     git: Git | None = None
-    """Of this project."""
+    """The version of this project."""
     user_git: Git | None = None
-    """Of the folder where the command was typed."""
+    """The version of the folder where the command was typed."""
     versions: dict[str, str | None] = {}
 
 

@@ -41,7 +41,7 @@ class _Answers:
         self.task_K = known_K // num_samples
         self.label_K = labels_TN.reshape(-1)[known_K].astype(np.int64)
         self.probabilities = [each_TN.reshape(-1).take(known_K) for each_TN in probabilities_CTN]
-        """Of each class, (K,)."""
+        """Those of each class, (K,)."""
         self.highest_K, self.answer_K = _highest(self.probabilities)
         self.is_finite_T = np.bincount(self.task_K[~np.isfinite(self.highest_K)], minlength=self.num_tasks) == 0
         cell_K = (self.task_K * num_classes + self.label_K) * num_classes + self.answer_K

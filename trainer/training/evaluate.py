@@ -124,7 +124,7 @@ class _Counted:
     """The sums over the samples of a source, on all ranks."""
 
     sums: Sequence[Tensor]
-    """Of each task's measure, one for each of its ratios."""
+    """The sums of each task's measure, one for each of its ratios."""
     counts: Sequence[Tensor]
     losses_T: Tensor
     labelled_T: Tensor

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _FILES = {"train": "train", "test": "t10k"}
 VAL_STREAM = 2
-"""Of the random numbers that choose the split val; those before it choose the right digits."""
+"""Stream of the random numbers that choose the split val; the streams before it choose the right digits."""
 
 ORIGINAL_SHA256 = {
     "train-images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -10,7 +10,7 @@ from trainer.observe.study.statistics import estimate, plus_minus
 from trainer.observe.study.tables import metric_columns, signed
 
 MAX_COLUMNS = 3
-"""Of metrics; with more, their page has them."""
+"""With more columns of metrics than this, none is shown here; the page has all of them."""
 LIKE_BEST = "*"
 
 

@@ -17,7 +17,7 @@ from trainer.observe.study.statistics import Estimate, bootstrap_interval, estim
 MAX_TASK_COLUMNS = 6
 """With more tasks than this, the first table has their mean; a folded one has all."""
 HEADER = ("method", "task", "metric", "mean", "standard_error", "seeds")
-"""Of the CSV file."""
+"""Columns of the CSV file."""
 
 
 def method_table(results: Results) -> str:
