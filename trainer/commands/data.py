@@ -12,6 +12,9 @@ from trainer.commands.data_columns import add_columns, add_file, columns, fracti
 if TYPE_CHECKING:
     from trainer.data.format.manifest import Manifest
 
+MAX_PAIRS = 20
+"""Pairs of each MNIST image at most: 1.2 million pictures, which are composed in memory."""
+
 
 def add_data_commands(commands: Subparsers) -> None:
     """Add `data` and its subcommands to the `paretrain` command."""
@@ -66,7 +69,9 @@ def _add_multimnist(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.multimnist import write_multimnist
 
-        return write_multimnist(options.mnist, options.out, seed=options.seed, val=options.val)
+        return write_multimnist(
+            options.mnist, options.out, seed=options.seed, val=options.val, pairs_per_image=options.pairs
+        )
 
     parser = sources.add_parser("multimnist", help="pairs of MNIST digits, as in Sener & Koltun 2018")
     parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder with the four IDX files")
@@ -78,6 +83,13 @@ def _add_multimnist(sources: Subparsers) -> None:
         default=0.0,
         metavar="FRACTION",
         help="make a split val of this fraction of the train images, such as 0.1, to choose settings by",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=whole(1, MAX_PAIRS),
+        default=1,
+        metavar="K",
+        help="train pairs of each image, with other right digits (default: 1, as in the paper)",
     )
     parser.set_defaults(run=_timed(run))
 

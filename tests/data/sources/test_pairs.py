@@ -143,6 +143,19 @@ def test_images_of_val_are_in_no_other_split(mnist: Path, tmp_path: Path) -> Non
         write_multimnist(mnist, tmp_path / "none", val=1e-9)
 
 
+def test_more_pairs_give_each_train_image_other_right_digits(mnist: Path, tmp_path: Path) -> None:
+    write_multimnist(mnist, tmp_path / "once", seed=3)
+    manifest = write_multimnist(mnist, tmp_path / "out", seed=3, pairs_per_image=4)
+    assert manifest.num_samples("train") == 120
+    assert np.array_equal(read_split(tmp_path / "out", "test")[0], read_split(tmp_path / "once", "test")[0])
+    images, lefts, rights = read_split(tmp_path / "out", "train")
+    first_images, _, first_rights = read_split(tmp_path / "once", "train")
+    assert np.array_equal(images[:30], first_images), "the first pairs are those of one pair an image"
+    assert np.array_equal(rights[:30], first_rights)
+    assert lefts.tolist() == [i % 10 for _ in range(4) for i in range(30)]
+    assert len(np.unique(images, axis=0)) > 100, "hardly a pair comes twice"
+
+
 def test_the_seed_decides_the_partners(mnist: Path, tmp_path: Path) -> None:
     first, second, other = (
         write_multimnist(mnist, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))

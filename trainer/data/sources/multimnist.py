@@ -30,17 +30,22 @@ ORIGINAL_SHA256 = {
 """Checksums of the uncompressed files of the original MNIST."""
 
 
-def write_multimnist(mnist: Path, out: Path, *, seed: int = 0, val: float = 0.0) -> Manifest:
+def write_multimnist(mnist: Path, out: Path, *, seed: int = 0, val: float = 0.0, pairs_per_image: int = 1) -> Manifest:
     """Write MultiMNIST shards: every image once as the left digit, with a random right one of the same split.
 
-    The construction is the paper's (Sener & Koltun 2018, arXiv 1810.04650, section 5.1). Files with MNIST's names but
-    other content, such as Fashion-MNIST or a subset, are accepted; a warning and the manifest say so.
+    The construction is the paper's (Sener & Koltun 2018, arXiv 1810.04650, section 5.1), which has one pair an image. A
+    LeNet memorises many of these 60,000 pairs, and learns more from more pairs of the same digits.
+
+    Files with MNIST's names but other content, such as Fashion-MNIST or a subset, are accepted; a warning and the
+    manifest say so.
 
     Args:
         mnist: folder with the four IDX files, gzipped or not.
         out: the data folder to write.
         seed: determines the right digits, and the split `val`.
         val: fraction of the train images that make a split `val` of their own; 0: there is none.
+        pairs_per_image: how often each image of train is the left digit, with another right one; of the other splits,
+            each image is once.
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the others, or a split would be empty; or as
@@ -57,8 +62,10 @@ def write_multimnist(mnist: Path, out: Path, *, seed: int = 0, val: float = 0.0)
         if split == "train" and val:
             of_splits = _hold_out(of_splits[split], val, seed)
         for name, rows_N in of_splits.items():
-            partners_N = rows_N[hash64(seed, stream, rows_N) % np.uint64(len(rows_N))]
-            splits[name] = make_pairs(images_NHW, labels_N, rows_N, partners_N)
+            repeats = pairs_per_image if name == "train" else 1
+            words_N = np.concatenate([hash64(seed, stream, rows_N + k * len(images_NHW)) for k in range(repeats)])
+            partners_N = rows_N[words_N % np.uint64(len(rows_N))]
+            splits[name] = make_pairs(images_NHW, labels_N, np.tile(rows_N, repeats), partners_N)
     original = sha256 == ORIGINAL_SHA256
     if not original:
         others = ", ".join(name for name, found in sha256.items() if found != ORIGINAL_SHA256[name])
@@ -67,7 +74,8 @@ def write_multimnist(mnist: Path, out: Path, *, seed: int = 0, val: float = 0.0)
         out,
         name="multimnist",
         made_by={"source": "multimnist", "seed": seed, "original_mnist": original, "sha256": sha256}
-        | ({"val": val} if val else {}),
+        | ({"val": val} if val else {})
+        | ({"pairs_per_image": pairs_per_image} if pairs_per_image > 1 else {}),
         splits=splits,
     )
 

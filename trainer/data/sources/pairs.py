@@ -23,6 +23,8 @@ ENCODING: Encoding = "npy"
 """At this size a quarter larger than PNG, but decoded three times as fast."""
 
 DIGITS = tuple("0123456789")
+CHUNK = 50_000
+"""Pictures composed at once: on their way they take several times their memory."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def compose(left_NHW: np.ndarray, right_NHW: np.ndarray) -> np.ndarray:
 
 def make_pairs(images_KHW: np.ndarray, labels_K: np.ndarray, left_ids_N: np.ndarray, right_ids_N: np.ndarray) -> Pairs:
     """Compose pairs of originals, given by their rows."""
-    return Pairs(compose(images_KHW[left_ids_N], images_KHW[right_ids_N]), labels_K[left_ids_N], labels_K[right_ids_N])
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(left_ids_N), CHUNK)]
+    images = [compose(images_KHW[left_ids_N[chunk]], images_KHW[right_ids_N[chunk]]) for chunk in chunks]
+    return Pairs(np.concatenate(images), labels_K[left_ids_N], labels_K[right_ids_N])
 
 
 def write_pairs(out: Path, *, name: str, made_by: dict[str, Any], splits: Mapping[str, Pairs]) -> Manifest:
