@@ -7,14 +7,14 @@ trace is reported as such.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from launch.diagnose.flight import last_words
 from launch.diagnose.logs import last_start, read_logs
 from launch.diagnose.rank import Blame, Rank
-from launch.diagnose.records import failures_told, processes_named, read_records
+from launch.diagnose.records import failures_told, last_earlier, processes_named, read_records, records_folder
 from trainer.errors import UserError
 from trainer.plain import cut_line, one_line, printable
 from trainer.runtime.faults.records import FAULTS, FaultRecord, LostPeer
@@ -33,42 +33,42 @@ def diagnose(run_dir: Path) -> str:
 def examined(run_dir: Path) -> tuple[list[str], list[Rank]]:
     """Return the lines of the page above the answer, and the ranks.
 
+    Args:
+        run_dir: the run's folder; or RUN/faults/TIME, the records of an earlier start.
+
     Raises:
         UserError: the run left nothing.
     """
     unread: list[str] = []
-    records = read_records(run_dir, unread)
+    folder = records_folder(run_dir)
+    records = read_records(folder, unread)
     has_stacks = bool(records)
     start = last_start(run_dir)
+    earlier = last_earlier(folder)
+    before = f"the last fault before that start: python -m launch.diagnose {earlier}" if earlier else ""
     if start is None and not records and not unread:
         raise UserError(
             f"nothing in {run_dir} tells of a fault: no process has failed or lost another one since the last start "
             f"({FAULTS}/), and only runs that launch/node/entry.sh or `paretrain submit` started keep output (logs/)"
+            + (f"\nTo see {before}" if before else "")
         )
     if start is None:
-        lines = [f"{run_dir}: what its processes left in {FAULTS}"]
-        ranks = [
-            Rank(rank, one_line(process.host), Blame.SILENT, f"left no error message (process {process.pid})")
-            for rank, process in sorted(processes_named(records.values()).items())
-        ]
-        # The ranks below the last one that is known: a rank that was killed leaves nothing, nor is it always named.
-        known = {rank.number for rank in ranks}
-        ranks += [
-            Rank(number, "an unknown host", Blame.SILENT, "left nothing that can be read")
-            for number in sorted(set(range(max(known, default=0))) - known)
-        ]
+        lines = [f"{folder}: what the processes of the run left"]
+        ranks = _ranks_of(records.values())
     else:
         logs = read_logs(start, unread)
         lines = [f"{run_dir}: the start in {start.relative_to(run_dir)}, {logs.num_nodes} nodes"]
         lines += [f"  {host} started no process" for host in logs.idle_hosts]
         ranks, records = list(logs.ranks), {**logs.records, **records}
     told = failures_told(records.values())
-    ranks = [_with_record(rank, records.get(rank.number), told, run_dir, unread) for rank in ranks]
+    ranks = [_with_record(rank, records.get(rank.number), told, folder, unread) for rank in ranks]
     for rank in ranks:
         collective = f"; its last collective: {rank.collective}" if rank.collective else ""
         lines.append(f"  {_name(rank)}: {rank.story}{collective}")
     if has_stacks:
-        lines.append(f"  their stacks: {run_dir / FAULTS}")
+        lines.append(f"  their stacks: {folder}")
+    if before:
+        lines.append(f"  {before}")
     lines += [f"  not read: {one_line(reason)}" for reason in dict.fromkeys(unread)]
     return lines, ranks
 
@@ -99,6 +99,19 @@ def answer(ranks: Sequence[Rank]) -> str:
     return "every rank lost another one, and none failed by itself: the network between the hosts failed"
 
 
+def _ranks_of(records: Collection[FaultRecord]) -> list[Rank]:
+    """Return all ranks of a start without logs."""
+    named = processes_named(records)
+    # A rank that was killed leaves no record, and the others do not always name it.
+    world_size = max((record.world_size for record in records), default=0)
+    return [
+        Rank(rank, one_line(named[rank].host), Blame.SILENT, f"left no error message (process {named[rank].pid})")
+        if rank in named
+        else Rank(rank, "an unknown host", Blame.SILENT, "left nothing that can be read")
+        for rank in sorted({*named, *range(world_size)})
+    ]
+
+
 def _name(rank: Rank) -> str:
     return f"rank {rank.number} on {rank.host}"
 
@@ -112,7 +125,7 @@ def _behind(ranks: Sequence[Rank]) -> list[Rank]:
 
 
 def _with_record(
-    rank: Rank, record: FaultRecord | None, told: Mapping[int, LostPeer], run_dir: Path, unread: list[str]
+    rank: Rank, record: FaultRecord | None, told: Mapping[int, LostPeer], folder: Path, unread: list[str]
 ) -> Rank:
     """Add what the rank's own record says to what its output says.
 
@@ -126,7 +139,7 @@ def _with_record(
             return replace(rank, blame=Blame.FAILED, story=story)
         return rank
     if rank.collective is None:
-        collective, sequence = last_words(run_dir / FAULTS / f"flight_{rank.number}", unread)
+        collective, sequence = last_words(folder / f"flight_{rank.number}", unread)
         rank = replace(rank, collective=collective, sequence=sequence)
     words = f"{cut_line(record.words)} (process {record.pid})"
     if record.kind == "lost_peer":

@@ -12,10 +12,21 @@ MAX_BYTES = 16 << 20
 """Upper bound of a record, which has some kilobytes, and more where a run of thousands of ranks lost many at once."""
 
 
-def read_records(run_dir: Path, unread: list[str]) -> dict[int, FaultRecord]:
-    """Return the records in a run's folder, by rank; add to `unread` which of them cannot be read, and why."""
+def records_folder(path: Path) -> Path:
+    """Return the folder of the records: RUN/faults of a run, or RUN/faults/TIME, an earlier start's, itself."""
+    return path if path.absolute().parent.name == FAULTS else path / FAULTS
+
+
+def last_earlier(folder: Path) -> Path | None:
+    """Return the folder in there of the last fault before the last start; None if there was none."""
+    # Their names are the times of the faults.
+    return max((path.parent for path in folder.glob("*/rank_*.json")), default=None)
+
+
+def read_records(folder: Path, unread: list[str]) -> dict[int, FaultRecord]:
+    """Return the records in a folder, by rank; add to `unread` which of them cannot be read, and why."""
     found = {}
-    for path in sorted(run_dir.glob(f"{FAULTS}/rank_*.json")):
+    for path in sorted(folder.glob("rank_*.json")):
         try:
             record = validated(RECORD, read_json(path, MAX_BYTES), str(path))
         except (UserError, FileNotFoundError) as error:

@@ -1,5 +1,6 @@
 """What diagnose makes of the logs of a start. Of real hosts that lost one another: cluster/test_hosts.py."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from launch.diagnose.diagnosis import diagnose
 from tests.support.command import ROOT
 from tests.support.fault_records import fault_record
 from trainer.errors import UserError
-from trainer.runtime.faults.records import ON_STDERR, FaultRecord, LostPeer, write_record
+from trainer.runtime.faults.records import ON_STDERR, FaultRecord, LostPeer, keep_earlier, write_record
 
 STARTS = ("2026-01-01T00:59:59.999999", "2026-01-01T01:00:00.000001")
 LOST = "paretrain: error: rank {} on {} stopped: another process of this run is gone or stuck (Connection closed)\n"
@@ -103,7 +104,7 @@ def test_a_flight_record_that_would_run_code_is_not_read(tmp_path: Path) -> None
 
 def left(run_dir: Path, *records: FaultRecord) -> None:
     """What ranks themselves have left."""
-    (run_dir / "faults").mkdir()
+    (run_dir / "faults").mkdir(exist_ok=True)
     for record in records:
         write_record(run_dir / "faults", record)
 
@@ -120,7 +121,7 @@ def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
         fault_record("asked", rank=1, pid=8, place=BACKWARD, world_size=3),
     )
     assert diagnose(tmp_path).splitlines() == [
-        f"{tmp_path}: what its processes left in faults",
+        f"{tmp_path / 'faults'}: what the processes of the run left",
         "  rank 0 on alpha: lost another rank in step 4, all_reduce at ranks.py:30 in sum: late (process 7)",
         "  rank 1 on alpha: was in step 4, at trainer/runtime/engines/engine.py:146 in backward (process 8)",
         "  rank 2 on beta: left no error message (process 9)",
@@ -131,11 +132,31 @@ def test_what_ranks_have_left_is_enough_without_logs(tmp_path: Path) -> None:
     ]
 
 
-def test_a_rank_that_nobody_names_and_that_left_nothing_is_suspected(tmp_path: Path) -> None:
-    """Rank 0 was killed, and the store that could have named it went with it."""
-    left(tmp_path, fault_record("lost_peer", rank=1, host="alpha"))
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_nobody_names_and_that_left_nothing_is_suspected(tmp_path: Path, killed: int) -> None:
+    """The store, which could have named the rank that was killed, is gone as well."""
+    left(tmp_path, fault_record("lost_peer", rank=1 - killed))
     *_, answer = diagnose(tmp_path).splitlines()
-    assert answer.startswith("first cause: probably rank 0 on an unknown host: others lost it")
+    assert answer.startswith(f"first cause: probably rank {killed} on an unknown host: others lost it")
+
+
+@pytest.mark.parametrize("has_logs", [False, True])
+def test_a_fault_before_the_last_start_is_named_and_can_be_diagnosed(tmp_path: Path, has_logs: bool) -> None:
+    """A rank failed, the run was started again, and SIGTERM has ended it, which leaves no record."""
+    for pid in (7, 8):
+        left(tmp_path, fault_record("failed", pid=pid, message="no luck"))
+        os.utime(tmp_path / "faults" / "rank_00000.json", (1e9 + pid, 1e9 + pid))
+        keep_earlier(tmp_path / "faults")
+    if has_logs:
+        start(tmp_path, {"alpha": [""]})
+        page = diagnose(tmp_path)
+    else:
+        with pytest.raises(UserError, match="nothing in") as refused:
+            diagnose(tmp_path)
+        page = str(refused.value)
+    earlier = tmp_path / "faults" / "2001-09-09T01:46:48.000Z"
+    assert f"python -m launch.diagnose {earlier}" in page
+    assert diagnose(earlier).endswith("no luck (process 8)")
 
 
 def test_a_rank_that_could_tell_only_the_others_is_the_cause(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ FAULTS = "faults"
 ON_STDERR = "paretrain: fault record: "
 """Begins the line of stderr that holds a record, as JSON, where the folder cannot be written."""
 
+MAX_RANKS = 2**16
+"""Upper bound of a run's processes. Each of them has a line in a diagnosis, also where the record is damaged."""
+
 Number = Annotated[int, Field(ge=0, lt=2**53)]
 
 
@@ -65,7 +68,7 @@ class FaultRecord(Process):
     """
 
     format: Literal[1] = 1
-    world_size: Number
+    world_size: Annotated[int, Field(ge=1, le=MAX_RANKS)]
     kind: Literal["failed", "lost_peer", "asked"]
     phase: str
     step: Number | None
