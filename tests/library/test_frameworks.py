@@ -256,6 +256,7 @@ def test_the_step_of_a_loop_with_accelerate_or_deepspeed_is_that_of_the_definiti
         assert_defined(found)
 
 
+@pytest.mark.processes
 @pytest.mark.slow  # They take long to import.
 def test_the_step_of_a_trainer_of_theirs_is_that_of_the_definition(tmp_path: Path) -> None:
     for found in run_ranks(2, trainers, tmp_path, limit_seconds=240):
