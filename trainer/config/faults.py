@@ -40,12 +40,21 @@ def explain(fault: Mapping[str, Any], schema: type[Section]) -> str:
         return f"{key + ': ' if key else ''}{fault['ctx']['error']}"
     found = fault["input"] if not isinstance(fault["input"], dict) else "a section with keys"
     said = f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
-    if kind in ("list_type", "tuple_type"):
+    if kind == "too_short":
+        least, found = fault["ctx"]["min_length"], fault["input"]
+        said = f"expected at least {least} item{'' if least == 1 else 's'}"
+    elif kind in ("list_type", "tuple_type"):
         said = f"expected a list, such as [{found if isinstance(found, str) else 'a, b'}]"
     elif expected := EXPECTED.get(kind) or PATTERNS.get(fault.get("ctx", {}).get("pattern")):
         said = f"expected {expected}"
     advice = _advice(schema, location) if kind == "model_type" else ""
     return f"{key}: {said}, found {shown(found)}{advice}"
+
+
+def apart(faults: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out the faults that others cause: pydantic counts only the items without a fault."""
+    outer = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    return [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in outer]
 
 
 def shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from trainer.config.faults import explain, shown
+from trainer.config.faults import apart, explain, shown
 from trainer.config.schema import Experiment
 from trainer.config.section import Section
 from trainer.config.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
@@ -84,7 +84,7 @@ def parse_section(schema: type[AnySection], values: Any, source: str, what: str)
             # Of JSON, strict pydantic takes a list as a tuple and a text as a Path, but still refuses "5" as a number.
             return schema.model_validate_json(json.dumps(values))
         except ValidationError as error:
-            faults = [explain(fault, schema) for fault in error.errors()]
+            faults = [explain(fault, schema) for fault in apart(error.errors())]
     lines = "\n".join(f"  {fault}" for fault in faults[:MAX_FAULTS])
     more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
     raise UserError(f"{source} is not a valid {what}:\n{lines}{more}")
