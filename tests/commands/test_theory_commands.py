@@ -126,6 +126,9 @@ def test_a_file_is_a_study(tmp_path, monkeypatch, capsys):
     assert "mine.py:5" in capsys.readouterr().err
     assert main(["study", "other.py"]) == 2
     assert "no file" in capsys.readouterr().err
+    (tmp_path / "forgets.py").write_text("def run(out, quick, processes):\n    pass\n")
+    assert main(["study", "forgets.py"]) == 2
+    assert "has returned None; expected a function run" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -60,9 +60,12 @@ def _find(name: str, others: Sequence[str]) -> tuple[Study, str]:
 
     def study(out: Path, quick: bool, processes: int) -> Path:
         try:
-            return Path(call(own, out, quick, processes, doing=f"study '{name}' fails"))
+            page = call(own, out, quick, processes, doing=f"study '{name}' fails")
         except ValueError as error:
             raise UserError(str(error)) from error
+        if not isinstance(page, (str, os.PathLike)):
+            raise UserError(f"study '{name}' has returned {page!r:.80}; {expected}")
+        return Path(page)
 
     return study, Path(target.rpartition(":")[0] or target).stem
 
