@@ -7,6 +7,7 @@ import pytest
 
 from trainer.observe.study.page import study_page
 from trainer.observe.study.results import Method, Results
+from trainer.observe.study.tables import over_seeds
 
 
 def results(num_tasks: int, metric: str = "accuracy") -> Results:
@@ -42,6 +43,12 @@ def test_many_tasks_are_drawn_around_a_circle_for_the_best_methods_and_the_first
 @pytest.mark.parametrize("num_tasks", [2, 6, 49])
 def test_few_and_very_many_tasks_are_not(num_tasks: int):
     assert "further out" not in study_page(results(num_tasks))
+
+
+def test_a_mean_over_fewer_seeds_than_the_others_says_so():
+    assert over_seeds(np.array([0.5, np.nan, 0.5])) == "0.5 ± 0 (n = 2)"
+    assert over_seeds(np.array([0.5, 0.5])) == "0.5 ± 0"
+    assert over_seeds(np.array([np.nan, np.nan])) == "–"
 
 
 @pytest.mark.drawings

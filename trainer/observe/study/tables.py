@@ -45,7 +45,7 @@ def method_table(results: Results) -> str:
     cells = []
     for method in rows:
         shown = [
-            _bold(plus_minus(estimate(column.values[method.name])), method.name in best)
+            _bold(over_seeds(column.values[method.name]), method.name in best)
             for column, best in zip(columns, bold, strict=True)
         ]
         change = NONE if np.isnan(changes[method.name]).any() else signed(estimate(changes[method.name]))
@@ -67,7 +67,7 @@ def task_table(results: Results) -> str:
     rows = []
     for task, metric in results.deciding.items():
         best = results.like_the_best({method.name: results.scores(method, task) for method in results.methods})
-        shown = [_bold(plus_minus(estimate(m.values(task, metric))), m.name in best) for m in results.rows]
+        shown = [_bold(over_seeds(m.values(task, metric)), m.name in best) for m in results.rows]
         rows.append([text(titled(task, metric)), *shown])
     return html_table(["task", *(text(method.name) for method in results.rows)], rows)
 
@@ -178,6 +178,12 @@ def _costs(method: Method) -> list[str]:
     spread = "" if np.isnan(seconds.error) else f" ± {seconds.error:.2g} s"
     each = f"{1000 * seconds.mean / max(method.steps, 1):,.3g}"
     return [f"{duration(seconds.mean)}{spread}", each, f"{mib.mean:,.0f}" if mib.count else NONE]
+
+
+def over_seeds(values_S: np.ndarray) -> str:
+    """Format a mean with its standard error, and their number where they are not defined for all seeds."""
+    found = estimate(values_S)
+    return plus_minus(found) + (f" (n = {found.count})" if 0 < found.count < len(values_S) else "")
 
 
 def signed(found: Estimate) -> str:
