@@ -59,6 +59,24 @@ def add_job(parser: argparse._ActionsContainer, *, required: bool) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the script and make all checks; submit nothing")
 
 
+def job_options_of(options: argparse.Namespace) -> list[str]:
+    """Return the options of a job that were typed, those of its size left out."""
+    given = {
+        "--time": options.time,
+        "--partition": options.partition,
+        "--account": options.account,
+        "--memory": options.memory,
+        "--prologue": options.prologue,
+        "--preflight": options.preflight != "no",
+        "--live-code": options.live_code,
+        "--container": options.container,
+        "--container-mounts": options.container_mounts,
+        "--sbatch": options.sbatch,
+        "--dry-run": options.dry_run,
+    }
+    return [name for name, value in given.items() if value]
+
+
 def job_of(options: argparse.Namespace) -> "Job":
     """Return the job that was asked for."""
     from launch.submit import Job

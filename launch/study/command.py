@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from launch.job_arguments import add_job, job_of
+from launch.job_arguments import add_job, job_of, job_options_of
 from trainer.commands.arguments import Subparsers, whole
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -46,6 +46,7 @@ def _study(options: argparse.Namespace) -> int:
     path = _file(options.name)
     of_runs = {"--scale": options.scale, "--parallel": options.parallel, "--check": options.check}
     of_runs |= {"--so-far": options.so_far, "a.b=c": options.overrides, "--nodes": options.nodes}
+    of_runs |= dict.fromkeys(job_options_of(options), True)
     of_others = {"--quick": options.quick, "--processes": options.processes}
     for option, given in (of_others if path else of_runs).items():
         if given:
@@ -56,14 +57,19 @@ def _study(options: argparse.Namespace) -> int:
 
         run_study(options.name, options.out, options.quick, options.processes, sorted(_named()))
         return 0
+    from launch.study.check import check_study, refuse_unready
     from launch.study.plan import plan_study
-    from launch.study.run import check_study, here, on_slurm, train_study, write_so_far
+    from launch.study.run import here, on_slurm, train_study, write_so_far
     from launch.study.schema import read_study
 
     scale = options.scale or "full"
     out = options.out or Path(f"study-{path.stem}{'' if scale == 'full' else f'-{scale}'}")
     if (options.nodes is None) != (options.processes_per_node is None):
         raise UserError("--nodes and --processes-per-node go together: both for Slurm, none for this machine")
+    if options.nodes is None and (of_job := job_options_of(options)):
+        raise UserError(f"{of_job[0]} is for Slurm: add --nodes and --processes-per-node, or leave it out")
+    if options.check and options.so_far:
+        raise UserError("--check and --so-far: type one of them")
     job = None if options.nodes is None else job_of(options)
     plan = plan_study(path, read_study(path).at(scale), out, [*options.overrides, *(job.overrides if job else ())])
     if options.check:
@@ -72,6 +78,7 @@ def _study(options: argparse.Namespace) -> int:
     if options.so_far:
         write_so_far(plan)
         return 0
+    refuse_unready(plan)
     if job is None:
         return train_study(plan, here(options.parallel or 1))
     exit_code = train_study(plan, on_slurm(job, dry_run=options.dry_run))

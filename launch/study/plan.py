@@ -1,6 +1,8 @@
 """The runs of a study: every method, with every point of the grid and every seed, as points of `paretrain sweep`."""
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,24 +13,32 @@ from typing import Any
 import numpy as np
 
 from launch.grid import MAX_RUNS, Point, label
-from launch.study.schema import SINGLE_TASK, Overrides, StudyConfig
+from launch.study.schema import OURS, SINGLE_TASK, Overrides, StudyConfig, replaces
 from trainer.config.file import load_config
 from trainer.config.schema import Experiment
+from trainer.config.yaml_file import parse_yaml
 from trainer.data.format.manifest import read_manifest
 from trainer.data.remote.folder import open_folder
 from trainer.errors import UserError
 
 RUNS = "runs"
 """Folder of the runs, in the study's."""
-MAX_NAME = 120
-"""Longest name of a method in a run's name."""
+MAX_SLUG = 120
+"""Longest part of a run's name that stands for a method or a task."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A method, a task alone, or a point of the front, before its runs: its name, and its changes of the base."""
+    """A method, a task alone, or a point of the front, before its runs.
+
+    Attributes:
+        name: for people.
+        slug: what the names of its runs begin with.
+        overrides: its changes of the base.
+    """
 
     name: str
+    slug: str
     overrides: Overrides
 
 
@@ -100,17 +110,20 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
     parts = _drafts(study, load_config(base, common))
     drafts = [draft for part in parts for draft in part]
     _refuse_shared_folders(path, drafts)
-    grid = [dict(zip(study.grid, values, strict=True)) for values in product(*study.grid.values())]
     seeds = tuple(dict.fromkeys([*_tuning_seeds(study), *study.seeds]))
-    most = len(drafts) * (len(grid) + len(seeds))
+    most = len(drafts) * (math.prod(map(len, study.grid.values())) + len(seeds))
     if most > MAX_RUNS:
         raise UserError(f"{path} asks for about {most:,} runs, expected at most {MAX_RUNS:,}")
+    grid = [dict(zip(study.grid, values, strict=True)) for values in product(*study.grid.values())]
+    labels = ["".join(f"-{label(key, _plain(value))}" for key, value in values.items()) for values in grid]
+    if twice := next((name for name in labels if labels.count(name) > 1), None):
+        raise UserError(f"{path}: tune.grid: the runs of two points would be called NAME{twice}: leave one of them out")
     places = {"output": str(out / RUNS), "wandb.group": path.stem}
 
     def contender(draft: Draft) -> Contender:
         found = []
-        for values in grid:
-            name = "-".join([_slug(draft.name), *(label(key, _plain(value)) for key, value in values.items())])
+        for values, ending in zip(grid, labels, strict=True):
+            name = f"{draft.slug}{ending}"
             typed = (*common, *_typed(draft.overrides | values | places))
             try:
                 found.append(_points(base, typed, name, seeds))
@@ -122,17 +135,20 @@ def plan_study(path: Path, study: StudyConfig, out: Path, overrides: Sequence[st
 
 
 def _refuse_own_keys(path: Path, study: StudyConfig, overrides: Sequence[str]) -> None:
-    """Refuse overrides of the command line that would make methods, or points of the grid, alike."""
+    """Refuse overrides of the command line that would have no effect, since the study sets their keys itself."""
     for override in overrides:
-        key = override.partition("=")[0]
+        key, _, text = override.partition("=")
+        value = parse_yaml(text, f"override {override}")
+        if ours := [own for own in OURS if replaces(own, key, value)]:
+            raise UserError(f"{override}: a study sets {ours[0]} itself; its seeds are listed in {path}")
         for name, values in {**study.methods, "tune.grid": study.grid}.items():
-            if key in values:
-                raise UserError(f"{override}: {name!r} of the study sets {key} itself. Change it in {path}")
+            if own := [own for own in values if replaces(own, key, value)]:
+                raise UserError(f"{override}: {name!r} of the study sets {own[0]} itself. Change it in {path}")
 
 
 def _refuse_shared_folders(path: Path, drafts: Sequence[Draft]) -> None:
-    slugs = [_slug(draft.name) for draft in drafts]
-    if twice := [draft.name for draft, slug in zip(drafts, slugs, strict=True) if slugs.count(slug) > 1]:
+    slugs = [draft.slug for draft in drafts]
+    if twice := [draft.name for draft in drafts if slugs.count(draft.slug) > 1]:
         raise UserError(f"{path}: {', '.join(map(repr, twice))} would share the folders of their runs: rename them")
 
 
@@ -167,13 +183,16 @@ def _drafts(study: StudyConfig, experiment: Experiment) -> tuple[list[Draft], li
         study: its file.
         experiment: the configuration without a method's changes.
     """
-    methods = [Draft(name, values) for name, values in study.methods.items()]
+    methods = [Draft(name, _slug(name), values) for name, values in study.methods.items()]
     has_alone = study.baseline == SINGLE_TASK
     tasks = _tasks(experiment) if has_alone or study.front else []
     # One task, or fixed weights, need none of the section `balance` but what to do about a loss that is not finite.
     kept = {"on_nonfinite": experiment.balance.on_nonfinite}
+    balance = {"weighting": "uniform", **kept}
+    names = [f"{task} alone" for task in tasks]
     alone = [
-        Draft(f"{task} alone", {"data.tasks": [task], "balance": {"weighting": "uniform", **kept}}) for task in tasks
+        Draft(name, slug, {"data.tasks": [task], "balance": balance})
+        for task, name, slug in zip(tasks, names, distinct_slugs(names), strict=True)
     ]
     return methods, alone if has_alone else [], _front(tasks, study.front, kept) if study.front else []
 
@@ -185,14 +204,24 @@ def _front(tasks: Sequence[str], number: int, kept: Overrides) -> list[Draft]:
     for share in np.linspace(1, 0, number).round(4).tolist():
         weights = {tasks[0]: share, tasks[1]: round(1 - share, 4)}
         balance = {"weighting": "fixed", "weights": weights, **kept}
-        found.append(Draft(f"weights {share:g} and {weights[tasks[1]]:g}", {"balance": balance}))
+        name = f"weights {share:g} and {weights[tasks[1]]:g}"
+        found.append(Draft(name, _slug(name), {"balance": balance}))
     return found
 
 
 def _slug(name: str) -> str:
     """Return a part of a file name: `loss-plus` for `loss+`."""
     short = re.sub(r"[^A-Za-z0-9._]+", "-", name.replace("+", " plus ")).strip("-.")
-    return short[:MAX_NAME] or "method"
+    return short[:MAX_SLUG] or "method"
+
+
+def distinct_slugs(names: Sequence[str]) -> list[str]:
+    """Return the slugs of names that nobody may be able to change; where several are alike, with a hash of the name."""
+    short = [_slug(name) for name in names]
+    return [
+        slug if short.count(slug) == 1 else f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for name, slug in zip(names, short, strict=True)
+    ]
 
 
 def _typed(values: Mapping[str, Any]) -> list[str]:

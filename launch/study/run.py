@@ -3,14 +3,15 @@
 Runs that are complete are never trained again, so the same command goes on where an earlier one ended.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launch.before_submit import check_runs
 from launch.grid import Point
+from launch.study.check import other_runs
 from launch.study.plan import Contender, Plan
-from launch.study.schema import SINGLE_TASK
+from launch.study.schema import ALONE, SINGLE_TASK
 from launch.submit import Job, submit
 from launch.sweep import exit_code_of, is_complete, train_missing
 from trainer.errors import EXIT_UNFINISHED, UserError
@@ -85,8 +86,11 @@ def write_so_far(plan: Plan) -> None:
     methods, alone, front = (
         [contender for contender in part if contender.name in chosen] for part in (plan.methods, plan.alone, plan.front)
     )
+    others = other_runs(plan)
     if not methods:
-        raise UserError(f"no method of {plan.name} has all its runs in {plan.out} yet")
+        raise UserError(f"no method of {plan.name} has all its runs in {plan.out} yet. {others}".strip())
+    if others:
+        print(others, end="")
     if missing := [contender.name for contender in plan.contenders if contender.name not in chosen]:
         print(f"{plan.name}: {len(missing)} of {len(plan.contenders)} are not complete: {', '.join(missing)}")
     alone = alone if len(alone) == len(plan.alone) else []
@@ -114,6 +118,10 @@ def choose(plan: Plan, contender: Contender) -> int:
     records = [[metrics_on(read_run(point.experiment.run_dir), split) for point in seeds] for seeds in tuning]
     metrics = [[record["metrics"] for record in seeds] for seeds in records]
     changes = mean_changes(metrics, records[0][0].get("deciding", {}))
+    if max(changes) == -math.inf:
+        raise UserError(
+            f"{contender.name}: no point of the grid has all metrics that decide. Type smaller learning rates, say"
+        )
     return changes.index(max(changes))
 
 
@@ -147,7 +155,7 @@ def results_of(plan: Plan, chosen: Mapping[str, int]) -> Results:
     alone = None
     if plan.alone:
         seeds = zip(*map(runs_of, plan.alone), strict=True)
-        alone = method_of("each task alone", list(seeds), {})
+        alone = method_of(ALONE, list(seeds), {})
     first = runs_of(plan.methods[0])[0]
     named = {method.name: method for method in methods}.get(plan.study.baseline or "")
     deciding = deciding_of([first])
@@ -163,22 +171,4 @@ def results_of(plan: Plan, chosen: Mapping[str, int]) -> Results:
         alone=alone,
         front=[reached(contender) for contender in plan.front],
         grid=plan.study.grid,
-    )
-
-
-def check_study(plan: Plan) -> None:
-    """Refuse a study whose runs could not start, and print how many runs it has.
-
-    Raises:
-        UserError: naming the run.
-    """
-    runs = [*_tuning(plan), *_final(plan, dict.fromkeys((contender.name for contender in plan.contenders), 0))]
-    different = list({point.overrides: point for point in runs}.values())
-    check_runs([point.experiment for point in different], so="the study is not ready")
-    done = sum(map(is_complete, different))
-    counts = {"methods": plan.methods, "tasks alone": plan.alone, "fixed weights": plan.front}
-    what = ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found)
-    Terminal(soft_wrap=True).print(
-        f"{plan.name}: {what}; points of the grid: {len(plan.grid)}, seeds: {len(plan.study.seeds)}; about "
-        f"{len(different):,} runs, {done:,} of them complete; ready to train into {plan.out}"
     )

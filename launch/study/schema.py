@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from trainer.config.faults import shown
 from trainer.config.file import parse_section
 from trainer.config.section import Section
 from trainer.config.yaml_file import read_yaml
@@ -12,8 +13,13 @@ from trainer.errors import UserError, did_you_mean
 
 SINGLE_TASK = "single_task"
 """The baseline that trains each task alone."""
+ALONE = "each task alone"
+"""What the tables call these runs together."""
 OURS = ("name", "seed", "output", "wandb.group")
 """Keys that a study sets itself."""
+
+MAX_NAME = 120
+"""Longest name of a method."""
 
 Overrides = dict[str, Any]
 """Dotted keys of the configuration, such as balance.weighting, and their values."""
@@ -72,6 +78,14 @@ class StudyConfig(Section):
     small: SmallConfig | None = None
 
     @model_validator(mode="after")
+    def _methods_have_names(self) -> Self:
+        if bad := [name for name in self.methods if not name.strip() or len(name) > MAX_NAME]:
+            raise ValueError(f"methods: expected names of 1 to {MAX_NAME} characters, found {shown(bad[0])}")
+        if reserved := [name for name in self.methods if name in (SINGLE_TASK, ALONE)]:
+            raise ValueError(f"methods.{reserved[0]}: the tasks alone are called that. Type another name")
+        return self
+
+    @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         if self.baseline not in (None, SINGLE_TASK, *self.methods):
             known = [SINGLE_TASK, *self.methods]
@@ -101,12 +115,16 @@ class StudyConfig(Section):
     def _keys_have_one_meaning(self) -> Self:
         small = self.small or SmallConfig()
         tuned = [*self.grid, *(small.grid or {})]
-        everywhere = [*self.overrides, *small.overrides, *tuned]
-        in_methods = [key for overrides in self.methods.values() for key in overrides]
-        if ours := [key for key in [*everywhere, *in_methods] if key in OURS]:
+        given = [
+            pair
+            for overrides in (self.overrides, small.overrides, *self.methods.values())
+            for pair in overrides.items()
+        ]
+        given += [(key, value) for key in tuned for value in (self.grid | (small.grid or {}))[key]]
+        if ours := [own for own in OURS if any(replaces(own, key, value) for key, value in given)]:
             raise ValueError(f"{ours[0]}: a study sets it itself; list the seeds under `seeds`")
         for name, overrides in self.methods.items():
-            if clash := [key for key in overrides if key in tuned]:
+            if clash := [own for own in tuned if any(replaces(own, key, value) for key, value in overrides.items())]:
                 raise ValueError(f"methods.{name}: {clash[0]} is tuned. Leave it out, or out of the grid")
         return self
 
@@ -138,6 +156,19 @@ class StudyConfig(Section):
         elif self.tune:
             changed["tune"] = self.tune.model_copy(update={"seeds": None} if small.seeds else {})
         return self.model_copy(update=changed)
+
+
+def replaces(own: str, key: str, value: Any) -> bool:
+    """Return whether `key=value` gives a value to the key `own`, to a key inside it, or to a section with it."""
+    if f"{key}.".startswith(f"{own}."):
+        return True
+    if not own.startswith(f"{key}."):
+        return False
+    for part in own.removeprefix(f"{key}.").split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def read_study(path: Path) -> StudyConfig:

@@ -1,7 +1,9 @@
 """`paretrain study` of training runs: the file, the runs, the choice of settings, and what is written."""
 
 import csv
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -9,13 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.study.check import check_study, refuse_unready
 from launch.study.command import STUDIES
-from launch.study.plan import Plan, plan_study
-from launch.study.run import check_study, here, on_slurm, train_study, write_so_far
+from launch.study.plan import Plan, distinct_slugs, plan_study
+from launch.study.run import here, on_slurm, train_study, write_so_far
 from launch.study.schema import read_study
 from launch.submit import Job
 from tests.support.command import Command
 from tests.support.study_runs import trains
+from trainer.cli import main
 from trainer.config.file import load_config
 from trainer.config.schema import Experiment
 from trainer.errors import UserError
@@ -167,6 +171,15 @@ def test_metrics_that_are_not_defined_lose(config: Path) -> None:
         ({"methods": {"a": {"optimizer.learning_rate": 1.0}}}, "methods.a: optimizer.learning_rate is tuned"),
         ({"methods": {"a": {"balance.weighing": "uniform"}}}, "method 'a'.*did you mean 'weighting'"),
         ({"methods": {"a+": {}, "a-plus": {}}}, "'a\\+', 'a-plus' would share the folders"),
+        ({"methods": {" ": {}}}, "expected names of 1 to 120"),
+        ({"methods": {"single_task": {}}}, "Type another name"),
+        ({"methods": {"a": {"optimizer": {"learning_rate": 1.0}}}}, "methods.a: optimizer.learning_rate is tuned"),
+        ({"methods": {"a": {"wandb": {"group": "x"}}}}, "wandb.group: a study sets it itself"),
+        (
+            {"tune": {"grid": {"optimizer.learning_rate": [0.1, 0.1]}}},
+            "two points would be called NAME-learning_rate-0.1",
+        ),
+        ({"tune": {"grid": {f"options.{n}": list(range(30)) for n in range(9)}}}, "asks for about 137,781,000,000,021"),
         ({"front": 1}, "1 is no front"),
         ({"base": "other.yaml"}, "no configuration file"),
         ({"seeds": list(range(90)), "front": 101}, "expected at most 1,000"),
@@ -179,16 +192,91 @@ def test_a_bad_file_is_refused_before_anything_runs(config: Path, changes: dict[
     assert not (config.parent / "out").exists()
 
 
-def test_an_override_of_what_the_study_sets_is_refused(config: Path) -> None:
-    with pytest.raises(UserError, match=r"'equal weights' of the study sets balance\.weighting"):
-        plan(config, "balance.weighting=uniform")
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("balance.weighting=uniform", r"'equal weights' of the study sets balance\.weighting"),
+        ("balance={weighting: uniform}", r"'equal weights' of the study sets balance\.weighting"),
+        ("optimizer.learning_rate=1", "'tune.grid' of the study sets"),
+        ("seed=5", "a study sets seed itself"),
+        ("wandb={group: x, mode: off}", "a study sets wandb.group itself"),
+    ],
+)
+def test_an_override_of_what_the_study_sets_is_refused(config: Path, override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan(config, override)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dry-run"], "--dry-run is for Slurm: add --nodes"),
+        (["--memory", "4G"], "--memory is for Slurm"),
+        (["--check", "--so-far"], "type one of them"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    config: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", str(write(config.parent)), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_override_beside_what_the_study_sets_counts(config: Path) -> None:
+    found = plan(config, "balance={normalise: l2}", "wandb={mode: off}", front=0, baseline=None)
+    balances = [contender.runs[0][0].experiment.balance for contender in found.methods]
+    assert [(balance.weighting, balance.normalise) for balance in balances] == [("uniform", "l2"), ("min_norm", "l2")]
 
 
 def test_check_names_the_method_whose_rule_is_unknown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_study(plan(config))
+    check_study(plan(config, tune=STUDY["tune"] | {"split": "test"}))
     assert "points of the grid: 2, seeds: 3; about 28 runs, 0 of them complete" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"a-seed-0 could not start, so the study is not ready.*did you mean"):
         check_study(plan(config, tune=None, methods={"a": {"balance.weighting": "unifrom"}}, small=None))
+
+
+def test_a_study_that_cannot_be_trained_or_compared_is_refused_before_its_first_run(config: Path) -> None:
+    with pytest.raises(UserError, match=r"tune.split: val: the runs are evaluated on test, .* train, test"):
+        refuse_unready(plan(config))
+    small = {"tune": None, "front": 0, "baseline": None}
+    found = plan(config, "train.steps=9", "optimizer.schedule=constant", **small)
+    (config.parent / "a file").touch()
+    with pytest.raises(UserError, match="it is a file"):
+        refuse_unready(dataclasses.replace(found, out=config.parent / "a file"))
+    foreign = config.parent / "mine" / PAGE
+    foreign.parent.mkdir()
+    foreign.touch()
+    with pytest.raises(UserError, match=f"{PAGE} is not that of a study"):
+        refuse_unready(dataclasses.replace(found, out=foreign.parent))
+    trains(quality, [])(found.base, [found.methods[0].runs[0][0]])
+    refuse_unready(found)
+    more = plan(config, "train.steps=10", "optimizer.schedule=constant", **small | {"seeds": [0, 7]})
+    refuse_unready(more)  # The runs go on, and there is a new seed.
+    fewer = plan(config, "train.steps=8", "optimizer.schedule=constant", **small)
+    with pytest.raises(UserError, match=r"1 run has other settings .*equal-weights-seed-0:\n  train.steps: 9 -> 8"):
+        refuse_unready(fewer)
+    with pytest.raises(UserError, match=r"no method(.|\n)*train.steps: 9 -> 8"):
+        write_so_far(fewer)
+    other = plan(config, "train.steps=9", "optimizer.schedule=constant", "optimizer.momentum=0.5", **small)
+    with pytest.raises(UserError, match=r"optimizer.momentum: 0.9 -> 0.5"):
+        refuse_unready(other)
+    run = found.methods[0].runs[0][0].experiment
+    moved, edited = config.parent / "moved", config.parent / "edited"
+    shutil.copytree(str(run.data.path), moved)
+    refuse_unready(plan(config, "train.steps=9", "optimizer.schedule=constant", f"data.path={moved}", **small))
+    shutil.copytree(moved, edited)
+    (edited / "manifest.json").write_text((moved / "manifest.json").read_text().replace("left", "west"))
+    with pytest.raises(UserError, match=r"data.path: .*edited, which are not the same data"):
+        refuse_unready(plan(config, "train.steps=9", "optimizer.schedule=constant", f"data.path={edited}", **small))
+    (run.run_dir / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"no metrics of the split test.*metrics.jsonl was damaged"):
+        refuse_unready(found)
+
+
+def test_tasks_alone_have_a_folder_each_whatever_their_names() -> None:
+    names = ["任务", "方法", "left", *("x" * 130 + end for end in "ab")]
+    assert len(set(distinct_slugs(names))) == len(names)
+    assert distinct_slugs(names)[2] == "left"
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -199,7 +199,10 @@ def metrics_on(run: RunFolder, split: str) -> Mapping[str, Any]:
     """
     found = run.evaluated_on(split)
     if not found.get("metrics"):
-        raise UserError(f"{run.path} has no metrics of the split {split}: its data needs such a split to tune on")
+        raise UserError(
+            f"{run.path} has no metrics of the split {split}: its data lack the split, or its metrics.jsonl was "
+            f"damaged. To train it anew, remove it: rm -r {run.path}"
+        )
     return found
 
 
