@@ -162,7 +162,7 @@ class Balancer:
 
         Args:
             z: the representation of this rank's samples, of any shape; or several such tensors, as the levels of a
-                feature pyramid. No entry may depend on samples of other ranks.
+                feature pyramid. Each rank gives the z of its own samples.
 
         Returns:
             T views of z; of several tensors, T tuples of views. View t must reach the loss of task t alone.
