@@ -64,7 +64,6 @@ def config(tmp_path: Path, digits: Path) -> Path:
         "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
         "train": {"steps": 6, "global_batch": 40, "log_every_steps": 1, "eval_every_steps": 3},
         "checkpoint": {"every_steps": 3},
-        "wandb": {"mode": "off"},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values))

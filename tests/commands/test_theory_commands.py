@@ -142,7 +142,6 @@ def run_dir(table: Path) -> Path:
         "optimizer": {"name": "sgd", "learning_rate": 0.05},
         "train": {"steps": 3, "global_batch": 16, "eval_every_steps": 3},
         "checkpoint": {"every_steps": 3},
-        "wandb": {"mode": "off"},
     }
     config = table.parent / "config.yaml"
     config.write_text(yaml.safe_dump(values))

@@ -93,7 +93,6 @@ def an_experiment(name: str, digits: Path, output: Path, settings: dict[str, Any
         "train": {"steps": UNLABELLED + 2, "global_batch": 20, "eval_every_steps": 100},
         "checkpoint": {"every_steps": 100},
         "parallel": {"processes": 2},
-        "wandb": {"mode": "off"},
     }
     return Experiment.model_validate(values)
 

@@ -37,7 +37,6 @@ def experiment(folder: Path, micro_batches: int = 1) -> Any:
         "train": {"steps": 3, "global_batch": 8, "eval_every_steps": 3, "accumulation": {"steps": micro_batches}},
         "checkpoint": {"every_steps": 3},
         "parallel": {"processes": 2, "strategy": "ddp"},
-        "wandb": {"mode": "off"},
     }
     return parse_config(values, "the test")
 

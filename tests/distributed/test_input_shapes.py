@@ -47,7 +47,6 @@ def experiment(folder: Path, space: str, strategy: str) -> Any:
         "train": {"steps": STEPS, "global_batch": 32, "eval_every_steps": STEPS},
         "checkpoint": {"every_steps": STEPS},
         "parallel": {"processes": 2, "strategy": strategy},
-        "wandb": {"mode": "off"},
     }
     values["train"]["accumulation"] = {"steps": SPACES[space], "alpha": "window"} if SPACES[space] > 1 else {}
     return parse_config(values, "the test")

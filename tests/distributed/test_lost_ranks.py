@@ -59,7 +59,6 @@ def an_experiment(digits: Path, output: Path, strategy: str, encoder: dict[str, 
             "timeout_seconds": 60,
             "step_timeout_seconds": STEP_TIMEOUT_SECONDS,
         },
-        "wandb": {"mode": "off"},
     }
     return Experiment.model_validate(values | others)
 

@@ -38,7 +38,6 @@ def shapes(tmp_path: Path) -> Path:
         "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
         "train": {"steps": 6, "global_batch": 24, "log_every_steps": 1, "eval_every_steps": 6},
         "checkpoint": {"every_steps": 2},
-        "wandb": {"mode": "off"},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values))

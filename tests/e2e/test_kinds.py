@@ -21,7 +21,6 @@ def configuration(folder: Path, data: Path, encoder: dict) -> Path:
         "optimizer": {"name": "adam", "learning_rate": 0.01},
         "train": {"steps": 2, "global_batch": 6, "log_every_steps": 1, "eval_every_steps": 2},
         "checkpoint": {"every_steps": 2},
-        "wandb": {"mode": "off"},
     }
     path = folder / f"{data.name}.yaml"
     path.write_text(yaml.safe_dump(values))

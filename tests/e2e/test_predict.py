@@ -30,7 +30,6 @@ def trained(folder: Path) -> Path:
         "optimizer": {"name": "sgd", "learning_rate": 0.1},
         "train": {"steps": 4, "global_batch": 16, "eval_every_steps": 4},
         "checkpoint": {"every_steps": 4},
-        "wandb": {"mode": "off"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     assert main(["train", str(folder / "config.yaml")]) == 0

@@ -40,7 +40,6 @@ def config(**changes: Any) -> dict[str, Any]:
         "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
         "train": {"steps": 2, "global_batch": 8, "log_every_steps": 1, "eval_every_steps": 1},
         "checkpoint": {"every_steps": 1},
-        "wandb": {"mode": "off"},
     } | changes
 
 

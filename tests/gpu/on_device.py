@@ -109,7 +109,6 @@ def memory(device: str, digits: Path, output: Path) -> tuple[int, int]:
         "train": {"steps": 2, "global_batch": 400, "eval_every_steps": 2},
         "checkpoint": {"every_steps": 2},
         "parallel": {"device": device, "strategy": "single", "precision": "bf16"},
-        "wandb": {"mode": "off"},
     }
     experiment = Experiment.model_validate(values, strict=False)
     with joined(experiment.parallel) as runtime:

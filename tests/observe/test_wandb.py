@@ -44,7 +44,9 @@ def test_auto_without_a_key_is_offline_and_a_resume_goes_on_with_the_same_run(ru
 
     said: list[str] = []
     for summary in (None, {"final_errors": {"left": 3.0}}):  # stopped early, then resumed to its end
-        opened = open_wandb(WandbConfig(project="project", group="a sweep"), "name", run_dir, {"seed": 1}, said.append)
+        opened = open_wandb(
+            WandbConfig(mode="auto", project="project", group="a sweep"), "name", run_dir, {"seed": 1}, said.append
+        )
         opened.log(TRAIN)
         opened.log({"kind": "gram", "step": 7, "gram": [[1.0]]})
         opened.close(summary)
@@ -89,7 +91,7 @@ def test_a_key_that_is_none_is_an_error_even_for_auto(run_dir: Path, monkeypatch
 
 
 def test_off_does_nothing(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    opened = open_wandb(WandbConfig(mode="off"), "name", run_dir, {})
+    opened = open_wandb(WandbConfig(), "name", run_dir, {})
     opened.log(TRAIN)
     opened.close({})
     assert not list(run_dir.iterdir())

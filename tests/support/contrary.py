@@ -43,7 +43,6 @@ def contrary_config(folder: Path, **train: Any) -> Path:
         "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
         "train": {"steps": 20, "global_batch": 20, "log_every_steps": 1, "eval_every_steps": 2} | train,
         "checkpoint": {"every_steps": 5},
-        "wandb": {"mode": "off"},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))

@@ -38,7 +38,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train": {"steps": STEPS, "global_batch": 40, "log_every_steps": 1, "eval_every_steps": STEPS},
         "checkpoint": {"every_steps": STEPS},
         "parallel": {"processes": 2, "timeout_seconds": 60, "step_timeout_seconds": TIMEOUT_SECONDS},
-        "wandb": {"mode": "off"},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))

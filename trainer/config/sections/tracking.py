@@ -13,8 +13,8 @@ WandbName = Annotated[str, Field(pattern=WANDB_NAME, max_length=200)]
 class WandbConfig(Section):
     """Tracking in Weights & Biases. metrics.jsonl and report.html are always written."""
 
-    mode: Literal["auto", "online", "offline", "off"] = "auto"
-    """auto: online with a key, offline without. off: no tracking."""
+    mode: Literal["auto", "online", "offline", "off"] = "off"
+    """off: no tracking. auto: online with a key, offline without. Needs pip install 'paretrain[wandb]'."""
     project: WandbName = "paretrain"
     """Name of the project."""
     group: WandbName | None = None
