@@ -12,6 +12,7 @@ from trainer.cli import main
 from trainer.commands.conflicts import blocks
 from trainer.commands.conflicts_estimate import agreeing_groups, conflicts, corrected_min_norm, verdict
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import TableColumns
 
 TASKS = ["a", "b", "c", "d"]
 
@@ -104,7 +105,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writerow([*(f"f{i}" for i in range(5)), "<one>", "two", "three"])
         labels = np.stack([features[:, 0], features[:, 0] + 0.1 * features[:, 1], features[:, 2]], axis=1)
         writer.writerows(np.concatenate([features, labels], axis=1).round(3))
-    write_table(folder / "t.csv", folder / "data", targets=["<one>", "two", "three"])
+    write_table(folder / "t.csv", folder / "data", TableColumns(["<one>", "two", "three"]))
     values = {
         "name": "small",
         "output": str(folder / "runs"),

@@ -8,6 +8,7 @@ import numpy as np
 from tests.support.loaders import eval_loader
 from trainer.commands.model_card_rows import row_function
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 
 TABLE = """\
 town,age,zone,part,y
@@ -23,7 +24,7 @@ Rome,6,,test,1
 def test_a_row_of_the_table_becomes_the_numbers_that_were_stored(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(TABLE)
     made = write_table(
-        tmp_path / "t.csv", tmp_path / "data", targets=["y"], split_column="part", categories=["town", "zone"]
+        tmp_path / "t.csv", tmp_path / "data", TableColumns(["y"], split=SplitBy("part"), categories=["town", "zone"])
     )
     scope = {"inputs": made.input.model_dump(mode="json")}
     exec(row_function(made.made_by), scope)

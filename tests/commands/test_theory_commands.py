@@ -22,6 +22,7 @@ from trainer.commands.refit import refit_run
 from trainer.commands.refit_judge import judge
 from trainer.data.sources.digits import write_digits
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import TableColumns
 from trainer.training.evaluate import Evaluation
 
 
@@ -46,7 +47,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             second = "" if generator.random() < 0.4 else round(value + generator.standard_normal(), 3)
             sign = "up" if value + generator.standard_normal() > 0 else "down"
             writer.writerow([*row.round(3), round(value + generator.standard_normal(), 3), second, sign])
-    write_table(folder / "t.csv", folder / "data", targets=["<b>", "often missing", "sign"])
+    write_table(folder / "t.csv", folder / "data", TableColumns(["<b>", "often missing", "sign"]))
     return folder / "data"
 
 
@@ -92,7 +93,7 @@ def test_images_and_other_folders_are_refused(tmp_path, capsys):
 
 def test_what_no_theory_can_advise_on_is_refused(table, tmp_path, capsys):
     (tmp_path / "flat.csv").write_text("x,a,b\n" + "".join(f"1,{row / 8},{(7 * row) % 5 + 0.5}\n" for row in range(60)))
-    write_table(tmp_path / "flat.csv", tmp_path / "flat", targets=["a", "b"])
+    write_table(tmp_path / "flat.csv", tmp_path / "flat", TableColumns(["a", "b"]))
 
     for arguments, phrase in [
         ([table, "--tasks", "<b>"], "there is one task, <b>"),

@@ -16,6 +16,7 @@ from trainer.data.format.decode import encode
 from trainer.data.format.manifest import read_manifest
 from trainer.data.sources.image_folder import write_image_folder
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import Columns, TableColumns
 
 ROWS = 120
 
@@ -50,7 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for row in range(ROWS):
             label = "" if row % 4 == 0 else toxic[row]
             writer.writerow([*x[row].round(3), label, colour[row], f"{x[row].sum() * 7 + 50.25:.2f}"])
-    write_table(folder / "table.csv", folder / "data", targets=["toxic", "colour", "weight"], units={"weight": "kg"})
+    write_table(
+        folder / "table.csv", folder / "data", TableColumns(["toxic", "colour", "weight"], units={"weight": "kg"})
+    )
     return trained(folder)
 
 
@@ -117,7 +120,7 @@ def test_each_image_is_named_by_its_file(tmp_path: Path) -> None:
     for name in labels:
         (tmp_path / name).write_bytes(encode(rng.integers(0, 256, (8, 8, 1), np.uint8), "png"))
     (tmp_path / "labels.csv").write_text("file,kind\n" + "".join(f"{name},{kind}\n" for name, kind in labels.items()))
-    write_image_folder(tmp_path, tmp_path / "labels.csv", tmp_path / "data")
+    write_image_folder(tmp_path, tmp_path / "labels.csv", tmp_path / "data", Columns())
     run = trained(tmp_path)
     out = tmp_path / "test.csv"
     assert main(["predict", str(run), "--out", str(out)]) == 0

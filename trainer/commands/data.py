@@ -156,16 +156,10 @@ def _add_synth(sources: Subparsers) -> None:
 def _add_table(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.table import write_table
+        from trainer.data.sources.tables.options import TableColumns
 
-        return write_table(
-            options.csv,
-            options.out,
-            targets=options.targets,
-            features=options.features,
-            categories=options.categories,
-            id_column=options.id,
-            **columns(options),
-        )
+        inputs = {"features": options.features, "categories": options.categories, "id": options.id}
+        return write_table(options.csv, options.out, TableColumns(**inputs, **columns(options)))
 
     parser = sources.add_parser("table", help="rows of a table: predict some columns from the others")
     add_file(parser, "table with the names of its columns")
@@ -197,14 +191,10 @@ def _add_table(sources: Subparsers) -> None:
 def _add_folder(sources: Subparsers) -> None:
     def run(options: argparse.Namespace) -> "Manifest":
         from trainer.data.sources.image_folder import write_image_folder
+        from trainer.data.sources.tables.options import Columns
 
         return write_image_folder(
-            options.images,
-            options.csv,
-            options.out,
-            targets=options.targets,
-            size=options.size,
-            **columns(options),
+            options.images, options.csv, options.out, Columns(**columns(options)), size=options.size
         )
 
     parser = sources.add_parser("folder", help="a folder of images with a table of labels")

@@ -107,15 +107,16 @@ class _Split(argparse.Action):
 
 
 def columns(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the keyword arguments that `add_columns` asks for, but for the targets."""
+    """Return the fields of `Columns` that `add_columns` asks for."""
+    from trainer.data.sources.tables.options import SplitBy
+
     split_column, split_names = options.split or (None, None)
     return {
+        "targets": options.targets or ["*"],
         "kinds": options.kinds,
         "units": options.units,
         "ignore": options.ignore,
-        "split_column": split_column,
-        "split_names": split_names,
-        "val_fraction": options.val,
+        "split": SplitBy(split_column, split_names, options.val),
         "missing": options.missing,
         "drop_empty": options.drop_empty,
     }

@@ -13,6 +13,7 @@ from trainer.data.format.manifest import read_manifest
 from trainer.data.format.specs import ClassificationSpec, ImageSpec, RegressionSpec
 from trainer.data.format.verify import verify_shards
 from trainer.data.sources.image_folder import write_image_folder
+from trainer.data.sources.tables.options import Columns, SplitBy
 from trainer.errors import UserError
 
 ROWS = ("red/a.png,0.5,cat,train", "b.png,1.5,dog,train", "c.png,,cat,train", "d.png,7.25,,test")
@@ -34,7 +35,9 @@ def raw(tmp_path: Path) -> Path:
 
 
 def write(raw: Path, **options):
-    return write_image_folder(raw / "images", raw / "labels.csv", raw / "data", **{"split_column": "part"} | options)
+    return write_image_folder(
+        raw / "images", raw / "labels.csv", raw / "data", Columns(**{"split": SplitBy("part")} | options)
+    )
 
 
 def test_images_and_labels_as_they_are(raw: Path) -> None:

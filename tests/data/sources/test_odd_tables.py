@@ -7,6 +7,7 @@ import pytest
 
 from trainer.data.format.manifest import Manifest
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.errors import UserError
 
 Row = Callable[[int], str]
@@ -16,7 +17,7 @@ def write(folder: Path, row: Row, header: str = "x,y", **options) -> Manifest:
     """Write a data folder of 60 rows, made of their numbers."""
     rows = [row(number) for number in range(60)]
     (folder / "t.csv").write_bytes("\n".join([header, *rows, ""]).encode())
-    return write_table(folder / "t.csv", folder / "data", **{"targets": ["y"]} | options)
+    return write_table(folder / "t.csv", folder / "data", TableColumns(**{"targets": ["y"]} | options))
 
 
 def labelled(*labels: str, x: str = "{}") -> Row:
@@ -93,11 +94,11 @@ def test_a_comma_at_the_end_of_each_line_makes_no_feature(tmp_path: Path, capsys
 def test_what_is_no_table_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(UserError, match=said):
-        write_table(tmp_path / "t.csv", tmp_path / "data", targets=["y"])
+        write_table(tmp_path / "t.csv", tmp_path / "data", TableColumns(["y"]))
 
 
 def test_classes_without_a_train_sample_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = "".join(f"{i},{'abc'[i % 3]},{['train', 'train', 'test'][i % 3]}\n" for i in range(9))
     (tmp_path / "t.csv").write_text(f"x,y,part\n{rows}")
-    write_table(tmp_path / "t.csv", tmp_path / "data", targets=["y"], split_column="part")
+    write_table(tmp_path / "t.csv", tmp_path / "data", TableColumns(["y"], split=SplitBy("part")))
     assert "1 of 3 classes of task 'y' have no sample in the train split: 'c'." in caplog.text

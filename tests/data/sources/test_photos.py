@@ -16,6 +16,7 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ClassificationSpec
 from trainer.data.sources.image_folder import write_image_folder
 from trainer.data.sources.orientation import orientation, turn, turn_upright, upright_shape
+from trainer.data.sources.tables.options import Columns, SplitBy
 
 ORIENTATION = 0x0112
 H, W = 16, 24
@@ -63,7 +64,9 @@ def test_a_folder_of_photos_is_written_upright(tmp_path: Path, capsys: pytest.Ca
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (W, H, 3), np.uint8)).save(upright, "JPEG")
     contents = {"a.jpg": photo(6), "b.jpg": upright.getvalue(), "c.jpg": photo(8, 1)}
     write_folder(tmp_path, contents, "file,kind,part\n" + "\n".join(rows))
-    manifest = write_image_folder(tmp_path / "images", tmp_path / "labels.csv", tmp_path / "data", split_column="part")
+    manifest = write_image_folder(
+        tmp_path / "images", tmp_path / "labels.csv", tmp_path / "data", Columns(split=SplitBy("part"))
+    )
     assert manifest.input.shape == (W, H, 3)
     assert manifest.input.stored_sizes == "exact", "all are the same, once they are upright"
     assert "2 images are turned upright" in capsys.readouterr().out
@@ -81,7 +84,7 @@ def test_jpegs_among_pngs_are_stored_pixel_for_pixel(tmp_path: Path, capsys: pyt
     rows = ["a.png,x,train", "b.png,y,train", "c.JPG,x,train", "d.jpg,y,test"]
     write_folder(tmp_path, contents, "file,kind,part\n" + "\n".join(rows))
     out = tmp_path / "data"
-    write_image_folder(tmp_path / "images", tmp_path / "labels.csv", out, split_column="part", size=(W, H))
+    write_image_folder(tmp_path / "images", tmp_path / "labels.csv", out, Columns(split=SplitBy("part")), size=(W, H))
     assert "3 JPEG images are stored as PNG" in capsys.readouterr().out
     with tarfile.open(out / "train-000000.tar") as tar:
         for number, name in enumerate(["a.png", "b.png", "c.JPG"]):
@@ -98,7 +101,7 @@ def test_equal_images_are_kept_in_one_split(tmp_path: Path, capsys: pytest.Captu
     contents = {name: encode(picture(number // 2, image), "png") for number, name in enumerate(names)}
     table = "file,kind\n" + "".join(f"{name},{'ab'[number % 2]}\n" for number, name in enumerate(names))
     write_folder(tmp_path, contents, table)
-    manifest = write_image_folder(tmp_path / "images", tmp_path / "labels.csv", tmp_path / "data")
+    manifest = write_image_folder(tmp_path / "images", tmp_path / "labels.csv", tmp_path / "data", Columns())
     assert "60 images are byte for byte equal to others; equal images are kept in one split" in capsys.readouterr().out
     assert sum(manifest.num_samples(split) for split in manifest.splits) == 60
     assert manifest.num_samples("test") % 2 == 0

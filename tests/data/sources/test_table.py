@@ -14,6 +14,7 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.format.specs import MISSING, ClassificationSpec, FeaturesSpec, RegressionSpec
 from trainer.data.format.verify import verify_shards
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
 
@@ -36,8 +37,8 @@ def table(folder: Path, rows: Sequence[Sequence[str]] = ROWS, header: Sequence[s
 
 
 def write(folder: Path, **options) -> Manifest:
-    standard = {"targets": ["town", "rooms", "price"], "ignore": ["id"], "split_column": "part"}
-    return write_table(table(folder), folder / "data", **standard | options)
+    standard = {"targets": ["town", "rooms", "price"], "ignore": ["id"], "split": SplitBy("part")}
+    return write_table(table(folder), folder / "data", TableColumns(**standard | options))
 
 
 def read(folder: Path, split: str, tasks: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -83,7 +84,7 @@ def test_hundreds_of_targets_by_a_pattern(tmp_path: Path) -> None:
     values = rng.normal(5, 3, (50, 203)).round(3)
     header = ["x", *(f"y{t}" for t in range(200)), "z", "w"]
     path = table(tmp_path, values.astype(str).tolist(), header)
-    manifest = write_table(path, tmp_path / "data", targets=["y*"], ignore=["z"])
+    manifest = write_table(path, tmp_path / "data", TableColumns(["y*"], ignore=["z"]))
     assert [task.name for task in manifest.tasks] == header[1:201]
     assert manifest.input.names == ("x", "w")
     assert sum(manifest.num_samples(split) for split in manifest.splits) == 50
@@ -103,7 +104,7 @@ def test_statistics_over_many_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("trainer.data.sources.tables.columns.CHUNK_ROWS", 7)
     values = np.random.default_rng(1).normal(1e6, 2, (60, 2))
     path = table(tmp_path, [[*map(repr, row), "train"] for row in values.tolist()], ["x", "y", "part"])
-    manifest = write_table(path, tmp_path / "data", targets=["y"], split_column="part")
+    manifest = write_table(path, tmp_path / "data", TableColumns(["y"], split=SplitBy("part")))
     assert (manifest.input.mean[0], manifest.input.std[0]) == pytest.approx((values[:, 0].mean(), values[:, 0].std()))
     assert (manifest.tasks[0].mean, manifest.tasks[0].std) == pytest.approx((values[:, 1].mean(), values[:, 1].std()))
 
@@ -122,7 +123,7 @@ def test_the_split_is_a_hash_of_the_row_alone(tmp_path: Path) -> None:
 def test_a_file_as_spreadsheets_write_it(tmp_path: Path) -> None:
     path = tmp_path / "odd.csv"
     path.write_bytes('\ufeffx,"a, b",part\r\n1.5,"two\nlines", train\r\n\r\n2.5,Ö,train\r\n'.encode())
-    file = TableFile(path, "part")
+    file = TableFile(path, SplitBy("part"))
     assert file.columns == ["x", "a, b", "part"]
     assert [(row.line, row.cells) for row in file] == [(3, ["1.5", "two\nlines", "train"]), (5, ["2.5", "Ö", "train"])]
 
@@ -132,7 +133,7 @@ def test_a_file_as_spreadsheets_write_it(tmp_path: Path) -> None:
     [
         ({"targets": ["prize"]}, "houses.csv has no column 'prize'; did you mean 'price'?"),
         ({"targets": ["q*"]}, "has no column 'q*'."),
-        ({"split_column": "prat"}, "has no column 'prat'; did you mean 'part'?"),
+        ({"split": SplitBy("prat")}, "has no column 'prat'; did you mean 'part'?"),
         ({"targets": ["price", "id"]}, "found in both: ['id']"),
         ({"targets": ["price", "part"]}, "found in both: ['part']"),
         (
@@ -203,17 +204,19 @@ def test_a_file_that_is_no_table_is_refused(
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        write_table(path, tmp_path / "data", targets=["y"])
+        write_table(path, tmp_path / "data", TableColumns(["y"]))
     assert message in str(error.value)
 
 
 def test_a_target_without_a_value_in_train(tmp_path: Path) -> None:
     rows = [("1", "", "train"), ("2", "3.5", "test")]
     with pytest.raises(UserError, match="column 'y' has no value in the train split"):
-        write_table(table(tmp_path, rows, ("x", "y", "part")), tmp_path / "data", targets=["y"], split_column="part")
+        write_table(
+            table(tmp_path, rows, ("x", "y", "part")), tmp_path / "data", TableColumns(["y"], split=SplitBy("part"))
+        )
     with pytest.raises(UserError, match="has no row of the split 'train'; its splits: test"):
         write_table(
-            table(tmp_path, rows[1:], ("x", "y", "part")), tmp_path / "data", targets=["y"], split_column="part"
+            table(tmp_path, rows[1:], ("x", "y", "part")), tmp_path / "data", TableColumns(["y"], split=SplitBy("part"))
         )
 
 
@@ -234,14 +237,14 @@ def test_a_target_without_a_value_in_train(tmp_path: Path) -> None:
 def test_names_and_garbage_are_refused_in_a_sentence(tmp_path: Path, content: bytes, said: str | None) -> None:
     (tmp_path / "bad.csv").write_bytes(content)
     if said is None:
-        write_table(tmp_path / "bad.csv", tmp_path / "data", targets=["*y*"])
+        write_table(tmp_path / "bad.csv", tmp_path / "data", TableColumns(["*y*"]))
         return
     with pytest.raises(UserError) as error:
-        write_table(tmp_path / "bad.csv", tmp_path / "data", targets=["*y*"])
+        write_table(tmp_path / "bad.csv", tmp_path / "data", TableColumns(["*y*"]))
     assert said in str(error.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.csv")
     with pytest.raises(UserError, match=r"rows.csv is not a regular file"):
-        write_table(tmp_path / "rows.csv", tmp_path / "data", targets=["y"])
+        write_table(tmp_path / "rows.csv", tmp_path / "data", TableColumns(["y"]))

@@ -14,6 +14,7 @@ from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.format.words import MISSING_WORDS
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
 
@@ -22,7 +23,9 @@ ROWS = "x,part,y\n1.5,train,a\n2.5,train,b\n,train,a\n4.5,test,b\n"
 
 def write(folder: Path, content: str, **options) -> Manifest:
     (folder / "t.csv").write_text(content)
-    return write_table(folder / "t.csv", folder / "data", **{"targets": ["y*"], "split_column": "part"} | options)
+    return write_table(
+        folder / "t.csv", folder / "data", TableColumns(**{"targets": ["y*"], "split": SplitBy("part")} | options)
+    )
 
 
 def features(folder: Path, split: str = "train") -> np.ndarray:
@@ -88,7 +91,7 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, name: str, content: byt
         pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as error:
-        write_table(tmp_path / name, tmp_path / "data", targets=["y"])
+        write_table(tmp_path / name, tmp_path / "data", TableColumns(["y"]))
     assert message in str(error.value)
 
 
@@ -244,14 +247,12 @@ def test_a_split_by_numbers(tmp_path: Path) -> None:
     assert {split: manifest.num_samples(split) for split in manifest.splits} == {"train": 2, "test": 1, "val": 1}
     assert manifest.made_by["split_names"] == {"0": "train", "1": "val", "2": "test"}
     with pytest.raises(UserError, match=r"its splits: 0, 1, 2.\nSay what they mean, such as: --split COLUMN 0=train,"):
-        write_table(tmp_path / "t.csv", tmp_path / "b", targets=["y"], split_column="part")
+        write_table(tmp_path / "t.csv", tmp_path / "b", TableColumns(["y"], split=SplitBy("part")))
     with pytest.raises(UserError, match="column 'part' has '2', for which --split names no split: 0=train, 1=val"):
         write_table(
             tmp_path / "t.csv",
             tmp_path / "b",
-            targets=["y"],
-            split_column="part",
-            split_names={"0": "train", "1": "val"},
+            TableColumns(["y"], split=SplitBy("part", {"0": "train", "1": "val"})),
         )
 
 
@@ -260,8 +261,8 @@ def test_a_part_of_train_becomes_val(tmp_path: Path) -> None:
     rows = [f"{i},{'test' if i < 100 else 'train'}\n" for i in range(2000)]
     (tmp_path / "t.csv").write_text("x,part\n" + "".join(rows))
     for column in (None, "part"):
-        before = [TableFile(tmp_path / "t.csv", column).split(row) for row in TableFile(tmp_path / "t.csv")]
-        file = TableFile(tmp_path / "t.csv", column, None, 0.25)
+        before = [TableFile(tmp_path / "t.csv", SplitBy(column)).split(row) for row in TableFile(tmp_path / "t.csv")]
+        file = TableFile(tmp_path / "t.csv", SplitBy(column, val_fraction=0.25))
         after = [file.split(row) for row in file]
         assert [split if split == "test" else "train" for split in after] == before
         assert 0.2 < after.count("val") / before.count("train") < 0.3
@@ -276,8 +277,8 @@ def test_a_part_of_train_becomes_val(tmp_path: Path) -> None:
 def test_a_column_named_split_is_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = "x,Split,y\n" + "".join(f"{i},{'train' if i else 'test'},{'ab'[i % 2]}\n" for i in range(30))
     with pytest.raises(UserError, match="add --split Split; else leave it out with --ignore Split"):
-        write(tmp_path, content, split_column=None)
-    write(tmp_path, content, split_column=None, features=["x"])
+        write(tmp_path, content, split=SplitBy())
+    write(tmp_path, content, split=SplitBy(), features=["x"])
     assert "column 'Split' is not used. If it names the split of each row, add --split Split" in capsys.readouterr().out
 
 

@@ -8,13 +8,16 @@ from trainer.cli import main
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.specs import ClassificationSpec, RegressionSpec
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.errors import UserError
 
 
 def write(folder: Path, cells: list[str], **options) -> Manifest:
     """Write a data folder of a table with a feature x and a target y of these cells."""
     (folder / "t.csv").write_text("x,y,part\n" + "".join(f'{i},"{cell}",train\n' for i, cell in enumerate(cells)))
-    return write_table(folder / "t.csv", folder / "data", **{"targets": ["y"], "split_column": "part"} | options)
+    return write_table(
+        folder / "t.csv", folder / "data", TableColumns(**{"targets": ["y"], "split": SplitBy("part")} | options)
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,8 +96,8 @@ def test_words_among_numbers_of_features_are_named(tmp_path: Path) -> None:
     rows = [("1.5", "30", "a"), ("?", "40", "b"), ("2.5", "n/k", "a"), ("3.5", "50", "b")]
     (tmp_path / "t.csv").write_text("x,age,y\n" + "".join(",".join(row) + "\n" for row in rows))
     with pytest.raises(UserError) as error:
-        write_table(tmp_path / "t.csv", tmp_path / "data", targets=["y"], split_column=None)
+        write_table(tmp_path / "t.csv", tmp_path / "data", TableColumns(["y"], split=SplitBy()))
     assert "If '?' in 'x' are missing values, add --missing 'x=?'" in str(error.value)
     assert "add --missing age=n/k" in str(error.value)
     with pytest.raises(UserError, match="has no column 'agf'; did you mean 'age'"):
-        write_table(tmp_path / "t.csv", tmp_path / "data", targets=["y"], missing=[("agf", "?")])
+        write_table(tmp_path / "t.csv", tmp_path / "data", TableColumns(["y"], missing=[("agf", "?")]))

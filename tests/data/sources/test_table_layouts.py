@@ -8,6 +8,7 @@ import pytest
 from trainer.cli import main
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.data.sources.tables.table_file import TableFile
 from trainer.errors import UserError
 
@@ -84,7 +85,7 @@ def test_what_cannot_be_read_is_refused_with_what_to_type(tmp_path: Path, name: 
 def test_decimal_commas_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x;y\n1,5;a\n2,5;b\n")
     with pytest.raises(UserError, match="without separators of thousands or units: '1,5' is read as a text"):
-        write_table(tmp_path / "t.csv", tmp_path / "data", targets=["y"])
+        write_table(tmp_path / "t.csv", tmp_path / "data", TableColumns(["y"]))
 
 
 def table(folder: Path, splits: str, name: str = "fold") -> Path:
@@ -100,15 +101,15 @@ def table(folder: Path, splits: str, name: str = "fold") -> Path:
 )
 def test_a_likely_column_of_splits_is_named(tmp_path: Path, asked: str, name: str, splits: str) -> None:
     with pytest.raises(UserError, match=f"Does {name!r} name the split of each row"):
-        write_table(table(tmp_path, splits, name), tmp_path / "data", targets=["y"], split_column=asked)
+        write_table(table(tmp_path, splits, name), tmp_path / "data", TableColumns(["y"], split=SplitBy(asked)))
 
 
 def test_a_column_with_names_of_splits_is_proposed_whatever_it_is_called(tmp_path: Path) -> None:
     path = table(tmp_path, "Training Training Validation Testing")
     with pytest.raises(UserError, match="add --split fold Testing=test,Training=train,Validation=val; else"):
-        write_table(path, tmp_path / "data", targets=["y"], categories=["*"])
+        write_table(path, tmp_path / "data", TableColumns(["y"], categories=["*"]))
     with pytest.raises(UserError, match="such as: --split COLUMN Training=train,Validation=val,Testing=test"):
-        write_table(path, tmp_path / "data", targets=["y"], categories=["*"], split_column="fold")
+        write_table(path, tmp_path / "data", TableColumns(["y"], categories=["*"], split=SplitBy("fold")))
 
 
 def test_absent_splits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,8 +133,8 @@ def test_names_of_splits_that_are_not_read_are_said_or_refused(
 ) -> None:
     def write(splits: str) -> Manifest:
         path = table(tmp_path, splits)
-        options = {"targets": ["y"], "split_column": "fold", "categories": ["z"]}
-        return write_table(path, tmp_path / splits, **options)
+        options = {"targets": ["y"], "split": SplitBy("fold"), "categories": ["z"]}
+        return write_table(path, tmp_path / splits, TableColumns(**options))
 
     write("train train Test validation")
     said = capsys.readouterr().out
@@ -156,4 +157,6 @@ def test_categories_that_are_no_features_are_refused(
 ) -> None:
     path = table(tmp_path, "train train test test")
     with pytest.raises(UserError, match=said):
-        write_table(path, tmp_path / "data", targets=["y"], split_column="fold", categories=categories, ignore=ignore)
+        write_table(
+            path, tmp_path / "data", TableColumns(["y"], split=SplitBy("fold"), categories=categories, ignore=ignore)
+        )

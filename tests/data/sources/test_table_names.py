@@ -10,6 +10,7 @@ from trainer.cli import main
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.names import load_names
 from trainer.data.sources.table import write_table
+from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.errors import UserError
 
 # An empty line and a cell with a line break, so that lines are no numbers of rows.
@@ -18,8 +19,8 @@ TABLE = 'id,x,y,part\nu 1,10,a,train\n\n"v\n2",11,b,test\nw,12,b,train\n07,13,a,
 
 def write(folder: Path, content: str = TABLE, **options) -> Manifest:
     (folder / "t.csv").write_text(content)
-    options = {"targets": ["y"], "split_column": "part", "features": ["x"]} | options
-    return write_table(folder / "t.csv", folder / "data", **options)
+    options = {"targets": ["y"], "split": SplitBy("part"), "features": ["x"]} | options
+    return write_table(folder / "t.csv", folder / "data", TableColumns(**options))
 
 
 def named(folder: Path) -> dict[str, float]:
@@ -41,7 +42,7 @@ def test_rows_are_numbered_from_0_below_the_header_as_pandas_does(tmp_path: Path
 
 
 def test_a_column_names_the_rows(tmp_path: Path) -> None:
-    manifest = write(tmp_path, id_column="id")
+    manifest = write(tmp_path, id="id")
     assert named(tmp_path / "data") == {"u 1": 10, "v\n2": 11, "w": 12, "07": 13}
     assert manifest.made_by["id_column"] == "id"
     unnamed = Manifest(
@@ -63,7 +64,7 @@ def test_the_name_of_a_row_is_no_feature_and_no_target(tmp_path: Path) -> None:
     assert main([*command, "--targets", "*", "--features", "x", "--out", f"{tmp_path}/all"]) == 0
     assert [task.name for task in read_manifest(tmp_path / "all").tasks] == ["y"]
     with pytest.raises(UserError, match=r"targets and the column of --id to be different, found in both: \['id'\]"):
-        write(tmp_path, targets=["y", "id"], id_column="id")
+        write(tmp_path, targets=["y", "id"], id="id")
 
 
 @pytest.mark.parametrize(
@@ -77,13 +78,13 @@ def test_the_name_of_a_row_is_no_feature_and_no_target(tmp_path: Path) -> None:
 )
 def test_names_that_do_not_tell_rows_apart_are_refused(tmp_path: Path, content: str, column: str, said: str) -> None:
     with pytest.raises(UserError) as error:
-        write(tmp_path, content, id_column=column)
+        write(tmp_path, content, id=column)
     assert said in str(error.value)
     assert not (tmp_path / "data").exists()
 
 
 def test_names_cost_no_byte_of_a_shard(tmp_path: Path) -> None:
-    manifest = write(tmp_path, id_column="id")
+    manifest = write(tmp_path, id="id")
     (tmp_path / "b").mkdir()
     without = write(tmp_path / "b")
     assert [spec.shards for spec in without.splits.values()] == [spec.shards for spec in manifest.splits.values()]

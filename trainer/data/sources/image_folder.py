@@ -6,7 +6,7 @@ Shapes: H rows, W columns, C channels.
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.signatures import JPEG_START, PNG_START, describe
 from trainer.data.format.specs import MAX_BYTES, MAX_NAME, Encoding, ImageSpec, ScalarTaskSpec
 from trainer.data.sources.orientation import UPRIGHT, orientation, turn_upright, upright_shape
-from trainer.data.sources.tables.columns import survey
-from trainer.data.sources.tables.no_effect import say_unused_missing
+from trainer.data.sources.tables.options import Columns
+from trainer.data.sources.tables.review import review
 from trainer.data.sources.tables.roles import choose_columns, other_roles
 from trainer.data.sources.tables.rows import Row, table_name
-from trainer.data.sources.tables.split_column import propose_split, review_splits
 from trainer.data.sources.tables.table_file import TableFile
-from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
+from trainer.data.sources.tables.tasks import build_tasks, label_reader
 from trainer.errors import UserError
 from trainer.files import read_bytes
 from trainer.terminal import Terminal
@@ -38,20 +37,7 @@ MAX_MEASURED = 2000
 
 
 def write_image_folder(
-    images: Path,
-    csv: Path,
-    out: Path,
-    *,
-    targets: Sequence[str] | None = None,
-    kinds: Mapping[str, str] | None = None,
-    units: Mapping[str, str] | None = None,
-    ignore: Sequence[str] = (),
-    split_column: str | None = None,
-    split_names: Mapping[str, str] | None = None,
-    size: tuple[int, int] | None = None,
-    val_fraction: float = 0.0,
-    missing: Sequence[tuple[str, str]] = (),
-    drop_empty: bool = False,
+    images: Path, csv: Path, out: Path, columns: Columns, *, size: tuple[int, int] | None = None
 ) -> Manifest:
     """Write shards of images. Their bytes are not changed, unless EXIF says that they do not lie upright.
 
@@ -64,42 +50,19 @@ def write_image_folder(
         csv: a table in one of `rows.FORMATS`; its first column, but for pandas' index, names each image's file in the
             folder.
         out: the data folder to write.
-        targets: names of the columns to predict; `*` matches anything. None: all but the first and `split_column`.
-        kinds: column or pattern -> `classification` or `regression`, to override what its cells suggest.
-        units: column of a regression, or pattern -> unit of its error.
-        ignore: names of columns to leave out; `*` matches anything.
-        split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
-        split_names: cell of that column -> split; None: its cells are the splits.
-        val_fraction: fraction of the train rows that are put into `val`, chosen by a hash of the row.
+        columns: what the other columns are for, and how the rows are split.
         size: height and width that images are resized to while they are decoded. None: all must have the same size.
-        missing: (column or pattern, cell) pairs: such cells count as missing values.
-        drop_empty: leave out targets that have no value, or a single class, in the train split.
 
     Raises:
         UserError: a file, a column, a cell or an image is faulty; or as `write_shards`.
     """
-    file = TableFile(csv, split_column, split_names, val_fraction, missing)
-    others = {"the column of file names": [file.names_column], **other_roles(file, ignore)}
-    if targets is None:
-        chosen = file.find(["*"], without=list(itertools.chain(*others.values())))
-    else:
-        chosen = choose_columns(file, "targets", targets, others)
-    if not chosen:
-        raise UserError(f"{csv} has no column to predict: its columns are {', '.join(file.columns)}.")
+    file = TableFile(csv, columns.split, columns.missing)
+    chosen = _choose(file, columns)
     spec, digests = _scan(file, images, size)
-    if split_column is None:
+    if columns.split.column is None:
         _keep_together(file, digests)
-    of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
-    found, splits = survey(file, [], chosen, of_classes)
-    say_unused_missing(file, found)
-    if split_column is None:
-        propose_split(
-            file.path, file.columns, {column: seen.values for column, seen in found.items()}, file.find(ignore)
-        )
-    review_splits(file.path, splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
-    made = build_tasks(file, found, kinds or {}, units or {}, drop_empty=drop_empty)
-    if not made.tasks:
-        raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
+    found, splits = review(file, columns, [], chosen)
+    made = build_tasks(file, found, columns.kinds, columns.units, drop_empty=columns.drop_empty)
     made_by: dict[str, Any] = {"source": "folder", "images": images.name, **file.made_by}
     made_by |= {"dropped": made.dropped} if made.dropped else {}
     spec = _measured(file, images, spec)
@@ -112,6 +75,18 @@ def write_image_folder(
         splits={split: _samples(file, split, images, made.tasks, spec) for split in splits},
         reasons=made.reasons,
     )
+
+
+def _choose(file: TableFile, columns: Columns) -> list[int]:
+    """Return the columns to predict.
+
+    Raises:
+        UserError: there is none; or as `choose_columns`.
+    """
+    others = {"the column of file names": [file.names_column], **other_roles(file, columns.ignore)}
+    if not file.find(["*"], without=set(itertools.chain(*others.values()))):
+        raise UserError(f"{file.path} has no column to predict: its columns are {', '.join(file.columns)}.")
+    return choose_columns(file, "targets", columns.targets, others)
 
 
 def _samples(

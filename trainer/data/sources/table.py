@@ -9,79 +9,41 @@ from trainer.data.format.manifest import Manifest
 from trainer.data.format.npy import write_npy
 from trainer.data.format.shards import Sample, write_shards
 from trainer.data.format.specs import ScalarTaskSpec
-from trainer.data.sources.tables.columns import survey
 from trainer.data.sources.tables.features import Features
-from trainer.data.sources.tables.no_effect import say_no_categories, say_unused_missing
+from trainer.data.sources.tables.no_effect import say_no_categories
+from trainer.data.sources.tables.options import TableColumns
+from trainer.data.sources.tables.review import review
 from trainer.data.sources.tables.roles import choose_columns, other_roles
 from trainer.data.sources.tables.rows import table_name
-from trainer.data.sources.tables.split_column import propose_split, review_splits
 from trainer.data.sources.tables.table_file import TableFile
-from trainer.data.sources.tables.tasks import build_tasks, label_reader, last_match
+from trainer.data.sources.tables.tasks import build_tasks, label_reader
 from trainer.errors import UserError
 from trainer.terminal import Terminal
 
 
-def write_table(
-    csv: Path,
-    out: Path,
-    *,
-    targets: Sequence[str],
-    features: Sequence[str] | None = None,
-    kinds: Mapping[str, str] | None = None,
-    units: Mapping[str, str] | None = None,
-    ignore: Sequence[str] = (),
-    categories: Sequence[str] = (),
-    split_column: str | None = None,
-    split_names: Mapping[str, str] | None = None,
-    val_fraction: float = 0.0,
-    missing: Sequence[tuple[str, str]] = (),
-    drop_empty: bool = False,
-    id_column: str | None = None,
-) -> Manifest:
+def write_table(csv: Path, out: Path, columns: TableColumns) -> Manifest:
     """Write shards of a table's rows. An empty feature is replaced by its mean; an empty target is no label.
 
     Args:
         csv: the file, in one of `rows.FORMATS`, with the names of the columns.
         out: the data folder to write.
-        targets: names of the columns to predict; `*` matches anything but the ignored columns and `features`.
-        features: names of the columns to predict from. None: all that are neither targets nor ignored.
-        kinds: column or pattern -> `classification` or `regression`, to override what its cells suggest.
-        units: column of a regression, or pattern -> unit of its error.
-        ignore: names of columns to leave out, also of those that patterns match; `*` matches anything.
-        categories: names of the columns whose values become a feature each; a pattern matches columns of texts only.
-        split_column: the column that names each row's split; None: a fifth is `test`, chosen by a hash of the row.
-        split_names: cell of that column -> split; None: its cells are the splits.
-        val_fraction: fraction of the train rows that are put into `val`, chosen by a hash of the row.
-        missing: (column or pattern, cell) pairs: such cells count as missing values.
-        drop_empty: leave out columns that have no value, and targets that have a single class, in the train split.
-        id_column: the column that names each row, which is then left out of features and targets; None: a row's name
-            is its number in the file, from 0.
+        columns: what the columns are for, and how the rows are split.
 
     Raises:
         UserError: a file, columns or a cell are faulty; or as `write_shards`.
     """
-    file = TableFile(csv, split_column, split_names, val_fraction, missing, id_column)
-    others = other_roles(file, ignore)
-    chosen, sources = _choose(file, targets, features, others)
-    _refuse_other_categories(file, categories, sources, chosen)
-    matching = set(file.find(categories)) & set(sources)
-    of_classes = [column for column in chosen if last_match(kinds or {}, file.columns[column]) == "classification"]
+    file = TableFile(csv, columns.split, columns.missing, columns.id)
+    chosen, sources = _choose(file, columns)
+    _refuse_other_categories(file, columns.categories, sources, chosen)
+    matching = set(file.find(columns.categories)) & set(sources)
     file.check_ids()
-    found, splits = survey(file, sources, chosen, {*of_classes, *matching})
-    say_unused_missing(file, found)
-    if split_column is None:
-        values = {column: seen.values for column, seen in found.items()}
-        propose_split(file.path, file.columns, values, file.find(ignore))
-    review_splits(file.path, splits, ["test", *(split_names or {}).values(), *(["val"] if val_fraction else [])])
-    made = build_tasks(
-        file, {column: found[column] for column in chosen}, kinds or {}, units or {}, drop_empty=drop_empty
-    )
-    if not made.tasks:
-        raise UserError(f"{csv}: no target has anything to learn in the train split: {', '.join(made.dropped[:20])}.")
-    empty = [column for column in sources if drop_empty and found[column].is_empty]
+    found, splits = review(file, columns, sources, chosen, matching)
+    targets = {column: found[column] for column in chosen}
+    made = build_tasks(file, targets, columns.kinds, columns.units, drop_empty=columns.drop_empty)
+    empty = [column for column in sources if columns.drop_empty and found[column].is_empty]
     sources = [column for column in sources if column not in empty]
-    of_categories = {column for column in matching if found[column].text or file.columns[column] in categories}
-    say_no_categories(file, categories, matching, of_categories)
+    of_categories = {column for column in matching if found[column].text or file.columns[column] in columns.categories}
+    say_no_categories(file, columns.categories, matching, of_categories)
     inputs = Features(file, {column: found[column] for column in sources}, of_categories)
     dropped = [*made.dropped, *(file.columns[column] for column in empty)]
     _say_dropped(file, dropped)
@@ -99,23 +61,19 @@ def write_table(
     )
 
 
-def _choose(
-    file: TableFile,
-    targets: Sequence[str],
-    features: Sequence[str] | None,
-    others: Mapping[str, Collection[int]],
-) -> tuple[list[int], list[int]]:
-    """Return the columns to predict, and those to predict from. `others`: other roles, and the columns that have them.
+def _choose(file: TableFile, columns: TableColumns) -> tuple[list[int], list[int]]:
+    """Return the columns to predict, and those to predict from.
 
     Raises:
         UserError: as `choose_columns`, or no column is left to predict from.
     """
-    wanted = None if features is None else choose_columns(file, "features", features, others)
-    chosen = choose_columns(file, "targets", targets, {**others, "features": wanted or []})
+    others = other_roles(file, columns.ignore)
+    wanted = None if columns.features is None else choose_columns(file, "features", columns.features, others)
+    chosen = choose_columns(file, "targets", columns.targets, {**others, "features": wanted or []})
     unused = {*file.indexes, *chosen, *itertools.chain(*others.values())}
     sources = [column for column in range(len(file.columns)) if column not in unused] if wanted is None else wanted
     if not sources:
-        raise UserError(f"{file.path}: no column is left to predict {', '.join(targets)} from.")
+        raise UserError(f"{file.path}: no column is left to predict {', '.join(columns.targets)} from.")
     return chosen, sources
 
 

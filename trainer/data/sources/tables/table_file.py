@@ -12,13 +12,11 @@ from typing import Any
 
 from trainer.data.format.specs import check_name
 from trainer.data.sources.tables.missing import MissingCells
+from trainer.data.sources.tables.options import BY_HASH, TEST_FRACTION, SplitBy
 from trainer.data.sources.tables.rows import Row, read_rows
 from trainer.data.sources.tables.split_column import LOOKED_AT, likely_splits
 from trainer.errors import UserError, did_you_mean
 from trainer.terminal import Terminal
-
-TEST_FRACTION = 0.2
-"""Fraction of the rows in the test split, if there is no column that names the split."""
 
 _INDEX = re.compile(r"Unnamed: \d+")
 """The name that pandas gives to a column without one, which is the index that it wrote before."""
@@ -29,11 +27,7 @@ class TableFile:
 
     Args:
         path: the file.
-        split_column: the column that names each row's split. None: TEST_FRACTION of the rows, chosen by a hash of all
-            their cells, are `test` and the others `train`. This does not depend on the order of the rows, and equal
-            rows are in the same split.
-        split_names: cell of that column -> split. None: its cells are the splits.
-        val_fraction: fraction of the train rows that are put into `val`, chosen by another hash of their cells.
+        split: how the rows are split.
         missing: (column or pattern, cell) pairs: such cells of these columns become empty.
         id_column: the column whose cells are the names of the rows. None: a row's name is its number in the file, from
             0 for the first row below the header, as pandas numbers them.
@@ -56,16 +50,14 @@ class TableFile:
     def __init__(
         self,
         path: Path,
-        split_column: str | None = None,
-        split_names: Mapping[str, str] | None = None,
-        val_fraction: float = 0.0,
+        split: SplitBy = BY_HASH,
         missing: Sequence[tuple[str, str]] = (),
         id_column: str | None = None,
     ) -> None:
         self.path = path
-        self.made_by: dict[str, Any] = {"file": path.name, "split_column": split_column}
-        self.made_by |= {"split_names": dict(split_names)} if split_names else {}
-        self.made_by |= {"val_fraction": val_fraction} if val_fraction else {}
+        self.made_by: dict[str, Any] = {"file": path.name, "split_column": split.column}
+        self.made_by |= {"split_names": dict(split.names)} if split.names else {}
+        self.made_by |= {"val_fraction": split.val_fraction} if split.val_fraction else {}
         self.made_by |= {"missing": [f"{column}={cell}" for column, cell in missing]} if missing else {}
         self.made_by |= {"id_column": id_column} if id_column else {}
         self.columns = next(read_rows(path, Terminal(soft_wrap=True).print), Row(0, [])).cells
@@ -86,12 +78,11 @@ class TableFile:
         self.indexes = {number for number, name in enumerate(self.columns) if _INDEX.fullmatch(name)}
         self.names_column = next((n for n in range(len(self.columns)) if n not in self.indexes), 0)
         self.id_column = None if id_column is None else self._find_one("--id", id_column)
-        self._split_names = split_names
-        self._val_fraction = val_fraction
+        self._split = split
         self._assigned: Mapping[str, str] = {}
         unmatched = [] if self.id_column is None else [self.id_column]
         self.missing = MissingCells(missing, partial(self.find, without=unmatched))
-        self.split_column = None if split_column is None else self._find_split(split_column)
+        self.split_column = None if split.column is None else self._find_split(split.column)
 
     def __iter__(self) -> Iterator[Row]:
         rows = read_rows(self.path)
@@ -181,7 +172,7 @@ class TableFile:
         if self._assigned and row.cells[self.names_column] in self._assigned:
             return self._assigned[row.cells[self.names_column]]
         split = self._hashed(row, TEST_FRACTION, "test", b"") if self.split_column is None else self._named(row)
-        return self._hashed(row, self._val_fraction, "val", b"val") if split == "train" else split
+        return self._hashed(row, self._split.val_fraction, "val", b"val") if split == "train" else split
 
     def _hashed(self, row: Row, fraction: float, split: str, person: bytes) -> str:
         """Return `split` for a fraction of all rows, and `train` for the others. Hashes for two persons differ."""
@@ -196,14 +187,14 @@ class TableFile:
         name, column = row.cells[self.split_column], self.columns[self.split_column]
         if not name:
             raise UserError(f"{self.path}:{row.line}: column {column!r} is empty; expected a split.")
-        if self._split_names is None:
+        if self._split.names is None:
             return name
-        if name not in self._split_names:
+        if name not in self._split.names:
             raise UserError(
                 f"{self.path}:{row.line}: column {column!r} has {name[:40]!r}, for which --split names no split: "
-                f"{', '.join(f'{cell}={split}' for cell, split in self._split_names.items())}."
+                f"{', '.join(f'{cell}={split}' for cell, split in self._split.names.items())}."
             )
-        return self._split_names[name]
+        return self._split.names[name]
 
     def of_split(self, split: str) -> Iterator[Row]:
         """Return the rows of one split, in order."""

@@ -39,7 +39,7 @@ def build_tasks(
     kinds: Mapping[str, str],
     units: Mapping[str, str],
     *,
-    drop_empty: bool = False,
+    drop_empty: bool,
 ) -> Targets:
     """Make a task of every column of targets.
 
@@ -54,7 +54,7 @@ def build_tasks(
 
     Raises:
         UserError: kinds or units belong to no target or do not fit its cells, or the kind of a column is unclear. The
-            message names every such column.
+            message names every such column. Or none has anything to learn.
     """
     names = [file.columns[column] for column in targets]
     kind_of, unit_of = _spread("--kinds", kinds, names), _spread("--units", units, names)
@@ -90,6 +90,8 @@ def build_tasks(
         raise UserError("\n".join(faults[:MAX_FAULTS]) + more)
     regressions = [task.name for task in tasks.values() if isinstance(task, RegressionSpec)]
     _say_unused("--units", units, "regression", regressions)
+    if not tasks:
+        raise UserError(f"{file.path}: no target has anything to learn in the train split: {', '.join(dropped[:20])}.")
     return Targets(tasks, reasons, dropped)
 
 
