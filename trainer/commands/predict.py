@@ -15,10 +15,9 @@ import numpy as np
 
 from trainer.commands.evaluated import Evaluated, evaluate_checkpoint
 from trainer.data.format.index import scalar_tasks
-from trainer.data.format.names import load_names
 from trainer.data.format.specs import MISSING, ClassificationSpec, RegressionSpec, TaskSpec, doubled
 from trainer.data.format.tables import load_index
-from trainer.data.remote.folder import DataFolder
+from trainer.data.remote.folder import DataFolder, names_of
 from trainer.errors import UserError
 from trainer.files import make_folder, refuse_unwritable, replace
 from trainer.terminal import Terminal
@@ -95,7 +94,7 @@ def _columns(evaluated: Evaluated) -> list[_Column]:
     columns = [_Column("sample", predicted.sample_ids_N)]
     if len(sources) > 1:
         columns.insert(0, _Column("source", np.concatenate([np.full(len(ids_N), one.name) for one, ids_N in both])))
-    named = [load_names(source.path, source.manifest, evaluated.split) for source in sources]
+    named = [names_of(source, evaluated.split) for source in sources]
     if any(named):
         names = [of_split and of_split[one] for of_split, (_, ids_N) in zip(named, both, strict=True) for one in ids_N]
         columns.append(_Column("sample.name", np.array(names, object), np.array([name is None for name in names])))

@@ -5,10 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.copies import PLENTY, copy_of
+from tests.support.data_server import serving
 from tests.support.loaders import eval_loader
 from trainer.cli import main
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.names import load_names
+from trainer.data.format.verify import verify_shards
+from trainer.data.remote.folder import DataFolder, names_of, open_folder
 from trainer.data.sources.table import write_table
 from trainer.data.sources.tables.options import SplitBy, TableColumns
 from trainer.errors import UserError
@@ -89,3 +93,20 @@ def test_names_cost_no_byte_of_a_shard(tmp_path: Path) -> None:
     without = write(tmp_path / "b")
     assert [spec.shards for spec in without.splits.values()] == [spec.shards for spec in manifest.splits.values()]
     assert np.sum([spec.names.bytes for spec in manifest.splits.values() if spec.names]) < 80
+
+
+def test_names_are_fetched_and_verified_where_they_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training does not read them."""
+    write(tmp_path)
+    with serving(tmp_path / "data") as server:
+        copy = open_folder(server.url, tmp_path / "cache", PLENTY)
+        manifest = read_manifest(copy)
+        assert not list(copy.glob("*.names.json"))
+        assert names_of(DataFolder(copy, manifest, copy_of(copy)), "train") == ["0", "2", "3"]
+    names = tmp_path / "data" / "train.names.json"
+    names.write_text(names.read_text().replace("2", "7"))
+    verify_shards(tmp_path / "data", manifest, checksum=True)
+    with pytest.raises(UserError, match=r"train\.names\.json"):
+        names_of(DataFolder(tmp_path / "data", manifest), "train")
+    assert main(["data", "check", str(tmp_path / "data")]) == 2
+    assert "train.names.json" in capsys.readouterr().err

@@ -76,12 +76,12 @@ class SplitSpec(Part):
     @property
     def files(self) -> tuple[FileSpec, ...]:
         """All files of the split."""
-        return (*self.shards, *self.tables)
+        return (*self.shards, *self.tables, *([self.names] if self.names else []))
 
     @property
     def tables(self) -> tuple[FileSpec, ...]:
-        """The files beside the shards."""
-        return (self.index, self.labels, *([self.names] if self.names else []))
+        """The files beside the shards that are needed to read samples."""
+        return (self.index, self.labels)
 
     @property
     def num_samples(self) -> int:

@@ -24,16 +24,17 @@ def verify_shards(
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, tuple[Table, Table]]:
-    """Verify that the files of a data folder are those that the manifest lists.
+    """Verify that the files of a data folder are those that the manifest lists, but for the names of the samples.
 
-    Sizes, counts, and the checksums and entries of index and labels are always checked. Each of several processes
-    checks every `world_size`-th shard, so a fault may show on one rank only: the caller must tell the others.
+    `load_names` verifies these when they are read, which no training does. Sizes, counts, and the checksums and entries
+    of index and labels are always checked. Each of several processes checks every `world_size`-th shard, so a fault may
+    show on one rank only: the caller must tell the others.
 
     Args:
         folder: the data folder.
         manifest: its manifest.
         splits: which splits to verify; None means all.
-        checksum: also read names and shards: compare their checksums, and the shards' content with index and labels.
+        checksum: also read the shards: compare their checksums, and the shards' content with index and labels.
         is_copy: whether the folder is a copy of remote data, which may lack shards: each is verified when fetched.
         rank: this process's rank.
         world_size: number of processes.
@@ -48,9 +49,6 @@ def verify_shards(
     names = list(manifest.splits if splits is None else splits)
     tables = {split: load_index(folder, manifest, split) for split in names}
     shards = [(split, number) for split in names for number in range(len(manifest.split(split).shards))]
-    for split in names if rank == 0 else []:
-        if (of_samples := manifest.split(split).names) is not None:
-            _verify_file(folder, of_samples, checksum=checksum)
     for split, number in shards[rank::world_size]:
         shard = manifest.split(split).shards[number]
         if is_copy and not (folder / shard.file).exists():

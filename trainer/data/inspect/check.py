@@ -17,6 +17,7 @@ from trainer.data.format.coverage import warnings
 from trainer.data.format.index import scalar_tasks
 from trainer.data.format.manifest import Manifest, read_manifest
 from trainer.data.format.members import dense_tasks
+from trainer.data.format.names import load_names
 from trainer.data.format.specs import ClassificationSpec, ImageSpec, ScalarTaskSpec
 from trainer.data.format.tables import chunks, load_index
 from trainer.data.format.verify import verify_shards
@@ -49,6 +50,8 @@ def check_folder(folder: Path) -> int:
     console = Terminal(soft_wrap=True)
     with console.status(Text(printable(f"verifying the shards of {folder}"))):
         verify_shards(folder, manifest, checksum=True)
+        for split in manifest.splits:
+            load_names(folder, manifest, split)
     bad = [sample for split in manifest.splits for sample in _bad_samples(data, split)]
     console.print(_table(folder, manifest))
     for warning in warnings(folder, manifest):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.data.format.address import is_url
 from trainer.data.format.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest, read_manifest
+from trainer.data.format.names import load_names
 from trainer.data.format.origin import ORIGIN_NAME, copy_name, origin, origin_content
 from trainer.data.format.specs import TaskSpec
 from trainer.data.remote.cache import fetch, locked, unwritable
@@ -92,6 +93,18 @@ def open_folder(path: str, cache_dir: Path, max_bytes: int) -> Path:
         for file in split.tables:
             fetch(Copy(folder, url, max_bytes), file)
     return folder
+
+
+def names_of(source: DataFolder, split: str) -> list[str] | None:
+    """Return the names of a split's samples, fetched first if a copy lacks them; None if they have none.
+
+    Raises:
+        UserError: as `load_names`, or they cannot be fetched.
+    """
+    names = source.manifest.split(split).names
+    if source.copy and names:
+        fetch(source.copy, names)
+    return load_names(source.path, source.manifest, split)
 
 
 def fits(copies: Sequence[Manifest], max_bytes: int) -> bool:
