@@ -106,7 +106,8 @@ def _fit_and_finish(run: Run, start: StartingPoint, notes: Sequence[str], stop_r
         Whether the run is over: complete, and evaluated on its test split.
     """
     runtime, found = run.runtime, start.own.found if start.own else None
-    encoder_weights = asdict(run.encoder_start) if run.encoder_start else None
+    encoder_start = run.description.encoder_start
+    encoder_weights = asdict(encoder_start) if encoder_start else None
     with (
         closing(run),
         claimed(run.experiment, found, runtime, encoder_weights) as notes_of_folder,

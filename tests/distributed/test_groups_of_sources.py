@@ -47,7 +47,7 @@ def on_a_rank(rank: int, folder: Path) -> list[tuple[Batch, Tensor, dict[str, Te
     for micro_batches in (1, 2):
         config = experiment(folder, micro_batches)
         run = build_run(config, open_data(config.data, runtime), runtime)
-        assert "share one α: a (third); b (even, weight)" in " ".join(run.notes)
+        assert "share one α: a (third); b (even, weight)" in " ".join(run.description.notes)
         for step in range(2):
             batch = run.to_device(next(run.train_batches))
             if step == 1:

@@ -123,15 +123,16 @@ def _try(experiment: Experiment) -> _Trial:
 def _rows(experiment: Experiment, trial: _Trial, needed: MemoryEstimate) -> dict[str, str]:
     """Return what to print: the name of a row -> its text."""
     run, balance, processes = trial.run, trial.balance, experiment.parallel.processes
+    description = run.description
     places = experiment.data.folders
-    num_parameters = ", ".join(f"{part} {number:,}" for part, number in run.num_parameters.items())
+    num_parameters = ", ".join(f"{part} {number:,}" for part, number in description.num_parameters.items())
     sent = message_bytes(len(run.task_names), processes)
     return {
         "data": "\n".join(_data(source, places[source.name].path) for source in trial.sources),
         "tasks": f"{len(run.task_names)}: {', '.join(run.task_names[:MAX_TASKS_SHOWN])}",
-        "parameters": f"{sum(run.num_parameters.values()):,}: {num_parameters}",
-        **({"notes": "; ".join(run.notes)} if run.notes else {}),
-        "optimizer": f"{experiment.optimizer.name}: " + "\n".join(run.groups),
+        "parameters": f"{sum(description.num_parameters.values()):,}: {num_parameters}",
+        **({"notes": "; ".join(description.notes)} if description.notes else {}),
+        "optimizer": f"{experiment.optimizer.name}: " + "\n".join(description.groups),
         "batch": _batch(experiment.train, processes),
         "length": _length(experiment.train, trial.sources, trial.samples_per_step),
         "exchange": f"{sent:,} bytes per process and step for α, {needed.sent:,} for parameters and gradients",

@@ -22,6 +22,7 @@ from trainer.runtime.engines.strategies import build_engine
 from trainer.training.balancer import build_balancer
 from trainer.training.batches import open_batches
 from trainer.training.cost import StepCost, peak_tflops
+from trainer.training.description import Description
 from trainer.training.find_start import ANEW, StartingPoint
 from trainer.training.learner import Learner
 from trainer.training.network.build import build_network
@@ -57,9 +58,8 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
     eval_split = _eval_split(experiment, data, tasks, start)
     network = build_network(experiment, data.spec, tasks)
     settings = parameter_settings(network, experiment.optimizer)
-    encoder_start = None
-    if not (start.own or start.other):
-        encoder_start = load_encoder_weights(network.encoder, experiment.model.encoder, runtime)
+    is_new = not (start.own or start.other)
+    encoder_start = load_encoder_weights(network.encoder, experiment.model.encoder, runtime) if is_new else None
     train_batches, eval_batches = _open_batches(experiment, data, tasks, eval_split, runtime, start)
     _load_parameters(network, tasks, experiment, settings, runtime, start)
     num_parameters = {
@@ -73,7 +73,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
         notes = [*notes, say_groups(balance, task_names)]
     if encoder_start:
         notes = [encoder_start.sentence, *notes]
-    groups = describe_settings(settings, trained(network))
+    description = Description(num_parameters, notes, describe_settings(settings, trained(network)), encoder_start)
     engine = _build_engine(experiment, network, settings, runtime)
     balancer = build_balancer(balance, tasks, runtime, seed=experiment.seed)
     _refuse_what_cannot_be_saved(balancer, experiment.balance.weighting)
@@ -85,7 +85,7 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
         runtime=runtime,
         data=data,
         learner=Learner(network, engine, tasks, balancer, balance, experiment.train.accumulation, runtime.device),
-        num_parameters=num_parameters,
+        description=description,
         train_batches=train_batches,
         eval_split=eval_split,
         eval_batches=eval_batches,
@@ -93,9 +93,6 @@ def build_run(experiment: Experiment, data: Data, runtime: Runtime, start: Start
         uploader=uploader,
         throughput=Throughput(),
         cost=StepCost(flops_per_sample, parallel.peak_tflops or peak_tflops(runtime.device, parallel.precision)),
-        notes=notes,
-        groups=groups,
-        encoder_start=encoder_start,
     )
 
 

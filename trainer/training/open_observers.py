@@ -55,7 +55,7 @@ def _everybody(run: Run, checkpoint: Checkpoint | None, notes: Sequence[str]) ->
             observers = Everybody(
                 metrics, progress, tracker, heartbeat, run_dir / PREDICTIONS, lambda: run.throughput.elapsed_seconds
             )
-            for note in (*notes, *run.notes):
+            for note in (*notes, *run.description.notes):
                 observers.note(run.step, note)
             yield observers
         except BaseException:

@@ -3,7 +3,7 @@
 Shapes: B samples on this rank, T tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -22,8 +22,8 @@ from trainer.runtime.checkpoints.saving import Saver
 from trainer.runtime.checkpoints.store import Uploader
 from trainer.runtime.collectives import Runtime
 from trainer.training.cost import StepCost
+from trainer.training.description import Description
 from trainer.training.learner import Learner
-from trainer.training.network.start_encoder import EncoderStart
 from trainer.training.prepare_data import Data
 from trainer.training.restore import (
     Checkpoint,
@@ -48,7 +48,7 @@ class Run:
 
     Attributes:
         learner: what each step changes.
-        num_parameters: of "encoder" and "heads", before a strategy sharded them.
+        description: what the user should know of it.
         train_batches: endless; the places in its sources are part of the run's state.
         eval_split: the split of the evaluations.
         eval_batches: one pass over it, by the name of the source.
@@ -56,9 +56,6 @@ class Run:
         uploader: uploads them, on rank 0; None: it does not.
         throughput: the run's clock.
         cost: of a sample, in floating-point operations.
-        notes: what the user should know of the network, a sentence each.
-        groups: of parameters, as the optimizer has them, a line each.
-        encoder_start: where the encoder's weights came from; None: from random numbers, or from a checkpoint.
         step: optimizer steps done.
         samples: train samples consumed, by all ranks.
         damaged_checkpoints: how many were skipped because they were damaged, over all starts.
@@ -69,7 +66,7 @@ class Run:
     runtime: Runtime
     data: Data
     learner: Learner
-    num_parameters: Mapping[str, int]
+    description: Description
     train_batches: TrainLoader
     eval_split: str
     eval_batches: Mapping[str, EvalLoader]
@@ -77,9 +74,6 @@ class Run:
     uploader: Uploader | None
     throughput: Throughput
     cost: StepCost
-    notes: Sequence[str]
-    groups: Sequence[str]
-    encoder_start: EncoderStart | None
     step: int = 0
     samples: int = 0
     damaged_checkpoints: int = 0

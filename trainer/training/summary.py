@@ -182,7 +182,7 @@ def _summary(run: Run, records: list[Record]) -> dict[str, Any]:
         "samples_per_second": fmean(record["samples_per_second"] for record in trained),
         "data_wait_percent": fmean(record["data_wait_percent"] for record in trained),
         "world_size": run.runtime.world_size,
-        "parameters": sum(run.num_parameters.values()),
+        "parameters": sum(run.description.num_parameters.values()),
     }
 
 

@@ -1,0 +1,23 @@
+"""What is said of a run before its first step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trainer.training.network.start_encoder import EncoderStart
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the user should know of a run's network and optimizer.
+
+    Attributes:
+        num_parameters: of "encoder" and "heads", before a strategy sharded them.
+        notes: on the network, a sentence each.
+        groups: of parameters, as the optimizer has them, a line each.
+        encoder_start: where the encoder's weights came from; None: from random numbers, or from a checkpoint.
+    """
+
+    num_parameters: Mapping[str, int]
+    notes: Sequence[str]
+    groups: Sequence[str]
+    encoder_start: EncoderStart | None
