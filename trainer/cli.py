@@ -199,11 +199,13 @@ def _add_report(commands: Subparsers) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from trainer.observe.report.frame import refuse_no_page
     from trainer.observe.report.page import write_report
     from trainer.plain import printable
     from trainer.run_folder import REPORT
 
     out = options.out or (options.run_dirs[0] if len(options.run_dirs) == 1 else Path()) / REPORT
+    refuse_no_page(out)
     write_report(options.run_dirs, out)
     print(printable(f"report: {out}"))
 
@@ -226,9 +228,9 @@ def _add_compare(commands: Subparsers) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     from trainer.observe.compare import print_comparison
-    from trainer.observe.read_run import read_run
+    from trainer.observe.read_run import read_runs
 
-    runs, baseline = ([read_run(run_dir) for run_dir in found] for found in (options.run_dirs, options.baseline))
+    runs, baseline = map(read_runs, (options.run_dirs, options.baseline))
     print_comparison(runs, options.split, baseline, options.metric)
 
 

@@ -30,7 +30,7 @@ def refuse_no_run(path: Path) -> None:
     if before == "step" and os.path.exists(run / CONFIG):
         raise UserError(f"{path} is a checkpoint. Expected its run: {run} --step {step.lstrip('0')}")
     runs = [config.parent.name for config in path.parent.glob(f"*/{CONFIG}")]
-    inside = [str(config.parent) for config in path.glob(f"*/{CONFIG}")]
+    inside = [str(config.parent) for depth in ("*", "*/*") for config in path.glob(f"{depth}/{CONFIG}")]
     raise UserError(
         f"{path} is not a run's folder: {_there(path)}{did_you_mean(path.name, runs)} Expected one that `paretrain "
         f"train` has written, with {CONFIG} in it, such as {min(inside, default='runs/digits')}"

@@ -310,6 +310,9 @@ def test_a_report_of_runs_that_differ_in_their_seeds_is_a_study(config: Path) ->
         assert said in page
     results = results_of_runs([read_run(folder) for folder in folders[:-1]])
     assert results is None  # A method lacks a seed.
+    edited = folders[0] / "config.yaml"
+    edited.write_text(edited.read_text().replace("seed: 0", "seed: [0]"))
+    assert results_of_runs([read_run(folder) for folder in folders]) is None
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 
 from tests.support.pages import report
 from tests.support.run_folders import write_run
+from trainer.cli import main
 from trainer.errors import UserError
 from trainer.observe.metrics import MetricsLog
 from trainer.observe.report import figures
@@ -140,6 +141,23 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds cat\.png"):
         write_report([tmp_path], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_report_refuses_a_run_named_twice_and_a_file_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "runs" / "digits", ["left"])
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("mine")
+    for arguments, said in (
+        ([run, run.parent / "." / "digits"], "is named twice"),
+        ([run, "--out", mine], "expected a file name that ends in .html"),
+        ([run, "--out", ""], "expected a file name that ends in .html"),
+        ([tmp_path], f"such as {run}"),
+    ):
+        assert main(["report", *map(str, arguments)]) == 2
+        assert said in capsys.readouterr().err
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", ['{"torn', "[]"])

@@ -31,6 +31,7 @@ from trainer.config.sections.train import AccumulationConfig
 from trainer.data.reading.batch import Batch
 from trainer.errors import UserError
 from trainer.files import make_folder, refuse_unwritable, replace
+from trainer.observe.report.frame import refuse_no_page
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
 from trainer.training.build_run import build_run
@@ -59,8 +60,7 @@ def find_conflicts(experiment: Experiment, out: Path, batches: int, steps: int) 
     Raises:
         UserError: the encoder is frozen, the run cannot be built, or the page cannot be written.
     """
-    if out.suffix != ".html":
-        raise UserError(f"--out {out}: expected a file name that ends in .html")
+    refuse_no_page(out)
     if batches % GROUPS:
         raise UserError(f"--batches {batches}: expected a multiple of {GROUPS}, such as {batches + -batches % GROUPS}")
     refuse_unwritable(out)

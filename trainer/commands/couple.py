@@ -32,6 +32,7 @@ from trainer.data.format.specs import FeaturesSpec
 from trainer.data.reading.images import to_input
 from trainer.errors import UserError
 from trainer.files import make_folder, refuse_unwritable, replace
+from trainer.observe.report.frame import refuse_no_page
 from trainer.run_path import CONFIG
 from trainer.runtime.distributed import joined
 from trainer.terminal import Terminal
@@ -95,8 +96,7 @@ def couple_tasks(
     """
     is_run = (folder / CONFIG).exists()
     out = out or (folder if is_run else Path()) / "couple.html"
-    if out.suffix != ".html":
-        raise UserError(f"--out {out}: expected a file name that ends in .html")
+    refuse_no_page(out)
     if step is not None and not is_run:
         raise UserError(f"--step {step} is that of a run's checkpoint, and {folder} is no run's folder: leave it out")
     refuse_unwritable(out)

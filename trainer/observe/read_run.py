@@ -158,6 +158,18 @@ def read_run(path: Path) -> RunFolder:
     return run
 
 
+def read_runs(paths: Sequence[Path]) -> list[RunFolder]:
+    """Read the folders of several runs.
+
+    Raises:
+        UserError: see `read_run`; or a run is named twice, and would count twice.
+    """
+    places = [path.resolve() for path in paths]
+    if twice := next((path for path, place in zip(paths, places, strict=True) if places.count(place) > 1), None):
+        raise UserError(f"the run {twice} is named twice. Type it once")
+    return [read_run(path) for path in paths]
+
+
 def _read(path: Path, schema: TypeAdapter[T]) -> T | None:
     try:
         return validated(schema, read_json(path), str(path))

@@ -1,10 +1,22 @@
 """The frame of a page: its head with the style sheet, and sections of drawings with their captions and legends."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from trainer.errors import UserError
 from trainer.observe.report.panels import Legend, Panel
 from trainer.observe.report.style import CSS
 from trainer.observe.report.tables import text
+
+
+def refuse_no_page(out: Path) -> None:
+    """Refuse a path of another kind of file, such as a configuration, which the page would replace.
+
+    Raises:
+        UserError: it does not end in .html.
+    """
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: expected a file name that ends in .html")
 
 
 def document(title: str, body: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.files import make_folder, replace
 from trainer.observe.progress import fault_line
-from trainer.observe.read_run import RunFolder, read_run
+from trainer.observe.read_run import RunFolder, read_runs
 from trainer.observe.records import Info
 from trainer.observe.report.frame import document, section
 from trainer.observe.report.metric_tables import metric_tables
@@ -50,7 +50,7 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> None:
     Raises:
         UserError: A folder is not a run, a file in it is damaged, or the page cannot be written.
     """
-    runs = [read_run(path) for path in run_dirs]
+    runs = read_runs(run_dirs)
     make_folder(out.parent)
     replace(out, _page(runs).encode())
 

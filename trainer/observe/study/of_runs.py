@@ -17,6 +17,8 @@ def results_of_runs(runs: Sequence[RunFolder]) -> Results | None:
     ):
         return None
     seeds = differing.pop(SEED)
+    if not all(isinstance(seed, int) for seed in seeds):
+        return None
     by_method: dict[str, dict[int, RunFolder]] = {}
     for place, (run, seed) in enumerate(zip(runs, seeds, strict=True)):
         name = ", ".join(f"{key} {values[place]}" for key, values in differing.items()) or "all runs"
