@@ -1,5 +1,6 @@
 """The page of a study, of results that are made here: what it draws for few, many and too many tasks."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,31 @@ def test_a_mean_over_fewer_seeds_than_the_others_says_so():
     assert over_seeds(np.array([0.5, np.nan, 0.5])) == "0.5 ± 0 (n = 2)"
     assert over_seeds(np.array([0.5, 0.5])) == "0.5 ± 0"
     assert over_seeds(np.array([np.nan, np.nan])) == "–"
+
+
+@pytest.mark.drawings
+def test_metrics_that_are_not_defined_are_named_and_not_drawn():
+    found = results(2)
+    broken = replace(found.methods[0], metrics=[{}, *found.methods[0].metrics[1:]])
+    page = study_page(replace(found, methods=[broken, *found.methods[1:]]))
+    assert "not defined for all seeds: worst." in page
+    alone = replace(found.methods[0], name="each task alone", metrics=[{}] * 3)
+    page = study_page(replace(found, alone=alone, front=[alone], baseline=found.methods[1]))
+    assert "Both tasks" in page
+    assert "Dashed" not in page
+
+
+@pytest.mark.drawings
+def test_one_method_and_equal_methods_have_axes_that_can_be_read():
+    found = results(2)
+    same = [replace(found.methods[0], name=name) for name in ("first", "x" * 100)]
+    one, equal = (replace(found, methods=methods, alone=None, baseline=methods[0]) for methods in (same[:1], same))
+    assert "Differences" not in study_page(one)
+    page = study_page(replace(equal, methods=[replace(m, metrics=m.metrics[:1] * 3) for m in equal.methods]))
+    drawn = re.findall(r">([^<]*)</text>", page)
+    assert "0.40" in " ".join(drawn)
+    assert not any("1e" in said for said in drawn)
+    assert f'<span class="long">{"x" * 100}</span>' in page
 
 
 @pytest.mark.drawings

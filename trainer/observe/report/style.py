@@ -26,6 +26,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem 1.6rem .35rem 0; text-align: right; white-space: nowrap; }
 tr { border-bottom: 1px solid var(--rule); }
 th:first-child { text-align: left; }
+.long { display: inline-block; max-width: 18rem; white-space: normal; overflow-wrap: anywhere; text-align: inherit; }
 thead th { font-weight: 500; font-size: .85rem; vertical-align: bottom; }
 tbody th { font-weight: 400; color: var(--ink); }
 td b { font-weight: 700; }

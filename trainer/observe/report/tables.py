@@ -27,6 +27,8 @@ from trainer.observe.units import (
 )
 from trainer.plain import printable
 
+MAX_LINE = 40
+"""Longest name that is not folded."""
 MAX_TABLE_TASKS = 16
 NUM_WORST_TASKS = 10
 """With more than MAX_TABLE_TASKS tasks, the table shows this many, and all of them in a folded one below it."""
@@ -257,6 +259,11 @@ def _fold(
         + html_table(header, [row(task) for task in tasks])
         + "</details>"
     )
+
+
+def name_cell(name: str) -> str:
+    """Return a name as HTML for a table, folded where it is long: the numbers beside it are to stay in sight."""
+    return f'<span class="long">{text(name)}</span>' if len(name) > MAX_LINE else text(name)
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

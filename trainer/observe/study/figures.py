@@ -66,8 +66,13 @@ def _reach(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """Return the range that is drawn: of all values, and 0. Intervals of few seeds may be longer, and are cut."""
     known = np.concatenate([*values, np.zeros(1)])
     low, high = np.nanmin(known), np.nanmax(known)
-    margin = 0.15 * max(high - low, 1e-9)
+    margin = 0.15 * _span(high - low, 1.0)
     return float(low - margin), float(high + margin)
+
+
+def _span(found: float, otherwise: float) -> float:
+    """Return how far values are apart; where they are equal but for their last digits, another number, not 0."""
+    return found if found > 1e-6 * max(otherwise, 1e-6) else max(otherwise, 1e-6)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def pareto(
             shown.append(alone_2[None])
         points_N2 = np.concatenate(shown)
         low_2, high_2 = points_N2.min(axis=0), points_N2.max(axis=0)
-        margin_2 = 0.2 * np.maximum(high_2 - low_2, 1e-6)
+        margin_2 = [0.2 * _span(high - low, abs(high)) for low, high in zip(low_2, high_2, strict=True)]
         # Better is always right and up.
         ranges = zip(low_2 - margin_2, high_2 + margin_2, strict=True)
         ends = [found[:: int(sign)] for found, sign in zip(ranges, signs_2, strict=True)]

@@ -75,7 +75,12 @@ def study_body(results: Results) -> Iterator[str]:
     yield from (f'<p class="notice">{text(said)}</p>' for said in _ends_of_the_grid(results))
     changes = {method.name: results.changes(method) for method in results.rows}
     known = {name: values_S for name, values_S in changes.items() if not np.isnan(values_S).any()}
-    if known:
+    if known and (unknown := [name for name in changes if name not in known]):
+        yield (
+            f'<p class="notice">Without Δm, as a metric that decides is not defined for all seeds: '
+            f"{text(', '.join(unknown))}.</p>"
+        )
+    if len(known) > 1:
         compared = {method.name: known[method.name] for method in results.methods if method.name in known}
         svg = forest(known, results.like_the_best(compared), f"Δm against {results.baseline.name}, %")
         yield section(
@@ -160,20 +165,25 @@ def _plane(results: Results) -> str:
         points = [method.values(task, metric) for task, metric in results.deciding.items()]
         return Cloud(method.name, np.stack(points, axis=1))
 
+    def is_whole(found: Cloud) -> bool:
+        return not np.isnan(found.points_S2).any()
+
     methods = [cloud(method) for method in results.methods]
-    if any(np.isnan(found.points_S2).any() for found in methods):
+    if not all(map(is_whole, methods)):
         return ""
+    front = list(filter(is_whole, map(cloud, results.front)))
     signs_2 = np.array([1 if METRICS[metric].best is max else -1 for metric in results.deciding.values()])
-    alone_2 = cloud(results.alone).points_S2.mean(axis=0) if results.alone else None
+    alone = cloud(results.alone) if results.alone else None
+    alone_2 = alone.points_S2.mean(axis=0) if alone and is_whole(alone) else None
     labels = [titled(task, metric) for task, metric in results.deciding.items()]
-    svg, legend = pareto(methods, [cloud(method) for method in results.front], alone_2, labels, signs_2)
+    svg, legend = pareto(methods, front, alone_2, labels, signs_2)
     fixed = "Grey: fixed weights, and the front that they reach; those outside the view are left out. "
     return section(
         "Both tasks",
         "Better is right and up. Dots: the seeds. Ellipses: the standard errors of the mean; their shadows on the axes "
         "are ± 1 standard error. "
-        + (fixed if results.front else "")
-        + ("Dashed: each task alone." if results.alone else ""),
+        + (fixed if front else "")
+        + ("Dashed: each task alone." if alone_2 is not None else ""),
         [Panel("", svg, legend, size="page")],
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config.metrics import METRICS
-from trainer.observe.report.tables import NONE, duration, html_table, text
+from trainer.observe.report.tables import NONE, duration, html_table, name_cell, text
 from trainer.observe.study.results import Method, Results
 from trainer.observe.study.statistics import Estimate, bootstrap_interval, estimate, is_noise, plus_minus, t_interval
 
@@ -35,7 +35,7 @@ def method_table(results: Results) -> str:
     tuned = list(dict.fromkeys(key for method in rows for key in method.chosen))
     header = [
         "method",
-        *(text(column.title) for column in columns),
+        *(name_cell(column.title) for column in columns),
         "Δm, %",
         "mean rank",
         "time",
@@ -51,7 +51,7 @@ def method_table(results: Results) -> str:
         change = NONE if np.isnan(changes[method.name]).any() else signed(estimate(changes[method.name]))
         cells.append(
             [
-                text(method.name),
+                name_cell(method.name),
                 *shown,
                 _bold(change, method.name in best_changes),
                 f"{ranks[method.name]:.2f}" if method.name in ranks and not np.isnan(ranks[method.name]) else NONE,
@@ -68,8 +68,8 @@ def task_table(results: Results) -> str:
     for task, metric in results.deciding.items():
         best = results.like_the_best({method.name: results.scores(method, task) for method in results.methods})
         shown = [_bold(over_seeds(m.values(task, metric)), m.name in best) for m in results.rows]
-        rows.append([text(titled(task, metric)), *shown])
-    return html_table(["task", *(text(method.name) for method in results.rows)], rows)
+        rows.append([name_cell(titled(task, metric)), *shown])
+    return html_table(["task", *(name_cell(method.name) for method in results.rows)], rows)
 
 
 def difference_table(results: Results) -> str:
@@ -86,8 +86,8 @@ def difference_table(results: Results) -> str:
         differences_S = known[name] - known[best]
         verdict = "not told apart" if is_noise(differences_S) else "<b>behind</b>"
         intervals = [_interval(found(differences_S)) for found in (bootstrap_interval, t_interval)]
-        rows.append([text(name), signed(estimate(differences_S)), *intervals, verdict])
-    header = [f"against {text(best)}", "difference of Δm", "95 % by bootstrap", "95 % by Student's t", "verdict"]
+        rows.append([name_cell(name), signed(estimate(differences_S)), *intervals, verdict])
+    header = [name_cell(f"against {best}"), "difference of Δm", "95 % by bootstrap", "95 % by Student's t", "verdict"]
     return html_table(header, rows)
 
 
@@ -176,7 +176,8 @@ def _costs(method: Method) -> list[str]:
     if not seconds.count:
         return [NONE, NONE, f"{mib.mean:,.0f}" if mib.count else NONE]
     spread = "" if np.isnan(seconds.error) else f" ± {seconds.error:.2g} s"
-    each = f"{1000 * seconds.mean / max(method.steps, 1):,.3g}"
+    milliseconds = 1000 * seconds.mean / max(method.steps, 1)
+    each = f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
     return [f"{duration(seconds.mean)}{spread}", each, f"{mib.mean:,.0f}" if mib.count else NONE]
 
 
