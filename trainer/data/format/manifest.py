@@ -146,7 +146,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if not folder.is_dir():
             raise UserError(
-                f"No data folder {folder}.\nMake one, for instance with: paretrain data digits --out {folder}"
+                f"No data folder {folder}.\nMake it as the head of the configuration or study says, or in another way "
+                f"of `paretrain data --help`, such as: paretrain data digits --out {folder}"
             )
         text = read_bytes(path, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
