@@ -42,8 +42,13 @@ def check_study(plan: Plan) -> None:
     )
 
 
-def refuse_unready(plan: Plan) -> None:
+def refuse_unready(plan: Plan, *, in_container: bool = False) -> None:
     """Refuse a study whose runs could not all be trained and compared.
+
+    Args:
+        plan: of the study.
+        in_container: its runs see other folders and packages than this process, so whether they can start is left to
+            them.
 
     Raises:
         UserError: its folder cannot be written, or holds other runs in the place of its own; a run could not start, or
@@ -51,6 +56,8 @@ def refuse_unready(plan: Plan) -> None:
     """
     _refuse_folder(plan.out)
     _refuse_other_runs(plan)
+    if in_container:
+        return
     # The seed changes nothing of what can be wrong.
     of_one_seed = [next(iter(runs.values())) for contender in plan.contenders for runs in contender.runs]
     missing = [point.experiment for point in of_one_seed if not is_complete(point)]

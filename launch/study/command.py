@@ -78,7 +78,7 @@ def _study(options: argparse.Namespace) -> int:
     if options.so_far:
         write_so_far(plan)
         return 0
-    refuse_unready(plan)
+    refuse_unready(plan, in_container=job is not None and job.container is not None)
     if job is None:
         return train_study(plan, here(options.parallel or 1))
     exit_code = train_study(plan, on_slurm(job, dry_run=options.dry_run))
