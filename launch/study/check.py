@@ -54,7 +54,7 @@ def refuse_unready(plan: Plan, *, in_container: bool = False) -> None:
         UserError: its folder cannot be written, or holds other runs in the place of its own; a run could not start, or
             will not be evaluated on the split that tuning chooses on.
     """
-    _refuse_folder(plan.out)
+    refuse_folder(plan.out)
     _refuse_other_runs(plan)
     if in_container:
         return
@@ -66,7 +66,12 @@ def refuse_unready(plan: Plan, *, in_container: bool = False) -> None:
         _refuse_other_split(missing, plan.study.tune.split)
 
 
-def _refuse_folder(out: Path) -> None:
+def refuse_folder(out: Path) -> None:
+    """Refuse a study's folder that cannot be written, or holds a page of somebody else.
+
+    Raises:
+        UserError: naming what is in the way.
+    """
     if os.path.lexists(out) and not out.is_dir():
         raise UserError(f"--out {out}: it is a file. Expected the folder of a study, which may be new")
     try_to_write(out / RUNS)

@@ -57,7 +57,7 @@ def _study(options: argparse.Namespace) -> int:
 
         run_study(options.name, options.out, options.quick, options.processes, sorted(_named()))
         return 0
-    from launch.study.check import check_study, refuse_unready
+    from launch.study.check import check_study, refuse_folder, refuse_unready
     from launch.study.plan import plan_study
     from launch.study.run import here, on_slurm, train_study, write_so_far
     from launch.study.schema import read_study
@@ -76,6 +76,7 @@ def _study(options: argparse.Namespace) -> int:
         check_study(plan)
         return 0
     if options.so_far:
+        refuse_folder(out)
         write_so_far(plan)
         return 0
     refuse_unready(plan, in_container=job is not None and job.container is not None)
