@@ -21,11 +21,11 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import nn
 
-from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
 from paretrain import Balancer
 from paretrain.exchange import exchange
+from studies.training_step import Problem
 
 SIZES = {True: (2, 40), False: (2, 40, 1000)}
 NUM_STEPS = 5

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
 from models.tasks import MISSING
 from paretrain import Balancer
+from studies.training_step import Problem
 from trainer.config.sections.balance import BalanceConfig
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.sections.train import AccumulationConfig

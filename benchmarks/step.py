@@ -8,17 +8,15 @@ of this row and of those with more tasks. The last line printed is one JSON obje
 
 import argparse
 import json
-import multiprocessing
-import resource
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from studies.turns import apart, cpu_seconds, peak_mib, take_turns
 
 METHODS = ("plain", "paretrain", "torchjd_ub", "torchjd", "mgda")
 SIZES = (2, 10, 40, 100, 400, 1000, 4096, 10_000)
@@ -47,73 +45,25 @@ class Limits:
 
 LIMITS = {True: Limits(row_seconds=20, measure_seconds=3.5, all_seconds=44), False: Limits(240, 20)}
 MAX_TURNS = 25
-MEMORY_BYTES = 16 * 2**30
+# Torch is imported once, by the server that forks the processes of the rows, and not here.
+PRELOAD = ("benchmarks.methods", "rich.table")
 
 
-def measure(answer: Connection, model: str, num_tasks: int, method: str, seconds: float) -> None:
-    """Send the numbers of one row, or the reason why there are none. Runs in its own process."""
-    import torch
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        try:
-            answer.send(_take_turns(model, num_tasks, method, seconds))
-        except (MemoryError, RuntimeError) as error:
-            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-                raise
-            answer.send(f"over {MEMORY_BYTES >> 30} GiB")
-
-
-def _take_turns(model: str, num_tasks: int, method: str, seconds: float) -> dict[str, float]:
+def measure(model: str, num_tasks: int, method: str, seconds: float) -> dict[str, float]:
+    """Return the numbers of one row."""
     from benchmarks.methods import build_step
 
     plain = build_step("plain", model, num_tasks)
     if method == "plain":
-        floor = _cpu_seconds(plain)
+        floor = cpu_seconds(plain)
         turns = [(floor, floor)]
     else:
-        step = build_step(method, model, num_tasks)
-        turns = []
-        started = time.perf_counter()
-        while not turns or (len(turns) <= MAX_TURNS and time.perf_counter() - started < seconds):
-            # Alternate which comes first, too: the second one reuses memory that the first has freed.
-            if len(turns) % 2:
-                turns.append((_cpu_seconds(plain), _cpu_seconds(step)))
-            else:
-                turns.append((_cpu_seconds(step), _cpu_seconds(plain))[::-1])
-    # The first turn is a warm-up, unless it is the only one.
-    turns = turns[1:] or turns
+        turns = take_turns(plain, build_step(method, model, num_tasks), MAX_TURNS, seconds)
     return {
         "ratio_to_plain": statistics.median(taken / floor for floor, taken in turns),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "plain_ms": 1e3 * statistics.median(floor for floor, _ in turns),
     }
-
-
-def _cpu_seconds(step: Callable[[], object]) -> float:
-    started = time.process_time()
-    step()
-    return time.process_time() - started
-
-
-def measure_apart(model: str, num_tasks: int, method: str, row_seconds: float, measure_seconds: float) -> Any:
-    """Return the numbers of a row, or the reason why there are none."""
-    context = multiprocessing.get_context("forkserver")
-    # Torch is imported once, by the server that forks the processes of the rows, and not here.
-    context.set_forkserver_preload(["benchmarks.methods", "rich.table", "threadpoolctl"])
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(theirs, model, num_tasks, method, measure_seconds))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv() if ours.poll(row_seconds) else f"over {row_seconds:.0f} s"
-    except EOFError:
-        return "died"
-    finally:
-        process.kill()
-        process.join()
 
 
 def run(quick: bool, console: Console) -> list[dict[str, Any]]:
@@ -131,7 +81,12 @@ def run(quick: bool, console: Console) -> list[dict[str, Any]]:
             break
         found: Any = given_up.get((model, method))
         if found is None:
-            found = measure_apart(model, num_tasks, method, min(limits.row_seconds, left), limits.measure_seconds)
+            found = apart(
+                measure,
+                *(model, num_tasks, method, limits.measure_seconds),
+                seconds=min(limits.row_seconds, left),
+                preload=PRELOAD,
+            )
         if isinstance(found, str):
             given_up.setdefault((model, method), f"{found} at T = {num_tasks:,}")
             table.add_row(model, f"{num_tasks:,}", method, found)

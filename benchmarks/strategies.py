@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import parameter_space
-from benchmarks.methods import Problem
 from benchmarks.ranks import on_every_rank
 from models import task_losses
 from paretrain import Balancer
+from studies.training_step import Problem
 from trainer.config.sections.parallel import ParallelConfig
 from trainer.config.strategies import STRATEGIES, StrategyName
 from trainer.runtime.collectives import Runtime
