@@ -58,7 +58,7 @@ def measure(model: str, num_tasks: int, method: str, seconds: float) -> dict[str
         floor = cpu_seconds(plain)
         turns = [(floor, floor)]
     else:
-        turns = take_turns(plain, build_step(method, model, num_tasks), MAX_TURNS, seconds)
+        turns = take_turns(plain, build_step(method, model, num_tasks), 0, MAX_TURNS, seconds)
     return {
         "ratio_to_plain": statistics.median(taken / floor for floor, taken in turns),
         "peak_mib": peak_mib(),

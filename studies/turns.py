@@ -19,7 +19,7 @@ MEMORY_BYTES = 16 * 2**30
 """A process that asks for more ends."""
 
 
-def take_turns(first: Step, second: Step, most: int, seconds: float) -> list[tuple[float, float]]:
+def take_turns(first: Step, second: Step, least: int, most: int, seconds: float) -> list[tuple[float, float]]:
     """Call both functions in turns; return their CPU seconds, turn by turn.
 
     The first turn is a warm-up and is left out, unless it is the only one.
@@ -27,12 +27,13 @@ def take_turns(first: Step, second: Step, most: int, seconds: float) -> list[tup
     Args:
         first: one function.
         second: the other.
+        least: how many turns to take after the warm-up, however long they take.
         most: how many turns to take at most, after the warm-up.
-        seconds: start no turn after so many seconds, but take one.
+        seconds: start no further turn after so many seconds.
     """
     turns: list[tuple[float, float]] = []
     started = time.perf_counter()
-    while not turns or (len(turns) <= most and time.perf_counter() - started < seconds):
+    while len(turns) <= least or (len(turns) <= most and time.perf_counter() - started < seconds):
         # Alternate which comes first, too: the second one reuses memory that the first has freed.
         if len(turns) % 2:
             turns.append((cpu_seconds(first), cpu_seconds(second)))

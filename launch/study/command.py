@@ -16,8 +16,8 @@ def add_study_command(commands: Subparsers) -> None:
     study.add_argument(
         "name",
         metavar="NAME|FILE",
-        help="a name or FILE.yaml: methods x seeds of training runs; double-descent: theory against simulation; or "
-        "your own FILE.py with run(out, quick, processes)",
+        help="a name or FILE.yaml: methods x seeds of training runs; double-descent: theory against simulation; "
+        "scaling: what a step costs with ever more tasks; or your own FILE.py with run(out, quick, processes)",
     )
     study.add_argument(
         "overrides",
@@ -34,7 +34,12 @@ def add_study_command(commands: Subparsers) -> None:
         "--so-far", action="store_true", help="training runs: the page of what is complete; train nothing"
     )
     study.add_argument("--quick", action="store_true", help="other studies: smaller problems, about a minute")
-    study.add_argument("--processes", type=whole(1), metavar="N", help="other studies: default as many as cores")
+    study.add_argument(
+        "--processes",
+        type=whole(1),
+        metavar="N",
+        help="other studies: default as many as cores; scaling times one step at a time",
+    )
     slurm = study.add_argument_group("training runs on Slurm", "with --nodes, they are arrays of jobs")
     add_job(slurm, required=False)
     study.set_defaults(run=_study)

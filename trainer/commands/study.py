@@ -76,4 +76,10 @@ def _double_descent(out: Path, quick: bool, processes: int) -> Path:
     return run(out, quick, processes)
 
 
-STUDIES: Mapping[str, Study] = {"double-descent": _double_descent}
+def _scaling(out: Path, quick: bool, processes: int) -> Path:
+    from studies.scaling import run  # torch and matplotlib
+
+    return run(out, quick)  # one step at a time, so that none disturbs another
+
+
+STUDIES: Mapping[str, Study] = {"double-descent": _double_descent, "scaling": _scaling}
