@@ -39,12 +39,13 @@ def build_page(rows: Sequence[Row], missing: Sequence[Missing], figure: str, set
         ],
         [
             Section(
-                "Plain steps that a step takes",
+                "How many plain steps a step takes",
                 [
                     "A step of the method and a plain one of the same network and batch take turns; the ratio is that "
                     "of their CPU times, as the median of the turns, with the quartiles in brackets. "
-                    f"<b>{PLAIN}</b> is a plain step against a plain one: what it is away from 1 is noise. "
-                    "Memory is the peak of the process, PyTorch included.",
+                    f"<b>{PLAIN}</b> is a plain step against a plain one: its distance from 1 is noise. "
+                    "Memory is the peak of the process, PyTorch included. "
+                    + ("Cells without a ratio say why there is none. " if missing else ""),
                     _table(rows, missing),
                 ],
                 [
@@ -68,7 +69,8 @@ def build_page(rows: Sequence[Row], missing: Sequence[Missing], figure: str, set
                     "MGDA-UB with thousands of tasks takes more time (<code>benchmarks/README.md</code>).",
                     "From 2,048 tasks on, MGDA-UB forms no Gram matrix. All other rules do, equal weights included: "
                     "they are weighed here as in training, where the matrix says how far a step is from the min-norm "
-                    "point. Its size is T x T, so it decides the cost of thousands of tasks.",
+                    "point. Its size is T x T, so it decides the cost of thousands of tasks. With "
+                    "<code>balance.every_steps=10</code> only every tenth step forms it.",
                 ],
             ),
         ],
