@@ -1,7 +1,7 @@
 """Independent replicates of many jobs over processes, each with its own seed."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -47,8 +47,15 @@ def _several(
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Let processes that start within the block use one thread each: the processes fill the cores already."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    with environment(dict.fromkeys(_THREAD_VARIABLES, "1")):
+        yield
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Give environment variables to the processes that start within the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

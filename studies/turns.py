@@ -4,13 +4,15 @@ On a machine that does other work, the ratio of CPU times of neighbouring turns 
 """
 
 import multiprocessing
+import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TypeVar, cast
 
-from studies.replicates import one_thread_each
+from studies.replicates import environment, one_thread_each
 
 Step = Callable[[], object]
 Found = TypeVar("Found")
@@ -67,7 +69,9 @@ def apart(function: Callable[..., Found], *arguments: object, seconds: float, pr
     context.set_forkserver_preload(list(preload))
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments))
-    with one_thread_each():  # The server starts with the first process.
+    # The server, which starts with the first process, does not put a folder of the user's before our packages.
+    same_path = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with one_thread_each(), environment(same_path):
         process.start()
     theirs.close()
     try:

@@ -16,8 +16,8 @@ peak memory of the process. The column `plain` sets a plain step against a plain
 takes 0.26 to 0.38 s. The aims for MGDA-UB, 1.5 with 4,096 tasks and 4 with 10,000, are met, the first by little, and in
 the first steps of training; later it takes more products (benchmarks/README.md).
 
-Up to 100 tasks no difference is larger than the noise. With 4,096 and 10,000 tasks equal weights cost more than MGDA-UB,
-which forms no Gram matrix there. They form it to report how far a step is from the min-norm point.
+Up to 100 tasks no difference is larger than the noise. With 4,096 and 10,000 tasks equal weights cost more than
+MGDA-UB, which forms no Gram matrix there. They form it to report how far a step is from the min-norm point.
 """
 
 from studies.scaling.run import run
