@@ -72,10 +72,11 @@ class Balance:
 
 def refuse_faults(faults_FT: Tensor, names: Sequence[str]) -> None:
     """Raise BalanceError if any rank found a fault in its losses; see `losses.FAULTS`."""
-    for fault, tasks_T in zip(FAULTS, faults_FT.cpu(), strict=True):
-        if tasks_T.any():
-            found = [repr(names[task]) for task in tasks_T.nonzero().flatten().tolist()]
-            raise BalanceError(f"{some('task', found)}: {fault}")
+    places = faults_FT.cpu().nonzero().tolist()  # Of fault and task, in this order.
+    if places:
+        first = places[0][0]
+        found = [repr(names[task]) for fault, task in places if fault == first]
+        raise BalanceError(f"{some('task', found)}: {FAULTS[first]}")
 
 
 def balance_of(

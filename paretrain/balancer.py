@@ -258,7 +258,7 @@ class Balancer:
     @property
     def looks_back(self) -> bool:
         """Whether the rule learns from the losses of the same batch after the step; then call `after_step`."""
-        return isinstance(self.weighting, LooksBack)
+        return hasattr(self.weighting, "after_step")  # isinstance of a protocol takes 0.1 ms, and a step asks this.
 
     def after_step(self, *, sums: Values, counts: Counts | None = None) -> None:
         """Show the rule the losses of the same batch after the optimizer's step, where it `looks_back`. Collective.
@@ -426,8 +426,8 @@ class Balancer:
     def _global_means(self, losses: Losses) -> tuple[Tensor, Totals]:
         """Return this rank's part of the global mean losses, and the step's totals. Collective."""
         message = torch.cat([losses.counts_T[None], losses.faults_FT])
-        counts_T, *faults = self._ranks.sum(message).to(losses.sums_T.device)
-        faults_FT = torch.stack(faults)
+        summed = self._ranks.sum(message).to(losses.sums_T.device)
+        counts_T, faults_FT = summed[0], summed[1:]
         if not faults_FT.is_cuda:  # There it would wait for the forward; the backward has to wait anyway.
             refuse_faults(faults_FT, self.names)
         means_T = means_of(losses.sums_T, counts_T)

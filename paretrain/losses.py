@@ -182,8 +182,9 @@ class _Absent(torch.autograd.Function):
 
 
 def _faults(sums_T: Tensor, counts_T: Tensor, reduced_T: Sequence[bool] | None) -> Tensor:
-    bad_T = ~(counts_T >= 0) | counts_T.isinf()
-    uncounted_T = (counts_T == 0) & (sums_T != 0) & sums_T.isfinite()
+    bad_T = ~((counts_T >= 0) & (counts_T < torch.inf))
+    size_T = sums_T.abs()
+    uncounted_T = (counts_T == 0) & (size_T > 0) & (size_T < torch.inf)
     found_T = torch.as_tensor(reduced_T, device=sums_T.device) if reduced_T else torch.zeros_like(bad_T)
     return torch.stack([bad_T, uncounted_T, found_T, torch.zeros_like(bad_T)]).double()
 

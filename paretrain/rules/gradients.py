@@ -35,8 +35,9 @@ class MinNormWeighting:
         """Solve; `certified` says whether the duality gap is within the solver's tolerance."""
         from paretrain import minnorm  # scipy.linalg takes 0.3 s to import, and only rank 0 needs it
 
-        support = np.flatnonzero(np.isin(tasks_A, self._support))
-        solution = minnorm.solve(gram_AA, support=support if support.size else None)
+        last = set(self._support)
+        support = [place for place, task in enumerate(tasks_A.tolist()) if task in last]
+        solution = minnorm.solve(gram_AA, support=np.array(support) if support else None)
         self._support = tasks_A[solution.support].tolist()
         return Weights(solution.alpha_T, solution.certified)
 
