@@ -3,6 +3,7 @@
 Shapes: B samples on this rank, T tasks.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -111,7 +112,7 @@ def _step_optimizer(learner: Learner, balance: Balance) -> tuple[Outcome, Tensor
     loss_scale = engine.loss_scale.value
     gradient_norm = engine.step()
     # Finite at the representation, a gradient can still break on its way through the encoder: the engine then skips.
-    if gradient_norm.isfinite():
+    if math.isfinite(gradient_norm):
         return Outcome.DROPPED_TASKS if balance.broken else Outcome.STEPPED, gradient_norm
     # With a scale, it broke in the backward alone: the running statistics of the forward are sound.
     return Outcome.OVERFLOW if loss_scale > 1 else Outcome.NOT_FINITE, gradient_norm

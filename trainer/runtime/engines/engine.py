@@ -4,6 +4,7 @@ The gradient of a step is the average over ranks of their backwards; several bac
 steps an engine holds no gradient.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -181,11 +182,10 @@ class TorchEngine:
     def step(self) -> Tensor:
         """See `Engine`."""
         if self.loss_scale.value != 1:
-            for parameter in self.predictor.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= self.loss_scale.value
+            for gradient in self._gradients():
+                gradient /= self.loss_scale.value
         norm = self._clip()
-        is_finite = bool(norm.isfinite())
+        is_finite = math.isfinite(norm)
         if is_finite:
             self.optimizer.step()
         self.loss_scale.update(overflow=not is_finite)
@@ -250,10 +250,13 @@ class TorchEngine:
 
     def _clip(self) -> Tensor:
         """Scale the gradients down to a norm of at most `clip_norm`, if any. Return their norm before. Collective."""
-        norm = nn.utils.get_total_norm([each.grad for each in self.predictor.parameters() if each.grad is not None])
+        norm = nn.utils.get_total_norm(self._gradients())
         if self._clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.predictor.parameters(), self._clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self._parameters.values(), self._clip_norm, norm)
         return norm
+
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self._parameters.values() if each.grad is not None]
 
     def _swap_averages(self) -> None:
         for parameter, slots in self.optimizer.state.items():
