@@ -8,6 +8,7 @@ Shapes: B samples, H rows, W columns, C channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -165,5 +166,10 @@ def recolour(pixels_BCHW: Tensor, draws: Draws) -> Tensor:
 def _grey(pixels_BCHW: Tensor) -> Tensor:
     if pixels_BCHW.shape[1] == 1:
         return pixels_BCHW
-    luma_C = torch.tensor(LUMA, device=pixels_BCHW.device)
-    return (pixels_BCHW.permute(0, 2, 3, 1) @ luma_C)[:, None]
+    return (pixels_BCHW.permute(0, 2, 3, 1) @ constant(LUMA, pixels_BCHW.device))[:, None]
+
+
+@lru_cache(maxsize=64)
+def constant(numbers: tuple[float, ...], device: torch.device | str) -> Tensor:
+    """Return numbers on the device, (N,). Kept, since a copy to a GPU would wait for it in every step."""
+    return torch.tensor(numbers, device=device)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from trainer.data.format.specs import UNLABELLED, FeaturesSpec, ImageSpec
-from trainer.data.reading.augment import NOTHING, Draws, move, recolour
+from trainer.data.reading.augment import NOTHING, Draws, constant, move, recolour
 
 
 def to_input(
@@ -27,7 +27,7 @@ def to_input(
         float32, shape (B, C, H, W), in channels-last memory order like the pixels; or (B, F).
     """
     inputs = inputs.to(device, non_blocking=True)
-    mean, std = torch.tensor(spec.mean, device=device), torch.tensor(spec.std, device=device)
+    mean, std = constant(spec.mean, device), constant(spec.std, device)
     if isinstance(spec, FeaturesSpec):
         return ((inputs - mean) / std).nan_to_num_(nan=0.0)
     pixels_BCHW = move(inputs, draws, fill=0).permute(0, 3, 1, 2).to(torch.float32).div_(255)
