@@ -1,12 +1,6 @@
-"""Other people's loops on two ranks: each way to call the balancer gives the step of one process, or a sentence.
+"""Other people's loops on two ranks: each way to call the balancer gives the step of one process."""
 
-The ranks are ragged, labels are missing, and task 1 has none on rank 0.
-
-The file is long because all loops, and the mistakes in them, share two ranks that are started once.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +14,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from models.heads.task_heads import StackedHeads
-from paretrain import BalanceError, Balancer, NonFiniteError, Random
+from paretrain import Balancer
 from tests.support.problem import MISSING, Problem, two_pass_step
+from tests.support.ragged import LABELLED, NAMES, PROBLEM, batch, summed
 from tests.support.ranks import run_ranks
-
-PROBLEM = Problem(num_tasks=3, missing=0.3, blind=(1,))
-LABELLED = Problem(num_tasks=3)
-NAMES = ["left", "middle", "right"]
-CUT = 7
-"""Rank 0 has the first 7 of the 24 samples."""
-
-Batch = tuple[Tensor, Tensor]
 
 
 class Found(NamedTuple):
@@ -40,20 +27,6 @@ class Found(NamedTuple):
     min_norm: float
     encoder: list[Tensor | None]
     heads: list[Tensor | None]
-
-
-def batch(rank: int, problem: Problem) -> Batch:
-    x_BCHW, labels_TB = problem.data(0)
-    mine = slice(0, CUT) if rank == 0 else slice(CUT, None)
-    return x_BCHW[mine], labels_TB[:, mine]
-
-
-def summed(outputs: Any, labels_TB: Tensor) -> dict[str, Any]:
-    pairs = [
-        (F.cross_entropy(output, labels_B, ignore_index=MISSING, reduction="sum"), int((labels_B != MISSING).sum()))
-        for output, labels_B in zip(outputs, labels_TB, strict=True)
-    ]
-    return {"sums": [loss for loss, _ in pairs], "counts": [count for _, count in pairs]}
 
 
 def averaged(outputs: Any, labels_TB: Tensor) -> dict[str, Any]:
@@ -308,214 +281,3 @@ def test_the_step_is_that_of_one_process(name: str, steps: list[dict[str, Found]
 def assert_same(found: list[Tensor | None], expected: list[Tensor | None]) -> None:
     for ours, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-14)
-
-
-def a_mean_as_a_sum(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    means = [
-        F.cross_entropy(output, labels_B, ignore_index=MISSING) for output, labels_B in zip(outputs, y, strict=True)
-    ]
-    balancer.total(sums=means, counts=[1, 1, 1])
-
-
-def a_loss_without_a_count(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    losses = summed(outputs, y)
-    balancer.total(sums=losses["sums"], counts=[*losses["counts"][:2], losses["counts"][2] * (1 - rank)])
-
-
-def a_negative_count(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    losses = summed(outputs, y)
-    balancer.total(sums=losses["sums"], counts=[losses["counts"][0] - 100 * rank, *losses["counts"][1:]])
-
-
-def by_position(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    balancer.total(*summed(outputs, y).values())
-
-
-def half_a_mean_as_a_sum(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    means = [0.5 * F.cross_entropy(output, labels_B.clamp(min=0)) for output, labels_B in zip(outputs, y, strict=True)]
-    means[1] = means[1] + outputs[1].square().mean()
-    balancer.total(sums=means, counts=[len(y[0])] * 3)
-
-
-def z_in_place_of_a_view(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    network = PROBLEM.model()
-    z_BD = network.encoder(batch(rank, PROBLEM)[0])
-    left, _, right = balancer.split(z_BD)
-    balancer.total(**summed([head(z) for head, z in zip(network.heads, (left, z_BD, right), strict=True)], y))
-
-
-def the_view_of_another_task(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    network = PROBLEM.model()
-    views = balancer.split(network.encoder(batch(rank, PROBLEM)[0]))
-    balancer.total(**summed([head(views[0]) for head in network.heads], y))
-
-
-def a_head_on_top_of_another(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    balancer.total(**summed([outputs[0], outputs[1], outputs[2] + outputs[0]], y))
-
-
-def z_in_a_window(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    network, window = PROBLEM.model(), balancer.window()
-    z_BD = network.encoder(batch(rank, PROBLEM)[0])
-    views = window.split(z_BD)
-    window.look(**summed([head(z) for head, z in zip(network.heads, (z_BD, *views[1:]), strict=True)], y))
-    window.weigh()
-
-
-def numbers_as_losses(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    losses = summed(outputs, y)
-    balancer.total(sums=[loss.item() for loss in losses["sums"]], counts=losses["counts"])
-
-
-def a_split_without_gradients(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    network, balancer = PROBLEM.model(), Balancer(NAMES)
-    with torch.no_grad():
-        views = balancer.split(network.encoder(batch(rank, PROBLEM)[0]))
-    balancer.total(**summed([head(view) for head, view in zip(network.heads, views, strict=True)], y)).backward()
-
-
-def a_backward_to_the_heads_alone(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    network = PROBLEM.model()
-    total = balancer.total(**summed(network(batch(rank, PROBLEM)[0], balancer), y))
-    total.backward(inputs=list(network.heads.parameters()))
-
-
-def another_loss(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    losses = summed(outputs, y)
-    balancer.total(**losses)
-    sum(losses["sums"]).backward()
-
-
-def another_name(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    losses = summed(outputs, y)
-    balancer.total(sums=dict(zip(["left", "middle", "rihgt"], losses["sums"], strict=True)), counts=losses["counts"])
-
-
-def stale_alpha(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    balancer.total(**summed(outputs, y)).backward()
-    balancer.total(sums=torch.zeros(3, requires_grad=True), counts=[0, 0, 0])
-    _ = balancer.alpha
-
-
-def without_a_view(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    own = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    balancer.total(sums=own * 2, counts=[1, 1, 1]).backward()
-
-
-def one_split_out_of_another(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    z = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
-    views = balancer.split(z)
-    deeper = balancer.split(views[0] * 2)
-    balancer.total(sums=[view.sum() for view in deeper], counts=[4, 4, 4]).backward()
-
-
-def nan_behind_a_frozen_encoder(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    network = PROBLEM.model()
-    network.encoder.requires_grad_(False)
-    losses = summed(network(PROBLEM.data(0)[0][:5], balancer), PROBLEM.data(0)[1][:, :5])
-    losses["sums"][0] = losses["sums"][0] * (torch.nan if rank else 1)
-    balancer.total(**losses).backward()
-
-
-def inside_join(rank: int, balancer: Balancer, outputs: list[Tensor], y: Tensor) -> None:
-    model = DistributedDataParallel(PROBLEM.model())
-    with model.join():
-        model(PROBLEM.data(0)[0][:4], balancer)
-
-
-MISTAKES: dict[Callable[..., None], tuple[type[Exception], str]] = {
-    a_mean_as_a_sum: (BalanceError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
-    half_a_mean_as_a_sum: (BalanceError, r"tasks 'left', 'middle', 'right': a mean .* total\(means=..., counts=...\)"),
-    z_in_place_of_a_view: (BalanceError, "task 'middle': a loss that reads z"),
-    the_view_of_another_task: (BalanceError, "tasks 'middle', 'right': a loss that reads z, or another task's view"),
-    a_head_on_top_of_another: (BalanceError, "task 'right': a loss that reads z, or another task's view"),
-    z_in_a_window: (BalanceError, "task 'left': a loss that reads z"),
-    numbers_as_losses: (TypeError, r"found float: leave out .item\(\)"),
-    a_split_without_gradients: (RuntimeError, "not under torch.no_grad"),
-    a_backward_to_the_heads_alone: (RuntimeError, r"In backward\(inputs=...\)"),
-    a_loss_without_a_count: (BalanceError, "task 'right': a loss, but a count of 0"),
-    a_negative_count: (BalanceError, "task 'left': a count that is negative"),
-    by_position: (TypeError, r"by keyword: total\(sums=..., counts=...\)"),
-    another_loss: (RuntimeError, "call backward on that scalar"),
-    another_name: (ValueError, "tasks left, middle, right; found those of left, middle, rihgt"),
-    stale_alpha: (RuntimeError, "no α yet"),
-    without_a_view: (RuntimeError, "must read the view"),
-    one_split_out_of_another: (RuntimeError, r"balancer.split\(\(z1, z2\)\)"),
-    nan_behind_a_frozen_encoder: (NonFiniteError, "loss and gradient of task 'left' on rank 1"),
-    inside_join: (RuntimeError, "same number of steps"),
-}
-
-
-@contextmanager
-def caught(found: dict[str, str], name: str) -> Iterator[None]:
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        found[name] = f"{type(error).__name__}: {error}"
-
-
-def mistakes(rank: int) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for mistake in MISTAKES:
-        balancer = Balancer(NAMES)
-        x, y = batch(rank, PROBLEM)
-        with caught(found, mistake.__name__):
-            mistake(rank, balancer, PROBLEM.model()(x, balancer), y)
-    return found
-
-
-@pytest.fixture(scope="module")
-def sentences() -> list[dict[str, str]]:
-    return run_ranks(2, mistakes)
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_a_mistake_is_the_same_sentence_on_both_ranks(
-    mistake: Callable[..., None], sentences: list[dict[str, str]]
-) -> None:
-    kind, phrase = MISTAKES[mistake]
-    first, second = (of_rank[mistake.__name__] for of_rank in sentences)
-    assert first == second
-    with pytest.raises(kind, match=phrase):
-        raise kind(first)
-    assert first.startswith(kind.__name__)
-
-
-@pytest.mark.parametrize("z", [torch.zeros(2, 3, dtype=torch.cfloat), torch.zeros(2, 3, dtype=torch.long), ()])
-def test_a_z_without_a_gradient_is_refused(z: Any) -> None:
-    with pytest.raises(TypeError, match=r"view_as_real|no gradient|empty"):
-        Balancer(2).split(z)
-
-
-def test_two_steps_in_flight_and_a_second_backward_advance_a_rule_once_each() -> None:
-    x, y = LABELLED.data(0)
-    network, balancer = LABELLED.model(), Balancer(3, Random(3))
-    first = balancer.total(**summed(network(x, balancer), y))
-    second = balancer.total(**summed(network(2 * x, balancer), y))
-    first.backward(retain_graph=True)
-    alpha_T = balancer.alpha
-    before = [parameter.grad.clone() for parameter in network.parameters()]
-    first.backward()
-    for parameter, gradient in zip(network.parameters(), before, strict=True):
-        assert torch.equal(parameter.grad, 2 * gradient)
-    assert torch.equal(balancer.alpha, alpha_T)
-    second.backward()
-    assert not torch.equal(balancer.alpha, alpha_T)
-    assert balancer.weighting.state_dict()["step"] == 2
-
-
-def test_a_closure_that_runs_several_times_a_step_can_go_back_to_the_start_of_the_step() -> None:
-    """As LBFGS evaluates it: the rule advances once, and every evaluation sees the same weights."""
-    x, y = LABELLED.data(0)
-    network, balancer = LABELLED.model(), Balancer(NAMES, Random(3))
-    before, alphas = balancer.state_dict(), []
-    for _ in range(3):
-        balancer.load_state_dict(before)
-        balancer.total(**summed(network(x, balancer), y)).backward()
-        alphas.append(balancer.weights)
-    assert alphas == [alphas[0]] * 3
-    assert alphas[0] == dict(zip(NAMES, balancer.alpha.tolist(), strict=True))
-    assert balancer.state_dict() == {"tasks": NAMES, "weighting": {"seed": 0, "step": 1}}
-    with pytest.raises(ValueError, match="of tasks left, middle, right; this balancer has tasks a, b"):
-        Balancer(["a", "b"]).load_state_dict(before)
