@@ -1,4 +1,4 @@
-"""Stands in for a balancer where α is known before the backward: the encoder gets Σ α_t g_t, and each head its own."""
+"""Take the place of a balancer where α is known before the backward: the encoder gets Σ α_t g_t, a head its own g_t."""
 
 from collections.abc import Sequence
 from typing import Any

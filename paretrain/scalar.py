@@ -7,7 +7,7 @@ from torch.autograd import Function
 
 
 class Watcher(Protocol):
-    """What is called when a backward begins."""
+    """Is told of each backward when it begins."""
 
     def begin(self, factor: Tensor) -> None:
         """Take note that a backward begins.

@@ -1,4 +1,4 @@
-"""What rank 0 is given about a step, and what it decides, with the form in which that travels.
+"""The numbers of a step that rank 0 receives, the verdict that it sends, and the form in which the verdict travels.
 
 Shapes: T tasks, W ranks.
 """
@@ -25,9 +25,9 @@ class Batch(NamedTuple):
     counts_T: np.ndarray
     """Labelled samples."""
     broken_W: np.ndarray
-    """Non-zero where a rank's own part is not finite: NaN survives a sum over ranks, but not whose it was."""
+    """Non-zero where a rank's own part is not finite: a sum over ranks shows that one has a NaN, but not which."""
     products: SummedProducts | None = None
-    """What multiplies with the Gram matrix where that is not formed; `gram_TT` is then its diagonal."""
+    """Multiplies with the Gram matrix where that is not formed; `gram_TT` is then its diagonal."""
 
 
 class Outcome(IntEnum):

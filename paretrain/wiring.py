@@ -1,4 +1,4 @@
-"""Which view of z each loss reads: a walk of the graph, made once, that finds a head with another input than its view.
+"""Find heads that read something else than their own view of z, by one walk of the autograd graph.
 
 A head that reads z in place of its view, or the view of another task, gives gradients and an α that look sound. The
 walk goes from each loss to the nodes of `split`. Where the views of several tasks pass through one node, as in a stack

@@ -63,7 +63,7 @@ class Weighting(Protocol):
 
 @runtime_checkable
 class LooksBack(Protocol):
-    """What a rule has as well if it learns from what the step has done to the losses."""
+    """A rule that also learns from the losses after the step."""
 
     def after_step(self, losses_T: np.ndarray) -> None:
         """Learn from the mean losses of the same batch after the optimizer's step, (T,); they may be NaN.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""What adds a command; argparse has no public name for it."""
+"""The object that commands are added to; argparse has no public name for it."""
 
 MAX_COUNT = 1_000_000
 

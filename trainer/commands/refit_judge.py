@@ -1,4 +1,4 @@
-"""Which refitted heads are better than the trained ones, on samples that they were not fitted to.
+"""Decide which refitted heads are better than the trained ones, on samples that they were not fitted to.
 
 The best fitted head of a task is chosen on one half of the samples and judged on the other, and the other way round: no
 head is judged by the samples that it was chosen on.

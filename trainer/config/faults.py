@@ -75,7 +75,7 @@ def _advice(schema: type[Section], location: Sequence[str | int], names: Iterabl
 
 
 def _examples(section: type[Section], location: Sequence[str], names: Iterable[str] = ()) -> Iterator[str]:
-    """Yield overrides for `names`; without them, for the keys that the section needs, or for its first one."""
+    """Yield an example of each key in `names`; of none, of each required key, or else of the first key."""
     fields = section.model_fields
     for name in list(names) or [name for name in fields if fields[name].is_required()] or list(fields)[:1]:
         field, inside = fields[name], [*location, name]

@@ -1,4 +1,4 @@
-"""What trackers have in common: services that show a run, beside the report. wandb.py, tensorboard.py and mlflow.py.
+"""The common part of trackers, the services that show a run beside the report: wandb.py, tensorboard.py, mlflow.py.
 
 metrics.jsonl is the record and a tracker only a view of it, so no failure of a service during the run stops the
 training. Only rank 0 opens a tracker.

@@ -1,4 +1,4 @@
-"""What is said of a run before its first step."""
+"""The description of a run that the user gets before its first step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from trainer.training.network.start_encoder import EncoderStart
 
 @dataclass(frozen=True)
 class Description:
-    """What the user should know of a run's network and optimizer.
+    """The network and the optimizer of a run, in words and numbers.
 
     Attributes:
         num_parameters: of "encoder" and "heads", before a strategy sharded them.

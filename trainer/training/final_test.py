@@ -1,4 +1,4 @@
-"""The end of a run that was evaluated on another split: the test split, once, with the checkpoint that counts."""
+"""Evaluate the test split once, at the end of a run that was evaluated on another split."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a training step works on: a network spread over the ranks, its tasks, and the balancer between them."""
+"""The parts of a training step: a network spread over the ranks, its tasks, and the balancer between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

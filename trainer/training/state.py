@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run beside the tensors of its model and optimizer. `migrations` reads older ones."""
+"""The state of a run in a checkpoint, beside the tensors of model and optimizer. `migrations` reads older forms."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Self

@@ -1,4 +1,4 @@
-"""A run's checkpoints: what saves and uploads them, and a start from the uploaded ones where this machine has none."""
+"""Save and upload a run's checkpoints, and fetch the uploaded ones where this machine has none."""
 
 import secrets
 import sys

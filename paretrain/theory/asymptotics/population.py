@@ -1,4 +1,4 @@
-"""What the tasks are like: labels, similarity, noise, and the features' covariance.
+"""The tasks as a population: labels, similarity, noise, and the features' covariance.
 
 Shapes: T tasks, J distinct eigenvalues of the features' covariance.
 """

@@ -1,4 +1,4 @@
-"""What each task is trained for and measured by."""
+"""The loss and the metrics of each task."""
 
 from typing import Annotated, Any, Literal, Self
 

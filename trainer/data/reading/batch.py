@@ -1,4 +1,4 @@
-"""What the loaders return, and how a rank reads.
+"""The batches that loaders return, and the options by which a rank reads them.
 
 Shapes: B samples of this rank's batch, H rows, W columns, C channels, F features.
 """
@@ -66,7 +66,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 @dataclass(frozen=True)
 class RankOptions:
-    """Which rank this is, and how it reads. The global batches do not depend on any of it.
+    """The rank that reads, and its options. The global batches do not depend on any of it.
 
     Attributes:
         rank: this process's rank.

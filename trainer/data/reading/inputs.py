@@ -1,4 +1,4 @@
-"""Which samples go through the encoder as one batch: those of sources whose inputs are alike.
+"""Group sources whose inputs are alike: their samples go through the encoder as one batch.
 
 Shapes: S sources, C channels or columns.
 """

@@ -1,4 +1,4 @@
-"""What the runs of a study have reached: the methods side by side, over seeds, against a baseline.
+"""The results of a study: the methods side by side, over seeds, against a baseline.
 
 Shapes: M methods, S seeds, T tasks.
 """

@@ -179,7 +179,11 @@ def _manifest_or_damage(path: Path) -> tuple[Manifest | None, str | None]:
 
 
 def _first_damage(path: Path, expected: Mapping[str, FileEntry], names: Sequence[str]) -> tuple[str | None, str | None]:
-    """Compare some of a checkpoint's files with its manifest. Return what is wrong with one; why one cannot be read."""
+    """Compare files of a checkpoint with its manifest.
+
+    Returns:
+        The first difference, and the first reason why a file cannot be read; at most one of them is not None.
+    """
     for name in names:
         changed = f"checkpoint {path} has changed since it was written: {name} has"
         try:

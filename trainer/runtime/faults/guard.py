@@ -1,4 +1,4 @@
-"""When another process of the run is lost: raise one error that says which and where, and leave a record of it."""
+"""Raise one error that says which other process of the run is lost and where, and leave a record of it."""
 
 import faulthandler
 import os

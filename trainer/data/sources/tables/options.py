@@ -1,4 +1,4 @@
-"""What the user says of a table: how its rows are split, and what its columns are for."""
+"""The description of a table that the user gives: how its rows are split, and what its columns are for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
