@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from paretrain.gram import reduced
+from paretrain.gram import factored_norms, reduced
 
 MANY_TASKS = 2048
 """From this many tasks on, α is found by products where they are cheaper. Fewer keep the exact solver of `minnorm`."""
@@ -96,13 +96,8 @@ class Factors:
         return products_RB.sum(dim=1).double().view(len(x_T), -1).sum(dim=1)
 
     def _norms(self) -> Tensor:
-        if self._num_rows == 1:
-            lengths_R: Tensor = torch.linalg.vector_norm(self._errors_RB, dim=1, dtype=torch.float64)
-            lengths_R *= torch.linalg.vector_norm(self._weight_RD, dim=1, dtype=torch.float64)
-            return lengths_R.square()
-        errors_TKB, weight_TKD = (rows.view(-1, self._num_rows, rows.shape[1]) for rows in self._in_float64())
-        norms_T: Tensor = ((errors_TKB @ errors_TKB.mT) * (weight_TKD @ weight_TKD.mT)).sum(dim=(1, 2))
-        return norms_T
+        rows = (self._errors_RB, self._weight_RD) if self._num_rows == 1 else self._in_float64()
+        return factored_norms(*rows, self._num_rows)
 
     def _in_float64(self) -> tuple[Tensor, Tensor]:
         if self._exact is None:

@@ -4,7 +4,8 @@ Products of float32 numbers are exact in float64. Summed in float32, the Gram ma
 indefinite by 1e-7, and its minimum and the certificate of it would be noise. For 1000 linear heads on z of width 512,
 float64 takes 20 ms of one core instead of 10.
 
-Shapes: T tasks, B samples, C outputs a task (K after `reduced`), D representation width, N = B * D entries of z.
+Shapes: T tasks, B samples, C outputs a task (K after `reduced`), D representation width, N = B * D entries of z,
+R = T K rows.
 """
 
 from collections.abc import Iterator
@@ -35,11 +36,31 @@ def norms(gradients_TN: Tensor) -> Tensor:
 
 
 def stacked_norms(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
-    """Return the diagonal of `stacked_gram`: float64, (T,)."""
-    num_tasks, _, width = weight_TCD.shape
-    norms_T = weight_TCD.new_zeros(num_tasks, dtype=torch.float64)
-    for errors_TbC in torch.split(errors_BTC.transpose(0, 1), max(1, _columns(num_tasks) // width), dim=1):
-        norms_T += norms((errors_TbC @ weight_TCD).flatten(1))
+    """Return the diagonal of `stacked_gram`, by the same choice of two methods: float64, (T,)."""
+    errors_BTK, weight_TKD = reduced(errors_BTC, weight_TCD)
+    num_tasks, num_outputs, width = weight_TKD.shape
+    if _has_few_outputs(errors_BTK, weight_TKD):
+        return factored_norms(errors_BTK.flatten(1).T.contiguous(), weight_TKD.flatten(0, 1), num_outputs)
+    norms_T = weight_TKD.new_zeros(num_tasks, dtype=torch.float64)
+    for errors_TbK in torch.split(errors_BTK.transpose(0, 1), max(1, _columns(num_tasks) // width), dim=1):
+        norms_T += norms((errors_TbK @ weight_TKD).flatten(1))
+    return norms_T
+
+
+def factored_norms(errors_RB: Tensor, weight_RD: Tensor, num_outputs: int) -> Tensor:
+    """Return the squared norms of g_t = E_t W_t, Σ_kl (E_tᵀ E_t)_kl (W_t W_tᵀ)_kl: float64, (T,).
+
+    Args:
+        errors_RB: the K errors of each task, one task after another.
+        weight_RD: the K rows of weights of each task, in the same order.
+        num_outputs: K.
+    """
+    if num_outputs == 1:
+        lengths_T: Tensor = torch.linalg.vector_norm(errors_RB, dim=1, dtype=torch.float64)
+        lengths_T *= torch.linalg.vector_norm(weight_RD, dim=1, dtype=torch.float64)
+        return lengths_T.square()
+    errors_TKB, weight_TKD = (rows.double().view(-1, num_outputs, rows.shape[1]) for rows in (errors_RB, weight_RD))
+    norms_T: Tensor = ((errors_TKB @ errors_TKB.mT) * (weight_TKD @ weight_TKD.mT)).sum(dim=(1, 2))
     return norms_T
 
 
@@ -61,10 +82,9 @@ def stacked_gram(errors_BTC: Tensor, weight_TCD: Tensor) -> Tensor:
         weight_TCD: weights of the linear maps.
     """
     errors_BTK, weight_TKD = reduced(errors_BTC, weight_TCD)
-    num_samples, num_tasks, num_outputs = errors_BTK.shape
-    width = weight_TKD.shape[2]
-    if (num_samples + width) * num_outputs**2 <= num_samples * width:
+    if _has_few_outputs(errors_BTK, weight_TKD):
         return _mirrored(_factored(errors_BTK.double(), weight_TKD.double()))
+    num_tasks, _, width = weight_TKD.shape
     gram_TT = _zeros(weight_TKD)
     errors_TBK = errors_BTK.transpose(0, 1)
     for errors_TbK in torch.split(errors_TBK, max(1, _columns(num_tasks) // width), dim=1):
@@ -83,6 +103,13 @@ def reduced(errors_BTC: Tensor, weight_TCD: Tensor) -> tuple[Tensor, Tensor]:
     if num_outputs == 1 or not bool((errors_BTC.sum(dim=2).abs() <= rounding_BT).all()):
         return errors_BTC, weight_TCD
     return errors_BTC[:, :, 1:], weight_TCD[:, 1:] - weight_TCD[:, :1]
+
+
+def _has_few_outputs(errors_BTK: Tensor, weight_TKD: Tensor) -> bool:
+    """Return whether the factored form takes fewer operations than explicit gradients."""
+    num_samples, _, num_outputs = errors_BTK.shape
+    width = weight_TKD.shape[2]
+    return (num_samples + width) * num_outputs**2 <= num_samples * width
 
 
 def _factored(errors_BTK: Tensor, weight_TKD: Tensor) -> Tensor:

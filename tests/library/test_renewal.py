@@ -148,12 +148,21 @@ def test_norms_are_the_diagonal_and_staleness_has_no_unit() -> None:
     rows_TN = torch.randn(5, 70, generator=generator)
     gram_TT = gram(rows_TN)
     torch.testing.assert_close(norms(rows_TN), gram_TT.diagonal(), rtol=1e-12, atol=0)
-    errors_BTC, weight_TCD = torch.randn(7, 5, 3, generator=generator), torch.randn(5, 3, 4, generator=generator)
-    expected_T = stacked_gram(errors_BTC, weight_TCD).diagonal()
-    torch.testing.assert_close(stacked_norms(errors_BTC, weight_TCD), expected_T, rtol=1e-5, atol=0)
     alpha_T = np.arange(5.0)
     assert staleness(9 * gram_TT.numpy(), 2 * alpha_T) == pytest.approx(staleness(gram_TT.numpy(), alpha_T))
     assert staleness(gram_TT.numpy(), 0 * alpha_T) == 0
+
+
+@pytest.mark.parametrize(("num_samples", "num_outputs", "width"), [(7, 3, 4), (40, 1, 30), (40, 2, 30)])
+def test_norms_of_stacked_heads_are_those_of_their_gradients(num_samples: int, num_outputs: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    errors_BTC = torch.randn(num_samples, 5, num_outputs, generator=generator)
+    weight_TCD = torch.randn(5, num_outputs, width, generator=generator)
+    expected_T = (errors_BTC.transpose(0, 1).double() @ weight_TCD.double()).square().sum(dim=(1, 2))
+    torch.testing.assert_close(stacked_norms(errors_BTC, weight_TCD), expected_T, rtol=1e-5, atol=0)
+    torch.testing.assert_close(stacked_gram(errors_BTC, weight_TCD).diagonal(), expected_T, rtol=1e-5, atol=0)
+    errors_BTC[0, 1], weight_TCD[2] = torch.nan, torch.inf
+    assert stacked_norms(errors_BTC, weight_TCD).isfinite().tolist() == [True, False, False, True, True]
 
 
 @pytest.mark.parametrize("wrong", [{"every_steps": 0}, {"max_gap": -1.0}])
