@@ -10,6 +10,7 @@ from trainer.data.reading.mixture import merged
 from trainer.data.reading.shares import samples_per_step
 from trainer.data.remote.folder import DataFolder
 from trainer.errors import UserError
+from trainer.run_path import CONFIG, refuse_no_run
 from trainer.training.network.build import build_network
 from trainer.training.rules import build_rule
 from trainer.training.selection import check_select, eval_split_of
@@ -68,4 +69,10 @@ def _check(experiment: Experiment) -> None:
     samples_per_step(experiment.data, sources, config.global_batch, experiment.parallel.processes)
     build_network(experiment, spec, tasks)
     task_names = [task.name for task in tasks]
+    if not (experiment.run_dir / CONFIG).exists():  # A run that goes on reads neither again.
+        if config.start_from is not None:
+            refuse_no_run(config.start_from)
+        weights = experiment.model.encoder.weights
+        if weights is not None and not weights.exists():
+            raise UserError(f"model.encoder.weights={weights}: there is no such file or folder here")
     build_rule(with_groups_of_sources(experiment.balance, sources, task_names), task_names, experiment.seed)

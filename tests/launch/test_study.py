@@ -171,6 +171,7 @@ def test_metrics_that_are_not_defined_lose(config: Path) -> None:
         ({"methods": {"a": {"optimizer.learning_rate": 1.0}}}, "methods.a: optimizer.learning_rate is tuned"),
         ({"methods": {"a": {"balance.weighing": "uniform"}}}, "method 'a'.*did you mean 'weighting'"),
         ({"methods": {"a+": {}, "a-plus": {}}}, "'a\\+', 'a-plus' would share the folders"),
+        ({"methods": {str(n): {} for n in range(201)}}, "methods: expected at most 200 items, found 201"),
         ({"methods": {" ": {}}}, "expected names of 1 to 120"),
         ({"methods": {"single_task": {}}}, "Type another name"),
         ({"methods": {"a": {"optimizer": {"learning_rate": 1.0}}}}, "methods.a: optimizer.learning_rate is tuned"),
@@ -243,6 +244,9 @@ def test_a_study_that_cannot_be_trained_or_compared_is_refused_before_its_first_
     (config.parent / "a file").touch()
     with pytest.raises(UserError, match="it is a file"):
         refuse_unready(dataclasses.replace(found, out=config.parent / "a file"))
+    for key in ("train.start_from", "model.encoder.weights"):
+        with pytest.raises(UserError, match=r"equal-weights-seed-0 could not start.*no such"):
+            refuse_unready(plan(config, f"{key}={config.parent / 'nothing'}", **small))
     foreign = config.parent / "mine" / PAGE
     foreign.parent.mkdir()
     foreign.touch()

@@ -43,6 +43,8 @@ def explain(fault: Mapping[str, Any], schema: type[Section]) -> str:
     if kind == "too_short":
         least, found = fault["ctx"]["min_length"], fault["input"]
         said = f"expected at least {least} item{'' if least == 1 else 's'}"
+    elif kind == "too_long":
+        said, found = f"expected at most {fault['ctx']['max_length']} items", len(fault["input"])
     elif kind in ("list_type", "tuple_type"):
         said = f"expected a list, such as [{found if isinstance(found, str) else 'a, b'}]"
     elif expected := EXPECTED.get(kind) or PATTERNS.get(fault.get("ctx", {}).get("pattern")):
