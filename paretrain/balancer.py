@@ -26,7 +26,7 @@ from paretrain.renewal import Held, Renewal
 from paretrain.rules import MinNormWeighting, Weighting
 from paretrain.rules.grouped import Grouped
 from paretrain.rules.rule import LooksBack
-from paretrain.solve import solve_step
+from paretrain.solve import BY_PRODUCTS, solve_step
 from paretrain.split import Weighed, Weigher, fan_out
 from paretrain.stacked import stacked_linear
 from paretrain.step import Recomputed, Step, inside_backward, outside_of_graphs
@@ -442,8 +442,7 @@ class Balancer:
         return losses
 
     def _new_step(self) -> Step:
-        # A class derived from the min-norm rule, and a rule around it, may do more with the Gram matrix.
-        by_products = type(self.weighting) is MinNormWeighting and len(self.names) >= MANY_TASKS
+        by_products = type(self.weighting) in BY_PRODUCTS and len(self.names) >= MANY_TASKS
         return Step(len(self.names), self._ranks, self._find, self.renewal.holds, by_products)
 
     def _begin(self, zs: Sequence[Tensor]) -> tuple[Sequence[Tensor], Weigher]:

@@ -10,6 +10,7 @@ import numpy as np
 from paretrain.nonfinite import OnNonFinite
 from paretrain.products import Among
 from paretrain.renewal import Held, staleness
+from paretrain.rules.constant import Uniform
 from paretrain.rules.gradients import MinNormWeighting
 from paretrain.rules.rule import Weighting, Weights
 from paretrain.verdict import Batch, Outcome, Verdict
@@ -17,6 +18,10 @@ from paretrain.verdict import Batch, Outcome, Verdict
 ZERO_GRADIENT = 1e-20
 """A task is inactive where its squared gradient norm is below this fraction of the mean over tasks. Left in, its zero
 gradient would be the min-norm point, and the encoder would silently stop."""
+
+BY_PRODUCTS = MinNormWeighting, Uniform
+"""Rules that need no more of the Gram matrix than its products with vectors. A rule derived from one of them, or around
+one, may do more with it."""
 
 
 def solve_step(
@@ -30,8 +35,8 @@ def solve_step(
 
     Args:
         batch: the numbers of the whole batch. Where it has only the diagonal of the Gram matrix, α is the held one.
-        rule: turns the Gram matrix of the active tasks into their weights; `MinNormWeighting` where the
-            batch has products in its place.
+        rule: turns the Gram matrix of the active tasks into their weights; one of `BY_PRODUCTS` where the batch has
+            products in its place.
         on_nonfinite: what to do where a loss or gradient is not finite; see `Balancer`.
         scaled: whether the gradients were scaled up. A gradient that is not finite while all losses are is then an
             overflow.
@@ -102,7 +107,7 @@ def _ask(rule: Weighting, gram_AA: np.ndarray | Among, losses_A: np.ndarray, tas
     if isinstance(gram_AA, np.ndarray):
         weights = rule(gram_AA, losses_A, tasks_A)
     else:
-        assert isinstance(rule, MinNormWeighting), "no other rule is given products"
+        assert isinstance(rule, BY_PRODUCTS), "no other rule is given products"
         weights = rule.by_products(gram_AA, tasks_A)
     if weights.alpha_A.shape != (len(gram_AA),) or not np.isfinite(weights.alpha_A).all():
         raise ValueError(f"expected {len(gram_AA)} finite weights, found {weights.alpha_A}")

@@ -4,11 +4,14 @@ Shapes: T tasks, A active tasks (A <= T).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paretrain.rules.rule import Stateless, Weights, share, softmax
+
+if TYPE_CHECKING:
+    from paretrain.minnorm.descent import Products
 
 
 class Uniform(Stateless):
@@ -16,6 +19,10 @@ class Uniform(Stateless):
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Give every active task the same weight."""
+        return Weights(np.full(len(tasks_A), 1 / len(tasks_A)))
+
+    def by_products(self, gram: "Products", tasks_A: np.ndarray) -> Weights:
+        """Do the same without the Gram matrix."""
         return Weights(np.full(len(tasks_A), 1 / len(tasks_A)))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import paretrain.balancer
 import paretrain.step
-from paretrain import Balancer, MinNormWeighting
+from paretrain import Balancer, MinNormWeighting, Uniform
 from paretrain.factored import Factored, Factors, is_cheaper
 from paretrain.gram import stacked_gram
 from paretrain.minnorm import solve, solve_by_products
@@ -157,6 +157,22 @@ def test_a_step_by_products_is_the_step_by_the_gram_matrix(splits: int, monkeypa
     difference_BD = (gradients[0] - references[0]).double() / 7
     assert float(difference_BD.square().sum()) <= 1e-8 * scale
     torch.testing.assert_close(gradients[1], references[1])
+
+
+def test_equal_weights_by_products_are_those_by_the_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = Balancer(T, Uniform())
+    references, _ = step(reference)
+    always(monkeypatch)
+    balancer = Balancer(T, Uniform())
+    gradients, gram_TT = step(balancer)
+    assert balancer.last is not None
+    assert reference.last is not None
+    assert balancer.last.gram_TT is None
+    assert torch.equal(balancer.alpha, reference.alpha)
+    scale = float(gram_TT.diagonal()[:-1].mean())
+    assert balancer.last.min_norm == pytest.approx(reference.last.min_norm, abs=1e-6 * scale)
+    assert balancer.last.gap == pytest.approx(reference.last.gap, abs=1e-6 * scale)
+    torch.testing.assert_close(gradients, references)
 
 
 def test_a_rule_of_ones_own_keeps_its_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
