@@ -67,10 +67,9 @@ def build_page(rows: Sequence[Row], missing: Sequence[Missing], figure: str, set
                     "64 x 64, a small CNN, z of width 512, and a linear head of two classes for each task, stacked. "
                     "One process, one thread. The labels are random and the network untrained; as training goes on, "
                     "MGDA-UB with thousands of tasks takes more time (<code>benchmarks/README.md</code>).",
-                    "From 2,048 tasks on, MGDA-UB forms no Gram matrix. All other rules do, equal weights included: "
-                    "they are weighed here as in training, where the matrix says how far a step is from the min-norm "
-                    "point. Its size is T x T, so it decides the cost of thousands of tasks. With "
-                    "<code>balance.every_steps=10</code> only every tenth step forms it.",
+                    "From 2,048 tasks on, MGDA-UB and equal weights form no Gram matrix: products with it are enough. "
+                    "With normalised gradients it is formed. Its size is T x T, so it decides the cost of thousands of "
+                    "tasks. With <code>balance.every_steps=10</code> only every tenth step forms it.",
                 ],
             ),
         ],
