@@ -19,11 +19,11 @@ class Uniform(Stateless):
 
     def __call__(self, gram_AA: np.ndarray, losses_A: np.ndarray, tasks_A: np.ndarray) -> Weights:
         """Give every active task the same weight."""
-        return Weights(np.full(len(tasks_A), 1 / len(tasks_A)))
+        return _equal(len(tasks_A))
 
     def by_products(self, gram: "Products", tasks_A: np.ndarray) -> Weights:
         """Do the same without the Gram matrix."""
-        return Weights(np.full(len(tasks_A), 1 / len(tasks_A)))
+        return _equal(len(tasks_A))
 
 
 class Fixed(Stateless):
@@ -76,3 +76,7 @@ class Random:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the saved seed, at the saved step."""
         self._seed, self._step = state["seed"], state["step"]
+
+
+def _equal(num_active: int) -> Weights:
+    return Weights(np.full(num_active, 1 / num_active))

@@ -162,13 +162,13 @@ def mean_changes(points: Sequence[Sequence[ByTask]], deciding: Mapping[str, str]
         points: the metrics of each point, a seed each.
         deciding: task -> the metric that counts.
 
-    Raises:
-        UserError: no point has all metrics.
+    Returns:
+        A number for each point; -inf for a point that lacks a metric.
     """
     counted = measured(deciding, [found for seeds in points for found in seeds])
     whole = [len(measured(counted, seeds, by=all)) == len(counted) for seeds in points]
     if not counted or not any(whole):
-        raise UserError("no point of the grid has all metrics that decide. Type smaller learning rates, say")
+        return [-np.inf] * len(points)
     known = [found for seeds, is_whole in zip(points, whole, strict=True) if is_whole for found in seeds]
     mean = {task: {name: fmean(found[task][name] or 0.0 for found in known)} for task, name in counted.items()}
     return [
