@@ -28,7 +28,7 @@ ENCODER = "small_cnn"
 
 @dataclass(frozen=True)
 class Scale:
-    """What to measure."""
+    """The numbers of tasks to measure, and the limits of each row."""
 
     num_tasks: Sequence[int]
     least_turns: int
@@ -48,7 +48,7 @@ PRELOAD = (__name__, "paretrain.minnorm", "torch._dynamo")
 
 @dataclass(frozen=True)
 class Row:
-    """Hold the CPU seconds of a plain step and of the method's, turn by turn, and the memory of their process."""
+    """The CPU seconds of a plain step and of the method's, turn by turn, and the memory of their process."""
 
     method: str
     num_tasks: int
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Missing:
-    """Say why there is no row."""
+    """A row that could not be measured, and why."""
 
     method: str
     num_tasks: int
@@ -78,7 +78,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Spread:
-    """Hold the median, the quartiles and the number of values."""
+    """The median, the quartiles and the number of some values."""
 
     median: float
     low: float

@@ -9,7 +9,7 @@ TEST_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class SplitBy:
-    """How the rows are split.
+    """The rule by which rows are split.
 
     Attributes:
         column: the column that names each row's split. None: TEST_FRACTION of the rows, chosen by a hash of all their
